@@ -1,0 +1,181 @@
+"""The one codec of tasks and results: compact JSON, zstd, base64, in a JSON envelope.
+
+An envelope is plain JSON text, so any transport can carry it and no serializer that runs
+code is ever needed. Decoding trusts nothing: the size is bounded before and while it is
+decompressed, the digest is checked, and the content must fit the types.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import zstandard
+
+from fitserve.contract.types import CONTRACT_VERSION, Task, TaskResult
+from fitserve.errors import ContractError
+
+__all__ = [
+    "MAX_DECODED_BYTES",
+    "compress",
+    "decode_result",
+    "decode_task",
+    "decompress",
+    "encode_result",
+    "encode_task",
+    "envelope_digest",
+]
+
+MAX_DECODED_BYTES = 256 * 1024**2
+"""No task or result may be larger than this once decompressed."""
+
+# Measured on 1Lbb: level 12 is within 15 % of level 19's size at a thirtieth of its time.
+_LEVEL = 12
+# Frames that ask for more memory than this to decompress are refused.
+_MAX_WINDOW = 128 * 1024**2
+
+_T = TypeVar("_T", Task, TaskResult)
+
+
+class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    fitserve: Literal["task", "result"]
+    contract: int
+    digest: str
+    encoding: str
+    body: str
+
+
+_ENCODING = "json+zstd+base64"
+_json = msgspec.json.Encoder()
+
+
+def compress(raw: bytes) -> bytes:
+    """Compress ``raw`` with zstd."""
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(raw)
+
+
+def decompress(packed: bytes, limit: int = MAX_DECODED_BYTES) -> bytes:
+    """Decompress at most ``limit`` bytes of zstd data.
+
+    Raises
+    ------
+    ContractError
+        The data are not zstd, are cut short, or are larger than the limit.
+    """
+    try:
+        # The size that a frame declares is the sender's word only: read and count.
+        reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(
+            io.BytesIO(packed)
+        )
+        raw = reader.read(limit + 1)
+        declared = zstandard.frame_content_size(packed)
+    except zstandard.ZstdError as error:
+        raise ContractError("the body is not valid zstd data", evidence=str(error)) from error
+    if len(raw) > limit:
+        raise ContractError(
+            "the body is larger than allowed once decompressed",
+            evidence=f"more than {limit} bytes from {len(packed)}",
+            hint="plan smaller tasks: --max-task-bytes",
+        )
+    if declared not in (-1, len(raw)):
+        raise ContractError(
+            "the body is cut short", evidence=f"{len(raw)} of {declared} bytes are there"
+        )
+    return raw
+
+
+def envelope_digest(text: str) -> str:
+    """Return the digest that an encoded task or result carries, without decoding its body.
+
+    Raises
+    ------
+    ContractError
+        The text is not an envelope.
+    """
+    return _envelope(text).digest
+
+
+def encode_task(task: Task) -> str:
+    """Encode a task as JSON text.
+
+    Examples
+    --------
+    >>> from fitserve.contract import HypotestRequest, Task, decode_task, encode_task
+    >>> task = Task(workspace_digest="0" * 64, workspace=None, hypotheses=[],
+    ...             request=HypotestRequest(mu=(0.5, 1.0)))
+    >>> decode_task(encode_task(task)) == task
+    True
+    """
+    return _encode("task", task)
+
+
+def encode_result(result: TaskResult) -> str:
+    """Encode a task's result as JSON text; a float that is not finite becomes null."""
+    return _encode("result", result)
+
+
+def decode_task(text: str, limit: int = MAX_DECODED_BYTES) -> Task:
+    """Decode an encoded task.
+
+    Raises
+    ------
+    ContractError
+        The text is not a task of this contract version, is damaged, or is larger than
+        ``limit`` bytes once decompressed.
+    """
+    return _decode("task", text, Task, limit)
+
+
+def decode_result(text: str, limit: int = MAX_DECODED_BYTES) -> TaskResult:
+    """Decode an encoded result; raises as `decode_task` does."""
+    return _decode("result", text, TaskResult, limit)
+
+
+def _encode(kind: Literal["task", "result"], content: Any) -> str:
+    raw = _json.encode(content)
+    envelope = _Envelope(
+        fitserve=kind,
+        contract=CONTRACT_VERSION,
+        digest=hashlib.sha256(raw).hexdigest(),
+        encoding=_ENCODING,
+        body=base64.b64encode(compress(raw)).decode("ascii"),
+    )
+    return _json.encode(envelope).decode("ascii")
+
+
+def _envelope(text: str) -> _Envelope:
+    try:
+        return msgspec.json.decode(text, type=_Envelope)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ContractError("this is not a fitserve message", evidence=str(error)) from error
+
+
+def _decode(kind: str, text: str, type_: type[_T], limit: int) -> _T:
+    envelope = _envelope(text)
+    if envelope.contract != CONTRACT_VERSION:
+        raise ContractError(
+            "client and worker speak different versions of the wire contract",
+            evidence=f"the {envelope.fitserve} is of version {envelope.contract}, "
+            f"this side speaks version {CONTRACT_VERSION}",
+            hint="install the same release of fitserve and fitserve-worker on both sides",
+        )
+    if envelope.fitserve != kind or envelope.encoding != _ENCODING:
+        raise ContractError(
+            f"this is not a {kind} in a known encoding",
+            evidence=f"it is a {envelope.fitserve} in {envelope.encoding}",
+        )
+    try:
+        packed = base64.b64decode(envelope.body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ContractError("the body is not base64", evidence=str(error)) from error
+    raw = decompress(packed, limit)
+    if hashlib.sha256(raw).hexdigest() != envelope.digest:
+        raise ContractError("the body does not have the digest that it came with")
+    try:
+        return msgspec.json.decode(raw, type=type_)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ContractError(f"the {kind} does not fit the contract", evidence=str(error)) from error

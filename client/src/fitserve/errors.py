@@ -1,0 +1,114 @@
+"""What goes wrong, in the terms of the person who can put it right.
+
+Every error says the cause, the evidence for it and the next thing to do, and has an exit
+code of its class: scripts can tell a broken pallet from a full disk without reading text.
+
+====  =======================================================================
+code  meaning
+====  =======================================================================
+0     everything asked for was done
+1     a defect of fitserve itself: please report it
+2     the command line is not understood
+3     the pallet, workspace, patchset or another input file is not usable
+4     the request does not fit the pallet (unknown POI, measurement, patch ...)
+5     the endpoint or backend is unknown, or does not work
+6     the run directory or the output cannot be read, written or locked
+7     the run ended, but some hypotheses have no valid result
+130   interrupted; what was finished is kept
+====  =======================================================================
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "ContractError",
+    "FitserveError",
+    "IncompleteRunError",
+    "InputError",
+    "InterruptedRunError",
+    "MissingExtraError",
+    "RequestError",
+    "StoreError",
+]
+
+
+class FitserveError(Exception):
+    """An error that a user can act upon.
+
+    Parameters
+    ----------
+    cause
+        What is wrong, in one sentence without a final full stop.
+    evidence
+        What was seen that shows it: a path, a value, the message of a library.
+    hint
+        The next command to run or thing to change.
+    """
+
+    exit_code = 1
+
+    def __init__(self, cause: str, *, evidence: str = "", hint: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.evidence = evidence
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return the cause, the evidence and the hint, one line each."""
+        lines = [self.cause]
+        if self.evidence:
+            lines.append(f"  seen: {self.evidence}")
+        if self.hint:
+            lines.append(f"  next: {self.hint}")
+        return "\n".join(lines)
+
+
+class InputError(FitserveError):
+    """A pallet, workspace, patchset, catalogue or result file is not usable."""
+
+    exit_code = 3
+
+
+class RequestError(FitserveError):
+    """What is asked for does not fit the pallet."""
+
+    exit_code = 4
+
+
+class BackendError(FitserveError):
+    """The endpoint or backend is unknown or does not work."""
+
+    exit_code = 5
+
+
+class ContractError(BackendError):
+    """A task or result is not one of this version of the wire contract."""
+
+
+class MissingExtraError(BackendError):
+    """An optional part of fitserve is needed and not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs an optional part of fitserve that is not installed",
+            hint=f'pip install "fitserve[{extra}]"',
+        )
+
+
+class StoreError(FitserveError):
+    """A run directory or an output cannot be read, written or locked."""
+
+    exit_code = 6
+
+
+class IncompleteRunError(FitserveError):
+    """The run ended, but some hypotheses have no valid result."""
+
+    exit_code = 7
+
+
+class InterruptedRunError(FitserveError):
+    """The user stopped the run; what was finished is kept."""
+
+    exit_code = 130

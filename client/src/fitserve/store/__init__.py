@@ -1,0 +1,1 @@
+"""The run directory: what was asked, what was found, and nothing lost in between."""
