@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, HypotestRequest
+    from fitserve.contract import HypotestRequest, Hypothesis, HypothesisResult
 
 __all__ = ["Engine", "Work"]
 
