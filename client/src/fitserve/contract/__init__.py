@@ -6,10 +6,14 @@ package imports neither pyhf nor JAX.
 
 from fitserve.contract.codec import (
     MAX_DECODED_BYTES,
+    compress,
     decode_result,
     decode_task,
+    decompress,
+    encode_refusal,
     encode_result,
     encode_task,
+    envelope_digest,
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
 from fitserve.contract.types import (
@@ -27,11 +31,13 @@ from fitserve.contract.types import (
     Timing,
     WorkerInfo,
 )
+from fitserve.errors import ContractError
 
 __all__ = [
     "CONTRACT_VERSION",
     "MAX_DECODED_BYTES",
     "Attempt",
+    "ContractError",
     "EngineOptions",
     "HypotestRequest",
     "Hypothesis",
@@ -43,11 +49,15 @@ __all__ = [
     "TaskResult",
     "Timing",
     "WorkerInfo",
+    "compress",
     "decode_result",
     "decode_task",
+    "decompress",
     "digest",
+    "encode_refusal",
     "encode_result",
     "encode_task",
+    "envelope_digest",
     "hypothesis_key",
     "request_digest",
 ]

@@ -17,7 +17,7 @@ import msgspec
 import zstandard
 
 from fitserve.contract.types import CONTRACT_VERSION, Task, TaskResult
-from fitserve.errors import ContractError
+from fitserve.errors import ContractError, FitserveError
 
 __all__ = [
     "MAX_DECODED_BYTES",
@@ -25,6 +25,7 @@ __all__ = [
     "decode_result",
     "decode_task",
     "decompress",
+    "encode_refusal",
     "encode_result",
     "encode_task",
     "envelope_digest",
@@ -47,6 +48,22 @@ class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     digest: str
     encoding: str
     body: str
+
+
+class _Refusal(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+    tag_field="fitserve",
+    tag="refusal",
+):
+    """What a worker answers that cannot even read its task, in any contract version."""
+
+    contract: int
+    cause: str
+    evidence: str
+    hint: str
 
 
 _ENCODING = "json+zstd+base64"
@@ -118,6 +135,14 @@ def encode_result(result: TaskResult) -> str:
     return _encode("result", result)
 
 
+def encode_refusal(error: FitserveError) -> str:
+    """Encode why a task is refused; `decode_result` raises it again on the other side."""
+    refusal = _Refusal(
+        contract=CONTRACT_VERSION, cause=error.cause, evidence=error.evidence, hint=error.hint
+    )
+    return _json.encode(refusal).decode("utf-8")
+
+
 def decode_task(text: str, limit: int = MAX_DECODED_BYTES) -> Task:
     """Decode an encoded task.
 
@@ -131,7 +156,20 @@ def decode_task(text: str, limit: int = MAX_DECODED_BYTES) -> Task:
 
 
 def decode_result(text: str, limit: int = MAX_DECODED_BYTES) -> TaskResult:
-    """Decode an encoded result; raises as `decode_task` does."""
+    """Decode an encoded result.
+
+    Raises
+    ------
+    ContractError
+        As `decode_task`, or the worker refused the task: its own words are in the error.
+    """
+    refusal = _refusal(text)
+    if refusal is not None:
+        raise ContractError(
+            f"the worker refuses the task: {refusal.cause}",
+            evidence=refusal.evidence,
+            hint=refusal.hint,
+        )
     return _decode("result", text, TaskResult, limit)
 
 
@@ -145,6 +183,13 @@ def _encode(kind: Literal["task", "result"], content: Any) -> str:
         body=base64.b64encode(compress(raw)).decode("ascii"),
     )
     return _json.encode(envelope).decode("ascii")
+
+
+def _refusal(text: str) -> _Refusal | None:
+    try:
+        return msgspec.json.decode(text, type=_Refusal)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 def _envelope(text: str) -> _Envelope:

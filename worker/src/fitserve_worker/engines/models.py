@@ -1,0 +1,74 @@
+"""pyhf models of hypotheses, kept for a while in the worker's process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jsonpatch
+import msgspec
+import pyhf
+from cachetools import LRUCache
+from fitserve.contract import digest
+
+if TYPE_CHECKING:
+    from fitserve.contract import ModelOptions
+
+    from fitserve_worker.engines.base import Work
+
+__all__ = ["BuiltModel", "build"]
+
+# pyhf's arrays take about this many times the bytes of the workspace's compact JSON.
+_GROWTH = 40
+_CACHE_BYTES = 512 * 1024**2
+
+
+class BuiltModel(NamedTuple):
+    """A model and the data to fit it to: observed bins, then auxiliary data."""
+
+    model: Any
+    data: list[float]
+
+
+_cache: LRUCache[str, tuple[BuiltModel, int]] = LRUCache(
+    _CACHE_BYTES, getsizeof=lambda entry: entry[1]
+)
+
+
+def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
+    """Return the model of a patched workspace, from the cache where it is there.
+
+    Raises
+    ------
+    jsonpatch.JsonPatchException, jsonpatch.JsonPointerException
+        The patch does not apply.
+    pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ...
+        The patched workspace is no model.
+    """
+    options = work.request.model
+    key = digest([work.workspace_digest, patch, options, pyhf.tensorlib.name])
+    cached = _cache.get(key)
+    if cached is not None:
+        return cached[0]
+    # The patch may touch any part of the workspace, so the whole of it is patched, not
+    # only the channels that pyhf's `Workspace.model(patches=...)` would see.
+    patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
+    built = _build(patched, options)
+    size = _GROWTH * len(msgspec.json.encode(patched))
+    if size <= _CACHE_BYTES:
+        _cache[key] = built, size
+    return built
+
+
+def _build(spec: dict[str, Any], options: ModelOptions) -> BuiltModel:
+    workspace = pyhf.Workspace(spec, validate=False)
+    chosen = {} if options.poi is None else {"poi_name": options.poi}
+    model = workspace.model(
+        measurement_name=options.measurement,
+        validate=False,
+        modifier_settings={
+            "normsys": {"interpcode": options.normsys},
+            "histosys": {"interpcode": options.histosys},
+        },
+        **chosen,
+    )
+    return BuiltModel(model, workspace.data(model))

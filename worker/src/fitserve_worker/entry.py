@@ -1,0 +1,76 @@
+"""From an encoded task to an encoded result."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fitserve.contract import (
+    ContractError,
+    HypothesisResult,
+    TaskResult,
+    Timing,
+    decode_task,
+    encode_refusal,
+    encode_result,
+    envelope_digest,
+    request_digest,
+)
+
+from fitserve_worker.engines import failed, select
+from fitserve_worker.engines.base import Work
+from fitserve_worker.environment import worker_info
+from fitserve_worker.staging import workspace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["answer", "perform"]
+
+
+def answer(text: str) -> str:
+    """Do an encoded task; a task that cannot be read is answered with a refusal."""
+    started = time.time()
+    clock = time.perf_counter()
+    try:
+        task = decode_task(text)
+        work = Work(
+            workspace_digest=task.workspace_digest,
+            workspace=workspace_of(task),
+            hypotheses=task.hypotheses,
+            request=task.request,
+            request_digest=request_digest(task.request),
+        )
+        digest = envelope_digest(text)
+    except ContractError as error:
+        return encode_refusal(error)
+    decoded = time.perf_counter()
+    results = list(perform(work))
+    return encode_result(
+        TaskResult(
+            task=digest,
+            results=results,
+            worker=worker_info(),
+            timing=Timing(
+                started=started,
+                decode=decoded - clock,
+                total=time.perf_counter() - clock,
+            ),
+        )
+    )
+
+
+def perform(work: Work) -> Iterator[HypothesisResult]:
+    """Yield a result for every hypothesis, whatever the engine does.
+
+    An engine that breaks costs the hypotheses that it had not finished, and each of them
+    says so.
+    """
+    open_ = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
+    try:
+        for result in select(work.request).hypotest(work):
+            del open_[result.name]
+            yield result
+    except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens
+        for hypothesis in open_.values():
+            yield failed(work, hypothesis, f"{type(error).__name__}: {error}")

@@ -1,0 +1,47 @@
+"""Where and with what this worker works."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import socket
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from fitserve.contract import WorkerInfo
+
+__all__ = ["worker_info"]
+
+_RECORDED = ("fitserve-worker", "pyhf", "numpy", "scipy", "iminuit", "jax", "jaxlib")
+
+
+@functools.cache
+def worker_info() -> WorkerInfo:
+    """Return this process' host, device and the versions of what decides its numbers."""
+    return WorkerInfo(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        python=platform.python_version(),
+        device=_device(),
+        versions=dict(_versions()),
+    )
+
+
+def _device() -> str:
+    # Asking JAX would import it: only when an engine has done so is there a device to tell.
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return f"cpu: {platform.machine()}"
+    device = jax.devices()[0]
+    return f"{device.platform}: {device.device_kind}"
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in _RECORDED:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return found
