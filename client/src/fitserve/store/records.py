@@ -37,7 +37,8 @@ class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was asked to do, by what and where; ``created`` is ISO 8601 in UTC.
 
-    ``hypotheses`` are the names asked for, in the patchset's order.
+    ``hypotheses`` are the names asked for, in the patchset's order, and ``values`` the mass
+    values of each by name, so that those without a result yet have a place in a picture.
     """
 
     pallet: PalletRecord
@@ -49,4 +50,5 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     python: str
     versions: dict[str, str]
+    values: dict[str, tuple[float | str, ...]] = {}
     manifest_version: int = MANIFEST_VERSION
