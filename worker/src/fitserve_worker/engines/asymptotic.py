@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate", "quiet_pyhf"]
 
-# A minimum of -2 log L may be this much above one that is known to be possible. An excess
-# of 1e-3 at the smallest q changes sqrt(q) by 0.03 and CLs by about 0.01.
-_TOLERANCE = 1e-3
+# A minimum of -2 log L may be this much above one that is known to be possible. Good fits
+# of the published pallets stay below 1e-6; an excess of 1e-4 moves sqrt(q) by up to 0.01.
+_TOLERANCE = 1e-4
 _ROUNDING = 1e-9
 
 

@@ -1,0 +1,89 @@
+"""What a backend is: something that takes encoded tasks and gives encoded results back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Backend", "BackendStatus", "Limits", "Outcome"]
+
+
+class Outcome(NamedTuple):
+    """The end of one submitted task: an encoded result, or why there is none.
+
+    A task without a result may be submitted again, under a new ticket.
+    """
+
+    ticket: str
+    result: str | None
+    error: str | None
+
+
+class BackendStatus(NamedTuple):
+    """What a backend is doing, in words that a user can act upon.
+
+    ``starting``: it is being set up; ``waiting``: it is up and has no workers yet;
+    ``running``: there are workers; ``stopped``: it takes no more tasks.
+    """
+
+    state: Literal["starting", "waiting", "running", "stopped"]
+    workers: int
+    detail: str
+
+
+class Limits(NamedTuple):
+    """What a plan for this backend must keep to.
+
+    ``task_bytes`` bounds one encoded task; ``outstanding`` the tasks submitted and not
+    ended; ``workers`` is how many tasks are done at once.
+    """
+
+    task_bytes: int
+    outstanding: int
+    workers: int
+
+
+class Backend(Protocol):
+    """Takes tasks, ends them in any order, loses none silently."""
+
+    name: str
+    limits: Limits
+
+    def start(self) -> None:
+        """Begin to set up workers; returns at once."""
+        ...
+
+    def stage(self, digest: str, compressed: bytes) -> bool:
+        """Put a compressed workspace where workers find it by its digest, if there is such.
+
+        Returns whether tasks may leave the workspace out.
+        """
+        ...
+
+    def submit(self, ticket: str, task: str) -> None:
+        """Submit an encoded task under a ticket of the caller's choice.
+
+        Raises
+        ------
+        BackendError
+            The backend cannot take tasks any more.
+        """
+        ...
+
+    def outcomes(self, timeout: float) -> list[Outcome]:
+        """Return what ended; wait up to ``timeout`` seconds for the first of it."""
+        ...
+
+    def status(self) -> BackendStatus:
+        """Return what the backend is doing now."""
+        ...
+
+    def stop(self) -> None:
+        """Cancel what runs, end the workers, and leave nothing behind; may be repeated."""
+        ...
+
+    def logs(self) -> Path | None:
+        """Return where the backend's own logs are, for a user whose run went wrong."""
+        ...

@@ -1,0 +1,48 @@
+"""How long a hypothesis takes, roughly, before anything was fitted.
+
+The estimate serves to cut tasks and to show a first remaining time, which the measured
+times replace as they come.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitserve.contract import HypotestRequest
+
+__all__ = ["free_parameters", "seconds_per_hypothesis"]
+
+# pyhf with numpy and scipy on one core of a current server: SLSQP takes finite differences,
+# so that a fit needs a number of likelihoods proportional to that of the parameters, each
+# with a fixed part and one for every modifier of every sample. The two constants are
+# those of staus (118 parameters, 2391 modifiers, 4.6 s) and 1Lbb (121, 9499, 14.5 s).
+_SECONDS_FIXED = 1.2e-2
+_SECONDS_MODIFIER = 1.1e-5
+
+_ONE_PER_BIN = ("staterror", "shapesys", "shapefactor")
+
+
+def free_parameters(workspace: dict[str, Any]) -> int:
+    """Return the number of parameters of a workspace's channels, patches not counted."""
+    lengths: dict[str, int] = {}
+    for sample, modifier in _modifiers(workspace):
+        per_bin = modifier["type"] in _ONE_PER_BIN
+        lengths[modifier["name"]] = len(sample["data"]) if per_bin else 1
+    return sum(lengths.values())
+
+
+def seconds_per_hypothesis(workspace: dict[str, Any], request: HypotestRequest) -> float:
+    """Return the estimated time of one hypothesis on one core, in seconds."""
+    modifiers = sum(1 for _ in _modifiers(workspace))
+    likelihood = _SECONDS_FIXED + _SECONDS_MODIFIER * modifiers
+    return len(request.mu) * (1 + free_parameters(workspace)) * likelihood
+
+
+def _modifiers(workspace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for channel in workspace["channels"]:
+        for sample in channel["samples"]:
+            for modifier in sample["modifiers"]:
+                yield sample, modifier

@@ -1,0 +1,124 @@
+"""What a user asks of a pallet: which hypotheses, at which signal strength, which model."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from fitserve.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from fitserve.contract import HypotestRequest, Hypothesis
+
+__all__ = ["check_request", "select_hypotheses"]
+
+# pyhf's bounds of a normalisation factor that the measurement does not bound.
+_DEFAULT_BOUNDS = (0.0, 10.0)
+
+
+def select_hypotheses(
+    hypotheses: Sequence[Hypothesis], patterns: Iterable[str]
+) -> list[Hypothesis]:
+    """Return the hypotheses whose names match any of the patterns, in their own order.
+
+    Patterns are shell-style (``*``, ``?``, ``[...]``) and tell upper from lower case;
+    without patterns all hypotheses are returned.
+
+    Raises
+    ------
+    RequestError
+        A pattern matches nothing.
+    """
+    wanted = list(patterns)
+    if not wanted:
+        return list(hypotheses)
+    names = [hypothesis.name for hypothesis in hypotheses]
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise RequestError(
+                f"no hypothesis of the pallet matches '{pattern}'",
+                evidence=f"there are {len(names)}, among them {', '.join(close)}",
+                hint="fitserve pallets check PALLET lists them",
+            )
+    return [
+        hypothesis
+        for hypothesis in hypotheses
+        if any(fnmatchcase(hypothesis.name, pattern) for pattern in wanted)
+    ]
+
+
+def check_request(
+    workspace: dict[str, Any], hypotheses: Sequence[Hypothesis], request: HypotestRequest
+) -> None:
+    """Check that a request can be answered for a workspace, before anything is sent.
+
+    Raises
+    ------
+    RequestError
+        The measurement or POI is unknown, or a signal strength is outside the POI's bounds.
+    """
+    measurement = _measurement(workspace, request.model.measurement)
+    poi = request.model.poi or measurement["config"]["poi"]
+    known = set(_modifier_names(workspace.get("channels")))
+    known.update(name for one in hypotheses for name in _modifier_names(one.patch))
+    if poi not in known:
+        scalar = sorted(name for name in known if "mu" in name.lower()) or sorted(known)
+        raise RequestError(
+            f"the model has no parameter of interest '{poi}'",
+            evidence=f"its parameters include {', '.join(scalar[:5])}",
+            hint="fitserve run PALLET --poi NAME",
+        )
+    _check_mu(request.mu, poi, _bounds(measurement, poi))
+
+
+def _measurement(workspace: dict[str, Any], name: str | None) -> dict[str, Any]:
+    measurements: list[dict[str, Any]] = workspace["measurements"]
+    if name is None:
+        return measurements[0]
+    for measurement in measurements:
+        if measurement["name"] == name:
+            return measurement
+    raise RequestError(
+        f"the workspace has no measurement '{name}'",
+        evidence=f"it has {', '.join(found['name'] for found in measurements)}",
+        hint="fitserve run PALLET --measurement NAME",
+    )
+
+
+def _bounds(measurement: dict[str, Any], poi: str) -> tuple[float, float]:
+    for parameter in measurement["config"]["parameters"]:
+        if parameter["name"] == poi and "bounds" in parameter:
+            low, high = parameter["bounds"][0]
+            return float(low), float(high)
+    return _DEFAULT_BOUNDS
+
+
+def _check_mu(mu: Sequence[float], poi: str, bounds: tuple[float, float]) -> None:
+    if not mu:
+        raise RequestError("no signal strength is asked for", hint="--mu 1.0")
+    for value in mu:
+        if not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
+            raise RequestError(
+                f"the signal strength {value:g} is outside the bounds of {poi}",
+                evidence=f"the bounds are {bounds[0]:g} to {bounds[1]:g}",
+                hint="choose --mu within them",
+            )
+
+
+def _modifier_names(content: Any) -> Iterator[str]:
+    """Yield the names of all modifiers anywhere in a piece of a workspace or patch."""
+    if isinstance(content, list):
+        for item in content:
+            yield from _modifier_names(item)
+    elif isinstance(content, dict):
+        modifiers = content.get("modifiers")
+        if isinstance(modifiers, list):
+            yield from (found["name"] for found in modifiers if "name" in found)
+        else:
+            for item in content.values():
+                yield from _modifier_names(item)
