@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from fitserve.contract import (
     ContractError,
     HypothesisResult,
@@ -46,11 +47,15 @@ def answer(text: str) -> str:
         return encode_refusal(error)
     decoded = time.perf_counter()
     results = list(perform(work))
+    worker = worker_info()
     return encode_result(
         TaskResult(
             task=digest,
-            results=results,
-            worker=worker_info(),
+            results=[
+                msgspec.structs.replace(result, host=worker.host, device=worker.device)
+                for result in results
+            ],
+            worker=worker,
             timing=Timing(
                 started=started,
                 decode=decoded - clock,

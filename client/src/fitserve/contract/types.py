@@ -114,7 +114,8 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
-    data. ``key`` is `fitserve.contract.digests.hypothesis_key`.
+    data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
+    where it was fitted.
     """
 
     name: str
@@ -130,6 +131,8 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     points: list[MuPoint]
     muhat: float | None = None
     twice_nll: float | None = None
+    host: str = ""
+    device: str = ""
     attempts: list[Attempt] = []
     diagnostics: dict[str, float | int | bool | str | None] = {}
 

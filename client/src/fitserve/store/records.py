@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from fitserve.contract import HypotestRequest
+from fitserve.contract import HypotestRequest, Hypothesis, HypothesisResult, WorkerInfo
 
-__all__ = ["MANIFEST_VERSION", "Manifest", "PalletRecord"]
+__all__ = ["MANIFEST_VERSION", "Event", "Inputs", "Manifest", "PalletRecord", "StoredResult"]
 
 MANIFEST_VERSION = 1
 
@@ -52,3 +54,38 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     values: dict[str, tuple[float | str, ...]] = {}
     manifest_version: int = MANIFEST_VERSION
+
+
+class Inputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run fits: with it and the manifest a run goes on without its pallet."""
+
+    workspace: dict[str, Any]
+    hypotheses: list[Hypothesis]
+
+
+class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished hypothesis, and how its task went.
+
+    Times are in seconds since the epoch: ``submitted`` and ``arrived`` by the client's
+    clock, ``started`` by the worker's. ``task_seconds`` is the time that the worker spent
+    on the whole task, ``task_size`` the number of hypotheses in it. ``reused_from`` is the
+    run that a result was taken from, if it was.
+    """
+
+    result: HypothesisResult
+    worker: WorkerInfo
+    task: str
+    submitted: float
+    started: float
+    arrived: float
+    task_seconds: float
+    task_size: int
+    reused_from: str | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened in a run; ``time`` in seconds since the epoch."""
+
+    time: float
+    event: str
+    details: dict[str, Any]

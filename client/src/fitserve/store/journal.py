@@ -1,0 +1,93 @@
+"""An append-only file of JSON lines that survives a crash in the middle of a line."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from fitserve.errors import StoreError
+from fitserve.store.atomic import sync_directory, unwritable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Journal", "read_journal"]
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+
+
+def read_journal(path: Path, type_: type[T]) -> list[T]:
+    """Return the entries of a journal; an unfinished last line is what a crash left.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be read, or another line than the last is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}", evidence=str(error)) from error
+    lines = content.split(b"\n")[:-1]
+    decoder = msgspec.json.Decoder(type_)
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(decoder.decode(line))
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise StoreError(
+                f"line {number} of {path} is damaged",
+                evidence=str(error),
+                hint=f"restore the file, or delete that line: its hypotheses are then refitted "
+                f"by fitserve resume {path.parent}",
+            ) from error
+    return entries
+
+
+class Journal(Generic[T]):
+    """The writing end; one process holds it at a time (see `fitserve.store.lock`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._end = self._whole_lines()
+            # What a crash left of a line would make the next one unreadable.
+            os.ftruncate(self._descriptor, self._end)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def append(self, entries: list[Any]) -> None:
+        """Append entries, all or none, and return when they are on disk.
+
+        Raises
+        ------
+        StoreError
+            They cannot be written: the file is as it was before.
+        """
+        data = b"".join(_encoder.encode(entry) + b"\n" for entry in entries)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], self._end + written)
+            os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._end)
+            raise unwritable(self._path, error) from error
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def _whole_lines(self) -> int:
+        size = os.fstat(self._descriptor).st_size
+        content = os.pread(self._descriptor, size, 0)
+        return content.rfind(b"\n") + 1

@@ -1,0 +1,268 @@
+"""A run directory: made, written to as results arrive, read at any time.
+
+================  ==================================================================
+file              content
+================  ==================================================================
+manifest.json     what was asked (`fitserve.store.records.Manifest`)
+inputs.json.zst   the workspace and the hypotheses asked for: a run needs no pallet
+results.jsonl     one line for each finished hypothesis, appended as they arrive
+events.jsonl      what happened to tasks, with times: for people and for `show`
+results.json      written at the end: all hypotheses by name, see docs/results.md
+lock              held by the process that writes
+================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from fitserve.contract import HypothesisResult, compress, decompress
+from fitserve.errors import ContractError, StoreError
+from fitserve.store.atomic import unwritable, write_atomic
+from fitserve.store.journal import Journal, read_journal
+from fitserve.store.lock import RunLock
+from fitserve.store.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["RunStore", "SavedRun", "read_run"]
+
+_INPUT_LIMIT = 2 * 1024**3
+
+
+class SavedRun:
+    """A run as it is on disk at this moment; reading needs no lock.
+
+    Attributes
+    ----------
+    path
+        The run directory.
+    manifest
+        What was asked.
+    records
+        Finished hypotheses by name, in the order of the manifest, with where and when.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, records: dict[str, StoredResult]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.records = {name: records[name] for name in manifest.hypotheses if name in records}
+
+    @property
+    def results(self) -> dict[str, HypothesisResult]:
+        """Finished hypotheses by name, in the order of the manifest."""
+        return {name: record.result for name, record in self.records.items()}
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the hypotheses without a result."""
+        return [name for name in self.manifest.hypotheses if name not in self.records]
+
+    def events(self) -> list[Event]:
+        """Return what happened to tasks, in order."""
+        return read_journal(self.path / "events.jsonl", Event)
+
+    def inputs(self) -> Inputs:
+        """Return the workspace and hypotheses of the run.
+
+        Raises
+        ------
+        StoreError
+            The file is missing or damaged.
+        """
+        path = self.path / "inputs.json.zst"
+        try:
+            return msgspec.json.decode(decompress(path.read_bytes(), _INPUT_LIMIT), type=Inputs)
+        except (OSError, msgspec.MsgspecError, ContractError) as error:
+            raise StoreError(
+                f"the inputs of run {self.path} cannot be read",
+                evidence=str(error),
+                hint="run the pallet again, to the same --output",
+            ) from error
+
+
+def read_run(path: str | Path) -> SavedRun:
+    """Read a run directory.
+
+    Raises
+    ------
+    StoreError
+        It is none, was made by a newer fitserve, or is damaged.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    records = read_journal(path / "results.jsonl", StoredResult)
+    return SavedRun(path, manifest, {record.result.name: record for record in records})
+
+
+class RunStore:
+    """The writing end of a run directory; use as a context manager."""
+
+    def __init__(self, path: Path, lock: RunLock, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._lock = lock
+        self._results: Journal[StoredResult] = Journal(path / "results.jsonl")
+        self._events: Journal[Event] = Journal(path / "events.jsonl")
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest, inputs: Inputs) -> RunStore:
+        """Make a run directory.
+
+        Raises
+        ------
+        StoreError
+            It is in use, holds something else, or cannot be written.
+        """
+        _make_directory(path)
+        lock = RunLock(path)
+        try:
+            write_atomic(path / "inputs.json.zst", compress(msgspec.json.encode(inputs)))
+            write_atomic(path / "manifest.json", _pretty(manifest))
+            return cls(path, lock, manifest)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def open(cls, path: Path) -> RunStore:
+        """Open a run directory to go on with it.
+
+        Raises
+        ------
+        StoreError
+            It is none, is in use, or cannot be written.
+        """
+        manifest = _read_manifest(path)
+        lock = RunLock(path)
+        try:
+            return cls(path, lock, manifest)
+        except BaseException:
+            lock.release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files and give the directory free."""
+        self._results.close()
+        self._events.close()
+        self._lock.release()
+
+    def read(self) -> SavedRun:
+        """Return the run as it is on disk now."""
+        return read_run(self.path)
+
+    def append(self, records: Iterable[StoredResult]) -> None:
+        """Write finished hypotheses; they are on disk when this returns."""
+        self._results.append(list(records))
+
+    def note(self, event: str, **details: Any) -> None:
+        """Write what happened."""
+        self._events.append([Event(time=time.time(), event=event, details=details)])
+
+    def set_aside(self, names: set[str] | None = None) -> None:
+        """Forget results, of these names or of all; the old file is kept under a new name."""
+        saved = self.read()
+        kept = [
+            record
+            for name, record in saved.records.items()
+            if names is not None and name not in names
+        ]
+        path = self.path / "results.jsonl"
+        self._results.close()
+        try:
+            path.replace(path.with_name(f"results-until-{time.time_ns()}.jsonl"))
+        except OSError as error:
+            raise unwritable(path, error) from error
+        self._results = Journal(path)
+        self.append(kept)
+
+    def write_results(self) -> Path:
+        """Write results.json and return its path.
+
+        Hypotheses that have no result yet are in it too, as failed and with the reason.
+        """
+        saved = self.read()
+        found = saved.results
+        document = {
+            name: found.get(name) or _missing(self.manifest, name)
+            for name in self.manifest.hypotheses
+        }
+        path = self.path / "results.json"
+        write_atomic(path, _pretty(document))
+        return path
+
+
+def _missing(manifest: Manifest, name: str) -> HypothesisResult:
+    return HypothesisResult(
+        name=name,
+        key="",
+        mass_hypotheses=manifest.values.get(name, ()),
+        status="failed",
+        reason="not finished: fitserve resume goes on with it",
+        CLs_obs=None,
+        CLs_exp=[None] * 5,
+        fit_time=0.0,
+        setup_time=0.0,
+        engine="none",
+        points=[],
+    )
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        strangers = [entry.name for entry in path.iterdir() if not _ours(entry.name)]
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if strangers:
+        raise StoreError(
+            f"{path} is not empty and is not a run directory",
+            evidence=f"it holds {', '.join(sorted(strangers)[:3])}",
+            hint="choose another --output",
+        )
+
+
+def _ours(name: str) -> bool:
+    # A crash may have left the lock and temporary files of a directory that is being made.
+    return name.startswith((".", "lock", "inputs.json", "results", "events"))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        raw = (path / "manifest.json").read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"{path} is not a run directory",
+            evidence=str(error),
+            hint="fitserve runs list",
+        ) from error
+    try:
+        version = msgspec.json.decode(raw, type=dict[str, Any]).get("manifest_version")
+        if version != MANIFEST_VERSION:
+            raise StoreError(
+                f"the run directory {path} is of another version of fitserve",
+                evidence=f"manifest version {version}, this fitserve reads {MANIFEST_VERSION}",
+                hint="use the version of fitserve named in its manifest.json",
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"the manifest of run {path} is damaged",
+            evidence=str(error),
+            hint="run the pallet again, to another --output",
+        ) from error
+
+
+def _pretty(content: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
