@@ -1,0 +1,187 @@
+"""The exclusion contour as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitserve.contour.draw_line import draw_along_one_mass
+from fitserve.contour.grid import mass_grid
+from fitserve.contour.headroom import add_header, add_legend, caption, heading
+from fitserve.contour.lines import cls_of, level_lines
+from fitserve.contour.markers import add_points, point_entries
+from fitserve.contour.options import ContourOptions
+from fitserve.contour.reference import read_reference
+from fitserve.contour.style import (
+    BAND,
+    EXPECTED,
+    HOLE,
+    OBSERVED,
+    REFERENCES,
+    axis_title,
+    pictures,
+    safe_text,
+)
+from fitserve.contour.surface import LEVEL, Mesh, Surface, significance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fitserve.contour.grid import MassGrid
+    from fitserve.contour.reference import Reference
+    from fitserve.contract import HypothesisResult
+    from fitserve.store.records import Manifest
+
+__all__ = ["draw_contour"]
+
+_MARGIN = 0.04
+
+
+def draw_contour(
+    manifest: Manifest,
+    results: Mapping[str, HypothesisResult],
+    options: ContourOptions | None = None,
+) -> Any:
+    """Draw the exclusion contour of a run, or its CLs where only one mass varies.
+
+    Parameters
+    ----------
+    manifest, results
+        A run: what was asked for and what is finished, by name.
+    options
+        What to draw and how to title it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Save it with `fitserve.contour.save_figure`, which makes the bytes reproducible.
+
+    Raises
+    ------
+    InputError, RequestError
+        As `fitserve.contour.mass_grid`; also for references and titles that are not usable.
+    """
+    options = options or ContourOptions()
+    grid = mass_grid(manifest, results, options)
+    references = [
+        read_reference(path, label, manifest, results, options)
+        for label, path in options.references.items()
+    ]
+    with pictures():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        figure.subplots_adjust(left=0.13, right=0.96, bottom=0.11, top=0.94)
+        axes = figure.add_subplot()
+        if grid.dimension == 1:
+            entries = draw_along_one_mass(axes, grid, references)
+            axes.set_ylabel(r"$\mathrm{CL}_\mathrm{s}$")
+        else:
+            entries = _draw_plane(axes, grid, references, options)
+            axes.set_ylabel(axis_title(grid.titles[1], grid.labels[1], chosen=options.y))
+        axes.set_xlabel(axis_title(grid.titles[0], grid.labels[0], chosen=options.x))
+        add_header(axes, caption(manifest))
+        add_legend(axes, _lines(manifest, grid, options), entries)
+    return figure
+
+
+def _lines(manifest: Manifest, grid: MassGrid, options: ContourOptions) -> list[str]:
+    lines = heading(manifest, options.title)
+    strength = "" if grid.mu == 1 else f", signal strength {grid.mu:g}"
+    lines.append(f"Limits at 95% CL{strength}")
+    lines += grid.notes
+    if grid.unplaced:
+        lines.append(f"{len(grid.unplaced)} unfinished hypotheses have no known place")
+    return lines
+
+
+def _draw_plane(
+    axes: Any, grid: MassGrid, references: list[Reference], options: ContourOptions
+) -> list[tuple[Any, str]]:
+    from matplotlib.collections import PolyCollection
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    entries: list[tuple[Any, str]] = []
+    mesh = Mesh(grid.points)
+    surfaces = {
+        name: mesh.surface(significance(cls_of(grid, name)), options.interpolation)
+        for name in ("observed", "expected", "expected_minus_1_sigma", "expected_plus_1_sigma")
+    }
+    holes = mesh.holes(grid.cls_obs)
+    if len(holes):
+        axes.add_collection(
+            PolyCollection(
+                list(holes), facecolors=HOLE, edgecolors=HOLE, linewidths=0.5, zorder=0.5
+            )
+        )
+    expected = surfaces["expected"]
+    lines = level_lines(expected)
+    _fill_band(axes, surfaces["expected_minus_1_sigma"], surfaces["expected_plus_1_sigma"])
+    for line in lines:
+        axes.plot(*line.T, color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=3)
+    handle: Any = (
+        Patch(facecolor=BAND),
+        Line2D([], [], color=EXPECTED, linestyle="--", linewidth=1.8),
+    )
+    entries.append(
+        (handle, r"Expected limit ($\pm\mathrm{1}\,\sigma$)" + _why_none(expected, lines))
+    )
+    observed = surfaces["observed"]
+    lines = level_lines(observed)
+    for line in lines:
+        axes.plot(*line.T, color=OBSERVED, linewidth=2.4, zorder=4)
+    handle = Line2D([], [], color=OBSERVED, linewidth=2.4)
+    entries.insert(0, (handle, "Observed limit" + _why_none(observed, lines)))
+    extent = [grid.points]
+    for reference, (colour, dashes) in zip(references, _cycled(len(references)), strict=True):
+        for line in reference.lines:
+            axes.plot(*line.T, color=colour, linestyle=dashes, linewidth=1.8, zorder=3.5)
+            extent.append(line)
+        handle = Line2D([], [], color=colour, linestyle=dashes, linewidth=1.8)
+        entries.append((handle, safe_text(reference.label)))
+    add_points(axes, grid.points[:, 0], grid.points[:, 1], grid)
+    entries += point_entries(grid)
+    if len(holes):
+        entries.append((Patch(facecolor=HOLE), "Not interpolated: next to a hole"))
+    _set_limits(axes, np.concatenate(extent))
+    return entries
+
+
+def _fill_band(axes: Any, more: Surface | None, less: Surface | None) -> None:
+    if more is None or less is None:
+        return
+    # The band is what is excluded after a downward fluctuation and not after an upward one.
+    inside = np.minimum(more.values - LEVEL, LEVEL - less.values)
+    # Both need a number at each corner.
+    hidden = more.triangulation.mask | less.triangulation.mask
+    triangulation = more.triangulation
+    triangulation.set_mask(hidden)
+    shown = inside[triangulation.get_masked_triangles()]
+    if not shown.size or shown.max() <= 0:
+        return
+    top = float(shown.max()) + 1.0
+    axes.tricontourf(triangulation, inside, levels=[0.0, top], colors=[BAND], zorder=1)
+
+
+def _why_none(surface: Surface | None, lines: list[Any]) -> str:
+    if lines:
+        return ""
+    if surface is None:
+        return ": too few valid points"
+    shown = surface.values[surface.triangulation.get_masked_triangles()]
+    return ": all points excluded" if shown.min() >= LEVEL else ": no point excluded"
+
+
+def _cycled(count: int) -> list[tuple[str, Any]]:
+    return [REFERENCES[i % len(REFERENCES)] for i in range(count)]
+
+
+def _set_limits(axes: Any, points: Any) -> None:
+    low, high = points.min(axis=0), points.max(axis=0)
+    margin = _MARGIN * (high - low)
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])

@@ -1,0 +1,49 @@
+"""What may be chosen about a contour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["ContourOptions", "Interpolation"]
+
+Interpolation = Literal["smooth", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContourOptions:
+    """Choices for a contour; the defaults suit a run whose hypotheses differ in two masses.
+
+    Attributes
+    ----------
+    plane
+        Labels of the two mass values to draw against each other; None takes the ones that
+        vary.
+    at
+        Values, by label, at which the other masses are held.
+    mu
+        Signal strength; None takes 1 where the run has it, else the first of the run.
+    interpolation
+        ``smooth`` (thin-plate spline, limited to what the neighbouring points span) or
+        ``linear`` (flat triangles), both of the significance.
+    drop_suspect
+        Treat suspect results as holes instead of using their numbers.
+    title, x, y
+        Title and axis titles (mathtext) instead of the pallet's own.
+    references
+        Files or runs to overlay, by label.
+    """
+
+    plane: tuple[str, str] | None = None
+    at: Mapping[str, float | str] = field(default_factory=dict)
+    mu: float | None = None
+    interpolation: Interpolation = "smooth"
+    drop_suspect: bool = False
+    title: str | None = None
+    x: str | None = None
+    y: str | None = None
+    references: Mapping[str, Path] = field(default_factory=dict)

@@ -1,0 +1,130 @@
+"""How the pictures look: mplhep's ATLAS style without any experiment's label.
+
+The picture is read without colour too: observed and expected differ in line style,
+excluded and other points in filling, holes and doubtful points in shape. The colours are
+of the Okabe-Ito palette (Okabe and Ito, Color Universal Design, 2008).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from fitserve.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "BAND",
+    "EXPECTED",
+    "HOLE",
+    "OBSERVED",
+    "POINT",
+    "REFERENCES",
+    "WIDE_BAND",
+    "axis_title",
+    "pictures",
+    "safe_text",
+]
+
+OBSERVED = "#9e1b32"
+EXPECTED = "#000000"
+BAND = "#f7dc6f"
+WIDE_BAND = "#fcf3cf"
+POINT = "#4d4d4d"
+HOLE = "#e3e3e3"
+REFERENCES = (
+    ("#0072b2", (0, (6, 1.5, 1, 1.5))),
+    ("#009e73", (0, (1, 1.2))),
+    ("#cc79a7", (0, (8, 2, 1, 2, 1, 2))),
+    ("#d55e00", (0, (4, 2))),
+)
+"""Colour and dashes of each overlaid reference, in turn."""
+
+
+@contextlib.contextmanager
+def pictures() -> Iterator[None]:
+    """Draw in fitserve's style and with reproducible identifiers while in the context."""
+    import matplotlib as mpl
+
+    with warnings.catch_warnings():
+        # Its import checks for newer names of its own functions with every release.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import mplhep
+
+    changes: dict[str, Any] = {
+        "figure.figsize": (8.0, 7.0),
+        "figure.constrained_layout.use": False,
+        "font.size": 13,
+        "axes.formatter.limits": (-3, 5),
+        "axes.autolimit_mode": "data",
+        "axes.labelpad": 4,
+        "axes.unicode_minus": True,
+        "axes.axisbelow": False,
+        "ytick.major.size": 8,
+        "ytick.minor.size": 4,
+        "xtick.major.size": 8,
+        "xtick.minor.size": 4,
+        "hatch.linewidth": 0.6,
+        # The same picture has the same bytes: identifiers are hashed with this, not drawn.
+        "svg.hashsalt": "fitserve",
+        "pdf.fonttype": 42,
+    }
+    with mpl.rc_context({**mplhep.style.ATLAS, **changes}):
+        yield
+
+
+def axis_title(title: str, label: str, *, chosen: str | None = None) -> str:
+    r"""Return an axis title that matplotlib can set.
+
+    Parameters
+    ----------
+    title
+        The catalogue's title: text with mathtext between dollar signs, or all mathtext.
+    label
+        The patchset's name of the value, used where the title cannot be set.
+    chosen
+        The user's own title, used instead of both.
+
+    Raises
+    ------
+    RequestError
+        The user's own title is not valid mathtext.
+
+    Examples
+    --------
+    >>> from fitserve.contour.style import axis_title
+    >>> axis_title(r"m(\tilde{\tau})", "mst")
+    '$m(\\tilde{\\tau})$'
+    >>> axis_title(r"$m(\nosuchcommand$", "m_1")
+    'm_1'
+    """
+    if chosen is not None:
+        if not _is_mathtext(chosen):
+            raise RequestError(
+                "the axis title is not text that matplotlib can set",
+                evidence=chosen,
+                hint=r"write mathematics between dollar signs, as in '$m(\tilde{\tau})$ [GeV]'",
+            )
+        return chosen
+    if "$" not in title and re.search(r"[\\^{}]", title):
+        title = f"${title}$"
+    return title if _is_mathtext(title) else safe_text(label)
+
+
+def safe_text(text: str) -> str:
+    """Return the text if matplotlib can set it, else with its dollar signs as plain ones."""
+    return text if _is_mathtext(text) else text.replace("$", r"\$")
+
+
+def _is_mathtext(text: str) -> bool:
+    from matplotlib.mathtext import MathTextParser
+
+    try:
+        MathTextParser("path").parse(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,179 @@
+r"""Significance over the mass plane: from scattered CLs to a surface that can be contoured.
+
+CLs falls by orders of magnitude between neighbouring points; its significance
+:math:`z = \Phi^{-1}(1 - CL_s)` is nearly linear there. It is therefore the significance
+that is interpolated, and a hypothesis is excluded at 95 % CL where z > 1.645.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from fitserve.contour.options import Interpolation
+
+__all__ = ["CONFIDENCE_LEVEL", "LEVEL", "Mesh", "significance"]
+
+CONFIDENCE_LEVEL = 0.95
+LEVEL = 1.6448536269514722
+"""Significance of a CLs of 0.05."""
+
+# CLs of 1e-14 and of exactly 0 or 1 say no more about where z crosses 1.645 than 5 sigma
+# do, but would bend the surface there. HistFitter's contour tool cuts at 5 too (--sigmax).
+_MOST = 5.0
+
+# Triangles at the rim of the grid whose incircle is below this part of their circumcircle
+# only bridge points along an edge that is nearly, not quite, straight.
+_FLAT = 0.01
+_MOST_TRIANGLES = 150_000
+_MOST_SUBDIVISIONS = 6
+# A thin-plate spline through more points than this uses each place's nearest neighbours.
+_MOST_GLOBAL = 1000
+_NEIGHBOURS = 60
+
+
+def significance(cls: ArrayLike) -> NDArray[np.float64]:
+    """Return the significance of CLs values, limited to 5 on either side; NaN stays NaN.
+
+    Examples
+    --------
+    >>> from fitserve.contour import significance
+    >>> significance([0.05, 0.16, 0.0]).round(3).tolist()
+    [1.645, 0.994, 5.0]
+    """
+    from scipy.special import ndtri
+
+    found: NDArray[np.float64] = -np.asarray(ndtri(np.asarray(cls, dtype=np.float64)))
+    return np.asarray(np.clip(found, -_MOST, _MOST))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A surface over the mass plane: a fine triangulation (matplotlib's) and its values."""
+
+    triangulation: Any
+    values: NDArray[np.float64]
+
+
+class Mesh:
+    """The triangulated mass plane.
+
+    Parameters
+    ----------
+    points
+        Mass values, shape (n, 2), not all on one line. Both axes are scaled to their range
+        before they are triangulated, so their units and ranges do not matter.
+    """
+
+    def __init__(self, points: NDArray[np.float64]) -> None:
+        from matplotlib.tri import TriAnalyzer, Triangulation, UniformTriRefiner
+
+        low = points.min(axis=0)
+        scale = np.ptp(points, axis=0)
+        self._points = (points - low) / scale
+        coarse = Triangulation(*self._points.T)
+        # Border triangles only: flat ones inside the grid are kept, the surface has no gaps.
+        coarse.set_mask(TriAnalyzer(coarse).get_flat_tri_mask(_FLAT, rescale=False))
+        self._triangles: NDArray[np.intp] = np.asarray(coarse.triangles)
+        self._flat: NDArray[np.bool_] = (
+            np.zeros(len(self._triangles), dtype=np.bool_)
+            if coarse.mask is None
+            else np.asarray(coarse.mask)
+        )
+        room = np.log(_MOST_TRIANGLES / len(self._triangles)) / np.log(4)
+        subdivisions = int(np.clip(room, 1, _MOST_SUBDIVISIONS))
+        fine, self._home = UniformTriRefiner(coarse).refine_triangulation(
+            return_tri_index=True, subdiv=subdivisions
+        )
+        self._nodes = np.column_stack([fine.x, fine.y])
+        self._fine_triangles = fine.triangles
+        # The refiner keeps the pieces of one triangle together.
+        self._parents = np.repeat(np.arange(len(self._triangles)), 4**subdivisions)
+        self._places = low + scale * self._nodes
+        self._original = points
+
+    def holes(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the corners of the triangles that touch a NaN, shape (k, 3, 2)."""
+        touched = self._touched(values) & ~self._flat
+        return self._original[self._triangles[touched]]
+
+    def surface(
+        self, values: NDArray[np.float64], interpolation: Interpolation = "smooth"
+    ) -> Surface | None:
+        """Interpolate values given at the points; None where no triangle is without a NaN.
+
+        Triangles that touch a NaN are masked: nothing is interpolated over a hole. Within
+        each triangle the smooth surface stays in the range of the three corners, so that
+        it has no peak or dip, and its contour no island, that no fitted point supports.
+
+        Parameters
+        ----------
+        values
+            Values at the n points, NaN where there is none.
+        interpolation
+            See `ContourOptions`.
+        """
+        from matplotlib.tri import Triangulation
+
+        masked = self._touched(values) | self._flat
+        if masked.all():
+            return None
+        if interpolation == "linear":
+            found = self._linear(values)
+        else:
+            found = self._limited(self._spline(values), values, masked)
+        triangulation = Triangulation(
+            *self._places.T, self._fine_triangles, mask=masked[self._parents]
+        )
+        return Surface(triangulation, found)
+
+    def _touched(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return np.asarray(np.isnan(values)[self._triangles].any(axis=1), dtype=np.bool_)
+
+    def _linear(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        corners = self._triangles[self._home]
+        a, b, c = (self._points[corners[:, i]] for i in range(3))
+        ab, ac, an = b - a, c - a, self._nodes - a
+        area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
+        along_b = (an[:, 0] * ac[:, 1] - an[:, 1] * ac[:, 0]) / area
+        along_c = (ab[:, 0] * an[:, 1] - ab[:, 1] * an[:, 0]) / area
+        weights = np.column_stack([1 - along_b - along_c, along_b, along_c])
+        # A node on an edge may have the triangle across it for a home. The weight of that
+        # triangle's far corner is zero, so a NaN there must not count.
+        at_corners = np.nan_to_num(values)[corners]
+        return np.asarray((weights * at_corners).sum(axis=1))
+
+    def _spline(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        from scipy.interpolate import RBFInterpolator
+
+        good = np.isfinite(values)
+        neighbours = _NEIGHBOURS if good.sum() > _MOST_GLOBAL else None
+        spline = RBFInterpolator(
+            self._points[good],
+            values[good],
+            kernel="thin_plate_spline",
+            neighbors=neighbours,
+        )
+        return np.asarray(spline(self._nodes))
+
+    def _limited(
+        self,
+        found: NDArray[np.float64],
+        values: NDArray[np.float64],
+        masked: NDArray[np.bool_],
+    ) -> NDArray[np.float64]:
+        at_corners = values[self._triangles]
+        low = np.full(len(found), -np.inf)
+        high = np.full(len(found), np.inf)
+        drawn = ~masked[self._parents]
+        nodes = self._fine_triangles[drawn].ravel()
+        parents = np.repeat(self._parents[drawn], 3)
+        # A node on an edge belongs to two triangles and obeys both.
+        np.maximum.at(low, nodes, at_corners.min(axis=1)[parents])
+        np.minimum.at(high, nodes, at_corners.max(axis=1)[parents])
+        return np.clip(found, low, high)
