@@ -1,9 +1,30 @@
 """fitserve: fitting as a service for High Energy Physics, the client.
 
 `run` takes a pallet (background-only workspace and signal patchset) and an endpoint and
-returns the CLs of every signal hypothesis; `open_run` opens a run made earlier.
+returns the CLs of every signal hypothesis; `open_run` opens a run made earlier, `resume`
+finishes one, and `make_request` says what else to compute.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from fitserve._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from fitserve.api import Run, make_request, open_run, resume, run
+
+__all__ = ["Run", "__version__", "make_request", "open_run", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # The worker imports `fitserve.contract`, and the command line must start at once:
+    # neither should pay for what only `run` needs.
+    if name in __all__:
+        return getattr(import_module("fitserve.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,310 @@
+"""The Python interface: run a pallet, resume a run, open one, look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fitserve.backends import open_backend
+from fitserve.contract import HypotestRequest
+from fitserve.errors import MissingExtraError, RequestError
+from fitserve.execute import complete, open_store
+from fitserve.plan import Bounds
+from fitserve.prepare import default_directory, prepare
+from fitserve.progress import LiveProgress, Silent
+from fitserve.store import RunStore, read_run
+from fitserve.summary import counts, table_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pandas as pd
+
+    from fitserve.backends import Backend
+    from fitserve.contract import HypothesisResult
+    from fitserve.drive import Observer
+    from fitserve.pallet import Pallet
+    from fitserve.store import Inputs, Manifest, SavedRun
+
+__all__ = ["Run", "make_request", "open_run", "resume", "run"]
+
+
+class Run:
+    """A run and its results, as they are on disk at this moment."""
+
+    def __init__(self, saved: SavedRun) -> None:
+        self._saved = saved
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self._saved.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was asked, with digests and versions."""
+        return self._saved.manifest
+
+    @property
+    def results(self) -> dict[str, HypothesisResult]:
+        """Finished hypotheses by name, in the patchset's order."""
+        return self._saved.results
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of the hypotheses without a result."""
+        return self._saved.unfinished
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a table: one row for each hypothesis, indexed by its name.
+
+        Columns are the mass values by the patchset's labels, ``CLs_obs``, ``CLs_exp_m2``,
+        ``CLs_exp_m1``, ``CLs_exp``, ``CLs_exp_p1``, ``CLs_exp_p2``, ``status``, ``reason``
+        and ``fit_time`` in seconds; what is not known is NaN.
+
+        Raises
+        ------
+        MissingExtraError
+            pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError("a data frame", "notebook") from error
+        rows = [_row(self.manifest.pallet.labels, found) for found in self.results.values()]
+        frame = pd.DataFrame.from_records(rows, columns=_columns(self.manifest.pallet.labels))
+        return frame.set_index("name")
+
+    def contour(self, output: str | Path | None = None) -> Any:
+        """Return the exclusion contour as a `matplotlib.figure.Figure`, and save it if asked to.
+
+        Parameters
+        ----------
+        output
+            A file to write: ``.png``, ``.pdf`` or ``.svg``.
+        """
+        from fitserve.contour import draw_contour, save_figure
+
+        figure = draw_contour(self.manifest, self.results)
+        if output is not None:
+            save_figure(figure, Path(output))
+        return figure
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{count} {word}" for word, count in counts(self._saved).items() if count)
+        return f"<Run {self.path}: {told}>"
+
+    def _repr_html_(self) -> str:
+        head = [*self.manifest.pallet.labels, "CLs obs", "CLs exp", "status"]
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th>"
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+            + "</tr>"
+            for name, row in table_rows(self._saved)
+        )
+        titles = "".join(f"<th>{html.escape(title)}</th>" for title in ["", *head])
+        return (
+            f"<p><b>{html.escape(self.manifest.pallet.name)}</b> {html.escape(repr(self))}</p>"
+            f"<table><thead><tr>{titles}</tr></thead><tbody>{cells}</tbody></table>"
+        )
+
+
+def make_request(
+    *,
+    mu: float | Sequence[float] = 1.0,
+    test_stat: str = "qtilde",
+    measurement: str | None = None,
+    poi: str | None = None,
+    normsys: str = "code4",
+    histosys: str = "code4p",
+    engine: str = "auto",
+    backend: str = "numpy",
+    optimizer: str = "scipy",
+) -> HypotestRequest:
+    """Return a request for CLs; see `run` for the parameters.
+
+    Examples
+    --------
+    >>> from fitserve.api import make_request
+    >>> make_request(mu=2).mu
+    (2.0,)
+    """
+    values = [mu] if isinstance(mu, int | float) else list(mu)
+    asked = {
+        "type": "hypotest",
+        "mu": values,
+        "test_stat": test_stat,
+        "model": {
+            "measurement": measurement,
+            "poi": poi,
+            "normsys": normsys,
+            "histosys": histosys,
+        },
+        "engine": {"engine": engine, "backend": backend, "optimizer": optimizer},
+    }
+    try:
+        # By the contract's own types, which alone decide what is allowed.
+        return msgspec.convert(asked, type=HypotestRequest)
+    except msgspec.ValidationError as error:
+        raise RequestError("the request is not understood", evidence=str(error)) from error
+
+
+def run(
+    pallet: str | Path | Pallet,
+    *,
+    endpoint: str = "local",
+    region: str | None = None,
+    patches: Iterable[str] = (),
+    request: HypotestRequest | None = None,
+    output: str | Path | None = None,
+    refit: bool = False,
+    force: bool = False,
+    workers: int | None = None,
+    bounds: Bounds | None = None,
+    progress: bool = True,
+) -> Run:
+    """Fit the hypotheses of a pallet and return the finished run.
+
+    The same question again is answered from the results of earlier runs.
+
+    Parameters
+    ----------
+    pallet
+        A directory, archive, URL, DOI or name of a known analysis, or a loaded pallet.
+    endpoint
+        ``"local"`` (every core of this machine) or ``"inline"`` (this process).
+    region
+        Which of several analysis regions in the pallet.
+    patches
+        Shell-style patterns of hypothesis names; all hypotheses by default.
+    request
+        What to compute, from `make_request`; CLs at a signal strength of 1 by default.
+    output
+        The run directory; by default one below ``fitserve-runs`` named after the question.
+    refit
+        Fit also what has results already.
+    force
+        Go on although the patchset's digest is not the workspace's.
+    workers
+        Number of local workers.
+    bounds
+        Limits of one task.
+    progress
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError, RequestError, BackendError, StoreError
+        See `fitserve.errors`; results that had arrived are kept in the run directory.
+
+    Examples
+    --------
+    >>> import fitserve
+    >>> run = fitserve.run("example", patches=["*_600_100"], endpoint="inline",
+    ...                    output=tmp_path / "run", progress=False)
+    >>> [result.status for result in run.results.values()]
+    ['ok']
+    """
+    from fitserve.pallet import load_pallet
+
+    backend = open_backend(endpoint, workers)
+    with _running(backend):
+        if isinstance(pallet, str | Path):
+            pallet = load_pallet(pallet, region=region, force=force)
+        manifest, inputs = prepare(pallet, request or HypotestRequest(), patches, endpoint)
+        path = Path(output) if output is not None else default_directory(manifest)
+        with open_store(path, manifest, inputs, refit=refit) as store:
+            return _completed(store, inputs, backend, bounds, progress=progress)
+
+
+def resume(
+    path: str | Path,
+    *,
+    endpoint: str | None = None,
+    retry_failed: bool = False,
+    workers: int | None = None,
+    bounds: Bounds | None = None,
+    progress: bool = True,
+) -> Run:
+    """Finish an interrupted run; what has a result is not fitted again.
+
+    Parameters
+    ----------
+    path
+        The run directory; the pallet is not needed any more.
+    endpoint
+        Another endpoint than the run was begun on.
+    retry_failed
+        Also fit hypotheses anew whose fits failed.
+    workers, bounds, progress
+        As in `run`.
+
+    Raises
+    ------
+    BackendError, StoreError
+        See `fitserve.errors`.
+    """
+    with RunStore.open(Path(path)) as store:
+        saved = store.read()
+        failed = {name for name, found in saved.results.items() if found.status == "failed"}
+        if retry_failed and failed:
+            store.set_aside(failed)
+        backend = open_backend(endpoint or saved.manifest.endpoint, workers)
+        with _running(backend):
+            return _completed(store, saved.inputs(), backend, bounds, progress=progress)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run directory to look at it, also while it is being worked on.
+
+    Raises
+    ------
+    StoreError
+        The directory is none of a run, or is damaged.
+    """
+    return Run(read_run(path))
+
+
+@contextlib.contextmanager
+def _running(backend: Backend) -> Iterator[None]:
+    try:
+        # Started first: workers get ready while the pallet is read and checked.
+        backend.start()
+        yield
+    finally:
+        backend.stop()
+
+
+def _completed(
+    store: RunStore, inputs: Inputs, backend: Backend, bounds: Bounds | None, *, progress: bool
+) -> Run:
+    saved = store.read()
+    with contextlib.ExitStack() as stack:
+        observer: Observer = Silent()
+        if progress:
+            total = len(saved.manifest.hypotheses)
+            observer = stack.enter_context(LiveProgress(total, len(saved.records)))
+        return Run(complete(store, inputs, backend, observer, bounds or Bounds()))
+
+
+_EXPECTED = ("CLs_exp_m2", "CLs_exp_m1", "CLs_exp", "CLs_exp_p1", "CLs_exp_p2")
+
+
+def _columns(labels: Sequence[str]) -> list[str]:
+    return ["name", *labels, "CLs_obs", *_EXPECTED, "status", "reason", "fit_time"]
+
+
+def _row(labels: Sequence[str], found: HypothesisResult) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        **dict(zip(labels, found.mass_hypotheses, strict=False)),
+        "CLs_obs": found.CLs_obs,
+        **dict(zip(_EXPECTED, found.CLs_exp, strict=True)),
+        "status": found.status,
+        "reason": found.reason,
+        "fit_time": found.fit_time,
+    }

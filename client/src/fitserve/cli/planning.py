@@ -1,0 +1,90 @@
+"""`fitserve run --plan`: what would be sent, and how long it would take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fitserve.backends import open_backend
+from fitserve.console import emit_json, say, show_table
+from fitserve.pallet import load_pallet
+from fitserve.plan import make_plan
+from fitserve.prepare import prepare
+
+if TYPE_CHECKING:
+    from fitserve.contract import HypotestRequest
+    from fitserve.plan import Bounds, Plan
+
+__all__ = ["show_plan"]
+
+
+def show_plan(
+    source: str,
+    request: HypotestRequest,
+    *,
+    endpoint: str,
+    region: str | None,
+    patches: tuple[str, ...],
+    force: bool,
+    workers: int | None,
+    bounds: Bounds,
+    as_json: bool,
+) -> None:
+    """Show the tasks that would be submitted; nothing is started or written."""
+    backend = open_backend(endpoint, workers)
+    try:
+        pallet = load_pallet(source, region=region, force=force)
+        manifest, inputs = prepare(pallet, request, patches, endpoint)
+        plan = make_plan(
+            inputs.workspace,
+            inputs.hypotheses,
+            request,
+            limits=backend.limits,
+            # As over a network, where nothing is staged: this is what a user pays there.
+            staged=False,
+            bounds=bounds,
+        )
+        if as_json:
+            emit_json(_as_data(plan, manifest.request_digest, backend.limits.workers))
+        else:
+            _show(plan, backend.limits.workers)
+    finally:
+        backend.stop()
+
+
+def _as_data(plan: Plan, request_digest: str, workers: int) -> dict[str, object]:
+    return {
+        "request_digest": request_digest,
+        "workers": workers,
+        "bytes": plan.bytes,
+        "cpu_seconds": plan.cpu_seconds,
+        "seconds": plan.seconds,
+        "tasks": [
+            {
+                "hypotheses": [one.name for one in task.hypotheses],
+                "bytes": task.bytes,
+                "seconds": task.seconds,
+            }
+            for task in plan.tasks
+        ],
+    }
+
+
+def _show(plan: Plan, workers: int) -> None:
+    show_table(
+        ["task", "hypotheses", "from", "to", "bytes", "seconds"],
+        (
+            [
+                str(number),
+                str(len(task.hypotheses)),
+                task.hypotheses[0].name,
+                task.hypotheses[-1].name,
+                f"{task.bytes:,}",
+                f"{task.seconds:.1f}",
+            ]
+            for number, task in enumerate(plan.tasks, start=1)
+        ),
+    )
+    say(
+        f"{len(plan.tasks)} tasks, {plan.bytes:,} bytes to send, about {plan.cpu_seconds:.0f} s "
+        f"of one core, {plan.seconds:.0f} s on {workers} workers"
+    )

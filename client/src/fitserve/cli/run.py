@@ -1,0 +1,197 @@
+"""`fitserve run` and `fitserve resume`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fitserve.api import Run
+    from fitserve.plan import Bounds
+
+__all__ = ["resume", "run"]
+
+
+def _bounded(command: Any) -> Any:
+    """Add the options that bound tasks, and those of every command that fits."""
+    for option in (
+        click.option(
+            "--workers", type=click.IntRange(min=1), help="Local workers. [default: every core]"
+        ),
+        click.option(
+            "--max-task-bytes",
+            type=click.IntRange(min=1),
+            help="Largest encoded task. [default: 5000000]",
+        ),
+        click.option(
+            "--max-task-hypotheses",
+            type=click.IntRange(min=1),
+            help="Most hypotheses in one task. [default: 64]",
+        ),
+        click.option(
+            "--max-task-seconds",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Longest estimated task. [default: 60]",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+        click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("pallet")
+@click.option(
+    "-e",
+    "--endpoint",
+    default="local",
+    show_default=True,
+    envvar="FITSERVE_ENDPOINT",
+    help="Where to fit: 'local' (this machine) or 'inline' (this process).",
+)
+@click.option("--region", help="Which of several analysis regions in the pallet.")
+@click.option(
+    "--patch",
+    "patches",
+    multiple=True,
+    metavar="GLOB",
+    help="Only hypotheses whose names match; may be repeated.",
+)
+@click.option(
+    "--mu",
+    type=float,
+    multiple=True,
+    default=(1.0,),
+    show_default=True,
+    help="Signal strength to test; may be repeated.",
+)
+@click.option(
+    "--test-stat", type=click.Choice(["qtilde", "q"]), default="qtilde", show_default=True
+)
+@click.option("--measurement", help="Measurement of the workspace. [default: its first]")
+@click.option("--poi", help="Parameter of interest. [default: the measurement's]")
+@click.option(
+    "--normsys", type=click.Choice(["code1", "code4"]), default="code4", show_default=True
+)
+@click.option(
+    "--histosys",
+    type=click.Choice(["code0", "code2", "code4p"]),
+    default="code4p",
+    show_default=True,
+)
+@click.option("--engine", type=click.Choice(["auto", "pyhf"]), default="auto", show_default=True)
+@click.option(
+    "--backend",
+    type=click.Choice(["numpy", "jax"]),
+    default="numpy",
+    show_default=True,
+    help="Of the pyhf engine.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["scipy", "minuit"]),
+    default="scipy",
+    show_default=True,
+    help="Of the pyhf engine.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False),
+    help="The run directory. [default: fitserve-runs/NAME-DIGEST]",
+)
+@click.option("--plan", "plan_only", is_flag=True, help="Show the tasks, and fit nothing.")
+@click.option("--refit", is_flag=True, help="Fit also what has results already.")
+@click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
+@_bounded
+def run(pallet: str, **options: Any) -> None:
+    """Fit the signal hypotheses of PALLET.
+
+    PALLET is a directory, an archive, a URL, a DOI, or the name of a known analysis
+    ('fitserve analyses list'). Finished results of the same question are reused.
+    """
+    from fitserve import api
+
+    request = api.make_request(
+        **{
+            name: options[name]
+            for name in (
+                "mu",
+                "test_stat",
+                "measurement",
+                "poi",
+                "normsys",
+                "histosys",
+                "engine",
+                "backend",
+                "optimizer",
+            )
+        }
+    )
+    chosen = {name: options[name] for name in ("endpoint", "region", "patches", "force")}
+    if options["plan_only"]:
+        from fitserve.cli.planning import show_plan
+
+        show_plan(
+            pallet,
+            request,
+            workers=options["workers"],
+            bounds=_bounds(options),
+            as_json=options["as_json"],
+            **chosen,
+        )
+        return
+    finished = api.run(
+        pallet,
+        request=request,
+        output=options["output"],
+        refit=options["refit"],
+        workers=options["workers"],
+        bounds=_bounds(options),
+        progress=not options["quiet"],
+        **chosen,
+    )
+    _conclude(finished, options)
+
+
+@click.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(file_okay=False))
+@click.option("-e", "--endpoint", help="Another endpoint than the run was begun on.")
+@click.option("--retry-failed", is_flag=True, help="Fit failed hypotheses anew.")
+@_bounded
+def resume(run_directory: str, **options: Any) -> None:
+    """Finish RUN; hypotheses that have a result are not fitted again."""
+    from fitserve import api
+
+    finished = api.resume(
+        run_directory,
+        endpoint=options["endpoint"],
+        retry_failed=options["retry_failed"],
+        workers=options["workers"],
+        bounds=_bounds(options),
+        progress=not options["quiet"],
+    )
+    _conclude(finished, options)
+
+
+def _bounds(options: dict[str, Any]) -> Bounds:
+    from fitserve.plan import Bounds
+
+    given = {
+        "bytes": options["max_task_bytes"],
+        "hypotheses": options["max_task_hypotheses"],
+        "seconds": options["max_task_seconds"],
+    }
+    return Bounds(**{name: value for name, value in given.items() if value is not None})
+
+
+def _conclude(finished: Run, options: dict[str, Any]) -> None:
+    """Show the run, and end with the exit code that says whether all of it is there."""
+    from fitserve.cli.showing import require_complete, show_run
+    from fitserve.store import read_run
+
+    saved = read_run(finished.path)
+    show_run(saved, as_json=options["as_json"], table=not options["quiet"])
+    require_complete(saved)

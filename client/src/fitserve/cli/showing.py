@@ -1,0 +1,84 @@
+"""A run on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fitserve.console import emit_json, say, show_table, warn
+from fitserve.errors import IncompleteRunError
+from fitserve.summary import counts, excluded, failures, summary, table_rows, times
+
+if TYPE_CHECKING:
+    from fitserve.store import SavedRun
+
+__all__ = ["require_complete", "show_run"]
+
+
+def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
+    """Show a run's table, failures, times and provenance."""
+    if as_json:
+        emit_json(summary(run))
+        return
+    if table:
+        show_table(
+            ["hypothesis", *run.manifest.pallet.labels, "CLs obs", "CLs exp", "status"],
+            ([name, *row] for name, row in table_rows(run)),
+        )
+        say("")
+    for found in failures(run):
+        warn(f"{found.name} is {found.status}: {found.reason}")
+    _show_state(run)
+    _show_provenance(run)
+    results = run.path / "results.json"
+    if results.is_file():
+        say(f"results:     {results}")
+    say(f"run:         {run.path}")
+
+
+def require_complete(run: SavedRun) -> None:
+    """Raise where hypotheses have no valid result.
+
+    Raises
+    ------
+    IncompleteRunError
+        Some failed or are not finished; what there is stays as it is.
+    """
+    count = counts(run)
+    if not count["failed"] and not count["unfinished"]:
+        return
+    retry = " --retry-failed" if count["failed"] else ""
+    raise IncompleteRunError(
+        "some hypotheses have no valid result",
+        evidence=f"{count['failed']} failed, {count['unfinished']} are not finished",
+        hint=f"fitserve resume {run.path}{retry}",
+    )
+
+
+def _show_state(run: SavedRun) -> None:
+    total = len(run.manifest.hypotheses)
+    told = ", ".join(f"{count} {word}" for word, count in counts(run).items() if count)
+    out = excluded(run)
+    reused = sum(record.reused_from is not None for record in run.records.values())
+    say(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
+    say(f"excluded:    {out['observed']} observed, {out['expected']} expected at 95 % CL")
+    time = times(run)
+    if time:
+        say(
+            f"time:        {time['wall']:.1f} s; in the queue {time['queue']:.2f} s; sums: "
+            f"set-up {time['setup']:.1f} s, fits {time['fit']:.1f} s "
+            f"(one: median {time['fit_median']:.2g} s, longest {time['fit_max']:.2g} s)"
+        )
+
+
+def _show_provenance(run: SavedRun) -> None:
+    manifest = run.manifest
+    pallet = manifest.pallet
+    engines = sorted({found.engine for found in run.results.values()})
+    devices = sorted({f"{r.worker.host} ({r.worker.device})" for r in run.records.values()})
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
+    verified = "verified" if pallet.digest_verified else "NOT verified"
+    say(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
+    for note in pallet.forced:
+        warn(f"ignored by --force: {note}")
+    say(f"fitted by:   {', '.join(engines) or '-'} on {', '.join(devices) or '-'}")
+    say(f"made by:     {versions}; {manifest.created}")

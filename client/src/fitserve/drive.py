@@ -1,0 +1,194 @@
+"""Drive a plan through a backend into a run store, losing nothing on the way."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from fitserve.contract import TaskResult, decode_result, hypothesis_key
+from fitserve.errors import ContractError
+from fitserve.plan import encode_planned
+from fitserve.store import StoredResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve.backends import Backend, BackendStatus, Outcome
+    from fitserve.contract import Hypothesis
+    from fitserve.plan import PlannedTask
+    from fitserve.store import Inputs, RunStore
+
+__all__ = ["Observer", "drive"]
+
+# A task whose worker is lost is cut in half and tried again, so that a hypothesis that
+# kills its worker costs no other; one alone is given up after this many losses.
+_ATTEMPTS = 3
+_POLL_SECONDS = 0.5
+
+
+class Observer(Protocol):
+    """Is told how a run goes."""
+
+    def status(self, status: BackendStatus) -> None:
+        """Take note of what the backend is doing."""
+        ...
+
+    def finished(self, records: Sequence[StoredResult]) -> None:
+        """Take note of hypotheses whose results are on disk."""
+        ...
+
+    def trouble(self, text: str) -> None:
+        """Take note of something that went wrong and was dealt with."""
+        ...
+
+
+class _Piece(NamedTuple):
+    """Hypotheses to be submitted together, and how often such a task was lost."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    losses: int
+
+
+class _Sent(NamedTuple):
+    piece: _Piece
+    submitted: float
+    bytes: int
+
+
+def drive(
+    store: RunStore,
+    inputs: Inputs,
+    tasks: Sequence[PlannedTask],
+    backend: Backend,
+    *,
+    staged: bool,
+    observer: Observer,
+) -> None:
+    """Do all tasks; each result is on disk before the next is looked at.
+
+    Hypotheses whose tasks are lost again and again are left without a result, with an
+    event that says why. Ends early only by an exception (also KeyboardInterrupt), with
+    everything kept that had arrived.
+
+    Raises
+    ------
+    BackendError
+        The backend takes no more tasks, or its workers refuse them.
+    StoreError
+        Results cannot be written.
+    """
+    _Drive(store, inputs, backend, observer, staged=staged).run(tasks)
+
+
+class _Drive:
+    def __init__(
+        self,
+        store: RunStore,
+        inputs: Inputs,
+        backend: Backend,
+        observer: Observer,
+        *,
+        staged: bool,
+    ) -> None:
+        self._store = store
+        self._pallet = store.manifest.pallet
+        self._request = store.manifest.request
+        self._workspace = None if staged else inputs.workspace
+        self._backend = backend
+        self._observer = observer
+        self._waiting: deque[_Piece] = deque()
+        self._sent: dict[str, _Sent] = {}
+        self._tickets = 0
+
+    def run(self, tasks: Sequence[PlannedTask]) -> None:
+        self._waiting.extend(_Piece(task.hypotheses, 0) for task in tasks)
+        while self._waiting or self._sent:
+            while self._waiting and len(self._sent) < self._backend.limits.outstanding:
+                self._submit(self._waiting.popleft())
+            for outcome in self._backend.outcomes(_POLL_SECONDS):
+                self._take(outcome)
+            self._observer.status(self._backend.status())
+
+    def _submit(self, piece: _Piece) -> None:
+        encoded = encode_planned(
+            piece.hypotheses, self._pallet.workspace_digest, self._workspace, self._request
+        )
+        self._tickets += 1
+        ticket = f"task-{self._tickets}"
+        submitted = time.time()
+        self._backend.submit(ticket, encoded)
+        self._sent[ticket] = _Sent(piece, submitted, len(encoded))
+        self._store.note(
+            "submitted",
+            task=ticket,
+            bytes=len(encoded),
+            hypotheses=[one.name for one in piece.hypotheses],
+        )
+
+    def _take(self, outcome: Outcome) -> None:
+        sent = self._sent.pop(outcome.ticket, None)
+        if sent is None:
+            return
+        if outcome.result is None:
+            self._lost(outcome.ticket, sent.piece, outcome.error or "no reason is known")
+            return
+        result = decode_result(outcome.result)
+        records = self._records(outcome.ticket, sent, result)
+        self._store.append(records)
+        self._store.note("finished", task=outcome.ticket, bytes=len(outcome.result))
+        self._observer.finished(records)
+        answered = {record.result.name for record in records}
+        rest = tuple(one for one in sent.piece.hypotheses if one.name not in answered)
+        if rest:
+            self._lost(
+                outcome.ticket, _Piece(rest, sent.piece.losses), "the worker left it unanswered"
+            )
+
+    def _records(self, ticket: str, sent: _Sent, result: TaskResult) -> list[StoredResult]:
+        keys = {
+            one.name: hypothesis_key(
+                self._pallet.workspace_digest, one, self._store.manifest.request_digest
+            )
+            for one in sent.piece.hypotheses
+        }
+        for found in result.results:
+            if keys.get(found.name) != found.key:
+                raise ContractError(
+                    "a worker answered another question than it was asked",
+                    evidence=f"task {ticket}, hypothesis '{found.name}'",
+                    hint="fitserve resume, and look at the worker's version",
+                )
+        arrived = time.time()
+        return [
+            StoredResult(
+                result=found,
+                worker=result.worker,
+                task=ticket,
+                submitted=sent.submitted,
+                started=result.timing.started,
+                arrived=arrived,
+                task_seconds=result.timing.total,
+                task_size=len(result.results),
+            )
+            for found in result.results
+        ]
+
+    def _lost(self, ticket: str, piece: _Piece, reason: str) -> None:
+        losses = piece.losses + 1
+        names = [one.name for one in piece.hypotheses]
+        given_up = len(names) == 1 and losses >= _ATTEMPTS
+        self._store.note(
+            "given up" if given_up else "lost", task=ticket, hypotheses=names, reason=reason
+        )
+        self._observer.trouble(
+            f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: "  # noqa: PLR2004
+            f"{reason} ({'given up' if given_up else 'trying again'})"
+        )
+        if given_up:
+            return
+        middle = (len(names) + 1) // 2
+        for half in (piece.hypotheses[:middle], piece.hypotheses[middle:]):
+            if half:
+                # A part of a lost task is a new suspect: only one alone is counted against.
+                self._waiting.append(_Piece(half, losses if len(names) == 1 else 0))

@@ -1,0 +1,122 @@
+"""Do what a run directory asks for and is not done yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fitserve.contract import compress
+from fitserve.drive import drive
+from fitserve.errors import BackendError, InterruptedRunError, StoreError
+from fitserve.plan import make_plan
+from fitserve.reuse import reusable
+from fitserve.store import RunStore, read_run, register
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitserve.backends import Backend
+    from fitserve.drive import Observer
+    from fitserve.plan import Bounds
+    from fitserve.store import Inputs, Manifest, SavedRun
+
+__all__ = ["complete", "open_store"]
+
+
+def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -> RunStore:
+    """Make the run directory, or open it where it asks the same already.
+
+    With ``refit`` results that are there are set aside in the directory, and results of
+    other runs are not looked for.
+
+    Raises
+    ------
+    StoreError
+        The directory is in use, cannot be written, or asks something else.
+    """
+    if not (path / "manifest.json").exists():
+        store = RunStore.create(path, manifest, inputs)
+        register(path)
+    else:
+        _require_same(read_run(path), manifest)
+        store = RunStore.open(path)
+    try:
+        if refit:
+            store.set_aside()
+        else:
+            _reuse(store, inputs)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def complete(
+    store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
+) -> SavedRun:
+    """Fit what has no result yet, and write results.json.
+
+    Raises
+    ------
+    InterruptedRunError
+        The user stopped it; what had arrived is kept.
+    BackendError, StoreError
+        It cannot go on; what had arrived is kept.
+    """
+    unfinished = set(store.read().unfinished)
+    left = [one for one in inputs.hypotheses if one.name in unfinished]
+    again = f"fitserve resume {store.path}"
+    try:
+        if left:
+            manifest = store.manifest
+            packed = compress(msgspec.json.encode(inputs.workspace))
+            staged = backend.stage(manifest.pallet.workspace_digest, packed)
+            plan = make_plan(
+                inputs.workspace,
+                left,
+                manifest.request,
+                limits=backend.limits,
+                staged=staged,
+                bounds=bounds,
+            )
+            drive(store, inputs, plan.tasks, backend, staged=staged, observer=observer)
+    except KeyboardInterrupt as error:
+        store.note("interrupted")
+        done = len(store.read().records)
+        raise InterruptedRunError(
+            "interrupted; nothing that was finished is lost",
+            evidence=f"{done} of {len(store.manifest.hypotheses)} hypotheses are done",
+            hint=again,
+        ) from error
+    except BackendError as error:
+        logs = backend.logs()
+        if logs is not None:
+            store.note("backend failed", cause=str(error), logs=str(logs))
+        error.hint = f"{error.hint}; then {again}" if error.hint else again
+        raise
+    store.write_results()
+    return store.read()
+
+
+def _require_same(run: SavedRun, manifest: Manifest) -> None:
+    ours, theirs = manifest, run.manifest
+    for what, asked, there in (
+        ("workspace", ours.pallet.workspace_digest, theirs.pallet.workspace_digest),
+        ("request", ours.request_digest, theirs.request_digest),
+        ("selection of hypotheses", ours.hypotheses, theirs.hypotheses),
+    ):
+        if asked != there:
+            raise StoreError(
+                f"the run directory {run.path} is of another {what}",
+                evidence=f"it was made on {theirs.created} from {theirs.pallet.source}",
+                hint="choose another --output",
+            )
+
+
+def _reuse(store: RunStore, inputs: Inputs) -> None:
+    unfinished = set(store.read().unfinished)
+    found = reusable(store.manifest, [one for one in inputs.hypotheses if one.name in unfinished])
+    if found:
+        store.append(found)
+        store.note("reused", hypotheses=[record.result.name for record in found])

@@ -1,0 +1,69 @@
+"""From a pallet and a request to what a run directory begins with."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitserve.contract import digest, request_digest
+from fitserve.request import check_request, select_hypotheses
+from fitserve.store import Inputs, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fitserve.contract import HypotestRequest
+    from fitserve.pallet import Pallet
+
+__all__ = ["default_directory", "prepare"]
+
+_RECORDED = ("fitserve", "fitserve-worker", "pyhf", "numpy", "scipy", "parsl")
+
+
+def prepare(
+    pallet: Pallet, request: HypotestRequest, patterns: Iterable[str], endpoint: str
+) -> tuple[Manifest, Inputs]:
+    """Choose the hypotheses, check the request, and say what the run is.
+
+    Raises
+    ------
+    RequestError
+        The request does not fit the pallet.
+    """
+    hypotheses = select_hypotheses(pallet.hypotheses, patterns)
+    check_request(pallet.workspace, hypotheses, request)
+    manifest = Manifest(
+        pallet=pallet.record(),
+        request=request,
+        request_digest=request_digest(request),
+        endpoint=endpoint,
+        hypotheses=[one.name for one in hypotheses],
+        values={one.name: one.values for one in hypotheses},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        python=platform.python_version(),
+        versions=_versions(),
+    )
+    return manifest, Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
+
+
+def default_directory(manifest: Manifest) -> Path:
+    """Return the directory of a run that has none named: the same question, the same place."""
+    question = digest(
+        [manifest.pallet.workspace_digest, manifest.request_digest, manifest.hypotheses]
+    )
+    return Path("fitserve-runs") / f"{manifest.pallet.name}-{question[:8]}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

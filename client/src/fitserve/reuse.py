@@ -1,0 +1,65 @@
+"""Results of earlier runs that answer the same question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fitserve._version import __version__
+from fitserve.contract import hypothesis_key
+from fitserve.errors import StoreError
+from fitserve.store import known_runs, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve.contract import Hypothesis
+    from fitserve.store import Manifest, SavedRun, StoredResult
+
+__all__ = ["reusable"]
+
+
+def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[StoredResult]:
+    """Return results of this user's other runs for these hypotheses.
+
+    A result is reused when the workspace, the patch and the request are the same and it was
+    made by the same version of fitserve, whatever the hypothesis was called.
+    """
+    wanted = {
+        hypothesis_key(manifest.pallet.workspace_digest, one, manifest.request_digest): one
+        for one in hypotheses
+    }
+    found: dict[str, StoredResult] = {}
+    for path in known_runs():
+        if len(found) == len(wanted):
+            break
+        try:
+            run = read_run(path)
+        except StoreError:
+            # Another run's trouble is shown by `fitserve show` of that run, not here.
+            continue
+        if not _comparable(run, manifest):
+            continue
+        for record in run.records.values():
+            one = wanted.get(record.result.key)
+            if one is not None and one.name not in found:
+                found[one.name] = _renamed(record, one, run)
+    return list(found.values())
+
+
+def _comparable(run: SavedRun, manifest: Manifest) -> bool:
+    return (
+        run.manifest.request_digest == manifest.request_digest
+        and run.manifest.pallet.workspace_digest == manifest.pallet.workspace_digest
+        and run.manifest.versions.get("fitserve") == __version__
+    )
+
+
+def _renamed(record: StoredResult, hypothesis: Hypothesis, run: SavedRun) -> StoredResult:
+    result = msgspec.structs.replace(
+        record.result, name=hypothesis.name, mass_hypotheses=hypothesis.values
+    )
+    return msgspec.structs.replace(
+        record, result=result, reused_from=record.reused_from or str(run.path)
+    )
