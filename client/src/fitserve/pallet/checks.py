@@ -1,0 +1,288 @@
+"""Check what pyhf's schema cannot say: that a workspace makes a likelihood.
+
+Each rule is of one of three weights (see `fitserve.pallet.findings`). An error is what pyhf
+itself refuses when it builds the model, what makes the likelihood undefined, or what pyhf
+would resolve by silently dropping data. Negative nominal yields of a single sample come with
+negative event weights and are in published likelihoods: they are noted. A negative sum over
+samples is an error, as the Poisson rate of that bin is negative.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fitserve.pallet.schema import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fitserve.pallet.findings import Findings
+
+__all__ = ["Base", "Channel", "Names", "check_sample", "check_sums", "check_workspace"]
+
+# Modifiers of one group may share a name: they then share the parameter.
+_GROUPS = {"normsys": "normsys or histosys", "histosys": "normsys or histosys"}
+
+
+@dataclass
+class Names:
+    """Which modifier types use a parameter's name; a patch's own names lie over the base's."""
+
+    groups: dict[str, str] = field(default_factory=dict)
+    base: Names | None = None
+
+    def group(self, name: str) -> str | None:
+        """Return the group of modifier types that uses ``name`` so far."""
+        found = self.groups.get(name)
+        return self.base.group(name) if found is None and self.base else found
+
+    def normfactors(self) -> set[str]:
+        """Return the names of the free normalisation factors: the possible POIs."""
+        own = {name for name, group in self.groups.items() if group == "normfactor"}
+        return own | self.base.normfactors() if self.base else own
+
+
+@dataclass
+class Channel:
+    """A channel of the background-only workspace, as far as signal samples have to fit it."""
+
+    name: str
+    samples: list[str]
+    total: list[float]
+
+
+@dataclass
+class Base:
+    """What the checks of patches need to know of the background-only workspace."""
+
+    channels: list[Channel]
+    names: Names
+
+
+def check_workspace(workspace: dict[str, Any], findings: Findings) -> Base:
+    """Check a workspace that is valid by the schema.
+
+    Parameters
+    ----------
+    workspace
+        Background-only or with a signal.
+    findings
+        Takes what is found.
+
+    Returns
+    -------
+    Base
+        What the checks of patches need.
+    """
+    observations = _check_observations(workspace["observations"], findings)
+    names = Names()
+    channels: list[Channel] = []
+    for content in workspace["channels"]:
+        name = content["name"]
+        if any(name == other.name for other in channels):
+            findings.error("two channels have the same name", repr(name))
+        observed = observations.pop(name, None)
+        bins = len(content["samples"][0]["data"])
+        if observed is None:
+            findings.error("a channel has no observed data", f"channel {name!r}")
+        elif len(observed) != bins:
+            findings.error(
+                "observed data and samples have different numbers of bins",
+                f"channel {name!r} has {len(observed)} observations and {bins} bins",
+            )
+        channel = Channel(name, [], [0.0] * bins)
+        channels.append(channel)
+        for sample in content["samples"]:
+            check_sample(sample, channel, names, findings)
+        check_sums(channel, findings)
+        if observed is not None and len(observed) == bins:
+            _check_empty_bins(channel, observed, findings)
+    for name in observations:
+        findings.note("observed data of no channel are not used", repr(name))
+    _check_measurements(workspace["measurements"], names, findings)
+    return Base(channels, names)
+
+
+def check_sample(
+    sample: dict[str, Any], channel: Channel, names: Names, findings: Findings, where: str = ""
+) -> None:
+    """Check one sample and add it to ``channel`` and ``names``.
+
+    Parameters
+    ----------
+    sample
+        Valid by the schema.
+    channel
+        The channel that it is in; its samples and sums are updated.
+    names
+        The names of parameters so far; updated.
+    findings
+        Takes what is found.
+    where
+        The patch that adds the sample, for the findings.
+    """
+    where = f"{where}channel {channel.name!r}, sample {shorten(sample['name'], 60)!r}"
+    if sample["name"] in channel.samples:
+        findings.error("two samples of a channel have the same name", where)
+    channel.samples.append(sample["name"])
+    data, bins = sample["data"], len(channel.total)
+    if _too_large(data):
+        findings.error("a yield is too large for a number", where)
+        return
+    if len(data) != bins:
+        findings.error(
+            "samples of a channel have different numbers of bins",
+            f"{where} has {len(data)} bins, the first sample {bins}",
+        )
+        return
+    if min(data) < 0:
+        findings.note("negative nominal yields", f"{where} has {min(data):g}")
+    for index, value in enumerate(data):
+        channel.total[index] += value
+    seen: set[tuple[str, str]] = set()
+    for modifier in sample["modifiers"]:
+        key = (modifier["type"], modifier["name"])
+        if key in seen:
+            findings.doubt(
+                "a sample has the same modifier twice, of which pyhf uses the last",
+                _place(modifier, where),
+            )
+        seen.add(key)
+        _check_modifier(modifier, bins, findings, where)
+        _check_name(modifier, names, findings, where)
+
+
+def check_sums(channel: Channel, findings: Findings, where: str = "") -> None:
+    """Check the expected yields of a channel's bins, summed over its samples so far."""
+    for index, value in enumerate(channel.total):
+        if value < 0:
+            findings.error(
+                "negative expected yield of a bin, summed over samples",
+                f"{where}channel {channel.name!r}, bin {index}: {value:g}",
+            )
+
+
+def _check_observations(content: list[dict[str, Any]], findings: Findings) -> dict[str, list[Any]]:
+    observations: dict[str, list[Any]] = {}
+    for observation in content:
+        name, data = observation["name"], observation["data"]
+        if name in observations:
+            findings.error("a channel has observed data twice", f"channel {name!r}")
+        if _too_large(data) or min(data) < 0:
+            findings.error(
+                "negative or unbounded observed data",
+                f"channel {name!r}: {shorten(str(min(data)), 40)}",
+            )
+        observations[name] = data
+    return observations
+
+
+def _check_empty_bins(channel: Channel, observed: list[Any], findings: Findings) -> None:
+    for index, (expected, seen) in enumerate(zip(channel.total, observed, strict=True)):
+        if expected == 0 and seen > 0:
+            findings.doubt(
+                "events are observed where no background is expected, which the "
+                "background-only hypothesis says is impossible",
+                f"channel {channel.name!r}, bin {index}: {seen:g} observed",
+            )
+
+
+def _check_name(modifier: dict[str, Any], names: Names, findings: Findings, where: str) -> None:
+    type_, name = modifier["type"], modifier["name"]
+    group = _GROUPS.get(type_, type_)
+    before = names.group(name)
+    if before is None:
+        names.groups[name] = group
+    elif before != group:
+        findings.error(
+            "modifiers of types that cannot share a parameter have the same name",
+            f"{where}: {name!r} is {before} and {type_}",
+        )
+    elif type_ == "shapesys":
+        findings.error("a shapesys modifier cannot be shared", f"{where}: {name!r}")
+
+
+def _check_modifier(modifier: dict[str, Any], bins: int, findings: Findings, where: str) -> None:
+    type_, data = modifier["type"], modifier["data"]
+    if type_ == "normsys":
+        arrays = [[data["lo"], data["hi"]]]
+        # All interpolations take the logarithm of both factors.
+        if min(arrays[0]) <= 0:
+            place = f"{_place(modifier, where)}: {min(arrays[0]):g}"
+            findings.error("a normsys factor is not positive", place)
+    elif type_ == "histosys":
+        arrays = [data["lo_data"], data["hi_data"]]
+    elif type_ in ("staterror", "shapesys"):
+        arrays = [data]
+        # A relative uncertainty times a negative yield; pyhf squares it.
+        if min(data) < 0:
+            place = f"{_place(modifier, where)}: {min(data):g}"
+            findings.note("negative statistical uncertainties", place)
+    else:
+        return
+    for array in arrays:
+        if type_ != "normsys" and len(array) != bins:
+            place = f"{_place(modifier, where)} has {len(array)} instead of {bins}"
+            findings.error("a modifier has another number of bins than its sample", place)
+        if _too_large(array):
+            place = _place(modifier, where)
+            findings.error("a modifier's value is too large for a number", place)
+
+
+def _place(modifier: dict[str, Any], where: str) -> str:
+    return f"{where}, {modifier['type']} {shorten(modifier['name'], 60)!r}"
+
+
+def _check_measurements(
+    measurements: list[dict[str, Any]], names: Names, findings: Findings
+) -> None:
+    seen: set[str] = set()
+    lumi = any(group == "lumi" for group in names.groups.values())
+    for measurement in measurements:
+        name = shorten(measurement["name"], 60)
+        if name in seen:
+            findings.error("two measurements have the same name", repr(name))
+        seen.add(name)
+        parameters: dict[str, dict[str, Any]] = {}
+        for parameter in measurement["config"]["parameters"]:
+            where = f"measurement {name!r}, parameter {shorten(parameter['name'], 60)!r}"
+            if parameter["name"] in parameters:
+                findings.error("a measurement configures a parameter twice", where)
+            parameters[parameter["name"]] = parameter
+            for problem in _problems_of_parameter(parameter):
+                findings.error(problem, where)
+        if (
+            lumi
+            and not {"auxdata", "sigmas", "inits", "bounds"} <= parameters.get("lumi", {}).keys()
+        ):
+            findings.error(
+                "the luminosity has no auxdata, sigmas, inits or bounds",
+                f"measurement {name!r}, parameter 'lumi'",
+            )
+
+
+def _problems_of_parameter(parameter: dict[str, Any]) -> Iterator[str]:
+    inits, bounds = parameter.get("inits"), parameter.get("bounds")
+    for key in ("inits", "auxdata", "factors", "sigmas"):
+        if _too_large(parameter.get(key, [0.0])):
+            yield f"{key} are too large for a number"
+            return
+    if min(parameter.get("sigmas", [1.0])) <= 0:
+        yield "sigmas are not positive"
+    if bounds is None:
+        return
+    if any(len(pair) != 2 or pair[0] > pair[1] or _too_large(pair) for pair in bounds):  # noqa: PLR2004
+        yield "bounds are not pairs of a lower and an upper bound"
+    elif inits is not None and len(inits) != len(bounds):
+        yield "inits and bounds are of different lengths"
+    elif inits is not None and any(
+        not low <= init <= high for init, (low, high) in zip(inits, bounds, strict=True)
+    ):
+        yield "inits lie outside the bounds"
+
+
+def _too_large(values: Sequence[float]) -> bool:
+    """Tell whether a number does not fit a double (JSON has integers of any size)."""
+    return max(values) > sys.float_info.max or min(values) < -sys.float_info.max

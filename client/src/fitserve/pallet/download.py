@@ -1,0 +1,299 @@
+"""Download archives into a cache that never holds half of one.
+
+The rules are those of `pyhf.contrib.utils.download`: HEPData's and DOI's hosts only unless
+the user insists, and an ``Accept`` header that makes HEPData send the archive and not its
+landing page. Other than there, data go to disk as they come, a broken connection is resumed,
+and nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fitserve.errors import InputError, StoreError
+from fitserve.pallet.archive import is_archive, read_archive
+
+if TYPE_CHECKING:
+    import requests
+
+__all__ = [
+    "APPROVED_HOSTS",
+    "CachedArchive",
+    "cached_archive",
+    "default_cache",
+    "download",
+    "forget",
+]
+
+APPROVED_HOSTS = frozenset({"www.hepdata.net", "doi.org"})
+"""Hosts of published pallets; the same as in `pyhf.contrib.utils.download`."""
+
+MAX_BYTES = 1024**3
+"""No archive may be larger than this."""
+
+_ACCEPT = "application/x-tar, application/zip"
+_PAUSES = (0.0, 0.5, 1.0, 2.0)
+_TIMEOUT = (15.0, 60.0)
+_CHUNK = 1024**2
+_RECORD = "record.json"
+_PART = ".part-"
+# A download that has not written for so long is not running any more.
+_STALE = 3600.0
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class CachedArchive(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache knows of an archive; ``fetched`` is ISO 8601 in UTC."""
+
+    url: str
+    sha256: str
+    size: int
+    fetched: str
+
+
+def default_cache() -> Path:
+    """Return the cache directory: ``$FITSERVE_CACHE`` or the platform's place for caches."""
+    import platformdirs
+
+    chosen = os.environ.get("FITSERVE_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("fitserve"))
+
+
+def cached_archive(url: str, cache: Path) -> Path | None:
+    """Return the cached archive of a URL after verifying its content, or None.
+
+    Raises
+    ------
+    InputError
+        The file in the cache is not what was downloaded.
+    StoreError
+        The cache cannot be read.
+    """
+    folder = _folder(url, cache)
+    try:
+        record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=CachedArchive)
+        archive = folder / record.sha256
+        sound = _sha256(archive) == record.sha256
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        sound = False
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    if not sound:
+        raise InputError(
+            "the copy of an archive in the cache is damaged",
+            evidence=f"in {folder}, the archive does not have the SHA-256 of the download",
+            hint="download it again: fitserve analyses fetch NAME --refresh, "
+            "or delete that directory",
+        )
+    return archive
+
+
+def forget(url: str, cache: Path) -> None:
+    """Remove a URL's archive from the cache."""
+    _clean(_folder(url, cache), keep=None)
+
+
+def check_address(url: str, *, force: bool) -> None:
+    """Refuse addresses that archives are not downloaded from.
+
+    Raises
+    ------
+    InputError
+        The host is not approved and the user does not insist, or it is no ``https``.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not force and (parts.scheme != "https" or host not in APPROVED_HOSTS):
+        raise InputError(
+            "archives are downloaded from approved hosts only",
+            evidence=f"{parts.scheme}://{host}; approved: https at "
+            f"{', '.join(sorted(APPROVED_HOSTS))}",
+            hint="if you trust the host, go on with --force",
+        )
+    if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
+        raise InputError(
+            "archives are downloaded through https only", evidence=f"{parts.scheme}://{host}"
+        )
+
+
+def download(url: str, cache: Path, *, force: bool = False) -> Path:
+    """Download an archive into the cache, in place of a copy that is there.
+
+    Parameters
+    ----------
+    url
+        ``https`` at one of `APPROVED_HOSTS`. With ``force``, any host, and ``http`` on this
+        machine.
+    cache
+        Directory; made if it does not exist.
+    force
+        Do not insist on approved hosts.
+
+    Returns
+    -------
+    pathlib.Path
+        The archive. Until it is complete and verified to be an archive, nothing is seen of
+        it in the cache.
+
+    Raises
+    ------
+    InputError
+        The address is not allowed, the server does not send an archive, or the connection
+        breaks and cannot be resumed.
+    StoreError
+        The cache cannot be written.
+    """
+    check_address(url, force=force)
+    folder = _folder(url, cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_PART, delete=False) as part:
+            path = Path(part.name)
+            try:
+                _receive(url, part, force=force)
+                part.flush()
+                os.fsync(part.fileno())
+                _check_archive(url, path)
+                sha256 = _sha256(path)
+                record = CachedArchive(
+                    url=url,
+                    sha256=sha256,
+                    size=path.stat().st_size,
+                    fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+                )
+                # The record names the archive by its content: whenever this is interrupted,
+                # the cache has the old entry, the new one or none.
+                path.replace(folder / sha256)
+                _write_record(folder, record)
+                _clean(folder, keep=sha256)
+            finally:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    return folder / sha256
+
+
+def _receive(url: str, part: IO[bytes], *, force: bool) -> None:
+    """Write the body to ``part``; resume where the connection breaks."""
+    import requests
+
+    problem: Exception | None = None
+    version = None
+    with requests.Session() as session:
+        for pause in _PAUSES:
+            time.sleep(pause)
+            try:
+                with _request(session, url, part.tell(), version) as response:
+                    _check_response(response, url, force=force)
+                    if response.status_code != requests.codes.partial_content:
+                        part.seek(0)
+                        part.truncate()
+                    version = response.headers.get("ETag") or response.headers.get("Last-Modified")
+                    for chunk in response.iter_content(_CHUNK):
+                        part.write(chunk)
+                        if part.tell() > MAX_BYTES:
+                            raise InputError(
+                                f"{url} sends more than any pallet has",
+                                evidence=f"more than {MAX_BYTES} bytes",
+                            )
+            except requests.RequestException as error:
+                problem = error
+            else:
+                return
+    raise InputError(
+        f"{url} could not be downloaded",
+        evidence=f"{part.tell()} bytes arrived in {len(_PAUSES)} tries, then: {problem}",
+        hint="try again later, or download it with a browser and give the file",
+    ) from problem
+
+
+def _request(
+    session: requests.Session, url: str, start: int, version: str | None
+) -> requests.Response:
+    headers = {
+        "Accept": _ACCEPT,
+        # Lengths and ranges shall count the bytes of the archive itself.
+        "Accept-Encoding": "identity",
+    }
+    # A weak validator says nothing about bytes: such an archive is sent from its start again.
+    if start and version and not version.startswith("W/"):
+        headers |= {"Range": f"bytes={start}-", "If-Range": version}
+    return session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+
+
+def _check_response(response: requests.Response, url: str, *, force: bool) -> None:
+    import requests
+
+    # An approved host may send on to where it stores its files.
+    check_address(response.url, force=force or bool(response.history))
+    if response.status_code >= requests.codes.internal_server_error:
+        response.raise_for_status()
+    if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
+        raise InputError(
+            f"{url} is not there to be downloaded",
+            evidence=f"the server answers {response.status_code} {response.reason}",
+            hint="check the address; a DOI of HEPData names a resource, like "
+            "10.17182/hepdata.90607.v3/r3",
+        )
+
+
+def _check_archive(url: str, path: Path) -> None:
+    """Read the archive once, so that nothing that is cut short gets into the cache."""
+    if not is_archive(path):
+        with path.open("rb") as stream:
+            start = stream.read(200).lstrip()
+        page = start[:9].lower().startswith((b"<!doctype", b"<html"))
+        raise InputError(
+            f"{url} does not send an archive",
+            evidence="it sends a web page" if page else f"it sends {start[:40]!r}",
+            hint="give the address of the archive itself, or download it with a browser "
+            "and give the file",
+        )
+    read_archive(path, url)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _folder(url: str, cache: Path) -> Path:
+    return cache / "archives" / hashlib.sha256(url.encode()).hexdigest()[:32]
+
+
+def _write_record(folder: Path, record: CachedArchive) -> None:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=_PART, delete=False) as part:
+        part.write(msgspec.json.format(msgspec.json.encode(record)))
+        part.flush()
+        os.fsync(part.fileno())
+    Path(part.name).replace(folder / _RECORD)
+
+
+def _clean(folder: Path, keep: str | None) -> None:
+    """Remove archives but one, and what downloads that were killed have left."""
+    for path in folder.glob("*"):
+        if path.name.startswith(_PART):
+            unwanted = time.time() - path.stat().st_mtime > _STALE
+        else:
+            unwanted = keep is None or path.name not in (keep, _RECORD)
+        if unwanted:
+            path.unlink(missing_ok=True)
+
+
+def _unusable(folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        "the cache of downloads cannot be used",
+        evidence=f"{folder}: {error.strerror or error}",
+        hint="make room or choose another place with the environment variable FITSERVE_CACHE",
+    )

@@ -1,0 +1,162 @@
+"""Load a pallet: find its files, verify, validate, check."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fitserve.analyses import recognise
+from fitserve.contract import digest
+from fitserve.pallet.checks import check_workspace
+from fitserve.pallet.download import default_cache
+from fitserve.pallet.findings import Findings, told
+from fitserve.pallet.jsonfiles import decode_json
+from fitserve.pallet.model import Pallet
+from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
+from fitserve.pallet.regions import find_regions, select_region
+from fitserve.pallet.schema import validate
+from fitserve.pallet.source import open_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitserve.analyses import Analysis
+    from fitserve.contract import Hypothesis
+    from fitserve.pallet.regions import Region
+    from fitserve.pallet.source import Source
+
+__all__ = ["load_pallet"]
+
+
+def load_pallet(
+    source: str | Path,
+    *,
+    region: str | None = None,
+    force: bool = False,
+    cache_dir: Path | None = None,
+) -> Pallet:
+    """Load a pallet and verify that it can be fitted.
+
+    Parameters
+    ----------
+    source
+        A directory, a ``.zip`` or ``.tar`` file (packed by gzip, bzip2 or xz, or not), an
+        ``https`` URL, a DOI, or the name of an analysis of the catalogue: ``example`` comes
+        with fitserve, the others once they are fetched. A path that exists goes first.
+    region
+        Folder or prefix, where a pallet has several regions.
+    force
+        Go on if the digests or other checks that are safe to ignore fail; they are recorded
+        in ``forced``.
+    cache_dir
+        Where downloads are; by default that of the platform, or ``$FITSERVE_CACHE``.
+
+    Raises
+    ------
+    InputError
+        The pallet is not usable.
+    RequestError
+        The region is not one of the pallet, or is not given and there are several.
+    StoreError
+        The cache cannot be used.
+
+    Examples
+    --------
+    >>> from fitserve.pallet import load_pallet
+    >>> pallet = load_pallet("example")
+    >>> len(pallet.hypotheses), pallet.labels, pallet.digest_verified
+    (62, ('mX', 'mchi'), True)
+    """
+    opened = open_source(source, cache=cache_dir or default_cache(), force=force)
+    if region is None and opened.analysis is not None:
+        region = opened.analysis.archive.region
+    regions = find_regions(opened.contents)
+    chosen = select_region(regions, region)
+    files = opened.contents.files
+
+    workspace = decode_json(files[chosen.workspace], chosen.workspace)
+    validate(workspace, "workspace", chosen.workspace)
+    findings = Findings()
+    base = check_workspace(workspace, findings)
+    hypotheses, metadata = _hypotheses(chosen, files, findings)
+    normfactors = check_hypotheses(hypotheses, workspace, base, findings)
+    verified = _verify(workspace, metadata["digests"], findings)
+    analysis = _identify(workspace, opened, len(hypotheses), findings)
+    forced = findings.conclude(opened.name, force=force)
+
+    axes = analysis.axes if analysis and len(analysis.axes) == len(metadata["labels"]) else []
+    return Pallet(
+        source=opened.label,
+        name=analysis.name if analysis else opened.name,
+        region=chosen.name if region is not None or len(regions) > 1 else None,
+        workspace=workspace,
+        hypotheses=hypotheses,
+        workspace_digest=digest(workspace),
+        patchset_digests=metadata["digests"],
+        digest_verified=verified,
+        labels=tuple(metadata["labels"]),
+        description=metadata["description"],
+        references=metadata["references"],
+        analysis=analysis.name if analysis else None,
+        title=analysis.title if analysis else None,
+        axes=tuple(axes),
+        normfactors=normfactors,
+        forced=(*opened.forced, *forced),
+        notes=tuple(told(findings.notes)),
+    )
+
+
+def _hypotheses(
+    region: Region, files: dict[str, bytes], findings: Findings
+) -> tuple[tuple[Hypothesis, ...], dict[str, Any]]:
+    """Return the hypotheses and the metadata of the patchset, or what stands in for them."""
+    if region.patchset is not None:
+        content = decode_json(files[region.patchset], region.patchset)
+        return from_patchset(content, region.patchset, findings), content["metadata"]
+    contents = {path: decode_json(files[path], path) for path in region.patches}
+    hypotheses, labels = from_loose_patches(contents, findings)
+    findings.note("single patches have no digest to verify", f"{len(contents)} files")
+    return hypotheses, {
+        "labels": labels,
+        "digests": {},
+        "references": {},
+        "description": f"{len(contents)} patches, each in a file of its own",
+    }
+
+
+def _verify(workspace: dict[str, Any], digests: dict[str, str], findings: Findings) -> bool:
+    """Compare the digests in the patchset with those of the workspace."""
+    from pyhf.utils import digest as pyhf_digest
+
+    verified = bool(digests)
+    for algorithm, stated in digests.items():
+        found = pyhf_digest(workspace, algorithm=algorithm)
+        if found != stated.lower():
+            verified = False
+            findings.doubt(
+                "the patchset was made for another background-only workspace",
+                f"{algorithm} of the workspace is {found}, the patchset states {stated}",
+            )
+    return verified
+
+
+def _identify(
+    workspace: dict[str, Any], opened: Source, number: int, findings: Findings
+) -> Analysis | None:
+    """Return the analysis that the workspace belongs to, and compare it with the catalogue."""
+    from pyhf.utils import digest as pyhf_digest
+
+    found = pyhf_digest(workspace)
+    named = opened.analysis
+    if named is None:
+        return recognise(found)
+    if named.archive.digest not in (None, found):
+        findings.doubt(
+            f"this is not the workspace that the catalogue knows as {named.name}",
+            f"SHA-256 is {found}, the catalogue has {named.archive.digest}",
+        )
+    if named.archive.hypotheses != number:
+        findings.doubt(
+            f"this is not the patchset that the catalogue knows as {named.name}",
+            f"{number} hypotheses, the catalogue has {named.archive.hypotheses}",
+        )
+    return named

@@ -1,0 +1,146 @@
+"""A pallet: everything that a physicist hands over to be fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fitserve.errors import RequestError
+from fitserve.pallet.schema import shorten
+from fitserve.store.records import PalletRecord
+
+if TYPE_CHECKING:
+    from fitserve.contract import Hypothesis
+
+__all__ = ["Pallet"]
+
+_LISTED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pallet:
+    """A background-only workspace and signal hypotheses for it, verified.
+
+    Attributes
+    ----------
+    source
+        What it was loaded from: an absolute path, a URL, or a name of the catalogue.
+    name
+        Short name, fit for a directory.
+    region
+        The region of a pallet that has several, else None.
+    workspace
+        The background-only workspace, decoded.
+    hypotheses
+        In the order of the patchset.
+    workspace_digest
+        `fitserve.contract.digest` of the workspace.
+    patchset_digests
+        pyhf's digests of the workspace, by algorithm, as the patchset states them.
+    digest_verified
+        These digests are those of the workspace.
+    labels
+        Names of the mass values.
+    description, references
+        As the patchset states them.
+    analysis
+        Name in the catalogue, if the workspace is known there.
+    title, axes
+        Of that analysis; ``axes`` are LaTeX, in the order of ``labels``.
+    normfactors
+        Normalisation factors that every hypothesis has: the possible parameters of interest.
+    forced
+        Checks that failed and that the user chose to ignore.
+    notes
+        What else was noticed and is no reason not to fit.
+    """
+
+    source: str
+    name: str
+    region: str | None
+    workspace: dict[str, Any]
+    hypotheses: tuple[Hypothesis, ...]
+    workspace_digest: str
+    patchset_digests: dict[str, str]
+    digest_verified: bool
+    labels: tuple[str, ...]
+    description: str
+    references: dict[str, str]
+    analysis: str | None
+    title: str | None
+    axes: tuple[str, ...]
+    normfactors: frozenset[str]
+    forced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def measurements(self) -> dict[str, str]:
+        """Names of the measurements and their parameters of interest, in order."""
+        return {each["name"]: each["config"]["poi"] for each in self.workspace["measurements"]}
+
+    @property
+    def bins(self) -> dict[str, int]:
+        """Names of the channels and their numbers of bins, in order."""
+        return {
+            each["name"]: len(each["samples"][0]["data"]) for each in self.workspace["channels"]
+        }
+
+    def resolve_poi(
+        self, measurement: str | None = None, poi: str | None = None
+    ) -> tuple[str, str]:
+        """Return the measurement and the parameter of interest (POI) that a request means.
+
+        Parameters
+        ----------
+        measurement
+            None means the first one.
+        poi
+            None means that of the measurement.
+
+        Raises
+        ------
+        RequestError
+            There is no such measurement, or some hypothesis has no such normalisation factor.
+        """
+        name = next(iter(self.measurements)) if measurement is None else measurement
+        if name not in self.measurements:
+            raise RequestError(
+                f"the workspace has no measurement {name!r}",
+                evidence=f"it has: {_listed(self.measurements)}",
+                hint="choose one of these with --measurement",
+            )
+        chosen = self.measurements[name] if poi is None else poi
+        if chosen not in self.normfactors:
+            raise RequestError(
+                f"the parameter of interest {chosen!r} is no normalisation factor of every "
+                "hypothesis",
+                evidence=f"these are: {_listed(sorted(self.normfactors)) or 'none'}",
+                hint="choose one of these with --poi"
+                if self.normfactors
+                else "the patches add no signal with a normfactor modifier",
+            )
+        return name, chosen
+
+    def record(self) -> PalletRecord:
+        """Return what a run records of the pallet."""
+        return PalletRecord(
+            source=self.source,
+            name=self.name,
+            region=self.region,
+            workspace_digest=self.workspace_digest,
+            patchset_digests=self.patchset_digests,
+            digest_verified=self.digest_verified,
+            labels=list(self.labels),
+            description=self.description,
+            references=self.references,
+            analysis=self.analysis,
+            title=self.title,
+            axes=list(self.axes),
+            forced=list(self.forced),
+        )
+
+
+def _listed(names: Any) -> str:
+    listed = [repr(shorten(name, 60)) for name in names]
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more

@@ -1,0 +1,198 @@
+"""Find out what the user means by a pallet and get its files."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from fitserve.analyses import catalogue, find
+from fitserve.errors import FitserveError, InputError
+from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, read_archive
+from fitserve.pallet.download import APPROVED_HOSTS, cached_archive, check_address, download
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitserve.analyses import Analysis
+
+__all__ = ["Source", "open_source"]
+
+_DOI = re.compile(r"(?:doi:)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(?:\.(?:zip|tar|tgz|gz|tbz2?|bz2|txz|xz|json))+$", re.IGNORECASE)
+_NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 64
+
+
+class Source(NamedTuple):
+    """Where a pallet is from, and its files.
+
+    ``analysis`` is the entry of the catalogue that the user named, if any; ``forced`` lists
+    what the user chose to ignore on the way here.
+    """
+
+    label: str
+    name: str
+    contents: Contents
+    analysis: Analysis | None = None
+    forced: tuple[str, ...] = ()
+
+
+def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Source:
+    """Get the files of a pallet.
+
+    Parameters
+    ----------
+    source
+        A directory or archive; else the name of an analysis in the catalogue; else an
+        ``https`` URL or a DOI.
+    cache
+        Where downloads are kept.
+    force
+        Download from hosts that are not approved, too.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it is no pallet, or it cannot be downloaded.
+    StoreError
+        The cache cannot be used.
+    """
+    if isinstance(source, str):
+        if urlsplit(source).scheme in ("http", "https"):
+            return _from_url(source, cache, force=force)
+        if not _exists(Path(source)):
+            if analysis := _in_catalogue(source):
+                return _from_catalogue(analysis, cache)
+            if doi := _DOI.fullmatch(source):
+                return _from_url(f"https://doi.org/{doi.group(1)}", cache, force=force)
+    return _from_path(Path(source))
+
+
+def _from_path(path: Path) -> Source:
+    label = str(path)
+    try:
+        resolved = path.resolve()
+        if resolved.is_dir():
+            contents = _read_directory(resolved)
+        elif resolved.is_file():
+            contents = _read_file(resolved, label)
+        else:
+            raise InputError(
+                f"there is no pallet {label!r}",
+                evidence="it is no file or directory, no analysis of the catalogue "
+                f"({', '.join(each.name for each in catalogue())}), no https URL and no DOI",
+                hint="fitserve analyses list",
+            )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{label} cannot be read", evidence=getattr(error, "strerror", None) or str(error)
+        ) from error
+    return Source(str(resolved), short_name(resolved.name), contents)
+
+
+def _from_url(url: str, cache: Path, *, force: bool) -> Source:
+    check_address(url, force=force)
+    try:
+        archive = cached_archive(url, cache)
+    except InputError:
+        # Damaged since it was downloaded.
+        archive = None
+    if archive is None:
+        archive = download(url, cache, force=force)
+    parts = urlsplit(url)
+    last = unquote(parts.path.rstrip("/"))
+    # A resource of HEPData is told from its siblings by a number only.
+    name = short_name(last.lstrip("/") if parts.hostname == "doi.org" else last.rsplit("/", 1)[-1])
+    contents = read_archive(archive, url)
+    if parts.hostname in APPROVED_HOSTS:
+        return Source(url, name, contents)
+    return Source(url, name, contents, forced=(f"{parts.hostname} is no approved host",))
+
+
+def _from_catalogue(analysis: Analysis, cache: Path) -> Source:
+    address = analysis.archive.address
+    if address is None:
+        folder = package_files("fitserve") / "data" / analysis.name
+        bundled = {each.name: each.read_bytes() for each in folder.iterdir()}
+        return Source(analysis.name, analysis.name, Contents(bundled, []), analysis)
+    archive = cached_archive(address, cache)
+    if archive is None:
+        raise InputError(
+            f"the pallet of {analysis.name} has not been downloaded yet",
+            evidence=f"it is published at {address}",
+            hint=f"fitserve analyses fetch {analysis.name}",
+        )
+    contents = read_archive(archive, analysis.name)
+    return Source(analysis.name, analysis.name, contents, analysis)
+
+
+def _read_file(path: Path, label: str) -> Contents:
+    # A workspace without its patches is told from garbage: the error says what is missing.
+    if path.suffix.lower() == ".json":
+        return Contents({path.name: path.read_bytes()}, [])
+    return read_archive(path, label)
+
+
+def _read_directory(folder: Path) -> Contents:
+    contents = Contents({}, [])
+    total = 0
+    for count, path in enumerate(_walk(folder), 1):
+        if count > DEFAULT_LIMITS.members:
+            raise _too_large(folder, f"more than {DEFAULT_LIMITS.members} files")
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() != ".json":
+            contents.others.append(name)
+            continue
+        total += path.stat().st_size
+        if total > DEFAULT_LIMITS.total:
+            raise _too_large(folder, f"more than {DEFAULT_LIMITS.total} bytes of JSON")
+        contents.files[name] = path.read_bytes()
+    return contents
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__MACOSX":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def _too_large(folder: Path, evidence: str) -> InputError:
+    return InputError(
+        f"{folder} has far more in it than a pallet",
+        evidence=evidence,
+        hint="give the directory of the pallet itself",
+    )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _in_catalogue(name: str) -> Analysis | None:
+    try:
+        return find(name)
+    except FitserveError:
+        return None
+
+
+def short_name(text: str) -> str:
+    """Return a name that is fit for a directory.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.source import short_name
+    >>> short_name("1Lbb.tar.xz"), short_name("10.17182/hepdata.90607.v3/r3")
+    ('1Lbb', '10.17182-hepdata.90607.v3-r3')
+    """
+    name = _NO_NAME.sub("-", _SUFFIXES.sub("", text)).strip("-._")
+    return name[:_LONGEST_NAME].strip("-._") or "pallet"
