@@ -1,0 +1,48 @@
+# Targets say what to run; what they do is in client/, worker/, deploy/ and tools/.
+PYTHON ?= python3
+BIN := .venv/bin
+SITE ?= local
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Physicist
+.PHONY: install demo
+install: ## Create .venv with both distributions
+	@$(PYTHON) tools/setup_env.py run
+
+demo: install ## Fit the bundled example pallet on this machine and draw its contour
+	@$(BIN)/fitserve run example --output demo-run --refit
+	@$(BIN)/fitserve contour demo-run --output demo-run/contour.png
+
+##@ Developer
+.PHONY: dev test test-published test-browser lint types docs lock
+dev: ## Create .venv with everything that tests, checks and docs need
+	@$(PYTHON) tools/setup_env.py dev
+
+test: dev ## Run the fast tests: no root, no network, no other software
+	@$(BIN)/python -m pytest -m "not published and not browser and not slow and not endpoint"
+
+test-published: dev ## Compare fits of published analyses with their reference results
+	@$(BIN)/python -m pytest -m "published" --durations=10
+
+test-browser: dev ## Open reports in a headless Chromium
+	@$(BIN)/python -m pytest -m "browser"
+
+test-slow: dev ## Run the tests that take more than a minute
+	@$(BIN)/python -m pytest -m "slow and not published"
+
+lint: dev ## Check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: dev ## Check types
+	@$(BIN)/mypy client/src worker/src
+
+docs: dev ## Build the documentation into site/
+	@$(BIN)/mkdocs build --strict --quiet
+
+lock: dev ## Write the lock files anew, within their versions
+	@$(BIN)/python tools/lock.py

@@ -1,0 +1,57 @@
+"""Write the lock files in requirements/ from the two distributions' own declarations.
+
+Usage: .venv/bin/python tools/lock.py [--upgrade]
+
+dev.lock pins everything, run.lock the part of it that running fitserve needs, at the same
+versions. Both hold for every Python from the oldest supported one on, with hashes.
+"""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "requirements"
+OLDEST = "3.11"
+RUN_EXTRAS = ("local", "plot")
+OWN = ("fitserve",)
+
+
+def main(options: list[str]) -> None:
+    """Write dev.lock, then run.lock within its versions."""
+    client = _load("client")["project"]
+    worker = _load("worker")["tool"]["fitserve"]["dependencies"]
+    extras = client["optional-dependencies"]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    base = [*client["dependencies"], *worker, *groups["build"]]
+    every = [found for name, listed in extras.items() if name != "globus" for found in listed]
+    few = [found for name in RUN_EXTRAS for found in extras[name]]
+    _compile("dev", [*base, *every, *groups["dev"]], options)
+    _compile("run", [*base, *few], ["--constraints", str(OUT / "dev.lock"), *options])
+
+
+def _load(name: str) -> dict:
+    return tomllib.loads((ROOT / name / "pyproject.toml").read_text())
+
+
+def _compile(name: str, requirements: list[str], options: list[str]) -> None:
+    # The two distributions themselves are installed from the tree, not from an index.
+    wanted = sorted({one for one in requirements if not one.startswith(OWN)})
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "compile", "-", "--quiet"),
+            *("--universal", "--python-version", OLDEST, "--generate-hashes"),
+            *("--no-emit-index-url", "--no-header", "--no-annotate"),
+            *("--output-file", str(OUT / f"{name}.lock")),
+            *options,
+        ],
+        input="\n".join(wanted),
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
