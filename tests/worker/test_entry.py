@@ -1,0 +1,238 @@
+"""The worker's entry point: every hypothesis gets an answer, whatever happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyhf
+import pytest
+
+import fitserve_worker
+from fitserve.contract import (
+    ContractError,
+    EngineOptions,
+    HypotestRequest,
+    Hypothesis,
+    ModelOptions,
+    Task,
+    TaskResult,
+    compress,
+    decode_result,
+    encode_task,
+    hypothesis_key,
+    request_digest,
+)
+from fitserve_worker import staging
+from fitserve_worker.engines import pyhf_reference
+from fitserve_worker.engines.asymptotic import Evaluation
+from fitserve_worker.staging import STAGE_VARIABLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOLERANCE = 1e-10
+
+
+def _run(task: Task) -> TaskResult:
+    return decode_result(fitserve_worker.run(encode_task(task)))
+
+
+def _with(task: Task, **changes: object) -> Task:
+    return msgspec.structs.replace(task, **changes)
+
+
+def _pyhf(workspace: dict, hypothesis: Hypothesis, mu: float, **kwargs: object) -> list[float]:
+    pyhf.set_backend("numpy", "scipy")
+    whole = pyhf.Workspace(workspace)
+    codes = {"normsys": {"interpcode": "code4"}, "histosys": {"interpcode": "code4p"}}
+    model = whole.model(patches=[hypothesis.patch], modifier_settings=codes)
+    observed, expected = pyhf.infer.hypotest(
+        mu, whole.data(model), model, return_expected_set=True, **kwargs
+    )
+    return [float(observed), *map(float, expected)]
+
+
+@pytest.mark.parametrize("test_stat", ["qtilde", "q"])
+def test_results_are_those_of_pyhf(task: Task, test_stat: str) -> None:
+    request = HypotestRequest(mu=(1.0, 0.5), test_stat=test_stat)
+    done = _run(_with(task, request=request))
+    assert [found.name for found in done.results] == [one.name for one in task.hypotheses]
+    for found, hypothesis in zip(done.results, task.hypotheses, strict=True):
+        assert found.status == "ok"
+        assert found.key == hypothesis_key(
+            task.workspace_digest, hypothesis, request_digest(request)
+        )
+        for point in found.points:
+            expected = _pyhf(task.workspace, hypothesis, point.mu, test_stat=test_stat)
+            assert [point.CLs_obs, *point.CLs_exp] == pytest.approx(expected, abs=TOLERANCE)
+        assert found.CLs_obs == found.points[0].CLs_obs
+
+
+@pytest.mark.parametrize(("backend", "optimizer"), [("jax", "scipy"), ("numpy", "minuit")])
+def test_backends_and_optimizers_agree(task: Task, backend: str, optimizer: str) -> None:
+    one = _with(task, hypotheses=task.hypotheses[2:3])
+    usual = _run(one).results[0]
+    options = EngineOptions(engine="pyhf", backend=backend, optimizer=optimizer)
+    other = _run(_with(one, request=HypotestRequest(engine=options))).results[0]
+    assert other.engine == f"pyhf/{backend}/{optimizer}"
+    assert other.CLs_obs == pytest.approx(usual.CLs_obs, abs=1e-4)
+    assert other.CLs_exp == pytest.approx(usual.CLs_exp, abs=1e-4)
+
+
+def test_the_interpolation_codes_are_part_of_the_request(task: Task) -> None:
+    found = {
+        code: _run(_with(task, request=HypotestRequest(model=ModelOptions(normsys=code)))).results[
+            0
+        ]
+        for code in ("code1", "code4")
+    }
+    assert found["code1"].key != found["code4"].key
+    assert found["code1"].twice_nll != found["code4"].twice_nll
+
+
+def test_a_patch_that_does_not_apply_costs_only_its_own_hypothesis(task: Task) -> None:
+    broken = Hypothesis(name="broken", values=(), patch=[{"op": "remove", "path": "/channels/7"}])
+    done = _run(_with(task, hypotheses=[task.hypotheses[0], broken, task.hypotheses[1]]))
+    status = {found.name: found.status for found in done.results}
+    assert status == {"S_100": "ok", "broken": "failed", "S_200": "ok"}
+    assert "JsonPatch" in done.results[1].reason
+    assert done.results[1].CLs_exp == [None] * 5
+
+
+def test_an_unknown_measurement_fails_with_its_name(task: Task) -> None:
+    request = HypotestRequest(model=ModelOptions(measurement="nowhere"))
+    done = _run(_with(task, request=request))
+    assert {found.status for found in done.results} == {"failed"}
+    assert "nowhere" in done.results[0].reason
+
+
+def test_patches_may_change_observations(task: Task) -> None:
+    moved = Hypothesis(
+        name="moved",
+        values=(),
+        patch=[
+            *task.hypotheses[2].patch,
+            {"op": "replace", "path": "/observations/0/data", "value": [62.0, 63.0]},
+        ],
+    )
+    usual, found = _run(_with(task, hypotheses=[task.hypotheses[2], moved])).results
+    assert found.muhat > usual.muhat + 0.5
+
+
+def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pyhf_reference.PyhfEngine.hypotest
+
+    def breaks(self: object, work: object) -> object:
+        yield next(iter(real(self, work)))
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(pyhf_reference.PyhfEngine, "hypotest", breaks)
+    done = _run(task)
+    assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
+    assert done.results[-1].reason == "MemoryError: no room"
+
+
+def _evaluation(*problems: str, cls: float = 0.5, twice_nll: float = 10.0) -> Evaluation:
+    return Evaluation(cls, [0.1, 0.2, 0.3, 0.4, 0.5], 1.0, twice_nll, 0.0, list(problems))
+
+
+def _answers(monkeypatch: pytest.MonkeyPatch, *answers: object) -> list[list[float]]:
+    starts: list[list[float]] = []
+    waiting = iter(answers)
+
+    def evaluate(_built: object, _mu: float, _stat: str, start: list[float]) -> Evaluation:
+        starts.append(start)
+        answer = next(waiting)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(pyhf_reference, "evaluate", evaluate)
+    return starts
+
+
+def test_the_ladder_ends_at_the_first_attempt_without_a_problem(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = pyhf.exceptions.FailedMinimization(type("R", (), {"message": "no"})())
+    starts = _answers(monkeypatch, failed, _evaluation("odd", cls=0.4), _evaluation(cls=0.3))
+    found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
+    assert (found.status, found.CLs_obs, found.engine) == ("ok", 0.3, "pyhf/numpy/minuit")
+    assert [(a.engine, a.start, len(a.problems)) for a in found.attempts] == [
+        ("scipy", "initial", 1),
+        ("scipy", "perturbed", 1),
+        ("minuit", "initial", 0),
+    ]
+    assert starts[0] == starts[2] != starts[1]
+
+
+def test_numbers_with_a_problem_are_suspect_never_ok(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _answers(
+        monkeypatch,
+        _evaluation("odd", twice_nll=11.0, cls=0.1),
+        _evaluation("odd", twice_nll=10.0, cls=0.2),
+        _evaluation("odd", "very odd", twice_nll=9.0, cls=0.3),
+    )
+    found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
+    assert (found.status, found.reason, found.CLs_obs) == ("suspect", "odd", 0.2)
+
+
+def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nan = float("nan")
+    bad = Evaluation(nan, [nan] * 5, nan, nan, nan, ["a result is not a finite number"])
+    _answers(monkeypatch, bad, bad, bad)
+    found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
+    assert (found.status, found.CLs_obs) == ("failed", None)
+    assert found.reason == "a result is not a finite number"
+
+
+def test_a_staged_workspace_is_found_by_its_digest(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STAGE_VARIABLE, str(tmp_path))
+    staged = tmp_path / f"{task.workspace_digest}.json.zst"
+    staged.write_bytes(compress(msgspec.json.encode(task.workspace)))
+    without = _with(task, workspace=None, hypotheses=task.hypotheses[:1])
+    assert _run(without).results[0].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"workspace": {"channels": []}}, "not the one that the task names"),
+        ({"workspace": None}, "no staging directory"),
+        ({"workspace": None, "workspace_digest": "../../etc/passwd"}, "not a SHA-256"),
+    ],
+)
+def test_a_workspace_that_is_not_what_the_task_says_is_refused(
+    task: Task, change: dict, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(STAGE_VARIABLE, raising=False)
+    staging._cache.clear()
+    with pytest.raises(ContractError, match=match):
+        _run(_with(task, **change))
+
+
+def test_a_missing_and_a_damaged_staged_workspace_are_refused(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STAGE_VARIABLE, str(tmp_path))
+    name = "f" * 64
+    without = _with(task, workspace=None, workspace_digest=name)
+    with pytest.raises(ContractError, match="missing"):
+        _run(without)
+    (tmp_path / f"{name}.json.zst").write_bytes(compress(b'{"channels": []}'))
+    with pytest.raises(ContractError, match="not the one that the task names"):
+        _run(without)
+
+
+def test_text_that_is_no_task_is_answered_with_a_refusal() -> None:
+    with pytest.raises(ContractError, match="refuses the task"):
+        decode_result(fitserve_worker.run("rm -rf /"))
