@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.contour.style import pictures
 from fitserve.errors import RequestError
-from fitserve.export.atomic import write_atomically
+from fitserve.export.output import write_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def save_figure(figure: Any, path: Path, *, dpi: int = 200) -> None:
     StoreError
         The file cannot be written.
     """
-    write_atomically(path, figure_bytes(figure, format_of(path), dpi=dpi))
+    write_output(path, figure_bytes(figure, format_of(path), dpi=dpi))
 
 
 def format_of(path: Path) -> str:

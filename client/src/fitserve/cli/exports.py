@@ -1,0 +1,113 @@
+"""Commands that take results elsewhere or compare them: ``export`` and ``diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from fitserve.diff import Comparison
+
+__all__ = ["diff", "export"]
+
+_MOST_LISTED = 20
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["json", "csv", "parquet", "hepdata"]),
+    required=True,
+    help="json: as results.json; csv, parquet: one row for each hypothesis and signal "
+    "strength; hepdata: a submission with CLs, contours and the picture.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    required=True,
+    help="File to write; for hepdata a directory or a name ending with .tar.gz; - is the "
+    "standard output (json, csv).",
+)
+def export(run: Path, format_: str, output: Path) -> None:
+    """Write the results of RUN in another format."""
+    from fitserve.console import warn
+    from fitserve.export import FORMATS, export_run
+    from fitserve.store import read_run
+
+    chosen = FORMATS[[str(known) for known in FORMATS].index(format_)]
+    saved = read_run(run)
+    export_run(saved.manifest, saved.results, chosen, output)
+    if saved.unfinished:
+        warn(f"{len(saved.unfinished)} hypotheses are not finished")
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option(
+    "--tol",
+    "tolerance",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    help="Greatest absolute difference of a CLs that counts as agreement.",
+)
+@click.option("--common", is_flag=True, help="Compare only hypotheses that are in both.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@click.pass_context
+def diff(
+    context: click.Context, a: Path, b: Path, tolerance: float, *, common: bool, as_json: bool
+) -> None:
+    """Compare the CLs of A and B: runs, results.json or reference files.
+
+    The exit code is 0 where they agree, 7 where a CLs differs by more than the tolerance, a
+    hypothesis is in one of them only, or its status has changed.
+    """
+    from fitserve.console import emit_json
+    from fitserve.diff import DIFFERENT
+    from fitserve.diff import diff as compare_sources
+
+    found = compare_sources(a, b, tolerance, common=common)
+    if as_json:
+        emit_json(found)
+    else:
+        _show(found, a, b)
+    context.exit(0 if found.agree else DIFFERENT)
+
+
+def _show(found: Comparison, a: Path, b: Path) -> None:
+    click.echo(f"{found.hypotheses} hypotheses in both, {found.numbers} CLs compared")
+    if found.largest is not None:
+        worst = found.largest
+        click.echo(f"largest difference {worst.delta:+.3g}: {worst.field} of {worst.name}")
+    click.echo(f"{len(found.beyond)} differ by more than {found.tolerance:g}")
+    for item in found.beyond[:_MOST_LISTED]:
+        delta = "" if item.delta is None else f"  ({item.delta:+.3g})"
+        click.echo(f"  {item.name}  {item.field}  {_cls(item.a)} -> {_cls(item.b)}{delta}")
+    _more(len(found.beyond))
+    if found.status_changes:
+        click.echo(f"{len(found.status_changes)} have another status")
+    for change in found.status_changes[:_MOST_LISTED]:
+        reason = f"  ({change.reason})" if change.reason else ""
+        click.echo(f"  {change.name}  {change.a} -> {change.b}{reason}")
+    _more(len(found.status_changes))
+    for path, names in ((a, found.only_a), (b, found.only_b)):
+        if names:
+            click.echo(f"{len(names)} only in {path}")
+            for name in names[:_MOST_LISTED]:
+                click.echo(f"  {name}")
+            _more(len(names))
+
+
+def _cls(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+def _more(count: int) -> None:
+    if count > _MOST_LISTED:
+        click.echo(f"  ... and {count - _MOST_LISTED} more")

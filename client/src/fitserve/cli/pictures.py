@@ -1,0 +1,180 @@
+"""Commands that draw: ``fitserve contour`` and ``fitserve report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fitserve.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve.contour import MassGrid
+
+__all__ = ["contour", "report"]
+
+
+def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    names = [part.strip() for part in text.split(",")]
+    if len(names) != 2 or not all(names):  # noqa: PLR2004 - a plane
+        raise click.BadParameter("give two labels with a comma between them, as in m1,m2")
+    return names[0], names[1]
+
+
+def _assignments(
+    _: click.Context, __: click.Parameter, texts: Sequence[str]
+) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for text in texts:
+        label, equals, value = text.partition("=")
+        if not (label and equals and value):
+            raise click.BadParameter(f"{text!r} is not LABEL=VALUE")
+        found[label] = value
+    return found
+
+
+def _references(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in texts:
+        label, equals, file = text.partition("=")
+        if not equals or Path(text).exists():
+            label, file = Path(text).stem or text, text
+        found[label] = Path(file)
+    return found
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Picture to write; its name ends with .png, .pdf or .svg.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the curves and points as JSON.")
+@click.option(
+    "--reference",
+    "references",
+    metavar="[LABEL=]FILE",
+    multiple=True,
+    callback=_references,
+    help="Lay another contour over it: a run, a results.json, CSV or JSON with x and y, or a "
+    "HEPData table. May be given several times.",
+)
+@click.option("--title", help="Line above the legend instead of the analysis' title.")
+@click.option("--x", "x_title", metavar="TITLE", help="Title of the x axis (mathtext).")
+@click.option("--y", "y_title", metavar="TITLE", help="Title of the y axis (mathtext).")
+@click.option(
+    "--plane",
+    metavar="X,Y",
+    callback=_pair,
+    help="Labels of the mass values to draw, where more than two vary.",
+)
+@click.option(
+    "--at",
+    metavar="LABEL=VALUE",
+    multiple=True,
+    callback=_assignments,
+    help="Take only hypotheses with this mass value. May be given several times.",
+)
+@click.option("--mu", type=float, help="Signal strength, where the run has several.")
+@click.option(
+    "--interpolation",
+    type=click.Choice(["smooth", "linear"]),
+    default="smooth",
+    show_default=True,
+    help="How the significance is interpolated between the points.",
+)
+@click.option("--drop-suspect", is_flag=True, help="Treat suspect results as holes.")
+def contour(
+    run: Path,
+    *,
+    output: Path | None,
+    references: dict[str, Path],
+    title: str | None,
+    x_title: str | None,
+    y_title: str | None,
+    plane: tuple[str, str] | None,
+    at: dict[str, float | str],
+    mu: float | None,
+    interpolation: str,
+    as_json: bool,
+    drop_suspect: bool,
+) -> None:
+    """Draw the 95% CL exclusion contour of RUN.
+
+    Observed and expected limits are interpolated in significance between the hypotheses.
+    Nothing is interpolated next to a hypothesis without a valid result. Where a single mass
+    varies, CLs is drawn against it.
+    """
+    if output is None and not as_json:
+        raise click.UsageError("give -o FILE, --json, or both")
+    _need_pictures()
+    from fitserve.console import emit_json, say
+    from fitserve.contour import ContourOptions, contour_lines, draw_contour, save_figure
+    from fitserve.contour.saving import format_of
+    from fitserve.store import read_run
+
+    if output is not None:
+        format_of(output)
+    saved = read_run(run)
+    options = ContourOptions(
+        plane=plane,
+        at=at,
+        mu=mu,
+        interpolation="linear" if interpolation == "linear" else "smooth",
+        drop_suspect=drop_suspect,
+        title=title,
+        x=x_title,
+        y=y_title,
+        references=references,
+    )
+    contours = contour_lines(saved.manifest, saved.results, options)
+    if output is not None:
+        save_figure(draw_contour(saved.manifest, saved.results, options), output)
+        say(f"{output}: {_summary(contours.grid)}")
+    if as_json:
+        emit_json(contours.to_dict())
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="HTML file to write; it needs no other file and no network.",
+)
+def report(run: Path, output: Path) -> None:
+    """Write a report of RUN: contour, table, failures, provenance and timing."""
+    _need_pictures()
+    from fitserve.console import say
+    from fitserve.report import write_report
+    from fitserve.store import read_run
+
+    saved = read_run(run)
+    write_report(saved, output)
+    say(f"{output}: {len(saved.results)} of {len(saved.manifest.hypotheses)} hypotheses")
+
+
+def _need_pictures() -> None:
+    from importlib.util import find_spec
+
+    if not all(find_spec(name) for name in ("matplotlib", "mplhep", "jinja2")):
+        raise MissingExtraError("drawing", "plot")
+
+
+def _summary(grid: MassGrid) -> str:
+    sure = sum(out and state == "ok" for out, state in zip(grid.excluded, grid.states, strict=True))
+    parts = [f"{sure} of {len(grid.names)} hypotheses excluded at 95% CL"]
+    for state in ("suspect", "failed", "unfinished"):
+        count = grid.states.count(state)
+        if count:
+            parts.append(f"{count} {state}")
+    return ", ".join(parts)

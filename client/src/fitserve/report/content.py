@@ -1,0 +1,259 @@
+"""What a report says, as plain data for its template."""
+
+from __future__ import annotations
+
+import base64
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from fitserve.contour import ContourOptions, draw_contour, figure_bytes
+from fitserve.errors import FitserveError
+from fitserve.export.links import reference_url
+from fitserve.summary import counts, excluded, times
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve.contract import HypothesisResult
+    from fitserve.store import SavedRun
+
+__all__ = [
+    "Bar",
+    "Cell",
+    "Fact",
+    "Row",
+    "columns",
+    "contour_uri",
+    "facts",
+    "heading",
+    "headline",
+    "histogram",
+    "rows",
+    "timing",
+]
+
+_MOST_BARS = 24
+_EXPECTED = 5
+_MISSING = "\N{EN DASH}"
+
+
+class Fact(NamedTuple):
+    """One line of provenance; ``code`` is for digests and the like, ``link`` a URL."""
+
+    name: str
+    value: str
+    code: bool = False
+    link: str | None = None
+
+
+class Cell(NamedTuple):
+    """One cell of the table: what is shown, and what it is sorted by."""
+
+    text: str
+    key: float | str
+
+
+class Row(NamedTuple):
+    """One hypothesis in the table."""
+
+    name: str
+    cells: list[Cell]
+    status: str
+    excluded: str
+    reason: str
+
+
+class Bar(NamedTuple):
+    """One bar of a histogram, with its edges in seconds."""
+
+    low: float
+    high: float
+    hypotheses: int
+
+
+def heading(run: SavedRun) -> str:
+    """Return the title of the report; a browser cannot set one that has formulae."""
+    pallet = run.manifest.pallet
+    choices = (pallet.title, pallet.description, pallet.name)
+    return next((text for text in choices if text and "$" not in text), run.path.name)
+
+
+def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str]:
+    """Return the contour as an SVG data URI and its description, or None and why not.
+
+    An image cannot run scripts or reach out, whatever a pallet's title holds.
+    """
+    try:
+        picture = figure_bytes(draw_contour(run.manifest, run.results, options), "svg")
+    except FitserveError as error:
+        return None, str(error)
+    count = excluded(run)
+    total = len(run.manifest.hypotheses)
+    words = (
+        f"Observed and expected exclusion at 95% CL: {count['observed']} of {total} hypotheses "
+        f"are excluded, {count['expected']} are expected to be. The table has every number."
+    )
+    return "data:image/svg+xml;base64," + base64.b64encode(picture).decode("ascii"), words
+
+
+def columns(run: SavedRun) -> list[tuple[str, str]]:
+    """Return the titles of the table's columns after the name, and what they mean."""
+    sigma = ("\u22122\u03c3", "\u22121\u03c3", "median", "+1\u03c3", "+2\u03c3")
+    return [
+        *((label, "mass value, with the patchset's label") for label in run.manifest.pallet.labels),
+        ("CLs obs.", "observed CLs"),
+        *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
+        ("\u03bc\u0302", "best-fit signal strength"),
+        ("fit / s", "wall time of all fits of the hypothesis"),
+    ]
+
+
+def rows(run: SavedRun) -> list[Row]:
+    """Return the table: every hypothesis that was asked for, in the patchset's order."""
+    width = len(run.manifest.pallet.labels)
+    return [_row(run, name, run.results.get(name), width) for name in run.manifest.hypotheses]
+
+
+def _row(run: SavedRun, name: str, result: HypothesisResult | None, width: int) -> Row:
+    values: Sequence[float | str | None]
+    if result is None:
+        values = run.manifest.values.get(name, ())
+        cls: list[float | None] = [None] * (1 + _EXPECTED)
+        rest: list[float | None] = [None, None]
+        status, out, reason = "unfinished", "", ""
+    else:
+        values = result.mass_hypotheses
+        expected = result.CLs_exp if len(result.CLs_exp) == _EXPECTED else [None] * _EXPECTED
+        cls = [result.CLs_obs, *expected]
+        rest = [result.muhat, result.fit_time]
+        status, reason = result.status, result.reason or ""
+        out = ""
+        if result.CLs_obs is not None:
+            out = "excluded" if result.CLs_obs < 1 - 0.95 else "not excluded"
+    masses = [*values, *[None] * width][:width]
+    return Row(name, [_cell(value) for value in (*masses, *cls, *rest)], status, out, reason)
+
+
+def _cell(value: float | str | None) -> Cell:
+    if value is None:
+        return Cell(_MISSING, "")
+    if isinstance(value, str):
+        return Cell(value, value)
+    return Cell(f"{value:.4g}", value)
+
+
+def timing(run: SavedRun) -> list[Fact]:
+    """Return where the time went."""
+    found = times(run)
+    if not found:
+        return []
+    facts_ = [
+        Fact("Wall time", _seconds(found["wall"])),
+        Fact("Sum of all fits", _seconds(found["fit"])),
+        Fact("Sum of building models", _seconds(found["setup"])),
+        Fact("One hypothesis, median", _seconds(found["fit_median"])),
+        Fact("One hypothesis, longest", _seconds(found["fit_max"])),
+        Fact("Median time in the queue", _seconds(found["queue"])),
+    ]
+    if found["wall"] > 0:
+        busy = (found["fit"] + found["setup"]) / found["wall"]
+        facts_.append(Fact("Workers busy on average", f"{busy:.2g}"))
+    return facts_
+
+
+def histogram(run: SavedRun) -> list[Bar]:
+    """Return the distribution of fit times; bins are equal in the logarithm of the time."""
+    found = sorted(r.fit_time for r in run.results.values() if r.fit_time > 0)
+    if len(found) < 2 or found[0] == found[-1]:  # noqa: PLR2004 - no distribution
+        return []
+    bars = min(_MOST_BARS, max(6, math.ceil(2 * len(found) ** (1 / 3))))
+    low = math.log(found[0])
+    step = (math.log(found[-1]) - low) / bars
+    heights = [0] * bars
+    for value in found:
+        heights[min(bars - 1, int((math.log(value) - low) / step))] += 1
+    return [
+        Bar(math.exp(low + i * step), math.exp(low + (i + 1) * step), count)
+        for i, count in enumerate(heights)
+    ]
+
+
+def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
+    """Return the provenance of a run in groups: pallet, request, execution."""
+    manifest = run.manifest
+    pallet, request = manifest.pallet, manifest.request
+    optional = [
+        Fact("Analysis", pallet.analysis) if pallet.analysis else None,
+        Fact("Region", pallet.region) if pallet.region else None,
+        Fact("Description", pallet.description) if pallet.description else None,
+    ]
+    of_pallet = [
+        Fact("Source", pallet.source),
+        *(fact for fact in optional if fact is not None),
+        *(_reference(key, value) for key, value in pallet.references.items()),
+        Fact("Workspace digest", pallet.workspace_digest, code=True),
+        *(
+            Fact(f"Patchset's {algorithm} digest", value, code=True)
+            for algorithm, value in pallet.patchset_digests.items()
+        ),
+        Fact("Digest verified", "yes" if pallet.digest_verified else "NO"),
+        *(Fact("Check ignored by --force", note) for note in pallet.forced),
+    ]
+    model, engine = request.model, request.engine
+    of_request = [
+        Fact("Signal strengths", ", ".join(f"{mu:g}" for mu in request.mu)),
+        Fact("Test statistic", {"qtilde": "q-tilde", "q": "q"}[request.test_stat]),
+        Fact("Measurement", model.measurement or "the workspace's first"),
+        Fact("Parameter of interest", model.poi or "the measurement's own"),
+        Fact("Interpolation", f"normsys {model.normsys}, histosys {model.histosys}"),
+        Fact("Engine asked for", engine.engine),
+        Fact("pyhf set up with", f"{engine.backend}, {engine.optimizer}"),
+        Fact("Request digest", manifest.request_digest, code=True),
+    ]
+    engines = sorted({result.engine for result in run.results.values()})
+    places = sorted({f"{r.worker.host}: {r.worker.device}" for r in run.records.values()})
+    workers = {
+        f"{name} {version}"
+        for record in run.records.values()
+        for name, version in record.worker.versions.items()
+    }
+    reused = sorted({r.reused_from for r in run.records.values() if r.reused_from})
+    of_execution = [
+        Fact("Started", manifest.created),
+        Fact("Endpoint", manifest.endpoint),
+        Fact("Client", f"{manifest.host}, Python {manifest.python}"),
+        Fact("Client versions", _versions(manifest.versions)),
+        Fact("Engines", ", ".join(engines) or _MISSING),
+        Fact("Workers", "; ".join(places) or _MISSING),
+        Fact("Worker versions", ", ".join(sorted(workers)) or _MISSING),
+        *(Fact("Results reused from", source) for source in reused),
+    ]
+    return [("Pallet", of_pallet), ("Request", of_request), ("Execution", of_execution)]
+
+
+def headline(run: SavedRun) -> list[Fact]:
+    """Return the counts at the top of the report."""
+    out = excluded(run)
+    found = counts(run)
+    return [
+        Fact("hypotheses", str(len(run.manifest.hypotheses))),
+        Fact("excluded at 95% CL", str(out["observed"])),
+        Fact("expected to be", str(out["expected"])),
+        *(Fact(name, str(found[name])) for name in ("suspect", "failed", "unfinished")),
+    ]
+
+
+def _reference(key: str, value: str) -> Fact:
+    return Fact(key, value, link=reference_url(key, value))
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _seconds(value: float) -> str:
+    if value < 120:  # noqa: PLR2004 - two minutes read better in seconds
+        return f"{value:.3g} s"
+    if value < 7200:  # noqa: PLR2004 - and two hours in minutes
+        return f"{value / 60:.3g} min"
+    return f"{value / 3600:.3g} h"

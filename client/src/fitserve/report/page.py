@@ -1,0 +1,92 @@
+"""From a run to one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from fitserve._version import __version__
+from fitserve.contour import ContourOptions
+from fitserve.errors import MissingExtraError
+from fitserve.export.output import write_output
+from fitserve.report import content
+from fitserve.summary import failures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitserve.store import SavedRun
+
+__all__ = ["render_report", "write_report"]
+
+
+def write_report(run: SavedRun, path: Path, options: ContourOptions | None = None) -> None:
+    """Write the report of a run as one HTML file.
+
+    Parameters
+    ----------
+    run
+        The run; it need not be finished.
+    path
+        The file to write.
+    options
+        Choices for the contour in it.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    MissingExtraError
+        jinja2 is not installed.
+    """
+    write_output(path, render_report(run, options).encode())
+
+
+def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
+    """Return the report of a run as HTML that needs no other file and no network."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("the report", "plot") from error
+
+    environment = Environment(
+        loader=PackageLoader("fitserve.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script, style = _asset("report.js"), _asset("report.css")
+    picture, words = content.contour_uri(run, options or ContourOptions())
+    bars = content.histogram(run)
+    return environment.get_template("report.html.j2").render(
+        pallet=run.manifest.pallet,
+        heading=content.heading(run),
+        version=__version__,
+        headline=content.headline(run),
+        picture=picture,
+        words=words,
+        failures=failures(run),
+        unfinished=run.unfinished,
+        columns=content.columns(run),
+        rows=content.rows(run),
+        facts=content.facts(run),
+        timing=content.timing(run),
+        bars=bars,
+        tallest=max((bar.hypotheses for bar in bars), default=1),
+        script=script,
+        style=style,
+        # The page allows this script and these styles and nothing else, from nowhere else.
+        script_digest=_digest(script),
+        style_digest=_digest(style),
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("fitserve.report").joinpath("templates", name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
