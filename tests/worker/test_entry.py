@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOLERANCE = 1e-10
+WEAK = "S_500"
 
 
 def _run(task: Task) -> TaskResult:
@@ -64,9 +65,28 @@ def test_results_are_those_of_pyhf(task: Task, test_stat: str) -> None:
             task.workspace_digest, hypothesis, request_digest(request)
         )
         for point in found.points:
+            if hypothesis.name == WEAK:
+                continue
             expected = _pyhf(task.workspace, hypothesis, point.mu, test_stat=test_stat)
             assert [point.CLs_obs, *point.CLs_exp] == pytest.approx(expected, abs=TOLERANCE)
         assert found.CLs_obs == found.points[0].CLs_obs
+
+
+def test_a_weak_signal_that_pyhf_gets_wrong_is_fitted_again_with_a_tighter_tolerance(
+    task: Task,
+) -> None:
+    """pyhf's usual SLSQP gives 0.9974 where a converged fit gives 0.9845, and at mu = 0.5 NaN."""
+    weak = _with(task, hypotheses=task.hypotheses[-1:], request=HypotestRequest(mu=(1.0, 0.5)))
+    found = _run(weak).results[0]
+    options = EngineOptions(optimizer="minuit")
+    request = HypotestRequest(mu=(1.0, 0.5), engine=options)
+    second = _run(_with(weak, request=request)).results[0]
+    assert (found.status, second.status) == ("ok", "ok")
+    assert "sqrt(q) is wrong" in found.attempts[0].problems[0]
+    for one, other in zip(found.points, second.points, strict=True):
+        assert one.CLs_obs == pytest.approx(other.CLs_obs, abs=1e-4)
+        assert one.CLs_exp == pytest.approx(other.CLs_exp, abs=1e-4)
+    assert found.CLs_obs == pytest.approx(0.98451, abs=1e-4)
 
 
 @pytest.mark.parametrize(("backend", "optimizer"), [("jax", "scipy"), ("numpy", "minuit")])
@@ -158,15 +178,18 @@ def test_the_ladder_ends_at_the_first_attempt_without_a_problem(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = pyhf.exceptions.FailedMinimization(type("R", (), {"message": "no"})())
-    starts = _answers(monkeypatch, failed, _evaluation("odd", cls=0.4), _evaluation(cls=0.3))
+    starts = _answers(
+        monkeypatch, failed, failed, _evaluation("odd", cls=0.4), _evaluation(cls=0.3)
+    )
     found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
-    assert (found.status, found.CLs_obs, found.engine) == ("ok", 0.3, "pyhf/numpy/minuit")
+    assert (found.status, found.CLs_obs) == ("ok", 0.3)
     assert [(a.engine, a.start, len(a.problems)) for a in found.attempts] == [
         ("scipy", "initial", 1),
-        ("scipy", "perturbed", 1),
-        ("minuit", "initial", 0),
+        ("scipy, tight", "initial", 1),
+        ("scipy, tight", "perturbed", 1),
+        ("minuit, tight", "initial", 0),
     ]
-    assert starts[0] == starts[2] != starts[1]
+    assert starts[0] == starts[1] == starts[3] != starts[2]
 
 
 def test_numbers_with_a_problem_are_suspect_never_ok(
@@ -174,6 +197,7 @@ def test_numbers_with_a_problem_are_suspect_never_ok(
 ) -> None:
     _answers(
         monkeypatch,
+        _evaluation("odd", "odder", twice_nll=8.0, cls=0.4),
         _evaluation("odd", twice_nll=11.0, cls=0.1),
         _evaluation("odd", twice_nll=10.0, cls=0.2),
         _evaluation("odd", "very odd", twice_nll=9.0, cls=0.3),
@@ -187,7 +211,7 @@ def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(
 ) -> None:
     nan = float("nan")
     bad = Evaluation(nan, [nan] * 5, nan, nan, nan, ["a result is not a finite number"])
-    _answers(monkeypatch, bad, bad, bad)
+    _answers(monkeypatch, bad, bad, bad, bad)
     found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
     assert (found.status, found.CLs_obs) == ("failed", None)
     assert found.reason == "a result is not a finite number"

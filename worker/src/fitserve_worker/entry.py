@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+
 from fitserve.contract import (
     ContractError,
     HypothesisResult,
@@ -17,7 +18,6 @@ from fitserve.contract import (
     envelope_digest,
     request_digest,
 )
-
 from fitserve_worker.engines import failed, select
 from fitserve_worker.engines.base import Work
 from fitserve_worker.environment import worker_info

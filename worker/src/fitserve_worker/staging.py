@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from cachetools import LRUCache
+
 from fitserve.contract import ContractError, decompress, digest
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from fitserve.contract import HypothesisResult, hypothesis_key
 
 if TYPE_CHECKING:
     from fitserve.contract import HypotestRequest, Hypothesis
-
     from fitserve_worker.engines.base import Engine, Work
 
 __all__ = ["failed", "select"]

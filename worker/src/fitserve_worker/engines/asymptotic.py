@@ -18,24 +18,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate", "quiet_pyhf"]
 
-# A minimum of -2 log L may be this much above one that is known to be possible. Good fits
-# of the published pallets stay below 1e-6; an excess of 1e-4 moves sqrt(q) by up to 0.01.
-_TOLERANCE = 1e-4
+# Fits that end above the true minimum shift sqrt(q), on which CLs depends with a slope
+# below one. Good fits of the published pallets shift it by less than 1e-6, a weak signal
+# fitted with an optimizer's usual tolerance by 1e-2.
+_SHIFT = 1e-3
 _ROUNDING = 1e-9
 
 
 class Evaluation(NamedTuple):
     """CLs of one hypothesis at one signal strength, and what speaks against them.
 
-    ``muhat`` and ``twice_nll`` are of the free fit to the observed data; ``excess`` is the
-    largest amount by which a minimum of -2 log L lies above one that is known.
+    ``muhat`` and ``twice_nll`` are of the free fit to the observed data; ``shift`` is how
+    much sqrt(q) is wrong because minima of -2 log L lie above ones that are known.
     """
 
     CLs_obs: float
     CLs_exp: list[float]
     muhat: float
     twice_nll: float
-    excess: float
+    shift: float
     problems: list[str]
 
 
@@ -75,55 +76,84 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
             return_expected_set=True,
             return_calculator=True,
         )
-        minima = _minima(built, calculator.fitted_pars)
+        fits = _fits(built, calculator.fitted_pars)
     cls_obs = float(observed)
     cls_exp = [float(value) for value in expected]
-    pars = calculator.fitted_pars.free_fit_to_data
+    shift = _shift(fits, mu)
     return Evaluation(
         CLs_obs=cls_obs,
         CLs_exp=cls_exp,
-        muhat=float(pars[built.model.config.poi_index]),
-        twice_nll=minima.free,
-        excess=minima.excess,
-        problems=_problems(cls_obs, cls_exp, minima),
+        muhat=fits.muhat,
+        twice_nll=fits.free,
+        shift=shift,
+        problems=_problems(cls_obs, cls_exp, shift),
     )
 
 
-class _Minima(NamedTuple):
-    free: float
-    excess: float
+class _Fits(NamedTuple):
+    """-2 log L at the five minima of a hypothesis test, and at a sixth that is exact.
 
-
-def _minima(built: BuiltModel, fits: pyhf.infer.calculators.HypoTestFitResults) -> _Minima:
-    """Compare minima that must be ordered: a free fit is never above a constrained one.
-
-    The background-only fit to the data is a point of the free fit's space, and the Asimov
-    data set's own parameters are its exact minimum.
+    ``free``, ``fixed`` and ``background`` are of the observed data with the signal
+    strength free, at the tested value and at zero; ``asimov_*`` of the Asimov data set,
+    whose own parameters are its exact minimum, ``asimov_exact``.
     """
+
+    muhat: float
+    free: float
+    fixed: float
+    background: float
+    asimov_free: float
+    asimov_fixed: float
+    asimov_exact: float
+
+
+def _fits(built: BuiltModel, pars: pyhf.infer.calculators.HypoTestFitResults) -> _Fits:
     model, data = built
-    asimov = list(model.expected_data(fits.asimov_pars))
+    asimov = list(model.expected_data(pars.asimov_pars))
 
-    def twice_nll(pars: Sequence[float], to: Sequence[float]) -> float:
-        return float(np.asarray(pyhf.infer.mle.twice_nll(pars, to, model)).item())
+    def twice_nll(at: Sequence[float], to: Sequence[float]) -> float:
+        return float(np.asarray(pyhf.infer.mle.twice_nll(at, to, model)).item())
 
-    free = twice_nll(fits.free_fit_to_data, data)
-    excesses = [
-        free - twice_nll(fits.fixed_poi_fit_to_data, data),
-        free - twice_nll(fits.asimov_pars, data),
-        twice_nll(fits.free_fit_to_asimov, asimov) - twice_nll(fits.asimov_pars, asimov),
-    ]
-    return _Minima(free, max(excesses) if all(map(math.isfinite, excesses)) else math.nan)
+    return _Fits(
+        muhat=float(pars.free_fit_to_data[model.config.poi_index]),
+        free=twice_nll(pars.free_fit_to_data, data),
+        fixed=twice_nll(pars.fixed_poi_fit_to_data, data),
+        background=twice_nll(pars.asimov_pars, data),
+        asimov_free=twice_nll(pars.free_fit_to_asimov, asimov),
+        asimov_fixed=twice_nll(pars.fixed_poi_fit_to_asimov, asimov),
+        asimov_exact=twice_nll(pars.asimov_pars, asimov),
+    )
 
 
-def _problems(cls_obs: float, cls_exp: list[float], minima: _Minima) -> list[str]:
+def _shift(fits: _Fits, mu: float) -> float:
+    """Return the error of sqrt(q) that the known minima show.
+
+    A free fit is never above a constrained one to the same data. Where the best signal
+    strength is above the tested one q is zero whatever the minimum (arXiv:1007.1727,
+    equation 14), so that the minima of the observed data do not matter.
+    """
+    observed = 0.0
+    if fits.muhat <= mu:
+        lowest = min(fits.free, fits.fixed, fits.background)
+        observed = _root(fits.fixed - lowest) - _root(fits.fixed - fits.free)
+    lowest = min(fits.asimov_free, fits.asimov_exact)
+    asimov = _root(fits.asimov_fixed - lowest) - _root(fits.asimov_fixed - fits.asimov_free)
+    return max(observed, asimov)
+
+
+def _root(q: float) -> float:
+    return math.sqrt(max(q, 0.0)) if math.isfinite(q) else math.nan
+
+
+def _problems(cls_obs: float, cls_exp: list[float], shift: float) -> list[str]:
     values = [cls_obs, *cls_exp]
-    if not all(math.isfinite(value) for value in (*values, minima.free, minima.excess)):
+    if not all(map(math.isfinite, (*values, shift))):
         return ["a result is not a finite number"]
     problems = []
     if not all(-_ROUNDING <= value <= 1 + _ROUNDING for value in values):
         problems.append("a CLs is outside 0 to 1")
     if any(low > high + _ROUNDING for low, high in itertools.pairwise(cls_exp)):
         problems.append("the expected CLs are not in order")
-    if minima.excess > _TOLERANCE:
-        problems.append(f"a fit stopped above a known minimum of -2 log L, by {minima.excess:.2g}")
+    if shift > _SHIFT:
+        problems.append(f"a fit stopped above a known minimum: sqrt(q) is wrong by {shift:.2g}")
     return problems

@@ -8,11 +8,11 @@ import jsonpatch
 import msgspec
 import pyhf
 from cachetools import LRUCache
+
 from fitserve.contract import digest
 
 if TYPE_CHECKING:
     from fitserve.contract import ModelOptions
-
     from fitserve_worker.engines.base import Work
 
 __all__ = ["BuiltModel", "build"]

@@ -1,19 +1,20 @@
 """The reference engine: pyhf's own asymptotic calculator, watched.
 
 Every hypothesis climbs a ladder of attempts until one shows no problem: as pyhf would do
-it, from a perturbed start, and with the other optimizer. Every attempt is recorded.
+it, with a tighter tolerance, from a perturbed start, and with the other optimizer. Every
+attempt is recorded.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyhf
-from fitserve.contract import Attempt, HypothesisResult, MuPoint, hypothesis_key
 
+from fitserve.contract import Attempt, HypothesisResult, MuPoint, hypothesis_key
 from fitserve_worker.engines import failed
 from fitserve_worker.engines.asymptotic import Evaluation, evaluate, quiet_pyhf
 from fitserve_worker.engines.models import BuiltModel, build
@@ -22,17 +23,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fitserve.contract import EngineOptions, Hypothesis, Status
-
     from fitserve_worker.engines.base import Work
 
 __all__ = ["PyhfEngine"]
 
 
+# SLSQP's is a change of -2 log L (1e-6 by default); Minuit's scales its estimated distance
+# to the minimum, 0.002 of it (0.1 by default).
+_TIGHT = {"scipy": 1e-10, "minuit": 1e-3}
+
+
 class _Rung(NamedTuple):
-    """One way to try: an optimizer and where it starts."""
+    """One way to try: an optimizer, where it starts, and how close it is to come."""
 
     optimizer: str
     start: str
+    tight: bool
+
+    def make(self) -> Any:
+        """Return pyhf's optimizer, with its usual tolerance or a tighter one."""
+        kind = getattr(pyhf.optimize, f"{self.optimizer}_optimizer")
+        return kind(tolerance=_TIGHT[self.optimizer]) if self.tight else kind()
 
 
 class _Climb(NamedTuple):
@@ -62,9 +73,10 @@ class PyhfEngine:
         self._backend = options.backend
         other = "minuit" if options.optimizer == "scipy" else "scipy"
         self._ladder = (
-            _Rung(options.optimizer, "initial"),
-            _Rung(options.optimizer, "perturbed"),
-            _Rung(other, "initial"),
+            _Rung(options.optimizer, "initial", tight=False),
+            _Rung(options.optimizer, "initial", tight=True),
+            _Rung(options.optimizer, "perturbed", tight=True),
+            _Rung(other, "initial", tight=True),
         )
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
@@ -77,7 +89,7 @@ class PyhfEngine:
                 yield failed(work, hypothesis, f"{type(error).__name__}: {error}")
 
     def _one(self, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
-        pyhf.set_backend(self._backend, self._ladder[0].optimizer)
+        pyhf.set_backend(self._backend, self._ladder[0].make())
         key = hypothesis_key(work.workspace_digest, hypothesis, work.request_digest)
         begin = time.perf_counter()
         built = build(work, hypothesis.patch)
@@ -100,24 +112,24 @@ class PyhfEngine:
             CLs_exp=points[0].CLs_exp,
             fit_time=done - ready,
             setup_time=ready - begin,
-            engine=f"pyhf/{self._backend}/{climbs[0].attempts[-1].engine}",
+            engine=f"pyhf/{self._backend}/{self._ladder[0].optimizer}",
             points=points,
             muhat=free.muhat if free else None,
             twice_nll=free.twice_nll if free else None,
             attempts=[attempt for climb in climbs for attempt in climb.attempts],
-            diagnostics={"excess": free.excess if free else None},
+            diagnostics={"shift": free.shift if free else None},
         )
 
     def _climb(self, built: BuiltModel, mu: float, test_stat: str, seed: int) -> _Climb:
         attempts: list[Attempt] = []
         best: Evaluation | None = None
         for rung in self._ladder:
-            pyhf.set_backend(self._backend, rung.optimizer)
+            pyhf.set_backend(self._backend, rung.make())
             begin = time.perf_counter()
             evaluation, problems = _try(built, mu, test_stat, _start(built, rung, seed))
             attempts.append(
                 Attempt(
-                    engine=rung.optimizer,
+                    engine=f"{rung.optimizer}, tight" if rung.tight else rung.optimizer,
                     start=rung.start,
                     seconds=time.perf_counter() - begin,
                     problems=problems,
