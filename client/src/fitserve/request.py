@@ -43,7 +43,7 @@ def select_hypotheses(
             raise RequestError(
                 f"no hypothesis of the pallet matches '{pattern}'",
                 evidence=f"there are {len(names)}, among them {', '.join(close)}",
-                hint="fitserve pallets check PALLET lists them",
+                hint="fitserve pallets check PALLET --hypotheses lists them",
             )
     return [
         hypothesis

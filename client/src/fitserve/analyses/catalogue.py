@@ -35,6 +35,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Analysis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A published search; ``process``, ``labels`` and ``axes`` are for tables and plots.
 
+    ``luminosity`` is in 1/fb, ``energy``, of the colliding protons together, in TeV.
     ``labels`` are the patchset's names of the mass values (empty where they are not known
     before the archive is fetched), ``axes`` their titles in LaTeX in the same order.
     """
@@ -45,12 +46,11 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     axes: list[str]
     archive: Archive
     labels: list[str] = []
-    experiment: str | None = None
     inspire: str | None = None
     arxiv: str | None = None
     journal: str | None = None
-    luminosity: float | None = None
-    energy: float | None = None
+    luminosity: float
+    energy: float
     note: str | None = None
 
 

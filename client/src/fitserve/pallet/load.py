@@ -14,7 +14,7 @@ from fitserve.pallet.model import Pallet
 from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
 from fitserve.pallet.regions import find_regions, select_region
 from fitserve.pallet.schema import validate
-from fitserve.pallet.source import open_source
+from fitserve.pallet.source import open_analysis, open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fitserve.pallet.regions import Region
     from fitserve.pallet.source import Source
 
-__all__ = ["load_pallet"]
+__all__ = ["load_analysis", "load_pallet"]
 
 
 def load_pallet(
@@ -64,9 +64,33 @@ def load_pallet(
     >>> from fitserve.pallet import load_pallet
     >>> pallet = load_pallet("example")
     >>> len(pallet.hypotheses), pallet.labels, pallet.digest_verified
-    (62, ('mX', 'mchi'), True)
+    (60, ('mX', 'mchi'), True)
     """
     opened = open_source(source, cache=cache_dir or default_cache(), force=force)
+    return _load(opened, region, force=force)
+
+
+def load_analysis(
+    analysis: Analysis, *, cache_dir: Path | None = None, force: bool = False
+) -> Pallet:
+    """Load the pallet of an analysis of the catalogue from the cache.
+
+    Parameters
+    ----------
+    analysis, cache_dir, force
+        As for `load_pallet`.
+
+    Raises
+    ------
+    InputError
+        It is not in the cache, or not what the catalogue says.
+    StoreError
+        The cache cannot be used.
+    """
+    return _load(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
+
+
+def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
     regions = find_regions(opened.contents)

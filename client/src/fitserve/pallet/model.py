@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fitserve.errors import RequestError
-from fitserve.pallet.schema import shorten
 from fitserve.store.records import PalletRecord
 
 if TYPE_CHECKING:
     from fitserve.contract import Hypothesis
 
 __all__ = ["Pallet"]
-
-_LISTED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,42 +81,6 @@ class Pallet:
             each["name"]: len(each["samples"][0]["data"]) for each in self.workspace["channels"]
         }
 
-    def resolve_poi(
-        self, measurement: str | None = None, poi: str | None = None
-    ) -> tuple[str, str]:
-        """Return the measurement and the parameter of interest (POI) that a request means.
-
-        Parameters
-        ----------
-        measurement
-            None means the first one.
-        poi
-            None means that of the measurement.
-
-        Raises
-        ------
-        RequestError
-            There is no such measurement, or some hypothesis has no such normalisation factor.
-        """
-        name = next(iter(self.measurements)) if measurement is None else measurement
-        if name not in self.measurements:
-            raise RequestError(
-                f"the workspace has no measurement {name!r}",
-                evidence=f"it has: {_listed(self.measurements)}",
-                hint="choose one of these with --measurement",
-            )
-        chosen = self.measurements[name] if poi is None else poi
-        if chosen not in self.normfactors:
-            raise RequestError(
-                f"the parameter of interest {chosen!r} is no normalisation factor of every "
-                "hypothesis",
-                evidence=f"these are: {_listed(sorted(self.normfactors)) or 'none'}",
-                hint="choose one of these with --poi"
-                if self.normfactors
-                else "the patches add no signal with a normfactor modifier",
-            )
-        return name, chosen
-
     def record(self) -> PalletRecord:
         """Return what a run records of the pallet."""
         return PalletRecord(
@@ -138,9 +98,3 @@ class Pallet:
             axes=list(self.axes),
             forced=list(self.forced),
         )
-
-
-def _listed(names: Any) -> str:
-    listed = [repr(shorten(name, 60)) for name in names]
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from fitserve.analyses import Analysis
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "open_analysis", "open_source", "short_name"]
 
 _DOI = re.compile(r"(?:doi:)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
 _SUFFIXES = re.compile(r"(?:\.(?:zip|tar|tgz|gz|tbz2?|bz2|txz|xz|json))+$", re.IGNORECASE)
@@ -65,7 +65,7 @@ def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Sour
             return _from_url(source, cache, force=force)
         if not _exists(Path(source)):
             if analysis := _in_catalogue(source):
-                return _from_catalogue(analysis, cache)
+                return open_analysis(analysis, cache=cache)
             if doi := _DOI.fullmatch(source):
                 return _from_url(f"https://doi.org/{doi.group(1)}", cache, force=force)
     return _from_path(Path(source))
@@ -112,7 +112,16 @@ def _from_url(url: str, cache: Path, *, force: bool) -> Source:
     return Source(url, name, contents, forced=(f"{parts.hostname} is no approved host",))
 
 
-def _from_catalogue(analysis: Analysis, cache: Path) -> Source:
+def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
+    """Get the files of an analysis of the catalogue, without a network.
+
+    Raises
+    ------
+    InputError
+        It has not been downloaded, or the copy in the cache is damaged.
+    StoreError
+        The cache cannot be used.
+    """
     address = analysis.archive.address
     if address is None:
         folder = package_files("fitserve") / "data" / analysis.name

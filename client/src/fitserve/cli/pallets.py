@@ -1,0 +1,93 @@
+"""`fitserve pallets`: look at a pallet before anything is fitted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from fitserve.pallet import Pallet
+
+__all__ = ["pallets", "show_pallet"]
+
+
+@click.group()
+def pallets() -> None:
+    """Look at pallets: workspaces with their signal patchsets."""
+
+
+@pallets.command()
+@click.argument("source")
+@click.option("--region", help="Which of several analysis regions in the pallet.")
+@click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
+@click.option("--hypotheses", "listed", is_flag=True, help="List every hypothesis.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def check(source: str, *, region: str | None, force: bool, listed: bool, as_json: bool) -> None:
+    """Verify the pallet SOURCE and say what is in it.
+
+    SOURCE is a directory, an archive, a URL, a DOI, or the name of a known analysis
+    ('fitserve analyses list').
+    """
+    from fitserve.console import emit_json, show_table
+    from fitserve.pallet import load_pallet
+
+    pallet = load_pallet(source, region=region, force=force)
+    if as_json:
+        emit_json(_as_data(pallet))
+        return
+    show_pallet(pallet)
+    if listed:
+        show_table(
+            ["hypothesis", *pallet.labels],
+            ([each.name, *map(_number, each.values)] for each in pallet.hypotheses),
+        )
+
+
+def show_pallet(pallet: Pallet) -> None:
+    """Show what is in a pallet and what its checks found."""
+    from fitserve.console import say, warn
+
+    names = [each.name for each in pallet.hypotheses]
+    span = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+    bins = pallet.bins
+    say(f"pallet:        {pallet.name}" + (f", region {pallet.region}" if pallet.region else ""))
+    if pallet.title:
+        say(f"analysis:      {pallet.analysis}: {pallet.title}")
+    say(f"description:   {pallet.description}")
+    for kind, reference in pallet.references.items():
+        say(f"reference:     {kind} {reference}")
+    say(f"hypotheses:    {len(names)}: {span}")
+    say(f"mass values:   {', '.join(pallet.labels) or 'none'}")
+    for measurement, poi in pallet.measurements.items():
+        known = "" if poi in pallet.normfactors else " (not in every hypothesis)"
+        say(f"measurement:   {measurement}, parameter of interest {poi}{known}")
+    say(
+        f"channels:      {len(bins)} with {sum(bins.values())} bins: "
+        + ", ".join(f"{name} ({count})" for name, count in bins.items())
+    )
+    say(f"workspace:     {pallet.workspace_digest}")
+    for algorithm, value in pallet.patchset_digests.items():
+        verified = "verified" if pallet.digest_verified else "does NOT fit the workspace"
+        say(f"digest:        {algorithm} {value}, {verified}")
+    for note in pallet.notes:
+        say(f"note:          {note}")
+    for ignored in pallet.forced:
+        warn(f"ignored by --force: {ignored}")
+
+
+def _as_data(pallet: Pallet) -> dict[str, Any]:
+    import msgspec
+
+    record: dict[str, Any] = msgspec.to_builtins(pallet.record())
+    return record | {
+        "notes": list(pallet.notes),
+        "measurements": pallet.measurements,
+        "normfactors": sorted(pallet.normfactors),
+        "bins": pallet.bins,
+        "hypotheses": {each.name: list(each.values) for each in pallet.hypotheses},
+    }
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
