@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from fitserve.contract import HypotestRequest, Hypothesis, Task, digest
+from fitserve.contract import (
+    HypotestRequest,
+    Hypothesis,
+    HypothesisResult,
+    MuPoint,
+    Task,
+    WorkerInfo,
+    digest,
+)
+from fitserve.store import (
+    Inputs,
+    Manifest,
+    PalletRecord,
+    RunStore,
+    SavedRun,
+    StoredResult,
+    read_run,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent
 
@@ -138,3 +161,125 @@ def pallet_directory(tmp_path: Path, workspace: dict, hypotheses: list[Hypothesi
     (directory / "BkgOnly.json").write_text(json.dumps(workspace))
     (directory / "patchset.json").write_text(json.dumps(patchset))
     return directory
+
+
+PICTURED = {
+    "1Lbb": (
+        ["m1", "m2"],
+        [
+            r"$m(\tilde{\chi}_1^{\pm}/\tilde{\chi}_2^0)$ [GeV]",
+            r"$m(\tilde{\chi}_1^0)$ [GeV]",
+        ],
+    ),
+    "staus": (["mst", "mn2"], [r"$m(\tilde{\tau})$ [GeV]", r"$m(\tilde{\chi}_1^0)$ [GeV]"]),
+}
+
+
+def build_run(
+    points: dict[str, tuple[tuple, float | None, list | None]],
+    unfinished: dict[str, tuple] | None = None,
+    mu: tuple[float, ...] = (1.0,),
+    **pallet: object,
+) -> tuple[Manifest, dict[str, HypothesisResult]]:
+    """Return a manifest and results from mass values and CLs, by name.
+
+    A point without observed CLs has failed; every signal strength has the same CLs.
+    """
+    values = {name: values for name, (values, _, _) in points.items()} | (unfinished or {})
+    width = len(next(iter(values.values())))
+    described = {
+        "source": "toy.tar.xz",
+        "name": "toy",
+        "region": None,
+        "workspace_digest": "a" * 64,
+        "patchset_digests": {"sha256": "b" * 64},
+        "digest_verified": True,
+        "labels": [f"m{i + 1}" for i in range(width)],
+        "description": "toy signals",
+        "references": {"hepdata": "ins1234567"},
+    } | pallet
+    manifest = Manifest(
+        pallet=msgspec.convert(described, PalletRecord),
+        request=HypotestRequest(mu=mu),
+        request_digest="c" * 64,
+        endpoint="local",
+        hypotheses=list(values),
+        created="2026-01-02T03:04:05+00:00",
+        host="client",
+        python="3.11",
+        versions={"fitserve": "1", "pyhf": "0.7.6"},
+        values=values,
+    )
+    results = {}
+    for number, (name, (place, obs, given)) in enumerate(points.items()):
+        status, reason = ("ok", None) if obs is not None else ("failed", "no fit converged")
+        exp = given if given is not None else [obs] * 5
+        results[name] = HypothesisResult(
+            name=name,
+            key="d" * 64,
+            mass_hypotheses=place,
+            status=status,
+            reason=reason,
+            CLs_obs=obs,
+            CLs_exp=exp,
+            fit_time=0.5 + 0.01 * number,
+            setup_time=0.1,
+            engine="pyhf",
+            points=[
+                MuPoint(mu=at, CLs_obs=obs, CLs_exp=exp, status=status, reason=reason) for at in mu
+            ],
+            muhat=0.1,
+            twice_nll=200.0,
+        )
+    return manifest, results
+
+
+@pytest.fixture(scope="session", name="build_run")
+def _build_run() -> Callable[..., tuple[Manifest, dict[str, HypothesisResult]]]:
+    """Return `build_run`."""
+    return build_run
+
+
+@pytest.fixture(scope="session")
+def published_runs(references: dict[str, dict]) -> dict[str, tuple[Manifest, dict]]:
+    """Return the reference results as runs; the masses are the first two numbers of a name."""
+    runs = {}
+    for analysis, (labels, axes) in PICTURED.items():
+        points = {
+            name: (
+                tuple(float(mass) for mass in re.findall(r"_(\d+)", name)[:2]),
+                found["CLs_obs"],
+                found["CLs_exp"],
+            )
+            for name, found in references[analysis].items()
+        }
+        runs[analysis] = build_run(points, name=analysis, labels=labels, axes=axes)
+    return runs
+
+
+@pytest.fixture(scope="session")
+def save_run() -> Callable[[Path, Manifest, dict[str, HypothesisResult]], SavedRun]:
+    """Return a function that writes results as a run directory and reads it again."""
+
+    def save(path: Path, manifest: Manifest, results: dict[str, HypothesisResult]) -> SavedRun:
+        worker = WorkerInfo(
+            host="node", pid=1, python="3.11", device="cpu", versions={"pyhf": "0.7.6"}
+        )
+        with RunStore.create(path, manifest, Inputs(workspace={}, hypotheses=[])) as store:
+            store.append(
+                StoredResult(
+                    result=result,
+                    worker=worker,
+                    task=f"t{number}",
+                    submitted=1000.0,
+                    started=1000.0 + number,
+                    arrived=1001.0 + number,
+                    task_seconds=1.0,
+                    task_size=1,
+                )
+                for number, result in enumerate(results.values())
+            )
+            store.write_results()
+        return read_run(path)
+
+    return save
