@@ -54,9 +54,10 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One hypothesis in the table."""
+    """One hypothesis in the table; ``reason`` is why its status is not ok."""
 
     name: str
+    masses: list[Cell]
     cells: list[Cell]
     status: str
     excluded: str
@@ -96,11 +97,10 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
     return "data:image/svg+xml;base64," + base64.b64encode(picture).decode("ascii"), words
 
 
-def columns(run: SavedRun) -> list[tuple[str, str]]:
-    """Return the titles of the table's columns after the name, and what they mean."""
+def columns() -> list[tuple[str, str]]:
+    """Return the titles of the columns after the masses, and what they mean."""
     sigma = ("\u22122\u03c3", "\u22121\u03c3", "median", "+1\u03c3", "+2\u03c3")
     return [
-        *((label, "mass value, with the patchset's label") for label in run.manifest.pallet.labels),
         ("CLs obs.", "observed CLs"),
         *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
         ("\u03bc\u0302", "best-fit signal strength"),
@@ -131,7 +131,14 @@ def _row(run: SavedRun, name: str, result: HypothesisResult | None, width: int) 
         if result.CLs_obs is not None:
             out = "excluded" if result.CLs_obs < 1 - 0.95 else "not excluded"
     masses = [*values, *[None] * width][:width]
-    return Row(name, [_cell(value) for value in (*masses, *cls, *rest)], status, out, reason)
+    return Row(
+        name,
+        [_cell(value) for value in masses],
+        [_cell(value) for value in (*cls, *rest)],
+        status,
+        out,
+        reason,
+    )
 
 
 def _cell(value: float | str | None) -> Cell:
