@@ -1,0 +1,5 @@
+"""``python -m sitekit``."""
+
+from sitekit.cli import main
+
+main()

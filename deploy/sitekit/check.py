@@ -1,0 +1,47 @@
+"""Rules between the fields of a site, each with what to write instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sitekit import rules_access, rules_resources, rules_runtime
+from sitekit.problems import Problem, SiteError
+
+if TYPE_CHECKING:
+    from sitekit.site import Site
+
+__all__ = ["check_site", "require_valid"]
+
+_RULES = (*rules_resources.RULES, *rules_runtime.RULES, *rules_access.RULES)
+
+
+def check_site(site: Site) -> list[Problem]:
+    """Hold a site against every rule between fields.
+
+    Parameters
+    ----------
+    site
+        A site that fits the schema.
+
+    Returns
+    -------
+    list of Problem
+        Errors and warnings, in the order of their lines.
+    """
+    problems = [problem for rule in _RULES for problem in rule(site)]
+    return sorted(problems, key=lambda problem: (problem.file, problem.line, problem.field))
+
+
+def require_valid(site: Site) -> list[Problem]:
+    """Return the warnings of a site.
+
+    Raises
+    ------
+    SiteError
+        There are errors; all of them are in the message.
+    """
+    problems = check_site(site)
+    errors = [problem for problem in problems if problem.level == "error"]
+    if errors:
+        raise SiteError(f"site {site.name!r} would not work", errors)
+    return problems

@@ -1,0 +1,148 @@
+"""The command line behind `make check`, `render`, `doctor`, `golden` and `new-site`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fitserve._version import __version__
+from fitserve.errors import FitserveError, RequestError
+from sitekit.check import require_valid
+from sitekit.derive import derive
+from sitekit.golden import GOLDEN, golden_differences, write_golden
+from sitekit.load import load_site, shipped_sites
+from sitekit.render import Rendering, render_site, write_files
+
+__all__ = ["main"]
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """From one site file to a checked, rendered and examined endpoint."""
+
+
+@commands.command("list")
+def list_command() -> None:
+    """List the shipped sites."""
+    for name in shipped_sites():
+        site, _ = load_site(name)
+        status = " (retired)" if site.get("status") == "retired" else ""
+        click.echo(f"{name:16} {site.get('scheduler.type'):10} {site.get('description')}{status}")
+
+
+@commands.command()
+@click.argument("site")
+def check(site: str) -> None:
+    """Check SITE: a name, or the path of a site file."""
+    loaded, warnings = load_site(site)
+    for warning in warnings:
+        _say(f"warning: {warning}")
+    for problem in require_valid(loaded):
+        _say(str(problem))
+    derived = derive(loaded)
+    workers = derived.workers_per_node or "one for each core"
+    click.echo(
+        f"{loaded.name} is in order: {loaded.get('scheduler.type')}, "
+        f"{loaded.get('blocks.max')} x {loaded.get('blocks.nodes')} nodes at most, "
+        f"{workers} workers a node ({loaded.get('workers.device')}, "
+        f"{derived.threads or 1} threads each)"
+    )
+    if derived.core_hours_max:
+        click.echo(
+            f"worst case: {derived.core_hours_max:.0f} core-hours of one user, if every block "
+            "lasts to its time limit"
+        )
+
+
+@commands.command()
+@click.argument("site")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory; build/sites/SITE if none.")
+@click.option("--home", type=click.Path(path_type=Path), help="Home of the endpoint's user.")
+@click.option("--endpoint-id", help="Id of the registered endpoint.")
+@click.option("--function-id", help="Id of fitserve's registered function.")
+@click.option("--option", "options", multiple=True, help="NAME=VALUE for engine.json.")
+def render(
+    *,
+    site: str,
+    out: Path | None,
+    home: Path | None,
+    endpoint_id: str | None,
+    function_id: str | None,
+    options: tuple[str, ...],
+) -> None:
+    """Render the endpoint directory of SITE."""
+    loaded, warnings = load_site(site)
+    rendering = Rendering(__version__, home or Path.home(), endpoint_id, function_id)
+    files, problems = render_site(loaded, rendering, _options(loaded.get("user_options"), options))
+    for warning in [*warnings, *map(str, problems)]:
+        _say(warning)
+    directory = out or Path("build") / "sites" / loaded.name
+    write_files(files, directory)
+    click.echo(f"{directory}: {', '.join(sorted(files))}")
+
+
+def _options(allowed: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or name not in allowed:
+            raise RequestError(
+                f"--option {item} is not one that this site lets users set",
+                hint=f"one of {', '.join(allowed) or 'none'}, as NAME=VALUE",
+            )
+        bounds = allowed[name]
+        if "minimum" in bounds:
+            if not value.isdecimal() or not bounds["minimum"] <= int(value) <= bounds["maximum"]:
+                raise RequestError(
+                    f"--option {item} is out of bounds",
+                    hint=f"{name}={bounds['minimum']} to {bounds['maximum']}",
+                )
+            options[name] = int(value)
+        elif value in bounds.get("choices", [value]) and value.replace("-", "").isidentifier():
+            options[name] = value
+        else:
+            raise RequestError(
+                f"--option {item} is not one of the site's choices",
+                hint=", ".join(bounds.get("choices", [])) or "a name of letters, digits, - and _",
+            )
+    return options
+
+
+@commands.command()
+@click.option("--check", "only_check", is_flag=True, help="Fail if a golden file would change.")
+def golden(*, only_check: bool) -> None:
+    """Write the golden files of every shipped site, or check them."""
+    if not only_check:
+        changed = write_golden()
+        click.echo(f"changed: {', '.join(changed)}" if changed else "nothing changed")
+        return
+    differences = "".join(golden_differences(site) for site in shipped_sites())
+    click.echo(differences, nl=False)
+    if differences:
+        raise RequestError(
+            f"the files in {GOLDEN} are not what the sites render to",
+            hint="`make golden`, then review the diff",
+        )
+
+
+def main() -> None:
+    """Run a command; a user's error is said in its own words, with its exit code."""
+    try:
+        commands.main(prog_name="sitekit", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except FitserveError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)

@@ -1,0 +1,180 @@
+"""What the templates are filled with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sitekit.containers import container, home, image_file, probe_command
+from sitekit.derive import LAUNCHERS, Derived, derive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sitekit.site import Site
+
+__all__ = ["Rendering", "build_context", "expand_home"]
+
+_SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a rendering depends on besides the site.
+
+    Attributes
+    ----------
+    version
+        Version of fitserve that the files say they are from.
+    home
+        Home directory of the endpoint's user, which ``~`` in `endpoint.venv` stands for.
+    endpoint_id, function_id
+        Ids that are known once the endpoint and the function are registered; they win over
+        those of the site file.
+    """
+
+    version: str
+    home: Path
+    endpoint_id: str | None = None
+    function_id: str | None = None
+
+
+def expand_home(path: str, rendering: Rendering) -> str:
+    """Return a path with ``~`` expanded now, for files that no shell reads."""
+    return re.sub(r"\A~(?=/|\Z)", str(rendering.home), path)
+
+
+def header(site: Site, rendering: Rendering) -> str:
+    """Return the line by which each file says where it is from."""
+    return (
+        f"Rendered from site {site.name} (sha256 {site.digest[:12]}) by fitserve "
+        f"{rendering.version}: change the site file, not this one."
+    )
+
+
+def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
+    """Return everything that the templates of a site read.
+
+    Parameters
+    ----------
+    site
+        A site that passed every check.
+    rendering
+        What else the files depend on.
+    """
+    said = header(site, rendering)
+    site = site.pinned(rendering.version)
+    derived = derive(site)
+    heartbeat = site.get("endpoint.heartbeat_seconds")
+    venv = expand_home(site.get("endpoint.venv"), rendering)
+    functions = [rendering.function_id] if rendering.function_id else site.get("access.functions")
+    fields = {**site.fields, "access": {**site.get("access"), "functions": functions}}
+    cores = site.get("node.cores")
+    multi = site.get("access.mode") == "multi-user"
+    config = "/etc/fitserve" if multi else f"{rendering.home}/.config/fitserve"
+    return {
+        "site": _Fields.of(fields),
+        "name": site.name,
+        "derived": derived,
+        "header": said,
+        "options": _options(site, derived),
+        "cores": derived.workers_per_node,
+        "threads_expression": _threads(site, derived),
+        "cpus": (cores or derived.workers_per_node or 1) * site.get("node.cpus_per_core"),
+        "request_memory": _request_memory(site),
+        "select": _select(site),
+        "launcher": _launcher(site),
+        "container": container(site),
+        "image_file": image_file(site),
+        "probe_command": probe_command(site),
+        "idle_soft": max(1, site.get("endpoint.idle_minutes") * 60 // heartbeat),
+        "idle_hard": max(1, site.get("endpoint.stuck_hours") * 3600 // heartbeat),
+        "endpoint_venv": venv,
+        "endpoint_path": f"{venv}/bin:{_SYSTEM_PATH}",
+        "credentials_file": f"{config}/{derived.endpoint_name}.env",
+        "identity_mapping_path": site.get("access.identity_mapping")
+        or f"/etc/fitserve/{derived.endpoint_name}/identity_mapping.json",
+    }
+
+
+class _Fields(dict[str, Any]):
+    """A mapping whose absent fields are None, so that a template can ask for any field."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return cls({key: cls.of(below) for key, below in value.items()})
+        return value
+
+
+def _threads(site: Site, derived: Derived) -> str:
+    """Return the endpoint's expression of a worker's threads, which follow its workers."""
+    given = site.get("workers.threads")
+    cores = site.get("node.cores")
+    if given is not None or cores is None:
+        return str(given or derived.threads or 1)
+    return f"{cores} // _workers_per_node"
+
+
+def _options(site: Site, derived: Derived) -> dict[str, str]:
+    """Return the endpoint's expression of each value that users may be allowed to set."""
+    settable = site.get("user_options")
+
+    def text(name: str, default: str | None) -> str:
+        own = "none" if default is None else f"'\"{default}\"'"
+        return f"{name} | default({own})" if name in settable else own
+
+    def number(name: str, default: int) -> str:
+        return f"{name} | default({default}) | int" if name in settable else str(default)
+
+    options: dict[str, str] = {}
+    if derived.batch:
+        names = ["account", "partition", "qos"]
+        if site.get("scheduler.type") != "slurm":
+            names = ["account", "queue"]
+        options |= {name: text(name, site.get(f"scheduler.{name}")) for name in names}
+        minutes = (derived.walltime_seconds or 0) // 60
+        options["walltime_minutes"] = number("walltime_minutes", minutes)
+        options["nodes_per_block"] = number("nodes_per_block", site.get("blocks.nodes"))
+    options["max_blocks"] = number("max_blocks", site.get("blocks.max"))
+    if derived.workers_per_node is not None:
+        options["workers_per_node"] = number("workers_per_node", derived.workers_per_node)
+    return options
+
+
+def _request_memory(site: Site) -> bool:
+    asked = site.get("node.request_memory")
+    if asked is None:
+        asked = site.get("scheduler.exclusive") is False
+    return bool(asked) and site.get("node.memory_gb") is not None
+
+
+def _select(site: Site) -> list[str]:
+    """Return what each chunk of a PBS Pro block asks for besides its cores."""
+    resources = list(site.get("scheduler.select") or [])
+    if site.get("node.gpus.request") == "ngpus":
+        resources.insert(0, f"ngpus={site.get('node.gpus.count')}")
+    if site.get("node.request_memory") and site.get("node.memory_gb"):
+        resources.append(f"mem={site.get('node.memory_gb')}gb")
+    return resources
+
+
+def _launcher(site: Site) -> dict[str, Any] | None:
+    kind = site.get("scheduler.launcher.type")
+    if kind is None:
+        return None
+    options = [home(option) for option in site.get("scheduler.launcher.options")]
+    if kind == "srun" and not any(o.startswith(("--cpus-per-task", "-c")) for o in options):
+        # Since Slurm 22.05, srun no longer takes this from the job: without it, all workers
+        # of a node would share one core.
+        cpus = site.get("node.cores") * site.get("node.cpus_per_core")
+        options.insert(0, f"--cpus-per-task={cpus}")
+    return {
+        "cls": LAUNCHERS[kind],
+        "bind_option": site.get("scheduler.launcher.bind_option"),
+        "options": " ".join(options),
+    }

@@ -1,0 +1,165 @@
+"""What follows from a site's fields: workers, threads, times, images, commands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sitekit.site import Site
+
+__all__ = [
+    "DOCKER_LIKE",
+    "LAUNCHERS",
+    "Derived",
+    "derive",
+    "hms",
+    "seconds",
+]
+
+DOCKER_LIKE = ("docker", "podman", "podman-hpc")
+LAUNCHERS = {
+    "single-node": "SingleNodeLauncher",
+    "srun": "SrunLauncher",
+    "mpiexec": "MpiExecLauncher",
+    "mpirun": "MpiRunLauncher",
+    "aprun": "AprunLauncher",
+}
+"""Parsl's class for each launcher."""
+
+
+def seconds(walltime: str) -> int:
+    """Return the seconds of HH:MM:SS.
+
+    Examples
+    --------
+    >>> seconds("01:30:00")
+    5400
+    """
+    hours, minutes, rest = (int(part) for part in walltime.split(":"))
+    return hours * 3600 + minutes * 60 + rest
+
+
+def hms(total: int) -> str:
+    """Return HH:MM:SS of a number of seconds.
+
+    Examples
+    --------
+    >>> hms(5400)
+    '01:30:00'
+    """
+    return f"{total // 3600:02d}:{total % 3600 // 60:02d}:{total % 60:02d}"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What follows from a site's fields.
+
+    Attributes
+    ----------
+    endpoint_name
+        Name of the endpoint and of its directory.
+    batch
+        Whether there is a batch system with queues and time limits.
+    workers_per_node, threads
+        Worker processes of a node and threads of each; both None where the cores of the
+        node are not known (a local site).
+    gpus
+        GPUs of a node that workers use; 0 on CPUs.
+    walltime_seconds, drain_seconds
+        Time limit of a block, and the time after its start at which it takes no more tasks,
+        so that the longest one still ends in time; None where there is no limit.
+    longest_seconds
+        Longest task.
+    nodes_max, workers_max
+        Most nodes and workers of one user; ``workers_max`` is None as for workers.
+    core_hours_max
+        Core-hours that one user can spend when every block lasts to its end; None where
+        unknown.
+    """
+
+    endpoint_name: str
+    batch: bool
+    workers_per_node: int | None
+    threads: int | None
+    gpus: int
+    walltime_seconds: int | None
+    drain_seconds: int | None
+    longest_seconds: int
+    nodes_max: int
+    workers_max: int | None
+    core_hours_max: float | None
+
+
+def derive(site: Site) -> Derived:
+    """Derive what follows from a site's fields, which fit the schema."""
+    kind = site.get("scheduler.type")
+    batch = kind in {"slurm", "pbspro", "torque"}
+    gpus = int(site.get("node.gpus.count") or 0) if site.get("workers.device") != "cpu" else 0
+    cores = _cores(site)
+    workers = _workers(site, cores, gpus)
+    threads = site.get("workers.threads")
+    if threads is None and cores is not None and workers:
+        threads = max(1, cores // workers)
+    walltime = seconds(site.get("blocks.walltime")) if site.get("blocks.walltime") else None
+    longest = math.ceil(site.get("tasks.longest_minutes") * 60)
+    drain = walltime - longest - site.get("tasks.startup_seconds") if walltime else None
+    nodes_max = site.get("blocks.max") * site.get("blocks.nodes")
+    hours = cores * nodes_max * walltime / 3600 if cores and walltime else None
+    return Derived(
+        endpoint_name=site.get("endpoint.name") or f"fitserve-{site.name}",
+        batch=batch,
+        workers_per_node=workers,
+        threads=threads,
+        gpus=gpus,
+        walltime_seconds=walltime,
+        drain_seconds=drain,
+        longest_seconds=longest,
+        nodes_max=nodes_max,
+        workers_max=workers * nodes_max if workers else None,
+        core_hours_max=hours,
+    )
+
+
+def _cores(site: Site) -> int | None:
+    cores = site.get("node.cores")
+    if cores is None and site.get("scheduler.type") == "kubernetes":
+        limit: Any = site.get("kubernetes.cpu.limit")
+        cores = max(1, int(limit)) if limit is not None else None
+    return int(cores) if cores is not None else None
+
+
+def _workers(site: Site, cores: int | None, gpus: int) -> int | None:
+    workers = site.get("workers.per_node")
+    if workers is not None:
+        return int(workers)
+    if gpus:
+        return gpus
+    if cores is None:
+        return None
+    by_cores = cores // (site.get("workers.threads") or 1)
+    memory = memory_gb(site)
+    by_memory = int(memory // site.get("workers.memory_gb")) if memory else by_cores
+    return max(1, min(by_cores, by_memory))
+
+
+def memory_gb(site: Site) -> float | None:
+    """Return the GiB of memory of a block's node, or None where it is not known."""
+    if site.get("scheduler.type") == "kubernetes":
+        limit: str | None = site.get("kubernetes.memory.limit")
+        return quantity_gb(limit) if limit else None
+    memory = site.get("node.memory_gb")
+    return float(memory) if memory is not None else None
+
+
+def quantity_gb(quantity: str) -> float:
+    """Return the GiB of a Kubernetes quantity in Mi or Gi.
+
+    Examples
+    --------
+    >>> quantity_gb("512Mi"), quantity_gb("4Gi")
+    (0.5, 4.0)
+    """
+    number, unit = int(quantity[:-2]), quantity[-2:]
+    return number / 1024 if unit == "Mi" else float(number)

@@ -1,0 +1,125 @@
+"""The rendered files that are JSON: users' options, the engine, the card, the mapping."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sitekit.context import header
+from sitekit.derive import derive, hms
+from sitekit.endpoint_view import user_config
+from sitekit.schema import schema
+
+if TYPE_CHECKING:
+    from sitekit.context import Rendering
+    from sitekit.site import Site
+
+__all__ = ["engine_description", "identity_mapping", "site_card", "text", "user_schema"]
+
+CARD_VERSION = 1
+ENGINE_VERSION = 1
+_PAYLOAD_BYTES = 10_000_000
+"""Largest submission and result of Globus Compute."""
+
+
+def text(document: Any) -> str:
+    """Return a document as the JSON text that is written: stable and readable."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
+    """Return the JSON schema of what users may set; all else is refused."""
+    properties = {name: _option_schema(bounds) for name, bounds in site.get("user_options").items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": header(site, rendering),
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _option_schema(bounds: dict[str, Any]) -> dict[str, Any]:
+    if "minimum" in bounds:
+        return {"type": "integer", "minimum": bounds["minimum"], "maximum": bounds["maximum"]}
+    if "choices" in bounds:
+        return {"type": "string", "enum": bounds["choices"]}
+    word = schema()["$defs"]["word"]
+    # `pattern` alone would let a final newline pass in Python; `not` does not.
+    return {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": word["maxLength"],
+        "pattern": "^[A-Za-z0-9]",
+        "not": {"pattern": "[^A-Za-z0-9_.+@:-]"},
+    }
+
+
+def engine_description(
+    site: Site, rendering: Rendering, template: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the engine as plain data, for driving the site from its login node.
+
+    It is what the endpoint's own template gives, so the two cannot differ.
+    """
+    return {
+        "engine_version": ENGINE_VERSION,
+        "site": site.name,
+        "rendered": header(site, rendering),
+        "run_dir": site.get("directories.run"),
+        "engine": user_config(template, options)["engine"],
+    }
+
+
+def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
+    """Return what a client needs to know of a site."""
+    derived = derive(site)
+    functions = site.get("access.functions")
+    walltime = derived.walltime_seconds
+    return {
+        "card_version": CARD_VERSION,
+        "name": site.name,
+        "description": site.get("description"),
+        "contact": site.get("contact"),
+        "url": site.get("url"),
+        "verified": site.get("verified"),
+        "rendered": header(site, rendering),
+        "endpoint_id": rendering.endpoint_id or site.get("endpoint.id"),
+        "function_id": rendering.function_id or (functions[0] if functions else None),
+        "scheduler": site.get("scheduler.type"),
+        "worker": {
+            "version": rendering.version,
+            "device": site.get("workers.device"),
+            "gpu": site.get("node.gpus.kind") if derived.gpus else None,
+            "per_node": derived.workers_per_node,
+            "threads": derived.threads,
+        },
+        "limits": {
+            "longest_task_seconds": derived.longest_seconds,
+            "payload_bytes": _PAYLOAD_BYTES,
+            "walltime": hms(walltime) if walltime else None,
+            "nodes": derived.nodes_max,
+            "workers": derived.workers_max,
+            "core_hours": derived.core_hours_max,
+        },
+        "options": user_schema(site, rendering)["properties"],
+    }
+
+
+def identity_mapping(site: Site, rendering: Rendering) -> list[dict[str, Any]]:
+    """Return the mapping of NAME@DOMAIN to the local account NAME."""
+    return [
+        {
+            "comment": header(site, rendering),
+            "DATA_TYPE": "expression_identity_mapping#1.0.0",
+            "mappings": [
+                {
+                    "source": "{username}",
+                    # No option, path or number can be an account's name, and nobody is root.
+                    "match": "(?!root@)([a-z_][a-z0-9_-]{0,31})@" + domain.replace(".", "\\."),
+                    "output": "{0}",
+                }
+                for domain in site.get("access.domains")
+            ],
+        }
+    ]

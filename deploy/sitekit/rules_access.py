@@ -1,0 +1,219 @@
+"""Rules of who may use an endpoint, and of what users may set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sitekit.derive import derive, hms, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sitekit.problems import Problem
+    from sitekit.site import Site
+
+__all__ = ["RULES"]
+
+_OPTION_APPLIES = {
+    "account": ("slurm", "pbspro", "torque"),
+    "partition": ("slurm",),
+    "qos": ("slurm",),
+    "queue": ("pbspro", "torque"),
+    "walltime_minutes": ("slurm", "pbspro", "torque"),
+    "nodes_per_block": ("slurm", "pbspro", "torque"),
+    "max_blocks": ("slurm", "pbspro", "torque", "kubernetes", "local"),
+    "workers_per_node": ("slurm", "pbspro", "torque", "local"),
+}
+
+
+def mode(site: Site) -> Iterator[Problem]:
+    """Check that a multi-user endpoint maps identities to accounts, and no other does."""
+    multi = site.get("access.mode") == "multi-user"
+    mapping = [name for name in ("identity_mapping", "domains") if site.get(f"access.{name}")]
+    if multi and len(mapping) != 1:
+        yield site.problem(
+            "access",
+            "expected one of identity_mapping and domains for a multi-user endpoint, found "
+            f"{' and '.join(mapping) or 'none'}",
+            "domains: [<your identity provider's domain>]",
+        )
+    if not multi:
+        for name in (*mapping, *(["pam_service"] if site.get("access.pam_service") else [])):
+            yield site.problem(
+                f"access.{name}",
+                "expected none for a single-user endpoint, which ignores it",
+                "nothing, or mode: multi-user",
+            )
+    if multi and not site.get("access.authentication_policy"):
+        yield site.problem(
+            "access.authentication_policy",
+            "anyone whose identity maps to a local account can run fits here; a Globus "
+            "authentication policy also says how recently they must have logged in",
+            "authentication_policy: <id of the policy>",
+            "warning",
+        )
+    if multi and site.get("endpoint.venv").startswith("~"):
+        yield site.problem(
+            "endpoint.venv",
+            "expected an absolute path for a multi-user endpoint: users' children must read it",
+            "venv: /opt/fitserve/venv",
+        )
+    if multi and site.get("scheduler.type") == "kubernetes":
+        yield site.problem(
+            "access.mode", "expected single-user on Kubernetes: a pod has one user", "single-user"
+        )
+
+
+def assurance(site: Site) -> Iterator[Problem]:
+    """Check that high assurance has its subscription, policy and encryption."""
+    if site.get("access.admins") and not site.get("access.subscription"):
+        yield site.problem(
+            "access.admins", "expected access.subscription as well", "subscription: <id>"
+        )
+    if not site.get("access.high_assurance"):
+        if site.get("access.audit_log"):
+            yield site.problem(
+                "access.audit_log", "expected high_assurance: true as well", "high_assurance: true"
+            )
+        return
+    for name in ("subscription", "authentication_policy"):
+        if not site.get(f"access.{name}"):
+            yield site.problem(
+                f"access.{name}", "expected with high_assurance, it is missing", f"{name}: <id>"
+            )
+    if not site.get("network.encrypted"):
+        yield site.problem(
+            "access.high_assurance", "expected network.encrypted: true as well", "encrypted: true"
+        )
+
+
+def options_apply(site: Site) -> Iterator[Problem]:
+    """Check that users can set only what the scheduler has, the site's own value included."""
+    kind = site.get("scheduler.type")
+    for name in site.get("user_options") or {}:
+        if kind not in _OPTION_APPLIES[name]:
+            yield site.problem(
+                f"user_options.{name}", f"{kind} has no such thing", "nothing: remove it"
+            )
+    for name, own in (
+        ("partition", "scheduler.partition"),
+        ("queue", "scheduler.queue"),
+        ("qos", "scheduler.qos"),
+        ("account", "scheduler.account"),
+    ):
+        choices = site.get(f"user_options.{name}.choices")
+        value = site.get(own)
+        if choices and value and value not in choices:
+            yield site.problem(
+                f"user_options.{name}.choices",
+                f"expected the site's own {value} among them, found {', '.join(choices)}",
+                f"choices: [{', '.join([value, *choices])}]",
+            )
+
+
+def option_bounds(site: Site) -> Iterator[Problem]:
+    """Check that bounds are in order and hold the site's own value, the users' default."""
+    derived = derive(site)
+    walltime = derived.walltime_seconds
+    defaults = {
+        "walltime_minutes": walltime // 60 if walltime else None,
+        "max_blocks": site.get("blocks.max"),
+        "nodes_per_block": site.get("blocks.nodes"),
+        "workers_per_node": derived.workers_per_node,
+    }
+    for name, default in defaults.items():
+        bounds = site.get(f"user_options.{name}")
+        if bounds is None:
+            continue
+        least, most = bounds["minimum"], bounds["maximum"]
+        if least > most:
+            yield site.problem(
+                f"user_options.{name}.minimum",
+                f"expected at most the maximum of {most}, found {least}",
+                f"minimum: {most}",
+            )
+        elif default is not None and not least <= default <= most:
+            yield site.problem(
+                f"user_options.{name}",
+                f"expected bounds around the site's own {default}, found {least} to {most}",
+                f"{{minimum: {min(least, default)}, maximum: {max(most, default)}}}",
+            )
+        elif default is None and name == "workers_per_node":
+            yield site.problem(
+                f"user_options.{name}", "expected node.cores to be given as well", "cores: <number>"
+            )
+
+
+def option_limits(site: Site) -> Iterator[Problem]:
+    """Check that what users set is within the facility's limits, and a block still holds a task."""
+    derived = derive(site)
+    bounds = site.get("user_options.walltime_minutes")
+    limit = site.get("limits.walltime")
+    if bounds:
+        needed = derived.longest_seconds + site.get("tasks.startup_seconds")
+        if bounds["minimum"] * 60 <= needed:
+            yield site.problem(
+                "user_options.walltime_minutes.minimum",
+                f"expected more than {hms(needed)}, the start of a block and the longest task, "
+                f"found {bounds['minimum']} minutes",
+                f"minimum: {needed // 60 + 1}",
+            )
+        if limit and bounds["maximum"] * 60 > seconds(limit):
+            yield site.problem(
+                "user_options.walltime_minutes.maximum",
+                f"expected at most the facility's {limit}, found {bounds['maximum']} minutes",
+                f"maximum: {seconds(limit) // 60}",
+            )
+    blocks = site.get("user_options.max_blocks.maximum") or site.get("blocks.max")
+    nodes = site.get("user_options.nodes_per_block.maximum") or site.get("blocks.nodes")
+    for limit, found, what in (
+        (site.get("limits.nodes"), blocks * nodes, "nodes"),
+        (site.get("limits.jobs"), blocks, "jobs"),
+    ):
+        if limit and found > limit and site.get("user_options"):
+            yield site.problem(
+                "user_options.max_blocks.maximum",
+                f"expected at most {limit} {what} of one user, found {found}",
+                f"maximum: {max(1, limit // (nodes if what == 'nodes' else 1))}",
+            )
+    bounds = site.get("user_options.workers_per_node")
+    cores = site.get("node.cores")
+    if bounds and cores and bounds["maximum"] > cores:
+        yield site.problem(
+            "user_options.workers_per_node.maximum",
+            f"expected at most the {cores} cores of a node, found {bounds['maximum']}",
+            f"maximum: {cores}",
+        )
+    if bounds and derived.gpus:
+        yield site.problem(
+            "user_options.workers_per_node",
+            "expected none on GPUs, where each GPU has one worker",
+            "nothing: remove it",
+        )
+    if site.get("blocks.min") > (site.get("user_options.max_blocks.minimum") or 10**9):
+        yield site.problem(
+            "user_options.max_blocks.minimum",
+            f"expected at least blocks.min ({site.get('blocks.min')})",
+            f"minimum: {site.get('blocks.min')}",
+        )
+
+
+def retired(site: Site) -> Iterator[Problem]:
+    """Warn that a retired machine's file is a blueprint, not a site."""
+    if site.get("status") == "retired":
+        yield site.problem(
+            "status",
+            "this machine is gone: the file is kept as a blueprint and cannot be deployed",
+            "status: active, in a site file of your own that extends this one",
+            "warning",
+        )
+
+
+RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
+    mode,
+    assurance,
+    options_apply,
+    option_bounds,
+    option_limits,
+    retired,
+)

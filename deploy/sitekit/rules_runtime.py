@@ -1,0 +1,342 @@
+"""Rules of the scheduler's own fields, the network, the worker's environment and directories."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sitekit.problems import Problem
+    from sitekit.site import Site
+
+__all__ = ["RULES"]
+
+_APPLIES = {
+    "account": ("slurm", "pbspro", "torque"),
+    "partition": ("slurm",),
+    "queue": ("pbspro", "torque"),
+    "qos": ("slurm",),
+    "constraint": ("slurm",),
+    "clusters": ("slurm",),
+    "exclusive": ("slurm",),
+    "launcher": ("slurm", "pbspro", "torque"),
+    "select": ("pbspro",),
+    "directives": ("slurm", "pbspro", "torque"),
+}
+"""Which schedulers know which field of `scheduler`."""
+
+_LAUNCHERS = {
+    "slurm": ("srun", "single-node"),
+    "pbspro": ("mpiexec", "mpirun", "single-node"),
+    "torque": ("single-node", "aprun", "mpiexec", "mpirun", "srun"),
+}
+_CONTAINERS = {
+    "slurm": ("apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter"),
+    "pbspro": ("apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter"),
+    "torque": ("apptainer", "singularity", "shifter"),
+    "kubernetes": (),
+    "local": ("apptainer", "singularity", "docker", "podman"),
+}
+# Options that have a field of their own: given twice, the scheduler takes either.
+_OWN_FIELDS = {
+    "--account": "scheduler.account",
+    "-A": "scheduler.account",
+    "--partition": "scheduler.partition",
+    "-p": "scheduler.partition",
+    "--qos": "scheduler.qos",
+    "--constraint": "scheduler.constraint",
+    "--time": "blocks.walltime",
+    "-t": "blocks.walltime",
+    "--nodes": "blocks.nodes",
+    "-N": "blocks.nodes",
+    "--exclusive": "scheduler.exclusive",
+    "--mem": "node.memory_gb",
+    "--gpus-per-node": "node.gpus",
+    "-q": "scheduler.queue",
+}
+_NOT_SHARED = ("/tmp", "/var/tmp", "/dev/shm", "$TMPDIR", "${TMPDIR}")  # noqa: S108
+_MUTABLE_TAG = re.compile(r":(latest|main|master|nightly|dev|stable)\Z")
+_VERSIONED = re.compile(r"(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9_.-]*)\Z")
+
+
+def scheduler_fields(site: Site) -> Iterator[Problem]:
+    """Check that the scheduler knows its fields: others would be dropped silently."""
+    kind = site.get("scheduler.type")
+    given = site.given.get("scheduler", {})
+    for name, known in _APPLIES.items():
+        if name in given and kind not in known:
+            instead = {"partition": "queue: ...", "queue": "partition: ..."}.get(name, "nothing")
+            yield site.problem(
+                f"scheduler.{name}",
+                f"{kind} has no such thing; it is for {', '.join(known)}",
+                instead,
+            )
+    if kind == "slurm" and "exclusive" not in given:
+        yield site.problem(
+            "scheduler.exclusive",
+            "expected to be told whether blocks take whole nodes: Parsl's default is true, which "
+            "a shared partition charges in full",
+            "exclusive: false",
+        )
+    for index, option in enumerate(site.get("scheduler.directives") or []):
+        name = re.split(r"[= ]", option, maxsplit=1)[0]
+        if name in _OWN_FIELDS:
+            yield site.problem(
+                f"scheduler.directives.{index}",
+                f"expected {name} in its own field",
+                f"{_OWN_FIELDS[name]}",
+            )
+    if kind == "slurm" and site.get("blocks.nodes") > 1:
+        options = site.get("scheduler.directives") or []
+        if not any(option.startswith("--no-requeue") for option in options):
+            yield site.problem(
+                "scheduler.directives",
+                "a block of several nodes that loses one is queued again by Slurm under its old "
+                "id, and Parsl never replaces it",
+                "directives: [--no-requeue]",
+                "warning",
+            )
+
+
+def torque_share(site: Site) -> Iterator[Problem]:
+    """Warn that Parsl asks Torque for one core of each node, whatever the site says."""
+    if site.get("scheduler.type") != "torque" or (site.get("node.cores") or 1) == 1:
+        return
+    options = site.get("scheduler.directives") or []
+    if not any("naccesspolicy" in option or option == "-n" for option in options):
+        yield site.problem(
+            "scheduler.directives",
+            "Parsl asks Torque for ppn=1: where nodes are shared, a block gets one core",
+            "directives: [-l naccesspolicy=singlejob]",
+            "warning",
+        )
+
+
+def launcher(site: Site) -> Iterator[Problem]:
+    """Check that the launcher is one that the scheduler has, and reaches every node of a block."""
+    kind = site.get("scheduler.type")
+    allowed = _LAUNCHERS.get(kind)
+    if allowed is None:
+        return
+    chosen = site.get("scheduler.launcher.type")
+    if chosen is None:
+        yield site.problem(
+            "scheduler.launcher",
+            f"expected what starts the workers on a node, one of {', '.join(allowed)}; "
+            "Parsl's default differs between schedulers",
+            f"launcher: {{type: {allowed[0]}}}",
+        )
+        return
+    if chosen not in allowed:
+        yield site.problem(
+            "scheduler.launcher.type",
+            f"expected one of {', '.join(allowed)} for {kind}, found {chosen}",
+            f"type: {allowed[0]}",
+        )
+    most = max(site.get("blocks.nodes"), site.get("user_options.nodes_per_block.maximum") or 1)
+    if chosen == "single-node" and most > 1:
+        yield site.problem(
+            "scheduler.launcher.type",
+            f"expected a launcher that reaches all {most} nodes of a block, found single-node, "
+            "which leaves all but the first idle",
+            f"type: {'srun' if kind == 'slurm' else 'mpiexec'}",
+        )
+    if chosen == "mpiexec" and site.get("scheduler.launcher.bind_option") is None:
+        yield site.problem(
+            "scheduler.launcher.bind_option",
+            "expected the name of mpiexec's binding option: --bind-to (Open MPI) or "
+            "--cpu-bind (Cray MPICH)",
+            "bind_option: --bind-to",
+        )
+    if chosen != "mpiexec" and site.get("scheduler.launcher.bind_option") is not None:
+        yield site.problem(
+            "scheduler.launcher.bind_option", f"{chosen} has no such option", "nothing"
+        )
+
+
+def address(site: Site) -> Iterator[Problem]:
+    """Check that workers are told one address that they can reach."""
+    kind = site.get("scheduler.type")
+    ways = [name for name in ("interface", "address", "method") if site.get(f"network.{name}")]
+    advice = {
+        "kubernetes": "method: route",
+        "local": "address: 127.0.0.1",
+    }.get(kind, "interface: <the interface that compute nodes reach, see `ip -brief address`>")
+    if len(ways) != 1:
+        found = " and ".join(ways) or "none"
+        yield site.problem(
+            "network",
+            f"expected one of interface, address and method, found {found}; without any, Parsl "
+            "asks a service on the internet and waits 30 s for it",
+            advice,
+        )
+        return
+    if "method" in ways and kind not in {"kubernetes", "local"}:
+        yield site.problem(
+            "network.method",
+            f"expected the interface or address that compute nodes of {kind} reach: a login node "
+            "has several",
+            advice,
+        )
+    loopback = str(site.get("network.address") or site.get("network.interface") or "")
+    if kind != "local" and (loopback.startswith("127.") or loopback in {"localhost", "::1", "lo"}):
+        yield site.problem(
+            f"network.{ways[0]}",
+            f"expected an address that other nodes reach, found {loopback}",
+            advice,
+        )
+    if site.get("network.lost_after_seconds") < 2 * site.get("network.heartbeat_seconds"):
+        yield site.problem(
+            "network.lost_after_seconds",
+            "expected at least two heartbeats "
+            f"({2 * site.get('network.heartbeat_seconds')} s), found "
+            f"{site.get('network.lost_after_seconds')}",
+            f"lost_after_seconds: {4 * site.get('network.heartbeat_seconds')}",
+        )
+    if site.get("network.worker_port") and site.get("access.mode") == "multi-user":
+        yield site.problem(
+            "network.worker_port",
+            "expected none for a multi-user endpoint: each user's child needs a port of its own",
+            "nothing: open 54000-55000 instead",
+        )
+
+
+def encryption(site: Site) -> Iterator[Problem]:
+    """Check that encryption is off on Kubernetes, where keys reach no pod, and nowhere else."""
+    kind, encrypted = site.get("scheduler.type"), site.get("network.encrypted")
+    reason = site.get("network.encrypted_reason")
+    if kind != "kubernetes" and not encrypted:
+        yield site.problem(
+            "network.encrypted",
+            f"expected true on {kind}: without it, anyone on the network can hand work to the "
+            "workers",
+            "encrypted: true",
+        )
+    if kind == "kubernetes" and encrypted:
+        yield site.problem(
+            "network.encrypted",
+            "expected false on Kubernetes: the keys are files, and a pod shares none with the "
+            "endpoint, so that workers would never connect",
+            "encrypted: false, and encrypted_reason",
+        )
+    if kind == "kubernetes" and not encrypted and not reason:
+        yield site.problem(
+            "network.encrypted_reason",
+            "expected why it is off, and what protects the traffic instead",
+            "encrypted_reason: <keys cannot reach a pod; a NetworkPolicy confines the traffic>",
+        )
+    if encrypted and reason:
+        yield site.problem("network.encrypted_reason", "expected none: it is on", "nothing")
+
+
+def environment(site: Site) -> Iterator[Problem]:
+    """Check that a worker runs in exactly one environment, which the scheduler can start."""
+    kind = site.get("scheduler.type")
+    given = site.get("environment") or {}
+    ways = [name for name in ("venv", "conda", "inherit") if given.get(name)]
+    if given.get("container", {}).get("type", "none") != "none":
+        ways.append("container")
+    if kind == "kubernetes":
+        yield from _environment_of_pods(site, ways)
+        return
+    if site.get("kubernetes") is not None:
+        yield site.problem("kubernetes", f"expected nothing for {kind}", "nothing")
+    if len(ways) != 1:
+        yield site.problem(
+            "environment",
+            "expected exactly one of container, venv, conda and inherit, found "
+            f"{' and '.join(ways) or 'none'}",
+            "container: {type: apptainer, image: <path of the image>}",
+        )
+    if given.get("inherit") and kind != "local":
+        yield site.problem(
+            "environment.inherit",
+            f"expected an environment that compute nodes of {kind} see, found the endpoint's own",
+            "venv: <path on a shared file system>",
+        )
+    if "container" in ways:
+        yield from _container(site, kind, given["container"])
+
+
+def _environment_of_pods(site: Site, ways: list[str]) -> Iterator[Problem]:
+    if "container" in ways:
+        yield site.problem(
+            "environment.container.type",
+            "expected none on Kubernetes, which starts containers itself",
+            "type: none, and kubernetes.image",
+        )
+    elif ways or site.get("environment.modules"):
+        yield site.problem(
+            "environment", "expected only variables: everything is in kubernetes.image", ""
+        )
+    if site.get("kubernetes") is None:
+        yield site.problem(
+            "kubernetes",
+            "expected where and how pods run",
+            "kubernetes: {namespace: ..., image: ..., cpu: ..., memory: ...}",
+        )
+
+
+def _container(site: Site, kind: str, given: dict[str, Any]) -> Iterator[Problem]:
+    if given["type"] not in _CONTAINERS[kind]:
+        yield site.problem(
+            "environment.container.type",
+            f"expected one of {', '.join(_CONTAINERS[kind])} for {kind}, found {given['type']}",
+            f"type: {_CONTAINERS[kind][0]}",
+        )
+    if given.get("image") is None:
+        yield site.problem(
+            "environment.container.image",
+            "expected the image",
+            "image: <path of the SIF file, or NAME:VERSION>",
+        )
+
+
+def images(site: Site) -> Iterator[Problem]:
+    """Check that images are pinned: what runs tomorrow is what was checked today."""
+    for field in ("environment.container.image", "kubernetes.image"):
+        image = site.get(field)
+        if image is None or (image.startswith(("/", "~", "$")) and "://" not in image):
+            continue
+        name = image.rpartition("/")[2].replace("{version}", "0")
+        if not _VERSIONED.search(name) or _MUTABLE_TAG.search(name):
+            yield site.problem(
+                field,
+                f"expected an image with its version or digest, found {image}",
+                f"image: {image.partition(':')[0]}:<version>, or @sha256:<digest>",
+            )
+        elif image.startswith(("docker://", "oras://", "library://")):
+            yield site.problem(
+                field,
+                "a registry image is pulled and converted on the node at every start of a block",
+                "image: <path of a SIF file, made once by `apptainer pull`>",
+                "warning",
+            )
+
+
+def directories(site: Site) -> Iterator[Problem]:
+    """Check that login and compute nodes can both see the run directory."""
+    if site.get("scheduler.type") not in {"slurm", "pbspro", "torque"}:
+        return
+    run = site.get("directories.run")
+    if any(run == base or run.startswith(f"{base}/") for base in _NOT_SHARED):
+        yield site.problem(
+            "directories.run",
+            f"expected a directory on a shared file system, found {run}, which each node has its "
+            "own of: keys and submit scripts would not be there",
+            "run: $HOME/.fitserve/run",
+        )
+
+
+RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
+    scheduler_fields,
+    torque_share,
+    launcher,
+    address,
+    encryption,
+    environment,
+    images,
+    directories,
+)

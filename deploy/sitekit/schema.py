@@ -1,0 +1,238 @@
+"""The schema of a site file: its errors in a site admin's terms, its defaults, its secrets."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+
+from sitekit.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sitekit.site import Site
+
+__all__ = ["fill_defaults", "resolve", "schema", "schema_problems", "secret_problems"]
+
+SCHEMA_FILE = Path(__file__).resolve().parents[2] / "endpoint_configs" / "site.schema.json"
+
+# Fields that people look for, and why there is no such field.
+_NOT_HERE = {
+    "node_selector": "Parsl's KubernetesProvider cannot set it: give the namespace a default "
+    "node selector, or an admission rule",
+    "tolerations": "Parsl's KubernetesProvider cannot set them: give the namespace default "
+    "tolerations, or an admission rule",
+    "worker_init": "use environment.modules, environment.variables and environment.venv",
+    "scheduler_options": "use scheduler.directives, one option each",
+    "ifname": "use network.interface",
+    "container_uri": "use environment.container.image, or kubernetes.image",
+    "walltime": "use blocks.walltime, or limits.walltime for the facility's own limit",
+    "max_blocks": "use blocks.max",
+    "min_blocks": "use blocks.min",
+    "init_blocks": "use blocks.init",
+    "nodes_per_block": "use blocks.nodes",
+}
+_SECRET_NAME = re.compile(
+    r"secret|token|passw|passphrase|api_?key|private_?key|credential", re.IGNORECASE
+)
+_LONGEST_SHOWN = 60
+_NO_SECRET = {"pull_secret"}
+
+
+@functools.cache
+def schema() -> dict[str, Any]:
+    """Return the schema, a JSON Schema of draft 2020-12."""
+    loaded: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    return loaded
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema node with its ``$ref`` into ``$defs`` followed; its own words win."""
+    reference = node.get("$ref")
+    if reference is None:
+        return node
+    target = schema()["$defs"][reference.removeprefix("#/$defs/")]
+    return {**resolve(target), **{key: value for key, value in node.items() if key != "$ref"}}
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema())
+
+
+def secret_problems(file: str, text: str) -> list[Problem]:
+    """Return a problem for every line of a file that holds what looks like a secret."""
+    problems = []
+    patterns = [
+        (re.compile(kind["pattern"]), kind["title"])
+        for kind in schema()["$defs"]["secret"]["anyOf"]
+    ]
+    for number, line in enumerate(text.splitlines(), start=1):
+        for pattern, title in patterns:
+            if pattern.search(line):
+                problems.append(
+                    Problem(
+                        file,
+                        number,
+                        "(secret)",
+                        f"expected no secrets, found what looks like {title}",
+                        "nothing here: put it in the endpoint's environment file",
+                    )
+                )
+                break
+    return problems
+
+
+def schema_problems(site: Site) -> list[Problem]:
+    """Return what the schema finds wrong with the fields that a site gives, by line."""
+    secret = [
+        site.problem(
+            field,
+            "expected no secrets, found a field that is named like one",
+            "nothing here: put it in the endpoint's environment file",
+        )
+        for field in _secret_fields(site.given, "")
+    ]
+    if secret:
+        return secret
+    problems = [
+        problem
+        for error in _validator().iter_errors(site.given)
+        for problem in _translate(site, error)
+    ]
+    return sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.field))
+
+
+def _secret_fields(value: Any, field: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, below in value.items():
+            dotted = f"{field}.{key}" if field else str(key)
+            if _SECRET_NAME.search(str(key)) and key not in _NO_SECRET:
+                yield dotted
+            else:
+                yield from _secret_fields(below, dotted)
+
+
+def _translate(site: Site, error: jsonschema.ValidationError) -> Iterator[Problem]:
+    field = ".".join(str(part) for part in error.absolute_path)
+    rule: Any = error.validator
+    node: Any = error.schema
+    value: Any = error.instance
+    bound: Any = error.validator_value
+    found = _short(value)
+    if rule == "required":
+        for name in bound:
+            if name not in value:
+                about = resolve(node["properties"][name])
+                dotted = f"{field}.{name}" if field else name
+                yield site.problem(
+                    dotted, "expected this field, it is missing", f"{name}: {_example(about)}"
+                )
+    elif rule == "additionalProperties":
+        known = list(node.get("properties", {}))
+        for name in value:
+            if name not in known:
+                dotted = f"{field}.{name}" if field else str(name)
+                yield site.problem(dotted, "there is no such field", _instead(str(name), known))
+    elif rule in {"pattern", "const", "enum", "type"}:
+        yield site.problem(
+            field, f"expected {_expected(rule, node)}, found {found}", _write(field, node)
+        )
+    elif rule in {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}:
+        words = {
+            "minimum": "at least",
+            "maximum": "at most",
+            "exclusiveMinimum": "more than",
+            "exclusiveMaximum": "less than",
+        }
+        yield site.problem(
+            field, f"expected {words[rule]} {bound}, found {found}", _write(field, node)
+        )
+    else:
+        yield site.problem(field, str(error.message)[:200], _write(field, node))
+
+
+def _expected(rule: str, node: dict[str, Any]) -> str:
+    if rule == "pattern":
+        return str(node.get("title") or f"text like {node['pattern']}")
+    if rule == "const":
+        return json.dumps(node["const"])
+    if rule == "enum":
+        return "one of " + ", ".join(json.dumps(value) for value in node["enum"])
+    kind = str(node["type"])
+    text = {
+        "object": "fields below it",
+        "array": "a list",
+        "string": "text",
+        "integer": "a whole number",
+        "boolean": "true or false",
+    }.get(kind, f"a {kind}")
+    return f"{text}: {node['title']}" if "title" in node else text
+
+
+def _write(field: str, node: dict[str, Any]) -> str:
+    name = field.rpartition(".")[2]
+    return f"{name}: {_example(node)}" if not name.isdigit() else f"- {_example(node)}"
+
+
+def _example(node: dict[str, Any]) -> str:
+    for key in ("examples", "enum"):
+        if node.get(key):
+            return json.dumps(node[key][0])
+    if "default" in node:
+        return json.dumps(node["default"])
+    if "const" in node:
+        return json.dumps(node["const"])
+    if "minimum" in node:
+        return str(node["minimum"])
+    if node.get("type") == "boolean":
+        return "true or false"
+    return f"<{node.get('title') or str(node.get('description', 'a value')).partition('.')[0]}>"
+
+
+def _instead(name: str, known: list[str]) -> str:
+    if name in _NOT_HERE and name not in known:
+        return _NOT_HERE[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"{close[0]}: (did you mean that?)"
+    return "one of " + ", ".join(known) if known else "nothing"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def fill_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with the schema's defaults filled in.
+
+    Examples
+    --------
+    >>> fill_defaults({"blocks": {"init": 0, "min": 0, "max": 1}})["blocks"]["nodes"]
+    1
+    """
+    return _fill(schema(), given)
+
+
+def _fill(node: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    filled: dict[str, Any] = {}
+    for name, below in node.get("properties", {}).items():
+        below_resolved = resolve(below)
+        if name in given:
+            value = given[name]
+        elif "default" in below_resolved:
+            value = copy.deepcopy(below_resolved["default"])
+        else:
+            continue
+        nested = isinstance(value, dict) and "properties" in below_resolved
+        filled[name] = _fill(below_resolved, value) if nested else value
+    # Free-form mappings (variables, annotations) have no properties of their own.
+    return {**filled, **{name: value for name, value in given.items() if name not in filled}}

@@ -1,0 +1,34 @@
+#!/bin/bash
+# Rendered from site bluewaters (sha256 d5e8056b18bb) by fitserve 0.0.0: change the site file, not this one.
+# One small job that tries on a node what workers will need. `make doctor` submits it.
+#PBS -N fitserve-preflight
+#PBS -j oe
+#PBS -o preflight.out
+#PBS -l walltime=00:05:00
+#PBS -l nodes=1:ppn=1
+#PBS -q debug
+#PBS -l gres=shifter
+#PBS -l naccesspolicy=singlejob
+cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
+# Rendered from site bluewaters (sha256 d5e8056b18bb) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# PBS tells Parsl nothing of the share of the node that the job got.
+export PARSL_CORES=32
+export JAX_PLATFORMS=cpu
+export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="/scratch/$USER/fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "/scratch/$USER/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+if ! command -v module > /dev/null 2>&1; then
+  for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$fitserve_profile" ]; then . "$fitserve_profile"; break; fi
+  done
+fi
+module load shifter || fitserve_stop "module shifter cannot be loaded: see environment.modules in the site file"
+fitserve_status=0
+aprun -n 1 -N 1 -b shifter --image=fitserve/worker:0.0.0 --volume=/scratch/$USER/fitserve/run:/scratch/$USER/fitserve/run --volume=/scratch/$USER/fitserve/cache:/scratch/$USER/fitserve/cache --volume=/tmp/fitserve-$USER:/tmp/fitserve-$USER python3 probe.py > probe.json || fitserve_status=$?
+cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
+exit "$fitserve_status"

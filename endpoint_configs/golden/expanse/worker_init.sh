@@ -1,0 +1,21 @@
+#!/bin/bash
+# Rendered from site expanse (sha256 2bae705a6a22) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-10}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
+export TMPDIR="/scratch/$USER/job_$SLURM_JOB_ID" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+if ! command -v module > /dev/null 2>&1; then
+  for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$fitserve_profile" ]; then . "$fitserve_profile"; break; fi
+  done
+fi
+module load singularitypro || fitserve_stop "module singularitypro cannot be loaded: see environment.modules in the site file"
+[ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"

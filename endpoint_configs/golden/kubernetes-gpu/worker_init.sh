@@ -1,0 +1,15 @@
+#!/bin/bash
+# Rendered from site kubernetes-gpu (sha256 26aa88cd4f0a) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-4}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
+export HOME=/tmp
+export TMPDIR="/tmp/fitserve/scratch" FITSERVE_CACHE_DIR="/tmp/fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" || fitserve_stop "cannot create $TMPDIR or $FITSERVE_CACHE_DIR: see directories in the site file"
+cd "$TMPDIR" || fitserve_stop "cannot enter $TMPDIR"

@@ -1,0 +1,10 @@
+#!/bin/bash
+# Rendered from site local (sha256 935d8c751a8b) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+export JAX_PLATFORMS=cpu
+export TMPDIR="$HOME/.cache/fitserve/scratch" FITSERVE_CACHE_DIR="$HOME/.cache/fitserve"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.local/state/fitserve/local" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"

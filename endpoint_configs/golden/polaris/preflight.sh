@@ -1,0 +1,41 @@
+#!/bin/bash
+# Rendered from site polaris (sha256 3b0ec6c91f77) by fitserve 0.0.0: change the site file, not this one.
+# One small job that tries on a node what workers will need. `make doctor` submits it.
+#PBS -N fitserve-preflight
+#PBS -j oe
+#PBS -o preflight.out
+#PBS -l walltime=00:05:00
+#PBS -l select=1:ncpus=64:ngpus=4:system=polaris
+#PBS -q debug-scaling
+#PBS -l filesystems=home:eagle
+#PBS -l place=scatter
+#PBS -r n
+cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
+# Rendered from site polaris (sha256 3b0ec6c91f77) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-8}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# PBS tells Parsl nothing of the share of the node that the job got.
+export PARSL_CORES=64
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}" FITSERVE_GPU_1="${fitserve_gpus[ 1 ]:-}" FITSERVE_GPU_2="${fitserve_gpus[ 2 ]:-}" FITSERVE_GPU_3="${fitserve_gpus[ 3 ]:-}"
+export TMPDIR="/local/scratch/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+if ! command -v module > /dev/null 2>&1; then
+  for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$fitserve_profile" ]; then . "$fitserve_profile"; break; fi
+  done
+fi
+module use "/soft/modulefiles" || fitserve_stop "no modules in /soft/modulefiles: see environment.module_paths in the site file"
+module load spack-pe-base || fitserve_stop "module spack-pe-base cannot be loaded: see environment.modules in the site file"
+module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
+[ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
+fitserve_status=0
+apptainer exec --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /local/scratch/fitserve-$USER --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-cuda12-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
+cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
+exit "$fitserve_status"

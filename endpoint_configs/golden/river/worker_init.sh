@@ -1,0 +1,12 @@
+#!/bin/bash
+# Rendered from site river (sha256 125a32c45ef0) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+export JAX_PLATFORMS=cpu
+export HOME=/tmp
+export TMPDIR="/tmp/fitserve/scratch" FITSERVE_CACHE_DIR="/tmp/fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" || fitserve_stop "cannot create $TMPDIR or $FITSERVE_CACHE_DIR: see directories in the site file"
+cd "$TMPDIR" || fitserve_stop "cannot enter $TMPDIR"

@@ -1,0 +1,31 @@
+#!/bin/bash
+# Rendered from site slurm-gpu (sha256 7c4509e52959) by fitserve 0.0.0: change the site file, not this one.
+# One small job that tries on a node what workers will need. `make doctor` submits it.
+#SBATCH --job-name=fitserve-preflight
+#SBATCH --output=preflight.out
+#SBATCH --time=00:05:00
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=8
+#SBATCH --partition=gpu
+#SBATCH --mem=32g
+#SBATCH --gpus-per-node=1
+#SBATCH --no-requeue
+cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
+# Rendered from site slurm-gpu (sha256 7c4509e52959) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-8}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
+export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+[ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
+fitserve_status=0
+apptainer exec --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /tmp/fitserve-$USER --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-cuda12-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
+cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
+exit "$fitserve_status"

@@ -1,0 +1,28 @@
+#!/bin/bash
+# Rendered from site torque (sha256 b0bfa2459f75) by fitserve 0.0.0: change the site file, not this one.
+# One small job that tries on a node what workers will need. `make doctor` submits it.
+#PBS -N fitserve-preflight
+#PBS -j oe
+#PBS -o preflight.out
+#PBS -l walltime=00:05:00
+#PBS -l nodes=1:ppn=1
+#PBS -q batch
+#PBS -l naccesspolicy=singlejob
+#PBS -r n
+cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
+# Rendered from site torque (sha256 b0bfa2459f75) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# PBS tells Parsl nothing of the share of the node that the job got.
+export PARSL_CORES=16
+export JAX_PLATFORMS=cpu
+export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+[ -r "$HOME/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
+fitserve_status=0
+apptainer exec --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /tmp/fitserve-$USER --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
+cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
+exit "$fitserve_status"
