@@ -18,7 +18,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 	@$(BIN)/fitserve contour demo-run --output demo-run/contour.png
 
 ##@ Developer
-.PHONY: dev test test-published test-browser lint types docs lock
+.PHONY: dev test test-published test-browser test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 

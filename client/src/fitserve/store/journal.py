@@ -84,8 +84,10 @@ class Journal(Generic[T]):
         self._end += len(data)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; may be repeated."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def _whole_lines(self) -> int:
         size = os.fstat(self._descriptor).st_size

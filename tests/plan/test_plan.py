@@ -1,0 +1,133 @@
+"""Plans: bounded, complete, and never with a task that an endpoint would refuse."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fitserve.backends import Limits
+from fitserve.contract import HypotestRequest, Hypothesis, decode_task, digest
+from fitserve.errors import RequestError
+from fitserve.estimate import free_parameters, seconds_per_hypothesis
+from fitserve.plan import Bounds, encode_planned, make_plan
+
+WORKSPACE = {
+    "channels": [
+        {
+            "name": "SR",
+            "samples": [
+                {
+                    "name": "b",
+                    "data": [1.0, 2.0, 3.0],
+                    "modifiers": [
+                        {"name": "stat", "type": "staterror", "data": [0.1, 0.2, 0.3]},
+                        {"name": "norm", "type": "normsys", "data": {"hi": 1.1, "lo": 0.9}},
+                    ],
+                }
+            ],
+        }
+    ],
+    "observations": [{"name": "SR", "data": [1, 2, 3]}],
+    "measurements": [],
+}
+LIMITS = Limits(task_bytes=10_000_000, outstanding=8, workers=2)
+
+
+def _hypotheses(sizes: list[int]) -> list[Hypothesis]:
+    # Digits of different numbers, which do not compress away.
+    return [
+        Hypothesis(
+            name=f"h{index}",
+            values=(float(index),),
+            patch=[{"op": "add", "path": "/x", "value": [digest([index, k]) for k in range(size)]}],
+        )
+        for index, size in enumerate(sizes)
+    ]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), max_size=30),
+    limit=st.integers(6_000, 30_000),
+    most=st.integers(1, 10),
+    workers=st.integers(1, 8),
+)
+def test_every_task_is_within_every_bound(
+    sizes: list[int], limit: int, most: int, workers: int
+) -> None:
+    hypotheses = _hypotheses(sizes)
+    plan = make_plan(
+        WORKSPACE,
+        hypotheses,
+        HypotestRequest(),
+        limits=LIMITS._replace(workers=workers),
+        staged=False,
+        bounds=Bounds(bytes=limit, hypotheses=most),
+    )
+    planned = [one for task in plan.tasks for one in task.hypotheses]
+    assert planned == hypotheses
+    for task in plan.tasks:
+        assert 1 <= len(task.hypotheses) <= most
+        text = encode_planned(task.hypotheses, "0" * 64, WORKSPACE, HypotestRequest())
+        assert len(text) <= task.bytes <= limit
+        assert decode_task(text).hypotheses == list(task.hypotheses)
+
+
+def test_a_hypothesis_that_fits_in_no_task_is_named() -> None:
+    with pytest.raises(RequestError, match="'h1' does not fit") as caught:
+        make_plan(
+            WORKSPACE,
+            _hypotheses([1, 500]),
+            HypotestRequest(),
+            limits=LIMITS,
+            staged=False,
+            bounds=Bounds(bytes=8_000),
+        )
+    assert "--max-task-bytes" in caught.value.hint
+
+
+def test_the_backend_s_limit_counts_as_well() -> None:
+    with pytest.raises(RequestError, match="does not fit"):
+        make_plan(
+            WORKSPACE,
+            _hypotheses([500]),
+            HypotestRequest(),
+            limits=LIMITS._replace(task_bytes=8_000),
+            staged=False,
+        )
+
+
+def test_a_staged_workspace_is_not_counted() -> None:
+    sizes = {
+        staged: make_plan(
+            WORKSPACE, _hypotheses([1]), HypotestRequest(), limits=LIMITS, staged=staged
+        ).bytes
+        for staged in (True, False)
+    }
+    assert sizes[True] < sizes[False]
+
+
+def test_there_are_a_few_tasks_for_each_worker() -> None:
+    plan = make_plan(
+        WORKSPACE, _hypotheses([0] * 80), HypotestRequest(), limits=LIMITS, staged=True
+    )
+    assert len(plan.tasks) == 8
+    assert plan.seconds == pytest.approx(plan.cpu_seconds / 2)
+
+
+def test_long_fits_make_small_tasks() -> None:
+    plan = make_plan(
+        WORKSPACE,
+        _hypotheses([0] * 80),
+        HypotestRequest(),
+        limits=LIMITS,
+        staged=True,
+        bounds=Bounds(seconds=1e-9),
+    )
+    assert {len(task.hypotheses) for task in plan.tasks} == {1}
+
+
+def test_the_estimate_grows_with_parameters_and_signal_strengths() -> None:
+    assert free_parameters(WORKSPACE) == 4
+    one = seconds_per_hypothesis(WORKSPACE, HypotestRequest())
+    assert seconds_per_hypothesis(WORKSPACE, HypotestRequest(mu=(1.0, 2.0))) == 2 * one
