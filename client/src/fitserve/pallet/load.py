@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load_analysis", "load_pallet"]
 
+# The schema asks for a record of HEPData; a patchset without one, like the example's, has this.
+_NO_RECORD = "ins0000000"
+
 
 def load_pallet(
     source: str | Path,
@@ -119,7 +122,11 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         digest_verified=verified,
         labels=tuple(metadata["labels"]),
         description=metadata["description"],
-        references=metadata["references"],
+        references={
+            kind: reference
+            for kind, reference in metadata["references"].items()
+            if reference != _NO_RECORD
+        },
         analysis=analysis.name if analysis else None,
         title=analysis.title if analysis else None,
         axes=tuple(axes),

@@ -107,7 +107,7 @@ def from_loose_patches(
     """
     for where, patch in contents.items():
         validate(patch, "jsonpatch", where)
-    names = [PurePosixPath(where).name.removesuffix(".json") for where in contents]
+    names = [PurePosixPath(where).stem for where in contents]
     for name, count in Counter(names).items():
         if count > 1:
             findings.error("patches have the same name", f"{name!r}, {count} times")
@@ -168,6 +168,8 @@ def check_hypotheses(
     common: set[str] | None = None
     for hypothesis in hypotheses:
         where = f"patch {shorten(hypothesis.name, 60)!r}, "
+        if not hypothesis.patch:
+            findings.note("patches that change nothing", where.rstrip(", "))
         if all(_adds_sample(operation) for operation in hypothesis.patch):
             names = _check_added(hypothesis.patch, base, findings, where)
         else:

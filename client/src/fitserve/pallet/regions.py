@@ -242,7 +242,7 @@ def _name(path: str) -> str:
     >>> _name("likelihoods/Rpc2L0b_BkgOnly.json"), _name("Region-combined/patchset.json")
     ('likelihoods/Rpc2L0b', 'Region-combined')
     """
-    prefix = _ROLE.sub("", PurePosixPath(path).name.removesuffix(".json")).rstrip("._-")
+    prefix = _ROLE.sub("", PurePosixPath(path).stem).rstrip("._-")
     return "/".join(part for part in (_folder(path), prefix) if part)
 
 

@@ -61,6 +61,8 @@ def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Sour
         The cache cannot be used.
     """
     if isinstance(source, str):
+        if not source:
+            raise InputError("the name of the pallet is empty", hint="fitserve analyses list")
         if urlsplit(source).scheme in ("http", "https"):
             return _from_url(source, cache, force=force)
         if not _exists(Path(source)):
