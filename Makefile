@@ -18,7 +18,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 	@$(BIN)/fitserve contour demo-run --output demo-run/contour.png
 
 ##@ Developer
-.PHONY: dev test test-published test-browser test-slow lint types docs lock
+.PHONY: dev test test-endpoint test-published test-browser test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -31,6 +31,9 @@ test-published: dev ## Compare fits of published analyses with their reference r
 test-browser: dev ## Open reports in a headless Chromium
 	@$(BIN)/python -m pytest -m "browser"
 
+test-endpoint: dev endpoint-venv ## Hold rendered sites against the real globus-compute-endpoint
+	@$(BIN)/python -m pytest -m "endpoint"
+
 test-slow: dev ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not published"
 
@@ -39,10 +42,37 @@ lint: dev ## Check style
 	@$(BIN)/ruff format --check .
 
 types: dev ## Check types
-	@$(BIN)/mypy client/src worker/src
+	@$(BIN)/mypy client/src worker/src deploy/sitekit
 
 docs: dev ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet
 
 lock: dev ## Write the lock files anew, within their versions
 	@$(BIN)/python tools/lock.py
+
+##@ Site admin
+SITEKIT := PYTHONPATH=deploy $(BIN)/python -m sitekit
+.PHONY: sites check render doctor new-site golden golden-check endpoint-venv
+sites: install ## List the shipped sites
+	@$(SITEKIT) list
+
+check: install ## Check a site file: make check SITE=expanse
+	@$(SITEKIT) check $(SITE)
+
+render: install ## Render an endpoint's directory into build/sites/SITE
+	@$(SITEKIT) render $(SITE) $(ARGS)
+
+doctor: install ## On the login node: say what is wrong before anything is registered
+	@$(SITEKIT) doctor $(SITE) $(ARGS)
+
+new-site: install ## Write a site file: make new-site NAME=mine SCHEDULER=slurm
+	@$(SITEKIT) new-site $(NAME) --scheduler $(or $(SCHEDULER),ask) $(ARGS)
+
+golden: dev ## Write what every shipped site renders to, to be reviewed as a diff
+	@$(SITEKIT) golden $(ARGS)
+
+golden-check: dev ## Fail if a golden file would change
+	@$(SITEKIT) golden --check
+
+endpoint-venv: ## Install globus-compute-endpoint into .cache/endpoint-venv
+	@$(PYTHON) deploy/sitekit/tools/endpoint_venv.py

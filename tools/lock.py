@@ -3,7 +3,8 @@
 Usage: .venv/bin/python tools/lock.py [--upgrade]
 
 dev.lock pins everything, run.lock the part of it that running fitserve needs, at the same
-versions. Both hold for every Python from the oldest supported one on, with hashes.
+versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from them. All hold for
+every Python from the oldest supported one on, with hashes.
 """
 
 import subprocess
@@ -29,6 +30,7 @@ def main(options: list[str]) -> None:
     few = [found for name in RUN_EXTRAS for found in extras[name]]
     _compile("dev", [*base, *every, *groups["dev"]], options)
     _compile("run", [*base, *few], ["--constraints", str(OUT / "dev.lock"), *options])
+    _compile("endpoint", groups["endpoint"], options)
 
 
 def _load(name: str) -> dict:
