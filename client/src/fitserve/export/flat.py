@@ -91,13 +91,17 @@ def table_rows(
             "key": result.key,
         }
         at = {point.mu: point for point in result.points}
+        first = manifest.request.mu[0]
         for mu in manifest.request.mu:
-            yield {**common, "mu": mu, **_numbers(result, at.get(mu))}
+            # A hypothesis that failed altogether has its reason and no points.
+            whole = mu == first or result.status == "failed"
+            of = at.get(mu) or (result if whole else None)
+            yield {**common, "mu": mu, **_numbers(of)}
 
 
-def _numbers(result: HypothesisResult, point: MuPoint | None) -> dict[str, Any]:
+def _numbers(point: HypothesisResult | MuPoint | None) -> dict[str, Any]:
     if point is None:
-        return {"status": result.status, "reason": result.reason}
+        return {"status": "failed", "reason": "there is no result at this signal strength"}
     return {
         "status": point.status,
         "reason": point.reason,
