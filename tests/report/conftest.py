@@ -10,12 +10,13 @@ import pytest
 from scipy.special import ndtr
 
 from fitserve.contract import Attempt
+from fitserve.report import write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture
-def run(build_run, save_run, tmp_path):
+@pytest.fixture(scope="session")
+def run(build_run, save_run, tmp_path_factory):
     """Return a saved run of 20 hypotheses, one of each state among them."""
     points = {}
     for x in (100.0, 200.0, 300.0, 400.0, 1000.0):
@@ -39,7 +40,15 @@ def run(build_run, save_run, tmp_path):
         reason=f"every fit ended with NaN {HOSTILE}",
         attempts=[Attempt(engine="pyhf", start="suggested", seconds=1.5, problems=["NaN"])],
     )
-    return save_run(tmp_path / "run", manifest, results)
+    return save_run(tmp_path_factory.mktemp("report") / "run", manifest, results)
+
+
+@pytest.fixture(scope="session")
+def report(run, tmp_path_factory):
+    """Return the report of the run, as a file."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(run, path)
+    return path
 
 
 def _chromium():

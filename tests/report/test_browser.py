@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from fitserve.report import write_report
-
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def page(browser, run, tmp_path):
+def page(browser, report):
     """Return the open report; what it complained of or asked for fails the test."""
-    path = tmp_path / "report.html"
-    write_report(run, path)
     complaints, requests = [], []
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(dialog.message))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
+    page.goto(report.as_uri())
     yield page
     page.close()
     assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
+    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
 
 
 def _column(page, title):
@@ -128,12 +124,10 @@ def test_narrow_screen_does_not_scroll_sideways(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-def test_table_is_there_without_scripts(browser, run, tmp_path):
-    path = tmp_path / "report.html"
-    write_report(run, path)
+def test_table_is_there_without_scripts(browser, report):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(path.as_uri())
+    page.goto(report.as_uri())
     assert page.locator("#results tbody tr").count() == 20
     assert not page.locator("#filters").is_visible()
     context.close()
