@@ -89,6 +89,14 @@ def test_errors_have_their_class_and_no_traceback(runs, arguments, code, words):
     assert not (runs / "c.png").exists()
 
 
+def test_missing_extra(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for arguments in (("contour", "run", "--json"), ("report", "run", "-o", "r.html")):
+        found = _fitserve(*arguments)
+        assert found.exit_code == 5
+        assert 'pip install "fitserve[plot]"' in found.output
+
+
 def test_help_does_not_import_what_draws():
     code = (
         "import sys; from fitserve.cli import cli;"

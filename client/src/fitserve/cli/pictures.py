@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fitserve.errors import MissingExtraError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -114,7 +112,6 @@ def contour(
     """
     if output is None and not as_json:
         raise click.UsageError("give -o FILE, --json, or both")
-    _need_pictures()
     from fitserve.console import emit_json, say
     from fitserve.contour import ContourOptions, contour_lines, draw_contour, save_figure
     from fitserve.contour.saving import format_of
@@ -153,7 +150,6 @@ def contour(
 )
 def report(run: Path, output: Path) -> None:
     """Write a report of RUN: contour, table, failures, provenance and timing."""
-    _need_pictures()
     from fitserve.console import say
     from fitserve.report import write_report
     from fitserve.store import read_run
@@ -161,13 +157,6 @@ def report(run: Path, output: Path) -> None:
     saved = read_run(run)
     write_report(saved, output)
     say(f"{output}: {len(saved.results)} of {len(saved.manifest.hypotheses)} hypotheses")
-
-
-def _need_pictures() -> None:
-    from importlib.util import find_spec
-
-    if not all(find_spec(name) for name in ("matplotlib", "mplhep", "jinja2")):
-        raise MissingExtraError("drawing", "plot")
 
 
 def _summary(grid: MassGrid) -> str:

@@ -11,6 +11,7 @@ from fitserve.contour.grid import mass_grid
 from fitserve.contour.headroom import add_header, add_legend, caption, heading
 from fitserve.contour.lines import cls_of, level_lines
 from fitserve.contour.markers import add_points, point_entries
+from fitserve.contour.needed import need_pictures
 from fitserve.contour.options import ContourOptions
 from fitserve.contour.reference import read_reference
 from fitserve.contour.style import (
@@ -61,7 +62,10 @@ def draw_contour(
     ------
     InputError, RequestError
         As `fitserve.contour.mass_grid`; also for references and titles that are not usable.
+    MissingExtraError
+        What draws is not installed.
     """
+    need_pictures()
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
     references = [

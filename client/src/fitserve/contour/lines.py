@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contour.grid import mass_grid
+from fitserve.contour.needed import need_pictures
 from fitserve.contour.options import ContourOptions
 from fitserve.contour.surface import CONFIDENCE_LEVEL, LEVEL, Mesh, significance
 
@@ -112,7 +113,10 @@ def contour_lines(
     ------
     InputError, RequestError
         As `fitserve.contour.mass_grid`.
+    MissingExtraError
+        Matplotlib, which follows the curves, is not installed.
     """
+    need_pictures("a contour")
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
     if grid.dimension == 1:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fitserve.contour import CURVES, contour_lines, draw_contour, figure_bytes
+from fitserve.contour.needed import need_pictures
 from fitserve.errors import FitserveError, MissingExtraError, StoreError
 from fitserve.export.flat import mass_columns, table_rows
 from fitserve.export.links import reference_url
@@ -76,7 +77,7 @@ def write_submission(
     Raises
     ------
     MissingExtraError
-        hepdata_lib is not installed.
+        hepdata_lib or what draws is not installed.
     StoreError
         The output cannot be written, or is a directory of something else.
     """
@@ -99,6 +100,7 @@ def write_submission(
 
 
 def _library() -> Any:
+    need_pictures("export to HEPData, which has a picture,")
     try:
         with warnings.catch_warnings():
             # It imports a name that jsonschema will drop one day; nothing here uses it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fitserve._version import __version__
 from fitserve.contour import ContourOptions
-from fitserve.errors import MissingExtraError
+from fitserve.contour.needed import need_pictures
 from fitserve.export.output import write_output
 from fitserve.report import content
 from fitserve.summary import failures
@@ -39,17 +39,15 @@ def write_report(run: SavedRun, path: Path, options: ContourOptions | None = Non
     StoreError
         The file cannot be written.
     MissingExtraError
-        jinja2 is not installed.
+        What draws, or jinja2, is not installed.
     """
     write_output(path, render_report(run, options).encode())
 
 
 def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
     """Return the report of a run as HTML that needs no other file and no network."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("the report", "plot") from error
+    need_pictures("the report")
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("fitserve.report"),
