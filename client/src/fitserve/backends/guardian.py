@@ -1,14 +1,16 @@
 """Ends a backend's processes when the client is gone, however it went.
 
 The client holds the writing end of this process' standard input and writes one line for
-each process (``pid N``) or process group (``group N``) that must not outlive it. The end
-of input without ``done`` before it means that the client was killed.
+each process (``pid N``), process group (``group N``) or directory (``directory PATH``)
+that must not outlive it. The end of input without ``done`` before it means that the client
+was killed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,9 +36,9 @@ class Guardian:
             text=True,
         )
 
-    def watch(self, kind: str, number: int) -> None:
-        """End process or process group ``number`` when the client is gone."""
-        self._write(f"{kind} {number}\n")
+    def watch(self, kind: str, target: object) -> None:
+        """End a ``pid`` or ``group``, or remove a ``directory``, when the client is gone."""
+        self._write(f"{kind} {target}\n")
 
     def dismiss(self) -> None:
         """Tell the guardian that all was ended in order."""
@@ -55,26 +57,29 @@ class Guardian:
             self._process.stdin.flush()
 
 
-def _end(targets: list[tuple[str, int]], sign: signal.Signals) -> None:
-    for kind, number in targets:
+def _end(targets: list[tuple[str, str]], sign: signal.Signals) -> None:
+    for kind, target in targets:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if kind == "group":
-                os.killpg(number, sign)
-            else:
-                os.kill(number, sign)
+                os.killpg(int(target), sign)
+            elif kind == "pid":
+                os.kill(int(target), sign)
 
 
 def main(lines: IO[str]) -> None:
     """Read what to watch until the client is done or gone."""
-    targets: list[tuple[str, int]] = []
+    targets: list[tuple[str, str]] = []
     for line in lines:
-        kind, *rest = line.split()
+        kind, _, target = line.rstrip("\n").partition(" ")
         if kind == "done":
             return
-        targets.append((kind, int(rest[0])))
+        targets.append((kind, target))
     _end(targets, signal.SIGTERM)
     time.sleep(_GRACE)
     _end(targets, signal.SIGKILL)
+    for kind, target in targets:
+        if kind == "directory":
+            shutil.rmtree(target, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -29,6 +30,7 @@ __all__ = ["LocalBackend", "available_cores"]
 
 _LOOPBACK = "127.0.0.1"
 _RESTARTS = 3
+_BLOCK_SECONDS = 20.0
 # One thread for each worker: as many workers as cores are there already.
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -165,8 +167,9 @@ class LocalBackend:
 
 def _require_parsl() -> None:
     try:
-        import fitserve_worker  # noqa: F401
         import parsl  # noqa: F401
+
+        import fitserve_worker  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the endpoint 'local'", "local") from error
 
@@ -183,20 +186,22 @@ class _Engine:
 
     def __init__(self, scratch: Path, workers: int) -> None:
         import parsl
+
         from fitserve_worker import run
 
-        # Parsl tells its own story in its log file; a user's terminal is not for it.
-        logging.getLogger("parsl").propagate = False
         config, executor = _config(scratch, workers)
         self._executor = executor
+        self._log = _log_to(scratch / "parsl.log")
         self._guardian = Guardian()
+        self._guardian.watch("directory", scratch)
         try:
             self._kernel = parsl.DataFlowKernel(config)
             self._guardian.watch("pid", executor.interchange_proc.pid)
-            for job in executor.provider.resources.values():
-                self._guardian.watch("group", os.getpgid(job["remote_pid"]))
+            for pid in _block_pids(executor.provider):
+                self._guardian.watch("group", os.getpgid(pid))
         except BaseException:
             self._guardian.dismiss()
+            self._close_log()
             raise
         self._app = parsl.python_app(run, data_flow_kernel=self._kernel)
         self._known = (0.0, 0)
@@ -217,13 +222,38 @@ class _Engine:
         return count
 
     def stop(self) -> None:
-        groups = [job["remote_pid"] for job in self._executor.provider.resources.values()]
+        blocks = [job["remote_pid"] for job in self._executor.provider.resources.values()]
         with contextlib.suppress(Exception):
             self._kernel.cleanup()
-        for pid in groups:
+        for pid in blocks:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(os.getpgid(pid), 9)
+                os.killpg(os.getpgid(pid), signal.SIGKILL)
         self._guardian.dismiss()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        logging.getLogger("parsl").removeHandler(self._log)
+        self._log.close()
+
+
+def _block_pids(provider: Any) -> list[int]:
+    """Wait for Parsl's scaling thread to have started the block, and return its processes."""
+    end = time.monotonic() + _BLOCK_SECONDS
+    while not provider.resources and time.monotonic() < end:
+        time.sleep(0.05)
+    return [job["remote_pid"] for job in provider.resources.values()]
+
+
+def _log_to(path: Path) -> logging.FileHandler:
+    # Parsl would do this itself, and never close the file. Its messages are not for the
+    # user's terminal.
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("parsl")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    return handler
 
 
 def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
@@ -242,7 +272,9 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
         cores_per_worker=1e-6,
         # With a worker on every core each is bound to its own; else they are left free.
         cpu_affinity="block" if workers == available_cores() else "none",
-        encrypted=False,
+        # Other users of this machine reach the loopback interface too, and what Parsl moves
+        # on it is unpickled: without the keys in the private scratch directory nobody joins.
+        encrypted=True,
         heartbeat_period=2,
         heartbeat_threshold=20,
         poll_period=10,
@@ -272,7 +304,7 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
         strategy_period=1,
         retries=0,
         usage_tracking=0,
-        initialize_logging=True,
+        initialize_logging=False,
     )
     return config, executor
 
