@@ -68,8 +68,8 @@ doctor: install ## On the login node: say what is wrong before anything is regis
 new-site: install ## Write a site file: make new-site NAME=mine SCHEDULER=slurm
 	@$(SITEKIT) new-site $(NAME) --scheduler $(or $(SCHEDULER),ask) $(ARGS)
 
-golden: dev ## Write what every shipped site renders to, to be reviewed as a diff
-	@$(SITEKIT) golden $(ARGS)
+golden: dev endpoint-venv ## Write what every shipped site renders to, to be reviewed as a diff
+	@$(SITEKIT) golden --submit
 
 golden-check: dev ## Fail if a golden file would change
 	@$(SITEKIT) golden --check

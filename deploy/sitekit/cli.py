@@ -12,7 +12,7 @@ from fitserve._version import __version__
 from fitserve.errors import FitserveError, RequestError
 from sitekit.check import require_valid
 from sitekit.derive import derive
-from sitekit.golden import GOLDEN, golden_differences, write_golden
+from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
 from sitekit.load import load_site, shipped_sites
 from sitekit.render import Rendering, render_site, write_files
 
@@ -117,10 +117,13 @@ def _options(allowed: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
 
 @commands.command()
 @click.option("--check", "only_check", is_flag=True, help="Fail if a golden file would change.")
-def golden(*, only_check: bool) -> None:
+@click.option("--submit", is_flag=True, help="Also what the real endpoint would submit.")
+def golden(*, only_check: bool, submit: bool) -> None:
     """Write the golden files of every shipped site, or check them."""
     if not only_check:
         changed = write_golden()
+        if submit:
+            write_submissions()
         click.echo(f"changed: {', '.join(changed)}" if changed else "nothing changed")
         return
     differences = "".join(golden_differences(site) for site in shipped_sites())

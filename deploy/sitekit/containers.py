@@ -17,10 +17,12 @@ __all__ = ["Container", "container", "home", "image_file", "probe_command"]
 _PASSED = (
     "FITSERVE_THREADS",
     "FITSERVE_CACHE_DIR",
+    "FITSERVE_JIT_CACHE",
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "JAX_PLATFORMS",
+    "XLA_FLAGS",
     "TMPDIR",
     "PARSL_CORES",
 )
@@ -79,8 +81,10 @@ def container(site: Site) -> Container | None:
         return None
     gpu = _GPU_OPTIONS[kind] if derive(site).gpus else []
     image = home(site.get("environment.container.image"))
+    own_directories = [site.get(f"directories.{name}") for name in ("run", "cache", "scratch")]
     binds = [
-        *(home(site.get(f"directories.{name}")) for name in ("run", "cache", "scratch")),
+        # Every runtime has a /tmp of its own accord.
+        *(home(path) for path in own_directories if path != "/tmp"),  # noqa: S108
         *(home(bind) for bind in site.get("environment.container.binds")),
     ]
     own = site.get("environment.container.options")

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from pathlib import Path
 
+from sitekit.endpoint import build, render_user_config, submission
 from sitekit.load import CONFIGS, load_site, shipped_sites
 from sitekit.render import Rendering, render_site, write_files
 
-__all__ = ["GOLDEN", "GOLDEN_RENDERING", "golden_differences", "write_golden"]
+__all__ = [
+    "GOLDEN",
+    "GOLDEN_RENDERING",
+    "golden_differences",
+    "write_golden",
+    "write_submissions",
+]
 
 GOLDEN = CONFIGS / "golden"
 GOLDEN_RENDERING = Rendering(version="0.0.0", home=Path("/home/fitserve"))
 """A version and a home that no release and no machine changes."""
 
-# Made with the endpoint itself, by tests/sites/test_endpoint.py.
+# Made with the endpoint itself, by `write_submissions`.
 _MADE_ELSEWHERE = {"submit.sh", "pod.json"}
 
 
@@ -56,3 +64,18 @@ def write_golden() -> list[str]:
             directory.rmdir()
             changed.append(directory.name)
     return changed
+
+
+def write_submissions() -> None:
+    """Write what the real endpoint would submit for every shipped site.
+
+    Raises
+    ------
+    BackendError
+        globus-compute-endpoint is not installed, or refuses a site.
+    """
+    for site in shipped_sites():
+        directory = GOLDEN / site
+        with tempfile.TemporaryDirectory() as scratch:
+            built = build(render_user_config(directory, home=Path(scratch)), Path(scratch))
+        write_files(submission(built), directory)

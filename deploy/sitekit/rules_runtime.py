@@ -56,7 +56,8 @@ _OWN_FIELDS = {
     "--gpus-per-node": "node.gpus",
     "-q": "scheduler.queue",
 }
-_NOT_SHARED = ("/tmp", "/var/tmp", "/dev/shm", "$TMPDIR", "${TMPDIR}")  # noqa: S108
+_NOT_SHARED = ("/tmp", "/var/tmp", "/dev/shm", "$TMPDIR")  # noqa: S108
+_NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 _MUTABLE_TAG = re.compile(r":(latest|main|master|nightly|dev|stable)\Z")
 _VERSIONED = re.compile(r"(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9_.-]*)\Z")
 
@@ -316,6 +317,20 @@ def images(site: Site) -> Iterator[Problem]:
             )
 
 
+def scratch(site: Site) -> Iterator[Problem]:
+    """Check that the scratch directory is there on every node of a block."""
+    most = max(site.get("blocks.nodes"), site.get("user_options.nodes_per_block.maximum") or 1)
+    path = site.get("directories.scratch")
+    base = next((base for base in _NODE_LOCAL if path.startswith(f"{base}/")), None)
+    if most > 1 and base:
+        yield site.problem(
+            "directories.scratch",
+            f"expected a directory that each of {most} nodes has already: a block prepares its "
+            f"first node only, and {path} would be missing on the others",
+            f"scratch: {base}",
+        )
+
+
 def directories(site: Site) -> Iterator[Problem]:
     """Check that login and compute nodes can both see the run directory."""
     if site.get("scheduler.type") not in {"slurm", "pbspro", "torque"}:
@@ -338,5 +353,6 @@ RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
     encryption,
     environment,
     images,
+    scratch,
     directories,
 )

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site bluewaters (sha256 d5e8056b18bb) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 f2bcf60e3506) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #PBS -N fitserve-preflight
 #PBS -j oe
@@ -10,7 +10,7 @@
 #PBS -l gres=shifter
 #PBS -l naccesspolicy=singlejob
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site bluewaters (sha256 d5e8056b18bb) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 f2bcf60e3506) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
@@ -19,7 +19,12 @@ export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREA
 # PBS tells Parsl nothing of the share of the node that the job got.
 export PARSL_CORES=32
 export JAX_PLATFORMS=cpu
-export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="/scratch/$USER/fitserve/cache"
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
+export TMPDIR="/tmp" FITSERVE_CACHE_DIR="/scratch/$USER/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "/scratch/$USER/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 if ! command -v module > /dev/null 2>&1; then
   for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
@@ -29,6 +34,6 @@ if ! command -v module > /dev/null 2>&1; then
 fi
 module load shifter || fitserve_stop "module shifter cannot be loaded: see environment.modules in the site file"
 fitserve_status=0
-aprun -n 1 -N 1 -b shifter --image=fitserve/worker:0.0.0 --volume=/scratch/$USER/fitserve/run:/scratch/$USER/fitserve/run --volume=/scratch/$USER/fitserve/cache:/scratch/$USER/fitserve/cache --volume=/tmp/fitserve-$USER:/tmp/fitserve-$USER python3 probe.py > probe.json || fitserve_status=$?
+aprun -n 1 -N 1 -b shifter --image=fitserve/worker:0.0.0 --volume=/scratch/$USER/fitserve/run:/scratch/$USER/fitserve/run --volume=/scratch/$USER/fitserve/cache:/scratch/$USER/fitserve/cache python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

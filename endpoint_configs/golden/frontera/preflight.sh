@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site frontera (sha256 f2ace9d3567d) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site frontera (sha256 67674cb30b5e) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #SBATCH --job-name=fitserve-preflight
 #SBATCH --output=preflight.out
@@ -11,14 +11,19 @@
 #SBATCH --exclusive
 #SBATCH --no-requeue
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site frontera (sha256 f2ace9d3567d) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site frontera (sha256 67674cb30b5e) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
 export FITSERVE_THREADS
 export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
 export JAX_PLATFORMS=cpu
-export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$WORK/fitserve/cache"
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
+export TMPDIR="/tmp" FITSERVE_CACHE_DIR="$WORK/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$WORK/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 if ! command -v module > /dev/null 2>&1; then
   for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
@@ -29,6 +34,6 @@ fi
 module load tacc-apptainer || fitserve_stop "module tacc-apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$WORK/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $WORK/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
 fitserve_status=0
-apptainer exec --bind $WORK/fitserve/run --bind $WORK/fitserve/cache --bind /tmp/fitserve-$USER --bind "$PWD" --pwd "$PWD" $WORK/fitserve/worker-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
+apptainer exec --bind $WORK/fitserve/run --bind $WORK/fitserve/cache --bind "$PWD" --pwd "$PWD" $WORK/fitserve/worker-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

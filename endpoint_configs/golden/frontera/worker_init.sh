@@ -1,12 +1,17 @@
 #!/bin/bash
-# Rendered from site frontera (sha256 f2ace9d3567d) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site frontera (sha256 67674cb30b5e) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
 export FITSERVE_THREADS
 export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
 export JAX_PLATFORMS=cpu
-export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$WORK/fitserve/cache"
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
+export TMPDIR="/tmp" FITSERVE_CACHE_DIR="$WORK/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$WORK/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 if ! command -v module > /dev/null 2>&1; then
   for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do

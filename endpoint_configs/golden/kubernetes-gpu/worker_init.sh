@@ -11,5 +11,6 @@ IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
 export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
 export HOME=/tmp
 export TMPDIR="/tmp/fitserve/scratch" FITSERVE_CACHE_DIR="/tmp/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" || fitserve_stop "cannot create $TMPDIR or $FITSERVE_CACHE_DIR: see directories in the site file"
 cd "$TMPDIR" || fitserve_stop "cannot enter $TMPDIR"

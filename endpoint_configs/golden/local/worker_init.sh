@@ -6,5 +6,10 @@ FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
 export FITSERVE_THREADS
 export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
 export JAX_PLATFORMS=cpu
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
 export TMPDIR="$HOME/.cache/fitserve/scratch" FITSERVE_CACHE_DIR="$HOME/.cache/fitserve"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.local/state/fitserve/local" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"

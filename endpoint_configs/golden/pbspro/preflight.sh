@@ -18,7 +18,12 @@ export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREA
 # PBS tells Parsl nothing of the share of the node that the job got.
 export PARSL_CORES=8
 export JAX_PLATFORMS=cpu
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
 export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 [ -r "$HOME/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
 fitserve_status=0

@@ -24,6 +24,7 @@ export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
 IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
 export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}" FITSERVE_GPU_1="${fitserve_gpus[ 1 ]:-}" FITSERVE_GPU_2="${fitserve_gpus[ 2 ]:-}" FITSERVE_GPU_3="${fitserve_gpus[ 3 ]:-}"
 export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$SCRATCH/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$SCRATCH/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 fitserve_status=0
 shifter --image=fitserve/worker-cuda12:0.0.0 --module=gpu --volume=$SCRATCH/fitserve/run:$SCRATCH/fitserve/run --volume=$SCRATCH/fitserve/cache:$SCRATCH/fitserve/cache --volume=/tmp/fitserve-$USER:/tmp/fitserve-$USER python3 probe.py > probe.json || fitserve_status=$?

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site polaris (sha256 3b0ec6c91f77) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site polaris (sha256 45036d9b2fb6) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #PBS -N fitserve-preflight
 #PBS -j oe
@@ -11,7 +11,7 @@
 #PBS -l place=scatter
 #PBS -r n
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site polaris (sha256 3b0ec6c91f77) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site polaris (sha256 45036d9b2fb6) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-8}"
@@ -23,7 +23,8 @@ export PARSL_CORES=64
 export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
 IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
 export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}" FITSERVE_GPU_1="${fitserve_gpus[ 1 ]:-}" FITSERVE_GPU_2="${fitserve_gpus[ 2 ]:-}" FITSERVE_GPU_3="${fitserve_gpus[ 3 ]:-}"
-export TMPDIR="/local/scratch/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export TMPDIR="/local/scratch" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 if ! command -v module > /dev/null 2>&1; then
   for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
@@ -36,6 +37,6 @@ module load spack-pe-base || fitserve_stop "module spack-pe-base cannot be loade
 module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
 fitserve_status=0
-apptainer exec --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /local/scratch/fitserve-$USER --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-cuda12-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
+apptainer exec --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /local/scratch --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-cuda12-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

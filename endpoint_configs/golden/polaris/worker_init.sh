@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site polaris (sha256 3b0ec6c91f77) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site polaris (sha256 45036d9b2fb6) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-8}"
@@ -11,7 +11,8 @@ export PARSL_CORES=64
 export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
 IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
 export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}" FITSERVE_GPU_1="${fitserve_gpus[ 1 ]:-}" FITSERVE_GPU_2="${fitserve_gpus[ 2 ]:-}" FITSERVE_GPU_3="${fitserve_gpus[ 3 ]:-}"
-export TMPDIR="/local/scratch/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export TMPDIR="/local/scratch" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 if ! command -v module > /dev/null 2>&1; then
   for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do

@@ -10,5 +10,6 @@ export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
 IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
 export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
 export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 [ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"

@@ -1,0 +1,56 @@
+#!/bin/bash
+
+# Rendered from site bluewaters (sha256 f2bcf60e3506) by fitserve 0.0.0: change the site file, not this one.
+#PBS -l gres=shifter
+#PBS -l naccesspolicy=singlejob
+
+#PBS -S /bin/bash
+#PBS -N parsl.parsl.block-0.TIME
+#PBS -m n
+#PBS -l walltime=00:30:00
+#PBS -l nodes=4:ppn=1
+#PBS -o /RUN/parsl.parsl.block-0.TIME.submit.stdout
+#PBS -e /RUN/parsl.parsl.block-0.TIME.submit.stderr
+
+export FITSERVE_THREADS=1
+# Rendered from site bluewaters (sha256 f2bcf60e3506) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# PBS tells Parsl nothing of the share of the node that the job got.
+export PARSL_CORES=32
+export JAX_PLATFORMS=cpu
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
+export TMPDIR="/tmp" FITSERVE_CACHE_DIR="/scratch/$USER/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "/scratch/$USER/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+if ! command -v module > /dev/null 2>&1; then
+  for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$fitserve_profile" ]; then . "$fitserve_profile"; break; fi
+  done
+fi
+module load shifter || fitserve_stop "module shifter cannot be loaded: see environment.modules in the site file"
+
+
+export JOBNAME="parsl.parsl.block-0.TIME"
+
+set -e
+WORKERCOUNT=4
+SCRIPT_DIR="/RUN"
+[[ -d $SCRIPT_DIR ]] || SCRIPT_DIR=""
+
+cat << APRUN_EOF > ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$JOBNAME.sh
+shifter --image=fitserve/worker:0.0.0 --volume=/scratch/$USER/fitserve/run:/scratch/$USER/fitserve/run --volume=/scratch/$USER/fitserve/cache:/scratch/$USER/fitserve/cache globus-compute-endpoint python-exec parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=32 -a 192.0.2.10 -p 0 -c 1 -m None --poll 10 --port=54321 --cert_dir /RUN/certificates --logdir=/scratch/$USER/fitserve/run/fitserve-bluewaters-HighThroughputExecutor --logconf=/RUN/log_config --block_id=0 --hb_period=30  --hb_threshold=120 --drain_period=1080 --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators 
+APRUN_EOF
+chmod a+x ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$JOBNAME.sh
+
+aprun -n 4 -N 1 -b -d 32 -cc none /bin/bash ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$JOBNAME.sh &
+wait
+
+[[ "1" == "1" ]] && echo "Done"

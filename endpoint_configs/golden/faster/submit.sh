@@ -1,0 +1,71 @@
+#!/bin/bash
+
+#SBATCH --job-name=parsl.block-0.TIME
+#SBATCH --output=/RUN/parsl.block-0.TIME.stdout
+#SBATCH --error=/RUN/parsl.block-0.TIME.stderr
+#SBATCH --nodes=1
+#SBATCH --time=120
+#SBATCH --ntasks-per-node=1
+# Rendered from site faster (sha256 185587b42a55) by fitserve 0.0.0: change the site file, not this one.
+#SBATCH --no-requeue
+
+#SBATCH --partition=cpu
+#SBATCH --mem=120g
+#SBATCH --cpus-per-task=32
+
+export FITSERVE_THREADS=1
+# Rendered from site faster (sha256 185587b42a55) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+export JAX_PLATFORMS=cpu
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
+export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+[ -r "$HOME/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
+
+export PARSL_MEMORY_GB=120
+export PARSL_CORES=32
+
+
+export JOBNAME="parsl.block-0.TIME"
+
+set -e
+export CORES=$(getconf _NPROCESSORS_ONLN)
+[[ "1" == "1" ]] && echo "Found cores : $CORES"
+WORKERCOUNT=1
+FAILONANY=0
+PIDS=""
+
+CMD() {
+apptainer run --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /tmp/fitserve-$USER $HOME/fitserve/worker-0.0.0.sif globus-compute-endpoint python-exec parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=32 -a 192.0.2.10 -p 0 -c 1 -m None --poll 10 --port=54321 --cert_dir /RUN/certificates --logdir=$HOME/.fitserve/run/fitserve-faster-HighThroughputExecutor --logconf=/RUN/log_config --block_id=0 --hb_period=30  --hb_threshold=120 --drain_period=5280 --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators 
+}
+for COUNT in $(seq 1 1 $WORKERCOUNT); do
+    [[ "1" == "1" ]] && echo "Launching worker: $COUNT"
+    CMD $COUNT &
+    PIDS="$PIDS $!"
+done
+
+ALLFAILED=1
+ANYFAILED=0
+for PID in $PIDS ; do
+    wait $PID
+    if [ "$?" != "0" ]; then
+        ANYFAILED=1
+    else
+        ALLFAILED=0
+    fi
+done
+
+[[ "1" == "1" ]] && echo "All workers done"
+if [ "$FAILONANY" == "1" ]; then
+    exit $ANYFAILED
+else
+    exit $ALLFAILED
+fi

@@ -1,0 +1,62 @@
+#!/bin/bash
+
+#SBATCH --job-name=parsl.block-0.TIME
+#SBATCH --output=/RUN/parsl.block-0.TIME.stdout
+#SBATCH --error=/RUN/parsl.block-0.TIME.stderr
+#SBATCH --nodes=2
+#SBATCH --time=120
+#SBATCH --ntasks-per-node=1
+# Rendered from site frontera (sha256 67674cb30b5e) by fitserve 0.0.0: change the site file, not this one.
+#SBATCH --no-requeue
+
+#SBATCH --exclusive
+#SBATCH --partition=development
+#SBATCH --cpus-per-task=56
+
+export FITSERVE_THREADS=1
+# Rendered from site frontera (sha256 67674cb30b5e) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+export JAX_PLATFORMS=cpu
+if [ "$FITSERVE_THREADS" -eq 1 ]; then
+  # XLA has a thread for every core of the node unless it is told otherwise.
+  export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+fi
+export TMPDIR="/tmp" FITSERVE_CACHE_DIR="$WORK/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$WORK/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+if ! command -v module > /dev/null 2>&1; then
+  for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$fitserve_profile" ]; then . "$fitserve_profile"; break; fi
+  done
+fi
+module load tacc-apptainer || fitserve_stop "module tacc-apptainer cannot be loaded: see environment.modules in the site file"
+[ -r "$WORK/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $WORK/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
+
+export PARSL_CORES=56
+
+
+export JOBNAME="parsl.block-0.TIME"
+
+set -e
+export CORES=$SLURM_CPUS_ON_NODE
+export NODES=$SLURM_JOB_NUM_NODES
+
+[[ "1" == "1" ]] && echo "Found cores : $CORES"
+[[ "1" == "1" ]] && echo "Found nodes : $NODES"
+WORKERCOUNT=2
+SCRIPT_DIR="/RUN"
+[[ -d $SCRIPT_DIR ]] || SCRIPT_DIR=""
+
+cat << SLURM_EOF > ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
+apptainer run --bind $WORK/fitserve/run --bind $WORK/fitserve/cache $WORK/fitserve/worker-0.0.0.sif globus-compute-endpoint python-exec parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=56 -a 192.0.2.10 -p 0 -c 1 -m None --poll 10 --port=54321 --cert_dir /RUN/certificates --logdir=$WORK/fitserve/run/fitserve-frontera-HighThroughputExecutor --logconf=/RUN/log_config --block_id=0 --hb_period=30  --hb_threshold=120 --drain_period=5280 --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators 
+SLURM_EOF
+chmod a+x ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
+
+srun --ntasks 2 -l --cpus-per-task=56 bash ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
+
+[[ "1" == "1" ]] && echo "Done"

@@ -1,0 +1,55 @@
+#!/bin/bash
+
+#SBATCH --job-name=parsl.block-0.TIME
+#SBATCH --output=/RUN/parsl.block-0.TIME.stdout
+#SBATCH --error=/RUN/parsl.block-0.TIME.stderr
+#SBATCH --nodes=1
+#SBATCH --time=120
+#SBATCH --ntasks-per-node=1
+# Rendered from site perlmutter (sha256 d34fbe3dfd16) by fitserve 0.0.0: change the site file, not this one.
+#SBATCH --no-requeue
+
+#SBATCH --exclusive
+#SBATCH --qos=regular
+#SBATCH --constraint=gpu
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=128
+
+export FITSERVE_THREADS=16
+# Rendered from site perlmutter (sha256 d34fbe3dfd16) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-16}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}" FITSERVE_GPU_1="${fitserve_gpus[ 1 ]:-}" FITSERVE_GPU_2="${fitserve_gpus[ 2 ]:-}" FITSERVE_GPU_3="${fitserve_gpus[ 3 ]:-}"
+export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$SCRATCH/fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$SCRATCH/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+
+export PARSL_CORES=128
+
+
+export JOBNAME="parsl.block-0.TIME"
+
+set -e
+export CORES=$SLURM_CPUS_ON_NODE
+export NODES=$SLURM_JOB_NUM_NODES
+
+[[ "1" == "1" ]] && echo "Found cores : $CORES"
+[[ "1" == "1" ]] && echo "Found nodes : $NODES"
+WORKERCOUNT=1
+SCRIPT_DIR="/RUN"
+[[ -d $SCRIPT_DIR ]] || SCRIPT_DIR=""
+
+cat << SLURM_EOF > ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
+shifter --image=fitserve/worker-cuda12:0.0.0 --module=gpu --volume=$SCRATCH/fitserve/run:$SCRATCH/fitserve/run --volume=$SCRATCH/fitserve/cache:$SCRATCH/fitserve/cache --volume=/tmp/fitserve-$USER:/tmp/fitserve-$USER globus-compute-endpoint python-exec parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=4 -a 192.0.2.10 -p 0 -c 16 -m None --poll 10 --port=54321 --cert_dir /RUN/certificates --logdir=$SCRATCH/fitserve/run/fitserve-perlmutter-HighThroughputExecutor --logconf=/RUN/log_config --block_id=0 --hb_period=30  --hb_threshold=120 --drain_period=5280 --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators $FITSERVE_GPU_0 $FITSERVE_GPU_1 $FITSERVE_GPU_2 $FITSERVE_GPU_3
+SLURM_EOF
+chmod a+x ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
+
+srun --ntasks 1 -l --cpus-per-task=128 bash ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$SLURM_JOB_NAME.sh
+
+[[ "1" == "1" ]] && echo "Done"

@@ -1,0 +1,68 @@
+#!/bin/bash
+
+#PBS -S /bin/bash
+#PBS -N parsl.block-0.TIME
+#PBS -m n
+#PBS -l walltime=01:00:00
+#PBS -l select=1:ncpus=64:ngpus=4:system=polaris
+#PBS -o /RUN/parsl.block-0.TIME.stdout
+#PBS -e /RUN/parsl.block-0.TIME.stderr
+# Rendered from site polaris (sha256 45036d9b2fb6) by fitserve 0.0.0: change the site file, not this one.
+#PBS -l filesystems=home:eagle
+#PBS -l place=scatter
+#PBS -r n
+
+
+export FITSERVE_THREADS=8
+# Rendered from site polaris (sha256 45036d9b2fb6) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-8}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# PBS tells Parsl nothing of the share of the node that the job got.
+export PARSL_CORES=64
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0,1,2,3}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}" FITSERVE_GPU_1="${fitserve_gpus[ 1 ]:-}" FITSERVE_GPU_2="${fitserve_gpus[ 2 ]:-}" FITSERVE_GPU_3="${fitserve_gpus[ 3 ]:-}"
+export TMPDIR="/local/scratch" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+if ! command -v module > /dev/null 2>&1; then
+  for fitserve_profile in /etc/profile.d/lmod.sh /etc/profile.d/modules.sh /etc/profile.d/z00_lmod.sh; do
+    # shellcheck disable=SC1090
+    if [ -r "$fitserve_profile" ]; then . "$fitserve_profile"; break; fi
+  done
+fi
+module use "/soft/modulefiles" || fitserve_stop "no modules in /soft/modulefiles: see environment.module_paths in the site file"
+module load spack-pe-base || fitserve_stop "module spack-pe-base cannot be loaded: see environment.modules in the site file"
+module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
+[ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
+
+
+export JOBNAME="parsl.block-0.TIME"
+
+set -e
+export CORES=$(getconf _NPROCESSORS_ONLN)
+[[ "1" == "1" ]] && echo "Found cores : $CORES"
+WORKERCOUNT=1
+SCRIPT_DIR="/RUN"
+[[ -d $SCRIPT_DIR ]] || SCRIPT_DIR=""
+
+# Deduplicate the nodefile
+HOSTFILE="$JOBNAME.nodes"
+if [ -z "$PBS_NODEFILE" ]; then
+    echo "localhost" > $HOSTFILE
+else
+    sort -u $PBS_NODEFILE > $HOSTFILE
+fi
+
+cat << MPIEXEC_EOF > ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$JOBNAME.sh
+apptainer run --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /local/scratch $HOME/fitserve/worker-cuda12-0.0.0.sif globus-compute-endpoint python-exec parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=4 -a 192.0.2.10 -p 0 -c 8 -m None --poll 10 --port=54321 --cert_dir /RUN/certificates --logdir=$HOME/.fitserve/run/fitserve-polaris-HighThroughputExecutor --logconf=/RUN/log_config --block_id=0 --hb_period=30  --hb_threshold=120 --drain_period=2280 --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators $FITSERVE_GPU_0 $FITSERVE_GPU_1 $FITSERVE_GPU_2 $FITSERVE_GPU_3
+MPIEXEC_EOF
+chmod u+x ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$JOBNAME.sh
+
+mpiexec --cpu-bind none --ppn 1 --depth=64 -n $WORKERCOUNT --hostfile $HOSTFILE /usr/bin/sh ${SCRIPT_DIR:+$SCRIPT_DIR/}cmd_$JOBNAME.sh
+
+[[ "1" == "1" ]] && echo "All workers done"

@@ -1,0 +1,71 @@
+#!/bin/bash
+
+#SBATCH --job-name=parsl.block-0.TIME
+#SBATCH --output=/RUN/parsl.block-0.TIME.stdout
+#SBATCH --error=/RUN/parsl.block-0.TIME.stderr
+#SBATCH --nodes=1
+#SBATCH --time=120
+#SBATCH --ntasks-per-node=1
+# Rendered from site slurm-gpu (sha256 7c4509e52959) by fitserve 0.0.0: change the site file, not this one.
+#SBATCH --no-requeue
+
+#SBATCH --partition=gpu
+#SBATCH --gpus-per-node=1
+#SBATCH --mem=32g
+#SBATCH --cpus-per-task=8
+
+export FITSERVE_THREADS=8
+# Rendered from site slurm-gpu (sha256 7c4509e52959) by fitserve 0.0.0: change the site file, not this one.
+# Prepares a node before its workers start. Nothing is installed here, ever.
+fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
+FITSERVE_THREADS="${FITSERVE_THREADS:-8}"
+export FITSERVE_THREADS
+export OMP_NUM_THREADS="$FITSERVE_THREADS" OPENBLAS_NUM_THREADS="$FITSERVE_THREADS" MKL_NUM_THREADS="$FITSERVE_THREADS"
+# Without a GPU, JAX stops instead of quietly using the CPU.
+export JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false
+IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
+export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
+export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
+export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
+mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+[ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
+
+export PARSL_MEMORY_GB=32
+export PARSL_CORES=8
+
+
+export JOBNAME="parsl.block-0.TIME"
+
+set -e
+export CORES=$(getconf _NPROCESSORS_ONLN)
+[[ "1" == "1" ]] && echo "Found cores : $CORES"
+WORKERCOUNT=1
+FAILONANY=0
+PIDS=""
+
+CMD() {
+apptainer run --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /tmp/fitserve-$USER $HOME/fitserve/worker-cuda12-0.0.0.sif globus-compute-endpoint python-exec parsl.executors.high_throughput.process_worker_pool  --max_workers_per_node=1 -a 192.0.2.10 -p 0 -c 8 -m None --poll 10 --port=54321 --cert_dir /RUN/certificates --logdir=$HOME/.fitserve/run/fitserve-slurm-gpu-HighThroughputExecutor --logconf=/RUN/log_config --block_id=0 --hb_period=30  --hb_threshold=120 --drain_period=5280 --cpu-affinity none  --mpi-launcher=mpiexec --available-accelerators $FITSERVE_GPU_0
+}
+for COUNT in $(seq 1 1 $WORKERCOUNT); do
+    [[ "1" == "1" ]] && echo "Launching worker: $COUNT"
+    CMD $COUNT &
+    PIDS="$PIDS $!"
+done
+
+ALLFAILED=1
+ANYFAILED=0
+for PID in $PIDS ; do
+    wait $PID
+    if [ "$?" != "0" ]; then
+        ANYFAILED=1
+    else
+        ALLFAILED=0
+    fi
+done
+
+[[ "1" == "1" ]] && echo "All workers done"
+if [ "$FAILONANY" == "1" ]; then
+    exit $ANYFAILED
+else
+    exit $ALLFAILED
+fi
