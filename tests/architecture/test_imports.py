@@ -1,0 +1,155 @@
+"""Imports go one way, and starting costs nothing that is not used."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "client" / "src" / "fitserve"
+WORKER = ROOT / "worker" / "src" / "fitserve_worker"
+
+# From what everything may import to what nothing may.
+LAYERS = [
+    {"_version", "errors"},
+    {"contract"},
+    {"store", "pallet", "analyses", "data"},
+    {"estimate", "request", "backends"},
+    {"plan"},
+    {"summary", "reuse", "prepare", "drive"},
+    {"execute", "progress", "contour"},
+    {"export", "diff"},
+    {"report"},
+    {"api"},
+    {"console"},
+    {"cli"},
+    {"__main__"},
+]
+HEAVY = (
+    "jax",
+    "pyhf",
+    "scipy",
+    "numpy",
+    "matplotlib",
+    "parsl",
+    "pandas",
+    "rich",
+    "yaml",
+    "requests",
+)
+
+
+def _modules(package: Path) -> list[Path]:
+    return sorted(package.rglob("*.py"))
+
+
+def _imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def _part(module: str) -> str:
+    """Return the part of fitserve that a module belongs to: the name below the package."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def _layer(part: str) -> int:
+    for level, names in enumerate(LAYERS):
+        if part in names:
+            return level
+    pytest.fail(f"fitserve.{part} is in no layer: say where it belongs")
+
+
+@pytest.mark.parametrize("path", _modules(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
+def test_the_client_imports_downwards_only(path: Path) -> None:
+    part = path.relative_to(CLIENT).parts[0].removesuffix(".py")
+    if part == "__init__":
+        return
+    for module in _imported(path):
+        if not module.startswith("fitserve."):
+            continue
+        other = _part(module)
+        if other == part or (
+            not (CLIENT / other).exists() and not (CLIENT / f"{other}.py").exists()
+        ):
+            continue
+        assert _layer(other) <= _layer(part), f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", _modules(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
+def test_the_client_never_imports_jax(path: Path) -> None:
+    assert not any(module.split(".")[0] in ("jax", "jaxlib") for module in _imported(path))
+
+
+@pytest.mark.parametrize("path", _modules(WORKER), ids=lambda path: str(path.relative_to(WORKER)))
+def test_the_worker_imports_nothing_of_the_client_but_its_contract(path: Path) -> None:
+    allowed = ("fitserve.contract",)
+    for module in _imported(path):
+        if module == "fitserve" or module.startswith("fitserve."):
+            assert module.startswith(allowed), f"{path.name} imports {module}"
+
+
+def _loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fitserve",
+        "import fitserve_worker",
+        "from fitserve.cli import cli",
+        "from fitserve.cli import cli\ntry: cli(['--help'])\nexcept SystemExit: pass",
+        "from fitserve.cli import cli\ntry: cli(['run', '--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_starting_imports_nothing_heavy(code: str) -> None:
+    # What an editable install's own hooks import before the first line is not ours.
+    loaded = _loaded_by(code) - _loaded_by("")
+    assert not loaded & HEAVY
+
+
+def test_the_contract_imports_neither_pyhf_nor_jax() -> None:
+    assert not _loaded_by("import fitserve.contract") & {"pyhf", "jax", "scipy", "click", "rich"}
+
+
+def test_a_run_of_the_client_never_loads_jax(pallet_directory: Path, tmp_path: Path) -> None:
+    code = (
+        "import fitserve\n"
+        "from fitserve.pallet import load_pallet\n"
+        f"load_pallet({str(pallet_directory)!r})\n"
+        "from fitserve.contour import draw_contour\n"
+        "import fitserve.api, fitserve.report, fitserve.export, fitserve.backends.local"
+    )
+    assert "jax" not in _loaded_by(code)
+
+
+def test_no_pickle_is_named_anywhere() -> None:
+    for path in [*_modules(CLIENT), *_modules(WORKER)]:
+        names = {module.split(".")[0] for module in _imported(path)}
+        assert not names & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, path
+
+
+def test_both_distributions_have_one_version() -> None:
+    from importlib.metadata import requires, version
+
+    import fitserve
+
+    assert version("fitserve") == version("fitserve-worker") == fitserve.__version__
+    assert f"fitserve=={fitserve.__version__}" in requires("fitserve-worker")
+    assert importlib.util.find_spec("fitserve_worker") is not None

@@ -1,0 +1,82 @@
+"""Published analyses through `fitserve run`, compared with reference results.
+
+The references were made with pyhf's jax backend and scipy; see their files for how.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOLERANCE = 1e-3
+NLL_TOLERANCE = 1e-4
+# Twelve of 1Lbb's 125, from the lightest to the heaviest.
+SAMPLE_1LBB = [
+    "C1N2_Wh_hbb_150_0",
+    "C1N2_Wh_hbb_175_0",
+    "C1N2_Wh_hbb_250_25",
+    "C1N2_Wh_hbb_300_75",
+    "C1N2_Wh_hbb_375_50",
+    "C1N2_Wh_hbb_450_150",
+    "C1N2_Wh_hbb_500_350",
+    "C1N2_Wh_hbb_600_100",
+    "C1N2_Wh_hbb_700_400",
+    "C1N2_Wh_hbb_800_200",
+    "C1N2_Wh_hbb_900_250",
+    "C1N2_Wh_hbb_1000_0",
+]
+
+pytestmark = [pytest.mark.published, pytest.mark.timeout(1800)]
+
+
+def _run(pallet: Path, output: Path, *options: str) -> dict:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "fitserve", "run", pallet, "--output", output),
+            *("--engine", "pyhf", *options),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((output / "results.json").read_text())
+
+
+def _compare(found: dict, reference: dict) -> None:
+    for name, result in found.items():
+        expected = reference[name]
+        assert result["status"] == "ok", (name, result["reason"])
+        assert result["CLs_obs"] == pytest.approx(expected["CLs_obs"], abs=TOLERANCE), name
+        assert result["CLs_exp"] == pytest.approx(expected["CLs_exp"], abs=TOLERANCE), name
+        assert result["twice_nll"] <= expected["twice_nll"] + NLL_TOLERANCE, name
+
+
+def test_staus_agrees_on_every_hypothesis(
+    shared: Path, references: dict[str, dict], tmp_path: Path
+) -> None:
+    found = _run(shared / "pallets" / "staus.tar.xz", tmp_path / "run")
+    assert len(found) == 57
+    assert set(found) == set(references["staus"])
+    _compare(found, references["staus"])
+
+
+def test_1lbb_agrees_on_a_sample(shared: Path, references: dict[str, dict], tmp_path: Path) -> None:
+    options = [word for name in SAMPLE_1LBB for word in ("--patch", name)]
+    found = _run(shared / "pallets" / "1Lbb.tar.xz", tmp_path / "run", *options)
+    assert len(found) == len(SAMPLE_1LBB)
+    _compare(found, references["1Lbb"])
+
+
+def test_reused_results_are_the_same_to_the_last_digit(shared: Path, tmp_path: Path) -> None:
+    pallet = shared / "pallets" / "staus.tar.xz"
+    first = _run(pallet, tmp_path / "first", "--patch", "DS_100_1_Staus")
+    second = _run(pallet, tmp_path / "second", "--patch", "DS_100_1_Staus")
+    assert first == second
