@@ -28,7 +28,7 @@ class ContourOptions:
     mu
         Signal strength; None takes 1 where the run has it, else the first of the run.
     interpolation
-        ``smooth`` (thin-plate spline, limited to what the neighbouring points span) or
+        ``smooth`` (radial basis functions, limited to what the neighbouring points span) or
         ``linear`` (flat triangles), both of the significance.
     drop_suspect
         Treat suspect results as holes instead of using their numbers.
