@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["build", "endpoint_venv", "render_user_config", "submission"]
 
@@ -66,26 +69,32 @@ def render_user_config(
     return _run(command, text, home)
 
 
-def build(config: str, directory: Path) -> dict[str, Any]:
-    """Return what the endpoint builds from a user's configuration, and would submit.
+def build(jobs: Sequence[tuple[Path, dict[str, Any] | None]], home: Path) -> list[dict[str, Any]]:
+    """Return what the endpoint builds for users of rendered sites, and would submit.
 
     Parameters
     ----------
-    config
-        A rendered user configuration.
-    directory
+    jobs
+        Rendered sites, each with what a user sets.
+    home
         A writable directory.
+
+    Returns
+    -------
+    list of dict
+        For each job what was built, or ``{"error": ...}`` where the endpoint refuses it.
 
     Raises
     ------
     BackendError
-        The endpoint's loader refuses it.
+        globus-compute-endpoint is not installed or broken.
     """
-    path = directory / "user_config.yaml"
-    path.write_text(config, encoding="utf-8")
-    command = [str(endpoint_venv() / "bin" / "python"), str(_BUILD), str(path)]
-    loaded: dict[str, Any] = json.loads(_run(command, None, directory))
-    return loaded
+    asked = [
+        {"directory": str(directory.resolve()), "options": options} for directory, options in jobs
+    ]
+    command = [str(endpoint_venv() / "bin" / "python"), str(_BUILD)]
+    built: list[dict[str, Any]] = json.loads(_run(command, json.dumps(asked), home))
+    return built
 
 
 def submission(built: dict[str, Any]) -> dict[str, str]:

@@ -6,7 +6,8 @@ import difflib
 import tempfile
 from pathlib import Path
 
-from sitekit.endpoint import build, render_user_config, submission
+from fitserve.errors import BackendError
+from sitekit.endpoint import build, submission
 from sitekit.load import CONFIGS, load_site, shipped_sites
 from sitekit.render import Rendering, render_site, write_files
 
@@ -74,8 +75,12 @@ def write_submissions() -> None:
     BackendError
         globus-compute-endpoint is not installed, or refuses a site.
     """
-    for site in shipped_sites():
-        directory = GOLDEN / site
-        with tempfile.TemporaryDirectory() as scratch:
-            built = build(render_user_config(directory, home=Path(scratch)), Path(scratch))
+    directories = [GOLDEN / site for site in shipped_sites()]
+    with tempfile.TemporaryDirectory() as scratch:
+        results = build([(directory, None) for directory in directories], Path(scratch))
+    for directory, built in zip(directories, results, strict=True):
+        if "error" in built:
+            raise BackendError(
+                f"globus-compute-endpoint refuses site {directory.name}", evidence=built["error"]
+            )
         write_files(submission(built), directory)

@@ -1,11 +1,11 @@
-"""Build what an endpoint builds from a rendered configuration, and show what it would submit.
+"""Build what an endpoint builds from rendered sites, and show what it would submit.
 
-Usage: ENDPOINT_VENV/bin/python endpoint_build.py CONFIG
+Usage: ENDPOINT_VENV/bin/python endpoint_build.py < JOBS
 
-CONFIG is a rendered user configuration. The engine and its provider are made by
-globus-compute-endpoint's own loader; then one block is submitted to commands that only pretend
-to be a scheduler, or to a Kubernetes client that only records. JSON goes to stdout. Nothing
-leaves this machine.
+JOBS is a JSON list of ``{"directory": a rendered site, "options": what a user sets}``. Each is
+rendered and loaded by globus-compute-endpoint's own functions; then one block is submitted to
+commands that only pretend to be a scheduler, or to a Kubernetes client that only records. A
+JSON list with what was built, or the ``error``, goes to stdout. Nothing leaves this machine.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pwd
 import re
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,13 +37,61 @@ PRETEND = {
 }
 
 
-def main(config: str) -> None:
-    """Print the engine's and provider's types and what one block would be."""
+def main() -> None:
+    """Print, for each job, the engine's and provider's types and what one block would be."""
+    jobs = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         _pretend(place)
         os.chdir(place)
-        json.dump(_build(Path(config).read_text(encoding="utf-8"), place), sys.stdout, indent=2)
+        json.dump([_job(job, place) for job in jobs], sys.stdout, indent=2)
+
+
+def _loading() -> Any:
+    # The Kubernetes client, which this imports, reads its environment when imported.
+    return importlib.import_module("globus_compute_endpoint.endpoint.config.utils")
+
+
+def _job(job: dict[str, Any], place: Path) -> dict[str, Any]:
+    directory = Path(job["directory"])
+    try:
+        core = _core(directory)
+        text = _render(directory, job["options"])
+        return {**_build(text, place), "config": text, "core": core}
+    except Exception as error:  # noqa: BLE001 -- whatever the endpoint raises is its answer
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _core(directory: Path) -> dict[str, Any]:
+    """Load the endpoint's own configuration, and return what decides who may do what."""
+    text = (directory / "config.yaml").read_text(encoding="utf-8")
+    # The mapping is looked for where the endpoint will be, which is not this machine.
+    text = re.sub(r"(?m)^(identity_mapping_config_path: ).*$", r"\1/dev/null", text)
+    core = _loading().load_config_yaml(text)
+    return {
+        "type": type(core).__name__,
+        "allowed_functions": core.allowed_functions,
+        "authentication_policy": core.authentication_policy,
+        "heartbeat_period": core.heartbeat_period,
+        "high_assurance": core.high_assurance,
+    }
+
+
+def _render(directory: Path, options: dict[str, Any] | None) -> str:
+    config = importlib.import_module("globus_compute_endpoint.endpoint.config")
+    mapper = importlib.import_module("globus_compute_endpoint.endpoint.identity_mapper")
+    user = pwd.getpwuid(os.getuid())
+    template = directory / "user_config_template.yaml.j2"
+    rendered: str = _loading().render_config_user_template(
+        config.CoreEndpointConfig(),
+        _loading().load_user_config_template(template),
+        template,
+        mapper.MappedPosixIdentity(user, [[{"test": []}]], str(uuid.uuid4())),
+        _loading().load_user_config_schema(directory / "user_config_schema.json"),
+        options,
+        {},
+    )
+    return rendered
 
 
 def _pretend(place: Path) -> None:
@@ -57,15 +107,13 @@ def _pretend(place: Path) -> None:
 
 
 def _build(text: str, place: Path) -> dict[str, Any]:
-    loading = importlib.import_module("globus_compute_endpoint.endpoint.config.utils")
-
     # The interface is the site's, not this machine's.
     with (
         mock.patch("parsl.addresses.address_by_interface", return_value="192.0.2.10"),
         mock.patch("parsl.addresses.address_by_route", return_value="192.0.2.10"),
         mock.patch("parsl.addresses.address_by_hostname", return_value="192.0.2.10"),
     ):
-        engine = loading.load_config_yaml(text).engine
+        engine = _loading().load_config_yaml(text).engine
     executor = engine.executor
     # What GlobusComputeEngine.start and HighThroughputExecutor.start set before a block.
     engine.run_dir = executor.run_dir = "/RUN"
@@ -118,4 +166,4 @@ def _pod(executor: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -37,7 +37,6 @@ if ! command -v module > /dev/null 2>&1; then
 fi
 module load shifter || fitserve_stop "module shifter cannot be loaded: see environment.modules in the site file"
 
-
 export JOBNAME="parsl.parsl.block-0.TIME"
 
 set -e

@@ -36,7 +36,6 @@ if ! command -v module > /dev/null 2>&1; then
 fi
 module load singularitypro || fitserve_stop "module singularitypro cannot be loaded: see environment.modules in the site file"
 [ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
-
 export PARSL_MEMORY_GB=90
 export PARSL_CORES=10
 

@@ -36,7 +36,6 @@ if ! command -v module > /dev/null 2>&1; then
 fi
 module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$HOME/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
-
 export PARSL_MEMORY_GB=90
 export PARSL_CORES=24
 

@@ -40,7 +40,6 @@ module load spack-pe-base || fitserve_stop "module spack-pe-base cannot be loade
 module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
 
-
 export JOBNAME="parsl.block-0.TIME"
 
 set -e

@@ -36,7 +36,6 @@ if ! command -v module > /dev/null 2>&1; then
 fi
 module load tacc-apptainer || fitserve_stop "module tacc-apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$WORK/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $WORK/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
-
 export PARSL_CORES=48
 
 

@@ -31,7 +31,6 @@ mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop 
 [ -r "$HOME/fitserve/venv/bin/activate" ] || fitserve_stop "no virtual environment in ~/fitserve/venv: see environment.venv in the site file"
 # shellcheck disable=SC1091
 . "$HOME/fitserve/venv/bin/activate"
-
 export PARSL_MEMORY_GB=16
 export PARSL_CORES=4
 
