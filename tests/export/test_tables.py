@@ -124,6 +124,13 @@ def test_documented_schema_is_up_to_date(request):
     assert json.loads(path.read_text()) == results_schema()
 
 
+def test_every_field_and_column_is_documented(request):
+    text = (request.config.rootpath / "docs" / "results.md").read_text()
+    fields = [field.name for field in msgspec.structs.fields(HypothesisResult)]
+    for name in [*fields, *COLUMNS]:
+        assert f"`{name}`" in text, name
+
+
 @pytest.mark.parametrize("format_", ["json", "csv", "parquet"])
 def test_written_whole_or_not_at_all(run, tmp_path, format_):
     path = tmp_path / f"out.{format_}"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_contour"]
 
 _MARGIN = 0.04
+_HOLES: dict[str, Any] = {"facecolor": "none", "edgecolor": HOLE, "linewidth": 0, "hatch": "////"}
 
 
 def draw_contour(
@@ -105,9 +106,9 @@ def _lines(manifest: Manifest, grid: MassGrid, options: ContourOptions) -> list[
 def _draw_plane(
     axes: Any, grid: MassGrid, references: list[Reference], options: ContourOptions
 ) -> list[tuple[Any, str]]:
-    from matplotlib.collections import PolyCollection
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
+    from matplotlib.patches import Patch, PathPatch
+    from matplotlib.path import Path
 
     entries: list[tuple[Any, str]] = []
     mesh = Mesh(grid.points)
@@ -117,16 +118,13 @@ def _draw_plane(
     }
     holes = mesh.holes(grid.cls_obs)
     if len(holes):
-        axes.add_collection(
-            PolyCollection(
-                list(holes), facecolors=HOLE, edgecolors=HOLE, linewidths=0.5, zorder=0.5
-            )
-        )
+        triangles = [Path([*corners, corners[0]], closed=True) for corners in holes]
+        axes.add_patch(PathPatch(Path.make_compound_path(*triangles), **_HOLES, zorder=0.5))
     expected = surfaces["expected"]
     lines = level_lines(expected)
     _fill_band(axes, surfaces["expected_minus_1_sigma"], surfaces["expected_plus_1_sigma"])
     for line in lines:
-        axes.plot(*line.T, color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=3)
+        axes.plot(*line.T, color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=4.5)
     handle: Any = (
         Patch(facecolor=BAND),
         Line2D([], [], color=EXPECTED, linestyle="--", linewidth=1.8),
@@ -150,7 +148,7 @@ def _draw_plane(
     add_points(axes, grid.points[:, 0], grid.points[:, 1], grid)
     entries += point_entries(grid)
     if len(holes):
-        entries.append((Patch(facecolor=HOLE), "Not interpolated: next to a hole"))
+        entries.append((Patch(**_HOLES), "Not interpolated: next to a hole"))
     _set_limits(axes, np.concatenate(extent))
     return entries
 

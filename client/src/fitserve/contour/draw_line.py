@@ -49,7 +49,7 @@ def draw_along_one_mass(
     curves = [np.maximum(_between(x, exp[:, i], fine), floor) for i in range(exp.shape[1])]
     axes.fill_between(fine, curves[0], curves[4], color=WIDE_BAND, linewidth=0, zorder=1)
     axes.fill_between(fine, curves[1], curves[3], color=BAND, linewidth=0, zorder=1.1)
-    axes.plot(fine, curves[2], color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=3)
+    axes.plot(fine, curves[2], color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=4.5)
     observed = np.maximum(_between(x, obs, fine), floor)
     axes.plot(fine, observed, color=OBSERVED, linewidth=2.4, zorder=4)
     axes.axhline(1 - CONFIDENCE_LEVEL, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)

@@ -31,9 +31,9 @@ def heading(manifest: Manifest, title: str | None) -> list[str]:
 
 
 def caption(manifest: Manifest) -> str:
-    """Return the references of the analysis, on one line."""
+    """Return the references of the analysis, on one line that has room above the frame."""
     parts = [_reference(key, value) for key, value in manifest.pallet.references.items()]
-    return ", ".join(parts)
+    return textwrap.shorten(", ".join(parts), _LINE, placeholder=" ...")
 
 
 def _reference(key: str, value: str) -> str:

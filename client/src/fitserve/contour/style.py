@@ -1,7 +1,8 @@
 """How the pictures look: mplhep's ATLAS style without any experiment's label.
 
 The picture is read without colour too: observed and expected differ in line style,
-excluded and other points in filling, holes and doubtful points in shape. The colours are
+excluded and other points in filling, holes and doubtful points in shape, and what is not
+interpolated is hatched. The colours are
 of the Okabe-Ito palette (Okabe and Ito, Color Universal Design, 2008).
 """
 
@@ -35,7 +36,7 @@ EXPECTED = "#000000"
 BAND = "#f7dc6f"
 WIDE_BAND = "#fcf3cf"
 POINT = "#4d4d4d"
-HOLE = "#e3e3e3"
+HOLE = "#b5b5b5"
 REFERENCES = (
     ("#0072b2", (0, (6, 1.5, 1, 1.5))),
     ("#009e73", (0, (1, 1.2))),
