@@ -30,18 +30,7 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-HEAVY = (
-    "jax",
-    "pyhf",
-    "scipy",
-    "numpy",
-    "matplotlib",
-    "parsl",
-    "pandas",
-    "rich",
-    "yaml",
-    "requests",
-)
+HEAVY = {"jax", "pyhf", "scipy", "numpy", "matplotlib", "parsl", "pandas", "rich", "yaml"}
 
 
 def _modules(package: Path) -> list[Path]:
