@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fitserve.contract import EngineOptions, HypotestRequest, ModelOptions, allowed
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from msgspec import Struct
+
     from fitserve.api import Run
     from fitserve.plan import Bounds
 
 __all__ = ["resume", "run"]
 
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
 
-def _bounded(command: Any) -> Any:
+
+def _choice(
+    flag: str, struct: type[Struct], field: str, text: str
+) -> Callable[[_Command], _Command]:
+    """Return an option whose values and default are those of a field of the contract."""
+    return click.option(
+        flag,
+        type=click.Choice(allowed(struct, field)),
+        default=getattr(struct(), field),
+        show_default=True,
+        help=text,
+    )
+
+
+def _bounded(command: _Command) -> _Command:
     """Add the options that bound tasks, and those of every command that fits."""
     for option in (
         click.option(
@@ -67,35 +88,14 @@ def _bounded(command: Any) -> Any:
     show_default=True,
     help="Signal strength to test; may be repeated.",
 )
-@click.option(
-    "--test-stat", type=click.Choice(["qtilde", "q"]), default="qtilde", show_default=True
-)
+@_choice("--test-stat", HypotestRequest, "test_stat", "Test statistic.")
 @click.option("--measurement", help="Measurement of the workspace. [default: its first]")
 @click.option("--poi", help="Parameter of interest. [default: the measurement's]")
-@click.option(
-    "--normsys", type=click.Choice(["code1", "code4"]), default="code4", show_default=True
-)
-@click.option(
-    "--histosys",
-    type=click.Choice(["code0", "code2", "code4p"]),
-    default="code4p",
-    show_default=True,
-)
-@click.option("--engine", type=click.Choice(["auto", "pyhf"]), default="auto", show_default=True)
-@click.option(
-    "--backend",
-    type=click.Choice(["numpy", "jax"]),
-    default="numpy",
-    show_default=True,
-    help="Of the pyhf engine.",
-)
-@click.option(
-    "--optimizer",
-    type=click.Choice(["scipy", "minuit"]),
-    default="scipy",
-    show_default=True,
-    help="Of the pyhf engine.",
-)
+@_choice("--normsys", ModelOptions, "normsys", "Interpolation of normalisations.")
+@_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes.")
+@_choice("--engine", EngineOptions, "engine", "What fits.")
+@_choice("--backend", EngineOptions, "backend", "Tensor backend of the pyhf engine.")
+@_choice("--optimizer", EngineOptions, "optimizer", "Optimizer of the pyhf engine.")
 @click.option(
     "-o",
     "--output",

@@ -30,6 +30,7 @@ from fitserve.contract.types import (
     TaskResult,
     Timing,
     WorkerInfo,
+    allowed,
 )
 from fitserve.errors import ContractError
 
@@ -49,6 +50,7 @@ __all__ = [
     "TaskResult",
     "Timing",
     "WorkerInfo",
+    "allowed",
     "compress",
     "decode_result",
     "decode_task",

@@ -5,7 +5,7 @@ A change that an older worker would misread raises `CONTRACT_VERSION`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -23,6 +23,7 @@ __all__ = [
     "TaskResult",
     "Timing",
     "WorkerInfo",
+    "allowed",
 ]
 
 CONTRACT_VERSION = 1
@@ -163,3 +164,15 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerInfo
     timing: Timing
     contract: int = CONTRACT_VERSION
+
+
+def allowed(struct: type[msgspec.Struct], field: str) -> tuple[str, ...]:
+    """Return the texts that a field of a structure may have, in the order declared.
+
+    Examples
+    --------
+    >>> from fitserve.contract import EngineOptions, allowed
+    >>> allowed(EngineOptions, "backend")
+    ('numpy', 'jax')
+    """
+    return get_args(get_type_hints(struct)[field])
