@@ -21,7 +21,7 @@ LAYERS = [
     {"store", "pallet", "analyses", "data"},
     {"estimate", "request", "backends"},
     {"plan"},
-    {"summary", "reuse", "prepare", "drive"},
+    {"summary", "reuse", "prepare", "drive", "output", "reading"},
     {"execute", "progress", "contour"},
     {"export", "diff"},
     {"report"},

@@ -9,7 +9,8 @@ import pytest
 
 from fitserve.diff import compare, diff
 from fitserve.errors import InputError
-from fitserve.export import CLsEntry, read_cls, to_json
+from fitserve.export import to_json
+from fitserve.reading import CLsEntry, read_cls
 
 EXP = [0.001, 0.01, 0.05, 0.2, 0.5]
 

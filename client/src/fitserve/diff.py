@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve.export.reading import read_cls
+from fitserve.reading import read_cls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from fitserve.export.reading import CLsEntry
+    from fitserve.reading import CLsEntry
 
 __all__ = ["DIFFERENT", "Comparison", "Difference", "StatusChange", "compare", "diff"]
 
@@ -80,7 +80,7 @@ def diff(a: Path, b: Path, tolerance: float = 1e-3, *, common: bool = False) -> 
     Parameters
     ----------
     a, b
-        Anything that `fitserve.export.read_cls` reads.
+        Anything that `fitserve.reading.read_cls` reads.
     tolerance
         Greatest absolute difference of a CLs that counts as agreement.
     common
@@ -106,7 +106,7 @@ def compare(
     Examples
     --------
     >>> from fitserve.diff import compare
-    >>> from fitserve.export import CLsEntry
+    >>> from fitserve.reading import CLsEntry
     >>> found = compare({"p": CLsEntry(CLs_obs=0.051)}, {"p": CLsEntry(CLs_obs=0.048)})
     >>> found.agree, found.largest.field, round(found.largest.delta, 3)
     (False, 'CLs_obs', -0.003)

@@ -16,7 +16,7 @@ from fitserve.contour.lines import contour_lines, level_lines
 from fitserve.contour.surface import Mesh, significance
 from fitserve.contract import HypothesisResult
 from fitserve.errors import FitserveError, InputError
-from fitserve.export.reading import entries_of, read_json
+from fitserve.reading import entries_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fitserve.contour.options import ContourOptions
-    from fitserve.export.reading import CLsEntry
+    from fitserve.reading import CLsEntry
     from fitserve.store.records import Manifest
 
     Polylines = list[NDArray[np.float64]]
@@ -57,7 +57,7 @@ def read_reference(
     Parameters
     ----------
     path
-        A run directory; results by hypothesis name (see `fitserve.export.read_cls`); the
+        A run directory; results by hypothesis name (see `fitserve.reading.read_cls`); the
         output of ``fitserve contour --json``; a CSV file or JSON with x and y; a HEPData
         table in YAML, JSON or CSV, of a contour or of CLs over the plane.
     label

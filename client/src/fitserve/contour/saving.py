@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.contour.style import pictures
 from fitserve.errors import RequestError
-from fitserve.export.output import write_output
+from fitserve.output import write_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

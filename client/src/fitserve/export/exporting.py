@@ -10,7 +10,7 @@ import msgspec
 
 from fitserve.errors import RequestError
 from fitserve.export.flat import to_csv, to_parquet
-from fitserve.export.output import write_output
+from fitserve.output import write_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from fitserve.contour.needed import need_pictures
 from fitserve.errors import FitserveError, MissingExtraError, StoreError
 from fitserve.export.flat import mass_columns, table_rows
 from fitserve.export.links import reference_url
-from fitserve.export.output import unwritable_output, write_output
+from fitserve.output import unwritable_output, write_output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fitserve._version import __version__
 from fitserve.contour import ContourOptions
 from fitserve.contour.needed import need_pictures
-from fitserve.export.output import write_output
+from fitserve.output import write_output
 from fitserve.report import content
 from fitserve.summary import failures
 
