@@ -22,6 +22,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "endpoint_configs"
 _MAX_BYTES = 256 * 1024
 _INTEGER = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?([0-9]*\.[0-9]+|[0-9]+\.)([eE][-+]?[0-9]+)?\Z")
+_SCALARS = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("str", "int", "float", "bool", "null", "timestamp", "value")
+}
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 # Both renderings of a template read these: ours and the endpoint's.
 _DELIMITERS = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}|\[\[|\]\]|\[%|%\]|\[#|#\]")
@@ -265,11 +269,7 @@ class _Plain:
 
     def _scalar(self, node: yaml.ScalarNode, field: str) -> Any:
         text: str = node.value
-        standard = "tag:yaml.org,2002:"
-        if not node.tag.startswith(standard) or node.tag in {
-            f"{standard}binary",
-            f"{standard}merge",
-        }:
+        if node.tag not in _SCALARS:
             raise self._refuse(node, field, f"expected no YAML tag, found {node.tag}", "")
         if _DELIMITERS.search(text):
             raise self._refuse(

@@ -8,7 +8,7 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema
 
@@ -124,56 +124,68 @@ def _translate(site: Site, error: jsonschema.ValidationError) -> Iterator[Proble
     field = ".".join(str(part) for part in error.absolute_path)
     rule: Any = error.validator
     node: Any = error.schema
-    value: Any = error.instance
     bound: Any = error.validator_value
-    found = _short(value)
     if rule == "required":
-        for name in bound:
-            if name not in value:
-                about = resolve(node["properties"][name])
-                dotted = f"{field}.{name}" if field else name
-                yield site.problem(
-                    dotted, "expected this field, it is missing", f"{name}: {_example(about)}"
-                )
+        yield from _missing(site, field, error)
     elif rule == "additionalProperties":
-        known = list(node.get("properties", {}))
-        for name in value:
-            if name not in known:
-                dotted = f"{field}.{name}" if field else str(name)
-                yield site.problem(dotted, "there is no such field", _instead(str(name), known))
-    elif rule in {"pattern", "const", "enum", "type"}:
-        yield site.problem(
-            field, f"expected {_expected(rule, node)}, found {found}", _write(field, node)
-        )
-    elif rule in {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}:
-        words = {
-            "minimum": "at least",
-            "maximum": "at most",
-            "exclusiveMinimum": "more than",
-            "exclusiveMaximum": "less than",
-        }
-        yield site.problem(
-            field, f"expected {words[rule]} {bound}, found {found}", _write(field, node)
-        )
+        yield from _unknown(site, field, error)
     else:
-        yield site.problem(field, str(error.message)[:200], _write(field, node))
+        expected = _expected(rule, node, bound)
+        yield site.problem(
+            field, f"expected {expected}, found {_short(error.instance)}", _write(field, node)
+        )
 
 
-def _expected(rule: str, node: dict[str, Any]) -> str:
+def _missing(site: Site, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
+    node: Any = error.schema
+    for name in node["required"]:
+        if name not in cast("dict[str, Any]", error.instance):
+            about = resolve(node["properties"][name])
+            yield site.problem(
+                f"{field}.{name}" if field else name,
+                "expected this field, it is missing",
+                f"{name}: {_example(about)}",
+            )
+
+
+def _unknown(site: Site, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
+    node: Any = error.schema
+    known = list(node.get("properties", {}))
+    for name in cast("dict[str, Any]", error.instance):
+        if name not in known:
+            dotted = f"{field}.{name}" if field else name
+            yield site.problem(dotted, "there is no such field", _instead(name, known))
+
+
+_BOUNDS = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "exclusiveMinimum": "more than {}",
+    "exclusiveMaximum": "less than {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "minItems": "at least {} items",
+    "uniqueItems": "each item once",
+}
+_KINDS = {
+    "object": "fields below it",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "boolean": "true or false",
+}
+
+
+def _expected(rule: str, node: dict[str, Any], bound: Any) -> str:
+    if rule in _BOUNDS:
+        return _BOUNDS[rule].format(bound)
     if rule == "pattern":
-        return str(node.get("title") or f"text like {node['pattern']}")
+        return str(node.get("title") or f"text like {bound}")
     if rule == "const":
-        return json.dumps(node["const"])
+        return json.dumps(bound)
     if rule == "enum":
-        return "one of " + ", ".join(json.dumps(value) for value in node["enum"])
-    kind = str(node["type"])
-    text = {
-        "object": "fields below it",
-        "array": "a list",
-        "string": "text",
-        "integer": "a whole number",
-        "boolean": "true or false",
-    }.get(kind, f"a {kind}")
+        return "one of " + ", ".join(json.dumps(value) for value in bound)
+    text = _KINDS.get(str(bound), f"a {bound}")
     return f"{text}: {node['title']}" if "title" in node else text
 
 
