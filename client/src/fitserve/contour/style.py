@@ -72,7 +72,6 @@ def pictures() -> Iterator[None]:
         "hatch.linewidth": 0.6,
         # The same picture has the same bytes: identifiers are hashed with this, not drawn.
         "svg.hashsalt": "fitserve",
-        "pdf.fonttype": 42,
     }
     with mpl.rc_context({**mplhep.style.ATLAS, **changes}):
         yield
