@@ -123,6 +123,9 @@ def _build(text: str, place: Path) -> dict[str, Any]:
     executor.worker_port, executor.cert_dir = 54321, "/RUN/certificates"
     executor.logconf_path = "/RUN/log_config"
     executor.initialize_scaling()
+    # The engine makes it when it starts: a wrong strategy is found nowhere earlier.
+    poller = importlib.import_module("parsl.jobs.job_status_poller")
+    poller.JobStatusPoller(**engine._job_status_kwargs)  # noqa: SLF001
     result = {
         "engine": type(engine).__name__,
         "provider": type(executor.provider).__name__,

@@ -34,6 +34,8 @@ if ! command -v module > /dev/null 2>&1; then
 fi
 module load shifter || fitserve_stop "module shifter cannot be loaded: see environment.modules in the site file"
 fitserve_status=0
+# Paths of a site file hold no blanks.
+# shellcheck disable=SC2086
 aprun -n 1 -N 1 -b shifter --image=fitserve/worker:0.0.0 --volume=/scratch/$USER/fitserve/run:/scratch/$USER/fitserve/run --volume=/scratch/$USER/fitserve/cache:/scratch/$USER/fitserve/cache python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

@@ -34,6 +34,8 @@ fi
 module load tacc-apptainer || fitserve_stop "module tacc-apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$WORK/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $WORK/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
 fitserve_status=0
+# Paths of a site file hold no blanks.
+# shellcheck disable=SC2086
 apptainer exec --bind $WORK/fitserve/run --bind $WORK/fitserve/cache --bind "$PWD" --pwd "$PWD" $WORK/fitserve/worker-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

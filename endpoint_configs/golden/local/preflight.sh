@@ -17,6 +17,8 @@ export TMPDIR="$HOME/.cache/fitserve/scratch" FITSERVE_CACHE_DIR="$HOME/.cache/f
 export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.local/state/fitserve/local" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 fitserve_status=0
+# Paths of a site file hold no blanks.
+# shellcheck disable=SC2086
 python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

@@ -34,6 +34,8 @@ fi
 module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$HOME/fitserve/worker-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-0.0.0.sif: see environment.container.image in the site file"
 fitserve_status=0
+# Paths of a site file hold no blanks.
+# shellcheck disable=SC2086
 apptainer exec --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /tmp/fitserve-$USER --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

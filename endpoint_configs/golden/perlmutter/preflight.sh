@@ -27,6 +27,8 @@ export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$SCRATCH/fitserve/cache"
 export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$SCRATCH/fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
 fitserve_status=0
+# Paths of a site file hold no blanks.
+# shellcheck disable=SC2086
 shifter --image=fitserve/worker-cuda12:0.0.0 --module=gpu --volume=$SCRATCH/fitserve/run:$SCRATCH/fitserve/run --volume=$SCRATCH/fitserve/cache:$SCRATCH/fitserve/cache --volume=/tmp/fitserve-$USER:/tmp/fitserve-$USER python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"

@@ -37,6 +37,8 @@ module load spack-pe-base || fitserve_stop "module spack-pe-base cannot be loade
 module load apptainer || fitserve_stop "module apptainer cannot be loaded: see environment.modules in the site file"
 [ -r "$HOME/fitserve/worker-cuda12-0.0.0.sif" ] || fitserve_stop "no image $HOME/fitserve/worker-cuda12-0.0.0.sif: see environment.container.image in the site file"
 fitserve_status=0
+# Paths of a site file hold no blanks.
+# shellcheck disable=SC2086
 apptainer exec --nv --bind $HOME/.fitserve/run --bind $HOME/.fitserve/cache --bind /local/scratch --bind "$PWD" --pwd "$PWD" $HOME/fitserve/worker-cuda12-0.0.0.sif python3 probe.py > probe.json || fitserve_status=$?
 cp preflight.nonce seen-by-node || fitserve_stop "the node cannot write into the run directory"
 exit "$fitserve_status"
