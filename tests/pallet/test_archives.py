@@ -163,9 +163,7 @@ def test_a_zip_that_lies_about_its_size_is_cut_short(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_too_many_members_are_refused(
-    put: Callable[[bytes], Path], pack: Pack, kind: str
-) -> None:
+def test_too_many_members_are_refused(put: Callable[[bytes], Path], pack: Pack, kind: str) -> None:
     raw = pack(kind, {f"{index}.json": b"{}" for index in range(6)})
     with pytest.raises(InputError, match="larger than any pallet") as caught:
         read_archive(put(raw), "archive", LIMITS)

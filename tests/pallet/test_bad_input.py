@@ -262,7 +262,7 @@ DOUBTFUL: dict[str, tuple[Change, str]] = {
     ),
     "the same modifier twice": (
         _background("normsys", {"lo": 0.5, "hi": 1.5}, name="norm"),
-        r"a sample has the same modifier twice, of which pyhf uses the last: .*'background', normsys 'norm'",
+        r"a sample has the same modifier twice.*: channel 'SR', sample .*, normsys 'norm'",
     ),
     "events where none can be": (
         lambda w, _: (

@@ -148,8 +148,7 @@ def test_workspace_and_patchset_apart() -> None:
 
 def test_several_patchsets_for_one_workspace() -> None:
     assert [
-        region[:2]
-        for region in _regions("BkgOnly.json", "WZ/patchset.json", "Wh/patchset.json")
+        region[:2] for region in _regions("BkgOnly.json", "WZ/patchset.json", "Wh/patchset.json")
     ] == [("WZ", "BkgOnly.json"), ("Wh", "BkgOnly.json")]
 
 
@@ -264,7 +263,7 @@ def test_values_of_single_patches(
     names: tuple[str, ...],
     values: list[tuple[float, ...]],
 ) -> None:
-    files = {name: patchset["patches"][0]["patch"] for name in names} | {"BkgOnly.json": workspace}
+    files = dict.fromkeys(names, patchset["patches"][0]["patch"]) | {"BkgOnly.json": workspace}
     pallet = load_pallet(write(files))
     assert [one.values for one in pallet.hypotheses] == values
     assert len(pallet.labels) == len(values[0])
@@ -279,9 +278,7 @@ def test_single_patches_of_the_same_name_are_refused(
         load_pallet(directory)
 
 
-def test_a_single_patch_that_is_none_is_told(
-    write: Callable[..., Path], workspace: dict
-) -> None:
+def test_a_single_patch_that_is_none_is_told(write: Callable[..., Path], workspace: dict) -> None:
     directory = write({"BkgOnly.json": workspace, "patch_1.json": [{"op": "add"}]})
     with pytest.raises(InputError, match=r"patch_1\.json violates pyhf's schema of a jsonpatch"):
         load_pallet(directory)

@@ -83,7 +83,8 @@ def find(name: str) -> Analysis:
     '1Lbb'
     """
     for analysis in catalogue():
-        if name.casefold() in (analysis.name.casefold(), (analysis.inspire or "").casefold()):
+        names = (analysis.name, analysis.inspire or analysis.name)
+        if name.casefold() in map(str.casefold, names):
             return analysis
     raise RequestError(
         f"the catalogue has no analysis {name!r}",

@@ -43,7 +43,8 @@ MAX_BYTES = 1024**3
 _ACCEPT = "application/x-tar, application/zip"
 _PAUSES = (0.0, 0.5, 1.0, 2.0)
 _TIMEOUT = (15.0, 60.0)
-_CHUNK = 1024**2
+# What a broken connection loses, at most.
+_CHUNK = 64 * 1024
 _RECORD = "record.json"
 _PART = ".part-"
 # A download that has not written for so long is not running any more.

@@ -1,0 +1,95 @@
+"""`fitserve pallets` and `fitserve analyses` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from fitserve.cli import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def _run(*arguments: str) -> Any:
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_check_says_what_is_in_a_pallet(pallet_directory: Path) -> None:
+    result = _run("pallets", "check", str(pallet_directory))
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    for line in (
+        "pallet:        toy",
+        "reference:     hepdata ins1234567",
+        "hypotheses:    5: S_100 ... S_500",
+        "mass values:   m1, m2",
+        "measurement:   main, parameter of interest mu",
+        "channels:      1 with 2 bins: SR (2)",
+    ):
+        assert line in result.stderr
+    assert result.stderr.rstrip().endswith(", verified")
+    assert "S_300" not in result.stderr
+    listed = _run("pallets", "check", str(pallet_directory), "--hypotheses")
+    assert "S_300" in listed.output
+
+
+def test_check_as_json(pallet_directory: Path) -> None:
+    result = _run("pallets", "check", str(pallet_directory), "--json")
+    found = json.loads(result.stdout)
+    assert found["digest_verified"] is True
+    assert found["hypotheses"]["S_300"] == [300.0, 1.0]
+    assert found["measurements"] == {"main": "mu"}
+    assert found["normfactors"] == ["mu"]
+    assert found["bins"] == {"SR": 2}
+    assert result.stderr == ""
+
+
+def test_check_warns_of_what_was_forced(
+    write: Callable[..., Path], workspace: dict, patchset: dict
+) -> None:
+    patchset["metadata"]["digests"] = {"sha256": "0" * 64}
+    workspace["measurements"][0]["config"]["poi"] = "mu_SIG"
+    directory = str(write({"BkgOnly.json": workspace, "patchset.json": patchset}))
+    refused = _run("pallets", "check", directory)
+    assert refused.exit_code == 3
+    assert "go on with --force" in refused.stderr
+    assert "Traceback" not in refused.output
+    forced = _run("pallets", "check", directory, "--force")
+    assert forced.exit_code == 0
+    assert "ignored by --force: the patchset was made for another" in forced.stderr
+    assert "does NOT fit the workspace" in forced.stderr
+    assert "mu_SIG (not in every hypothesis)" in forced.stderr
+
+
+def test_check_of_several_regions(write: Callable[..., Path], sound: dict[str, bytes]) -> None:
+    directory = str(
+        write({f"{region}/{name}": raw for region in "AB" for name, raw in sound.items()})
+    )
+    ambiguous = _run("pallets", "check", directory)
+    assert ambiguous.exit_code == 4
+    assert "seen: A, B" in ambiguous.stderr
+    assert "region B" in _run("pallets", "check", directory, "--region", "B").stderr
+
+
+@pytest.mark.parametrize("name", ["example", "1Lbb", "3L-RJ", "staus", "SS3L"])
+def test_list_and_show(name: str) -> None:
+    assert name in _run("analyses", "list").output
+    shown = _run("analyses", "show", name)
+    assert shown.exit_code == 0
+    assert f"name:          {name}" in shown.output
+    own_digest_only = "verified by the digest in its own patchset only" in shown.output
+    assert own_digest_only is (name in ("3L-RJ", "SS3L"))
+    data = json.loads(_run("analyses", "show", name, "--json").stdout)
+    assert data["name"] == name
+    assert data["fetched"] is (name == "example")
+
+
+def test_an_unknown_analysis_is_a_wrong_request() -> None:
+    result = _run("analyses", "show", "2Lbb")
+    assert result.exit_code == 4
+    assert "error: the catalogue has no analysis '2Lbb'" in result.stderr
