@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from sitekit.load import load_site, shipped_sites
 from sitekit.render import Rendering, render_site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sitekit.site import Site
 
@@ -87,6 +88,13 @@ def test_systemd_accepts_the_unit(
     assert "fitserve-mine.service" not in done.stderr, done.stderr
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Return a home directory with a short name: sockets are made below it."""
+    with tempfile.TemporaryDirectory(prefix="fs") as directory:
+        yield Path(directory)
+
+
 def _init(site: Site) -> str:
     return render_site(site, Rendering("1", Path("/home/x")))[0]["worker_init.sh"]
 
@@ -120,25 +128,25 @@ def _site(make_site: Callable[..., Site], base: str = "slurm", **changes: object
     )
 
 
-def test_it_prepares_a_node(make_site: Callable[..., Site], tmp_path: Path) -> None:
-    _venv(tmp_path)
-    found = _variables(_run(_init(_site(make_site, variables={"MY_FLAG": "a b"})), tmp_path))
+def test_it_prepares_a_node(make_site: Callable[..., Site], home: Path) -> None:
+    _venv(home)
+    found = _variables(_run(_init(_site(make_site, variables={"MY_FLAG": "a b"})), home))
     assert found["VIRTUAL_ENV"] == "here"
     assert found["OMP_NUM_THREADS"] == found["FITSERVE_THREADS"] == "1"
     assert "intra_op_parallelism_threads=1" in found["XLA_FLAGS"]
     assert found["JAX_PLATFORMS"] == "cpu"
     assert found["MY_FLAG"] == "a b"
-    assert Path(found["TMPDIR"]) == tmp_path / "scratch"
+    assert Path(found["TMPDIR"]) == home / "scratch"
     assert Path(found["TMPDIR"]).is_dir()
     assert Path(found["FITSERVE_CACHE_DIR"]).is_dir()
-    assert (tmp_path / ".fitserve" / "run").is_dir()
+    assert (home / ".fitserve" / "run").is_dir()
 
 
 def test_a_user_with_fewer_workers_gets_more_threads(
-    make_site: Callable[..., Site], tmp_path: Path
+    make_site: Callable[..., Site], home: Path
 ) -> None:
-    _venv(tmp_path)
-    found = _variables(_run(_init(_site(make_site)), tmp_path, FITSERVE_THREADS="4"))
+    _venv(home)
+    found = _variables(_run(_init(_site(make_site)), home, FITSERVE_THREADS="4"))
     assert found["OMP_NUM_THREADS"] == "4"
     assert "XLA_FLAGS" not in found
 
@@ -153,9 +161,9 @@ def test_a_user_with_fewer_workers_gets_more_threads(
     ],
 )
 def test_each_worker_gets_a_gpu_of_the_job(
-    make_site: Callable[..., Site], tmp_path: Path, visible: str | None, expected: list[str]
+    make_site: Callable[..., Site], home: Path, visible: str | None, expected: list[str]
 ) -> None:
-    _venv(tmp_path)
+    _venv(home)
     site = make_site(
         "slurm-gpu",
         environment={"container": None, "venv": "~/venv"},
@@ -163,7 +171,7 @@ def test_each_worker_gets_a_gpu_of_the_job(
         node={"gpus": {"count": 2}},
     )
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    found = _variables(_run(_init(site), tmp_path, **environment))
+    found = _variables(_run(_init(site), home, **environment))
     assert [found["FITSERVE_GPU_0"], found["FITSERVE_GPU_1"]] == expected
     assert found["JAX_PLATFORMS"] == "cuda"
 
@@ -181,39 +189,54 @@ def test_each_worker_gets_a_gpu_of_the_job(
     ],
 )
 def test_a_broken_environment_ends_the_block_and_names_the_field(
-    make_site: Callable[..., Site], tmp_path: Path, changes: dict[str, object], words: str
+    make_site: Callable[..., Site], home: Path, changes: dict[str, object], words: str
 ) -> None:
-    _venv(tmp_path)
+    _venv(home)
     fields = {"container": None, "venv": "~/venv", **changes}
     site = make_site("slurm", environment=fields, directories={"scratch": "~/scratch"})
-    done = _run("module() { return 1; }\n" + _init(site), tmp_path)
+    done = _run("module() { return 1; }\n" + _init(site), home)
     assert done.returncode == 78
     assert words in done.stderr
     assert "site file" in done.stderr
 
 
 def test_a_directory_that_cannot_be_made_ends_the_block(
-    make_site: Callable[..., Site], tmp_path: Path
+    make_site: Callable[..., Site], home: Path
 ) -> None:
-    _venv(tmp_path)
-    (tmp_path / "scratch").write_text("a file")
-    done = _run(_init(_site(make_site)), tmp_path)
+    _venv(home)
+    (home / "scratch").write_text("a file")
+    done = _run(_init(_site(make_site)), home)
     assert done.returncode == 78
     assert "directories" in done.stderr
 
 
-def test_modules_are_loaded_in_order(make_site: Callable[..., Site], tmp_path: Path) -> None:
-    _venv(tmp_path)
+def test_a_scratch_directory_too_long_for_a_socket_ends_the_block(
+    make_site: Callable[..., Site], home: Path
+) -> None:
+    """Workers would die of "AF_UNIX path too long", which names no field."""
+    _venv(home)
+    site = make_site(
+        "slurm",
+        environment={"container": None, "venv": "~/venv"},
+        directories={"scratch": "~/" + "long/" * 15},
+    )
+    done = _run(_init(site), home)
+    assert done.returncode == 78
+    assert "directories.scratch" in done.stderr
+
+
+def test_modules_are_loaded_in_order(make_site: Callable[..., Site], home: Path) -> None:
+    _venv(home)
     site = _site(make_site, module_paths=["/soft/modules"], modules=["gcc/12", "python"])
-    done = _run(f'module() {{ echo "$*" >> "$HOME/loaded"; }}\n{_init(site)}', tmp_path)
+    done = _run(f'module() {{ echo "$*" >> "$HOME/loaded"; }}\n{_init(site)}', home)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "loaded").read_text().splitlines() == [
+    assert (home / "loaded").read_text().splitlines() == [
         "use /soft/modules",
         "load gcc/12",
         "load python",
     ]
 
 
-def test_the_local_site_prepares_this_machine(tmp_path: Path) -> None:
-    found = _variables(_run(_init(load_site("local")[0]), tmp_path))
-    assert found["FITSERVE_CACHE_DIR"].startswith(str(tmp_path))
+def test_the_local_site_prepares_this_machine(home: Path) -> None:
+    found = _variables(_run(_init(load_site("local")[0]), home))
+    assert found["FITSERVE_CACHE_DIR"].startswith(str(home))

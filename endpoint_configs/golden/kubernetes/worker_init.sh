@@ -15,3 +15,5 @@ export TMPDIR="/tmp/fitserve/scratch" FITSERVE_CACHE_DIR="/tmp/fitserve/cache"
 export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" || fitserve_stop "cannot create $TMPDIR or $FITSERVE_CACHE_DIR: see directories in the site file"
 cd "$TMPDIR" || fitserve_stop "cannot enter $TMPDIR"
+# Parsl's sockets are below TMPDIR, and the whole name of a socket has at most 107 characters.
+[ "${#TMPDIR}" -le 72 ] || fitserve_stop "$TMPDIR is too long for a socket below it: see directories.scratch in the site file"

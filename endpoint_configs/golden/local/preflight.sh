@@ -1,8 +1,8 @@
 #!/bin/bash
-# Rendered from site local (sha256 935d8c751a8b) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site local (sha256 27c07e85b2f9) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site local (sha256 935d8c751a8b) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site local (sha256 27c07e85b2f9) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"
@@ -13,9 +13,11 @@ if [ "$FITSERVE_THREADS" -eq 1 ]; then
   # XLA has a thread for every core of the node unless it is told otherwise.
   export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 fi
-export TMPDIR="$HOME/.cache/fitserve/scratch" FITSERVE_CACHE_DIR="$HOME/.cache/fitserve"
+export TMPDIR="/tmp" FITSERVE_CACHE_DIR="$HOME/.cache/fitserve"
 export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.local/state/fitserve/local" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+# Parsl's sockets are below TMPDIR, and the whole name of a socket has at most 107 characters.
+[ "${#TMPDIR}" -le 72 ] || fitserve_stop "$TMPDIR is too long for a socket below it: see directories.scratch in the site file"
 fitserve_status=0
 # Paths of a site file hold no blanks.
 # shellcheck disable=SC2086
