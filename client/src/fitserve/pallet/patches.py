@@ -228,7 +228,6 @@ def _check_applied(
 ) -> Names | None:
     """Apply a patch to a copy of the workspace and check what comes out."""
     import jsonpatch
-    import jsonpointer
 
     # Decoding is a tenfold faster copy than copy.deepcopy.
     workspace = msgspec.json.decode(packed)
@@ -238,7 +237,7 @@ def _check_applied(
             workspace = jsonpatch.apply_patch(workspace, [operation], in_place=True)
         except (
             jsonpatch.JsonPatchException,
-            jsonpointer.JsonPointerException,
+            jsonpatch.JsonPointerException,
             # What jsonpatch lets through where an operation meets a value of another type.
             AttributeError,
             LookupError,

@@ -109,7 +109,7 @@ def _explain(error: ValidationError, content: Any, version: str) -> tuple[list[s
     The schema's own message is that the modifier is none of seven things.
     """
     path = error.instance_path
-    if error.kind.name == "anyOf" and path[-2:-1] == ["modifiers"]:
+    if path[-2:-1] == ["modifiers"]:
         for step in path:
             content = content[step]
         type_ = content.get("type") if isinstance(content, dict) else None
