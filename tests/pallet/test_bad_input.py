@@ -392,7 +392,9 @@ def test_what_does_not_exist_is_told_with_what_could_be_meant() -> None:
     assert caught.value.hint == "fitserve analyses list"
 
 
-@pytest.mark.parametrize("source", ["", "\0", "x" * 5000, "ftp://example.org/x", "10.1234"])
+@pytest.mark.parametrize(
+    "source", ["", "\0", "x" * 5000, "ftp://example.org/x", "10.1234", "https://[x"]
+)
 def test_odd_names_are_no_pallets(source: str) -> None:
     with pytest.raises(FitserveError):
         load_pallet(source)

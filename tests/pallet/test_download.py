@@ -110,7 +110,7 @@ def test_an_archive_is_kept_and_verified(site: Site, tmp_path: Path) -> None:
     assert (record["url"], record["sha256"], record["size"]) == (site.url, sha256, len(site.body))
     assert site.requests[0]["Accept"] == "application/x-tar, application/zip"
     forget(site.url, tmp_path)
-    assert _left_in(tmp_path) == []
+    assert list((tmp_path / "archives").iterdir()) == []
     assert cached_archive(site.url, tmp_path) is None
 
 
@@ -219,7 +219,7 @@ def test_nobody_there_is_told(site: Site, tmp_path: Path) -> None:
     site.server_close()
     with pytest.raises(InputError, match="could not be downloaded") as caught:
         download(url, tmp_path, force=True)
-    assert "0 bytes arrived" in caught.value.evidence
+    assert caught.value.evidence.endswith("0 bytes arrived in 4 tries, then: Connection refused")
 
 
 def test_a_damaged_copy_is_not_used(site: Site, tmp_path: Path) -> None:

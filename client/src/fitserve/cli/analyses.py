@@ -73,10 +73,14 @@ def fetch(name: str, *, refresh: bool, force: bool, as_json: bool) -> None:
     """
     from fitserve.analyses import find
     from fitserve.analyses.fetch import fetch as fetch_analysis
+    from fitserve.analyses.fetch import is_fetched
     from fitserve.cli.pallets import show_pallet
-    from fitserve.console import emit_json
+    from fitserve.console import emit_json, say
 
-    pallet = fetch_analysis(find(name), refresh=refresh, force=force)
+    analysis = find(name)
+    if analysis.archive.address and (refresh or not is_fetched(analysis)):
+        say(f"downloading {analysis.archive.address}")
+    pallet = fetch_analysis(analysis, refresh=refresh, force=force)
     if as_json:
         emit_json(pallet.record())
     else:

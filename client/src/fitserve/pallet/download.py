@@ -8,6 +8,7 @@ and nothing is unpacked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -21,6 +22,7 @@ import msgspec
 
 from fitserve.errors import InputError, StoreError
 from fitserve.pallet.archive import is_archive, read_archive
+from fitserve.pallet.schema import shorten
 
 if TYPE_CHECKING:
     import requests
@@ -103,6 +105,7 @@ def cached_archive(url: str, cache: Path) -> Path | None:
 def forget(url: str, cache: Path) -> None:
     """Remove a URL's archive from the cache."""
     _clean(_folder(url, cache), keep=None)
+    _remove_if_empty(_folder(url, cache))
 
 
 def check_address(url: str, *, force: bool) -> None:
@@ -111,9 +114,13 @@ def check_address(url: str, *, force: bool) -> None:
     Raises
     ------
     InputError
-        The host is not approved and the user does not insist, or it is no ``https``.
+        It is no address, the host is not approved and the user does not insist, or it is no
+        ``https``.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{url!r} is no address", evidence=str(error)) from error
     host = parts.hostname or ""
     if not force and (parts.scheme != "https" or host not in APPROVED_HOSTS):
         raise InputError(
@@ -180,6 +187,7 @@ def download(url: str, cache: Path, *, force: bool = False) -> Path:
                 _clean(folder, keep=sha256)
             finally:
                 path.unlink(missing_ok=True)
+                _remove_if_empty(folder)
     except OSError as error:
         raise _unusable(folder, error) from error
     return folder / sha256
@@ -214,7 +222,7 @@ def _receive(url: str, part: IO[bytes], *, force: bool) -> None:
                 return
     raise InputError(
         f"{url} could not be downloaded",
-        evidence=f"{part.tell()} bytes arrived in {len(_PAUSES)} tries, then: {problem}",
+        evidence=f"{part.tell()} bytes arrived in {len(_PAUSES)} tries, then: {_reason(problem)}",
         hint="try again later, or download it with a browser and give the file",
     ) from problem
 
@@ -249,6 +257,14 @@ def _check_response(response: requests.Response, url: str, *, force: bool) -> No
         )
 
 
+def _reason(problem: BaseException | None) -> str:
+    """Return the innermost reason: what the outer layers add is their own names."""
+    while problem is not None and (inner := problem.__cause__ or problem.__context__) is not None:
+        problem = inner
+    text = getattr(problem, "strerror", None) or str(problem)
+    return shorten(text)
+
+
 def _check_archive(url: str, path: Path) -> None:
     """Read the archive once, so that nothing that is cut short gets into the cache."""
     if not is_archive(path):
@@ -279,6 +295,11 @@ def _write_record(folder: Path, record: CachedArchive) -> None:
         part.flush()
         os.fsync(part.fileno())
     Path(part.name).replace(folder / _RECORD)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _clean(folder: Path, keep: str | None) -> None:

@@ -205,7 +205,7 @@ def select_region(regions: list[Region], wanted: str | None) -> Region:
             )
     raise RequestError(
         f"the pallet has no region {wanted!r}",
-        evidence=f"it has: {_listed(regions)}",
+        evidence=f"it has: {_listed(regions)}" if len(regions) > 1 else "it has only one",
         hint="choose one of these" if len(regions) > 1 else "leave --region out",
     )
 

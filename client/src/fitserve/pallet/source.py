@@ -63,7 +63,7 @@ def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Sour
     if isinstance(source, str):
         if not source:
             raise InputError("the name of the pallet is empty", hint="fitserve analyses list")
-        if urlsplit(source).scheme in ("http", "https"):
+        if source.lower().startswith(("http://", "https://")):
             return _from_url(source, cache, force=force)
         if not _exists(Path(source)):
             if analysis := _in_catalogue(source):
@@ -89,10 +89,14 @@ def _from_path(path: Path) -> Source:
                 hint="fitserve analyses list",
             )
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{label} cannot be read", evidence=getattr(error, "strerror", None) or str(error)
-        ) from error
+        raise InputError(f"{label} cannot be read", evidence=_told(error)) from error
     return Source(str(resolved), short_name(resolved.name), contents)
+
+
+def _told(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _from_url(url: str, cache: Path, *, force: bool) -> Source:
