@@ -20,7 +20,8 @@ from fitserve.contract import (
 )
 from fitserve_worker.engines import failed, select
 from fitserve_worker.engines.base import Work
-from fitserve_worker.environment import worker_info
+from fitserve_worker.environment import worker_info, worker_version
+from fitserve_worker.outbox import find_outbox
 from fitserve_worker.staging import workspace_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ __all__ = ["answer", "perform"]
 
 
 def answer(text: str) -> str:
-    """Do an encoded task; a task that cannot be read is answered with a refusal."""
+    """Do an encoded task, or answer it from the outbox of an earlier sending.
+
+    A task that cannot be read is answered with a refusal.
+    """
     started = time.time()
     clock = time.perf_counter()
     try:
@@ -45,24 +49,29 @@ def answer(text: str) -> str:
         digest = envelope_digest(text)
     except ContractError as error:
         return encode_refusal(error)
+    outbox = find_outbox(worker_version())
+    kept = outbox.get(digest) if outbox else None
+    if kept is not None:
+        return kept
     decoded = time.perf_counter()
     results = list(perform(work))
     worker = worker_info()
-    return encode_result(
-        TaskResult(
-            task=digest,
-            results=[
-                msgspec.structs.replace(result, host=worker.host, device=worker.device)
-                for result in results
-            ],
-            worker=worker,
-            timing=Timing(
-                started=started,
-                decode=decoded - clock,
-                total=time.perf_counter() - clock,
-            ),
-        )
+    result = TaskResult(
+        task=digest,
+        results=[
+            msgspec.structs.replace(result, host=worker.host, device=worker.device)
+            for result in results
+        ],
+        worker=worker,
+        timing=Timing(
+            started=started,
+            decode=decoded - clock,
+            total=time.perf_counter() - clock,
+        ),
     )
+    if outbox and all(found.status != "failed" for found in results):
+        outbox.put(digest, encode_result(msgspec.structs.replace(result, kept=True)))
+    return encode_result(result)
 
 
 def perform(work: Work) -> Iterator[HypothesisResult]:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fitserve.contract import WorkerInfo
 
-__all__ = ["worker_info"]
+__all__ = ["worker_info", "worker_version"]
 
 _RECORDED = ("fitserve-worker", "pyhf", "numpy", "scipy", "iminuit", "jax", "jaxlib")
 
@@ -26,6 +26,14 @@ def worker_info() -> WorkerInfo:
         device=_device(),
         versions=dict(_versions()),
     )
+
+
+def worker_version() -> str:
+    """Return the version of fitserve-worker, or ``unknown`` where it is not installed."""
+    try:
+        return version("fitserve-worker")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def _device() -> str:

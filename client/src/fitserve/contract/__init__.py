@@ -1,6 +1,7 @@
 """The wire contract between client and worker: the only thing that both sides import.
 
-Structures (`types`), digests (`digests`) and the one codec (`codec`). Importing this
+Structures (`types`), digests (`digests`), the one codec (`codec`) and the function that an
+endpoint runs (`trampoline`). Importing this
 package imports neither pyhf nor JAX.
 """
 
@@ -16,6 +17,7 @@ from fitserve.contract.codec import (
     envelope_digest,
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
+from fitserve.contract.trampoline import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
 from fitserve.contract.types import (
     CONTRACT_VERSION,
     Attempt,
@@ -36,6 +38,9 @@ from fitserve.errors import ContractError
 
 __all__ = [
     "CONTRACT_VERSION",
+    "FUNCTION_DIGEST",
+    "FUNCTION_NAME",
+    "FUNCTION_SOURCE",
     "MAX_DECODED_BYTES",
     "Attempt",
     "ContractError",

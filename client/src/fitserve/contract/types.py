@@ -81,13 +81,15 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A self-contained piece of work.
 
     ``workspace`` is None where the backend has staged the workspace, compressed, in a
-    directory of the worker under its digest.
+    directory of the worker under its digest. Tasks that differ in ``nonce`` alone are fitted
+    each; one with the same nonce may be answered from the worker's outbox.
     """
 
     workspace_digest: str
     workspace: dict[str, Any] | None
     hypotheses: list[Hypothesis]
     request: HypotestRequest
+    nonce: str = ""
     contract: int = CONTRACT_VERSION
 
 
@@ -157,12 +159,16 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to one task: a result for every hypothesis in it, in any order."""
+    """The answer to one task: a result for every hypothesis in it, in any order.
+
+    ``kept`` says that it was fitted for an earlier sending of the same task.
+    """
 
     task: str
     results: list[HypothesisResult]
     worker: WorkerInfo
     timing: Timing
+    kept: bool = False
     contract: int = CONTRACT_VERSION
 
 
