@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitserve.errors import InputError, StoreError
+from fitserve.pallet import cache, load_pallet
 from fitserve.pallet import download as module
-from fitserve.pallet import load_pallet
-from fitserve.pallet.download import (
-    APPROVED_HOSTS,
-    cached_archive,
-    check_address,
-    download,
-    forget,
-)
+from fitserve.pallet.cache import cached_archive, forget
+from fitserve.pallet.download import APPROVED_HOSTS, check_address, download
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,8 +91,8 @@ def site(pack: Pack, sound: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -
         thread.join()
 
 
-def _left_in(cache: Path) -> list[str]:
-    return sorted(path.name for path in cache.rglob("*") if path.is_file())
+def _left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
 def test_an_archive_is_kept_and_verified(site: Site, tmp_path: Path) -> None:
@@ -250,7 +245,7 @@ def test_what_a_killed_download_left_is_removed_later(
     part.write_bytes(b"half")
     download(site.url, tmp_path, force=True)
     assert part.exists()
-    monkeypatch.setattr(module, "_STALE", -1.0)
+    monkeypatch.setattr(cache, "_STALE", -1.0)
     download(site.url, tmp_path, force=True)
     assert not part.exists()
     assert cached_archive(site.url, tmp_path) is not None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitserve.errors import FitserveError, InputError
-from fitserve.pallet.download import cached_archive, default_cache, download, forget
+from fitserve.pallet.cache import cached_archive, default_cache, forget
+from fitserve.pallet.download import download
 from fitserve.pallet.load import load_analysis
 
 if TYPE_CHECKING:

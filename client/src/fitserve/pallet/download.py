@@ -1,4 +1,4 @@
-"""Download archives into a cache that never holds half of one.
+"""Download archives into the cache.
 
 The rules are those of `pyhf.contrib.utils.download`: HEPData's and DOI's hosts only unless
 the user insists, and an ``Accept`` header that makes HEPData send the archive and not its
@@ -8,33 +8,20 @@ and nothing is unpacked.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import msgspec
-
-from fitserve.errors import InputError, StoreError
+from fitserve.errors import InputError
 from fitserve.pallet.archive import is_archive, read_archive
+from fitserve.pallet.cache import keep, new_part
 from fitserve.pallet.schema import shorten
 
 if TYPE_CHECKING:
     import requests
 
-__all__ = [
-    "APPROVED_HOSTS",
-    "CachedArchive",
-    "cached_archive",
-    "default_cache",
-    "download",
-    "forget",
-]
+__all__ = ["APPROVED_HOSTS", "check_address", "download"]
 
 APPROVED_HOSTS = frozenset({"www.hepdata.net", "doi.org"})
 """Hosts of published pallets; the same as in `pyhf.contrib.utils.download`."""
@@ -47,65 +34,7 @@ _PAUSES = (0.0, 0.5, 1.0, 2.0)
 _TIMEOUT = (15.0, 60.0)
 # What a broken connection loses, at most.
 _CHUNK = 64 * 1024
-_RECORD = "record.json"
-_PART = ".part-"
-# A download that has not written for so long is not running any more.
-_STALE = 3600.0
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-class CachedArchive(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache knows of an archive; ``fetched`` is ISO 8601 in UTC."""
-
-    url: str
-    sha256: str
-    size: int
-    fetched: str
-
-
-def default_cache() -> Path:
-    """Return the cache directory: ``$FITSERVE_CACHE`` or the platform's place for caches."""
-    import platformdirs
-
-    chosen = os.environ.get("FITSERVE_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("fitserve"))
-
-
-def cached_archive(url: str, cache: Path) -> Path | None:
-    """Return the cached archive of a URL after verifying its content, or None.
-
-    Raises
-    ------
-    InputError
-        The file in the cache is not what was downloaded.
-    StoreError
-        The cache cannot be read.
-    """
-    folder = _folder(url, cache)
-    try:
-        record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=CachedArchive)
-        archive = folder / record.sha256
-        sound = _sha256(archive) == record.sha256
-    except FileNotFoundError:
-        return None
-    except msgspec.MsgspecError:
-        sound = False
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    if not sound:
-        raise InputError(
-            "the copy of an archive in the cache is damaged",
-            evidence=f"in {folder}, the archive does not have the SHA-256 of the download",
-            hint="download it again: fitserve analyses fetch NAME --refresh, "
-            "or delete that directory",
-        )
-    return archive
-
-
-def forget(url: str, cache: Path) -> None:
-    """Remove a URL's archive from the cache."""
-    _clean(_folder(url, cache), keep=None)
-    _remove_if_empty(_folder(url, cache))
 
 
 def check_address(url: str, *, force: bool) -> None:
@@ -163,34 +92,11 @@ def download(url: str, cache: Path, *, force: bool = False) -> Path:
         The cache cannot be written.
     """
     check_address(url, force=force)
-    folder = _folder(url, cache)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=_PART, delete=False) as part:
-            path = Path(part.name)
-            try:
-                _receive(url, part, force=force)
-                part.flush()
-                os.fsync(part.fileno())
-                _check_archive(url, path)
-                sha256 = _sha256(path)
-                record = CachedArchive(
-                    url=url,
-                    sha256=sha256,
-                    size=path.stat().st_size,
-                    fetched=datetime.now(UTC).isoformat(timespec="seconds"),
-                )
-                # The record names the archive by its content: whenever this is interrupted,
-                # the cache has the old entry, the new one or none.
-                path.replace(folder / sha256)
-                _write_record(folder, record)
-                _clean(folder, keep=sha256)
-            finally:
-                path.unlink(missing_ok=True)
-                _remove_if_empty(folder)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    return folder / sha256
+    with new_part(url, cache) as part:
+        _receive(url, part, force=force)
+        part.flush()
+        _check_archive(url, Path(part.name))
+        return keep(part, url, cache)
 
 
 def _receive(url: str, part: IO[bytes], *, force: bool) -> None:
@@ -278,44 +184,3 @@ def _check_archive(url: str, path: Path) -> None:
             "and give the file",
         )
     read_archive(path, url)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _folder(url: str, cache: Path) -> Path:
-    return cache / "archives" / hashlib.sha256(url.encode()).hexdigest()[:32]
-
-
-def _write_record(folder: Path, record: CachedArchive) -> None:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=_PART, delete=False) as part:
-        part.write(msgspec.json.format(msgspec.json.encode(record)))
-        part.flush()
-        os.fsync(part.fileno())
-    Path(part.name).replace(folder / _RECORD)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def _clean(folder: Path, keep: str | None) -> None:
-    """Remove archives but one, and what downloads that were killed have left."""
-    for path in folder.glob("*"):
-        if path.name.startswith(_PART):
-            unwanted = time.time() - path.stat().st_mtime > _STALE
-        else:
-            unwanted = keep is None or path.name not in (keep, _RECORD)
-        if unwanted:
-            path.unlink(missing_ok=True)
-
-
-def _unusable(folder: Path, error: OSError) -> StoreError:
-    return StoreError(
-        "the cache of downloads cannot be used",
-        evidence=f"{folder}: {error.strerror or error}",
-        hint="make room or choose another place with the environment variable FITSERVE_CACHE",
-    )

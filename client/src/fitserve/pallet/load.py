@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.analyses import recognise
 from fitserve.contract import digest
+from fitserve.pallet.cache import default_cache
 from fitserve.pallet.checks import check_workspace
-from fitserve.pallet.download import default_cache
 from fitserve.pallet.findings import Findings, told
 from fitserve.pallet.jsonfiles import decode_json
 from fitserve.pallet.model import Pallet

@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 from fitserve.analyses import catalogue, find
 from fitserve.errors import FitserveError, InputError
 from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, read_archive
-from fitserve.pallet.download import APPROVED_HOSTS, cached_archive, check_address, download
+from fitserve.pallet.cache import cached_archive
+from fitserve.pallet.download import APPROVED_HOSTS, check_address, download
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
