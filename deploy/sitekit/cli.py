@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from fitserve._version import __version__
-from fitserve.errors import FitserveError, RequestError
+from fitserve.errors import BackendError, FitserveError, RequestError
 from sitekit.check import require_valid
 from sitekit.derive import derive
 from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
@@ -113,6 +114,44 @@ def _options(allowed: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
                 hint=", ".join(bounds.get("choices", [])) or "a name of letters, digits, - and _",
             )
     return options
+
+
+@commands.command()
+@click.argument("site")
+@click.option("--direct", is_flag=True, help="The cloud service is not used: do not look for it.")
+@click.option("--no-job", is_flag=True, help="Submit no job.")
+@click.option("--job-seconds", default=600.0, show_default=True, help="How long to wait for it.")
+@click.option("--json", "as_data", is_flag=True, help="Print the findings as JSON.")
+def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data: bool) -> None:
+    """Examine SITE on its login node, before anything is registered."""
+    from sitekit.doctor import Patient, as_json, examine, report
+    from sitekit.doctor.network import GLOBUS_HOSTS
+
+    loaded, warnings = load_site(site)
+    for warning in [*warnings, *map(str, require_valid(loaded))]:
+        _say(warning)
+    patient = Patient(
+        site=loaded,
+        rendering=Rendering(__version__, Path.home()),
+        home=Path.home(),
+        hosts=() if direct else GLOBUS_HOSTS,
+        submit=not no_job,
+        job_seconds=job_seconds,
+    )
+    findings = []
+    for finding in examine(patient):
+        findings.append(finding)
+        if not as_data:
+            click.echo(report(loaded, [finding]))
+    if as_data:
+        click.echo(json.dumps(as_json(loaded, findings), indent=2))
+    bad = [finding for finding in findings if finding.level == "failure"]
+    if bad:
+        raise BackendError(
+            f"{len(bad)} of {len(findings)} findings keep fits from running on {loaded.name}",
+            evidence="; ".join(finding.check for finding in bad),
+            hint="put right what is marked FAILED above, then `make doctor` again",
+        )
 
 
 @commands.command()

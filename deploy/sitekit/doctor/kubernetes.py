@@ -1,0 +1,168 @@
+"""Kubernetes: the cluster, the namespace and what may be done there, quotas, GPUs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sitekit.derive import derive, quantity_gb
+from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.shell import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sitekit.doctor.shell import Patient, Result
+
+__all__ = ["look"]
+
+_UNITS = {"Ki": 2.0**-20, "Mi": 2.0**-10, "Gi": 1.0, "Ti": 2.0**10, "m": 1e-3}
+_VERBS = ("create", "get", "delete")
+
+
+def _ask(patient: Patient, *words: str) -> Result:
+    return run("kubectl", *words, timeout=patient.timeout)
+
+
+def _amount(text: str) -> float:
+    """Return CPUs, or GiB for a quantity of memory."""
+    for unit, factor in _UNITS.items():
+        if text.endswith(unit):
+            return float(text[: -len(unit)]) * factor
+    return float(text)
+
+
+def look(patient: Patient) -> Iterator[Finding]:
+    """Look at a cluster as the site asks for it."""
+    site = patient.site
+    namespace = site.get("kubernetes.namespace")
+    ready = _ask(patient, "get", "--raw=/readyz")
+    if ready.missing:
+        yield failed(
+            "commands",
+            "kubectl is not on the PATH",
+            evidence=ready.words,
+            field="scheduler.type",
+            change="install kubectl, or run this where it is",
+        )
+        return
+    if not ready.ok:
+        yield failed(
+            "cluster",
+            "the cluster does not answer",
+            evidence=ready.words,
+            change="the context of your kubeconfig (kubectl config get-contexts)",
+        )
+        return
+    yield good("cluster", f"the cluster answers in {ready.seconds:.1f} s")
+    found = _ask(patient, "get", "namespace", namespace, "--output=name")
+    if not found.ok and "NotFound" in found.err:
+        yield failed(
+            "namespace",
+            f"there is no namespace {namespace}",
+            evidence=found.words,
+            field="kubernetes.namespace",
+            change=f"kubectl create namespace {namespace}, or one that is there",
+        )
+        return
+    yield from _rights(patient, namespace)
+    for field, kind in (("service_account", "serviceaccount"), ("pull_secret", "secret")):
+        name = site.get(f"kubernetes.{field}")
+        if name:
+            yield _object(patient, namespace, kind, name, f"kubernetes.{field}")
+    yield from _quota(patient, namespace)
+    if derive(site).gpus:
+        yield _gpus(patient)
+
+
+def _rights(patient: Patient, namespace: str) -> Iterator[Finding]:
+    denied = []
+    for verb in _VERBS:
+        done = _ask(patient, "auth", "can-i", verb, "pods", f"--namespace={namespace}")
+        if done.out.strip() != "yes":
+            denied.append(verb)
+    if denied:
+        yield failed(
+            "rights",
+            f"you may not {', '.join(denied)} pods in {namespace}",
+            evidence=f"kubectl auth can-i {denied[0]} pods: no",
+            field="kubernetes.namespace",
+            change="a namespace of yours, or a Role with create, get and delete of pods",
+        )
+    else:
+        yield good("rights", f"pods can be created, read and deleted in {namespace}")
+
+
+def _object(patient: Patient, namespace: str, kind: str, name: str, field: str) -> Finding:
+    done = _ask(patient, "get", kind, name, f"--namespace={namespace}", "--output=name")
+    if done.ok:
+        return good(kind, f"{name} is there")
+    if "NotFound" not in done.err:
+        return skipped(kind, f"it cannot be seen whether {name} is there", done.words)
+    return failed(
+        kind,
+        f"there is no {kind} {name} in {namespace}",
+        evidence=done.words,
+        field=field,
+        change=f"create it, or the name of one that is there (kubectl get {kind})",
+    )
+
+
+def _items(result: Result) -> list[dict[str, Any]]:
+    try:
+        items = json.loads(result.out).get("items", [])
+    except ValueError:
+        return []
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _quota(patient: Patient, namespace: str) -> Iterator[Finding]:
+    site = patient.site
+    most = site.get("blocks.max")
+    done = _ask(patient, "get", "resourcequota", f"--namespace={namespace}", "--output=json")
+    if not done.ok:
+        yield skipped("quota", "it cannot be seen", done.words)
+        return
+    wanted = {
+        "pods": float(most),
+        "requests.cpu": most * site.get("kubernetes.cpu.request"),
+        "limits.cpu": most * site.get("kubernetes.cpu.limit"),
+        "requests.memory": most * quantity_gb(site.get("kubernetes.memory.request")),
+        "limits.memory": most * quantity_gb(site.get("kubernetes.memory.limit")),
+        "requests.nvidia.com/gpu": float(most * derive(site).gpus),
+    }
+    short = []
+    for item in _items(done):
+        for name, hard in item.get("status", {}).get("hard", {}).items():
+            if name in wanted and wanted[name] > _amount(str(hard)):
+                short.append(f"{name}: {wanted[name]:g} of {hard}")
+    if short:
+        yield warned(
+            "quota",
+            f"{most} pods are more than the namespace's quota allows: some will never start",
+            evidence="; ".join(short),
+            field="blocks.max",
+            change="max: fewer, or a larger quota",
+        )
+    else:
+        yield good("quota", f"{most} pods fit the namespace's quota")
+
+
+def _gpus(patient: Patient) -> Finding:
+    done = _ask(patient, "get", "nodes", "--output=json")
+    if not done.ok:
+        return skipped("GPUs", "nodes cannot be seen; a pod would tell", done.words)
+    wanted = derive(patient.site).gpus
+    counts = [
+        int(item.get("status", {}).get("allocatable", {}).get("nvidia.com/gpu", 0))
+        for item in _items(done)
+    ]
+    if max(counts, default=0) < wanted:
+        return failed(
+            "GPUs",
+            f"no node has {wanted} GPUs that can be given out",
+            evidence=f"nvidia.com/gpu of the nodes: {', '.join(map(str, counts)) or 'no nodes'}",
+            field="node.gpus.count",
+            change="count: fewer, or NVIDIA's device plugin on the GPU nodes",
+        )
+    return good("GPUs", f"{sum(counts)} GPUs on {len(counts)} nodes can be given out")

@@ -1,0 +1,225 @@
+"""Addresses, ports, and the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from sitekit.doctor.findings import Finding, failed, good, warned
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sitekit.doctor.shell import Patient
+    from sitekit.site import Site
+
+__all__ = ["GLOBUS_HOSTS", "Answering", "address_of", "clock", "interfaces", "look"]
+
+GLOBUS_HOSTS = (
+    ("compute.api.globus.org", 443),
+    ("auth.globus.org", 443),
+    ("compute.amqps.globus.org", 443),
+)
+WORKER_PORTS = range(54000, 55000)
+"""Where Parsl listens for workers unless a port is fixed."""
+
+_SIOCGIFADDR = 0x8915
+_DIAL_SECONDS = 10.0
+_GOOD_SKEW = 5
+_BAD_SKEW = 180
+
+
+def interfaces() -> dict[str, str]:
+    """Return the IPv4 address of each interface of this machine that has one."""
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return found
+
+
+def address_of(site: Site) -> str | None:
+    """Return the address that workers are told, or None if this machine has it not."""
+    interface = site.get("network.interface")
+    if interface:
+        return interfaces().get(interface)
+    address = site.get("network.address")
+    if address:
+        return str(address)
+    if site.get("network.method") == "hostname":
+        with contextlib.suppress(OSError):
+            return socket.gethostbyname(socket.gethostname())
+        return None
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe,
+        contextlib.suppress(OSError),
+    ):
+        # Nothing is sent: connecting a datagram socket only chooses the route.
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+    return None
+
+
+def look(patient: Patient) -> Iterator[Finding]:
+    """Look at the workers' address, their ports, and the cloud service."""
+    site = patient.site
+    known = interfaces()
+    shown = ", ".join(f"{name} {address}" for name, address in known.items())
+    address = address_of(site)
+    if address is None:
+        field = "network.interface" if site.get("network.interface") else "network"
+        wanted = site.get("network.interface") or site.get("network.method")
+        yield failed(
+            "address",
+            f"this machine has no address by {wanted}",
+            evidence=f"there are: {shown}",
+            field=field,
+            change="the interface of this machine that compute nodes reach",
+        )
+    else:
+        yield good("address", f"workers are told {address}")
+    yield _port(patient)
+    yield from _outbound(patient)
+
+
+def _port(patient: Patient) -> Finding:
+    fixed = patient.site.get("network.worker_port")
+    ports = [fixed] if fixed else WORKER_PORTS
+    with contextlib.suppress(OSError), _listening(list(ports)) as (_, port):
+        return good("ports", f"workers can be listened for, for instance on {port}")
+    if fixed:
+        return failed(
+            "ports",
+            f"port {fixed} is taken",
+            evidence=f"bind to {fixed}: address in use",
+            field="network.worker_port",
+            change="another port that the firewall leaves open, or end what listens there",
+        )
+    return failed(
+        "ports",
+        "no port of 54000-55000 is free",
+        evidence="bind: address in use",
+        change="end old endpoints and workers of yours on this machine",
+    )
+
+
+@contextlib.contextmanager
+def _listening(ports: list[int]) -> Iterator[tuple[socket.socket, int]]:
+    last = OSError("no port to try")
+    for port in ports:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.bind(("", port))
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            last = error
+            continue
+        with listener:
+            yield listener, port
+        return
+    raise last
+
+
+def _outbound(patient: Patient) -> Iterator[Finding]:
+    proxy = patient.site.get("network.proxy.https")
+    for host, port in patient.hosts:
+        started = time.monotonic()
+        trouble = _dial(host, port, proxy)
+        name = f"{host}:{port}"
+        if not trouble:
+            seconds = time.monotonic() - started
+            yield good("internet", f"{name} is reached in {seconds:.1f} s")
+        elif proxy:
+            yield failed(
+                "internet",
+                f"{name} is not reached through the proxy",
+                evidence=trouble,
+                field="network.proxy",
+                change="the proxy's address, or none where there is a direct way",
+            )
+        else:
+            yield failed(
+                "internet",
+                f"{name} is not reached, and without it there is no cloud service",
+                evidence=trouble,
+                field="network.proxy",
+                change="proxy: {https: 'http://HOST:PORT'} if the site has one, or ask for "
+                "outbound port 443; driving the site directly works without",
+            )
+
+
+def _dial(host: str, port: int, proxy: str | None) -> str:
+    """Return an empty text if a connection opens, else why not."""
+    target = urlsplit(proxy) if proxy else None
+    try:
+        if target is None:
+            socket.create_connection((host, port), timeout=_DIAL_SECONDS).close()
+            return ""
+        place = (target.hostname or "", target.port or 80)
+        with socket.create_connection(place, timeout=_DIAL_SECONDS) as connection:
+            connection.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            status = connection.recv(200).decode(errors="replace").splitlines()
+    except OSError as error:
+        return str(error)
+    said = status[0] if status else "nothing"
+    return "" if " 200 " in f"{said} " else f"the proxy answers: {said}"
+
+
+class Answering:
+    """A listener that a node can dial back to, and that answers with what it is told."""
+
+    def __init__(self, port: int | None) -> None:
+        self.port: int | None = None
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._ports = [port] if port else list(WORKER_PORTS)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start to listen; ``port`` stays None if no port is free."""
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop listening."""
+        self._stop.set()
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        try:
+            with _listening(self._ports) as (listener, self.port):
+                self._ready.set()
+                listener.settimeout(0.2)
+                while not self._stop.is_set():
+                    with contextlib.suppress(OSError):
+                        connection, _ = listener.accept()
+                        with connection:
+                            connection.settimeout(5)
+                            connection.sendall(connection.recv(200))
+        except OSError:
+            self._ready.set()
+
+
+def clock(theirs: float, ours: float, who: str) -> Finding:
+    """Compare two clocks, in seconds since 1970."""
+    skew = theirs - ours
+    if abs(skew) <= _GOOD_SKEW:
+        return good("clock", f"{who} and this machine agree to {abs(skew):.0f} s")
+    make = failed if abs(skew) > _BAD_SKEW else warned
+    return make(
+        "clock",
+        f"the clock of {who} is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}",
+        evidence=f"Globus drops messages that are off by {_BAD_SKEW} s",
+        change="have the administrators look at the time service (chrony, ntp)",
+    )

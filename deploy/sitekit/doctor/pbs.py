@@ -1,0 +1,242 @@
+"""PBS Pro and Torque: commands, queue, history, and jobs that are held and taken away again."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from sitekit.derive import derive, hms
+from sitekit.doctor.answers import answers
+from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.shell import Result, run
+from sitekit.doctor.slurm import limit_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sitekit.doctor.shell import Patient
+
+__all__ = ["look"]
+
+_COMMANDS = ("qsub", "qstat", "qdel")
+_COMPLAINTS = (
+    (r"[Uu]nknown queue|[Qq]ueue.*(not enabled|disabled)", "scheduler.queue", "another queue"),
+    (r"[Aa]ccount|[Pp]roject", "scheduler.account", "a project of yours"),
+    (r"walltime", "blocks.walltime", "a shorter time"),
+    (r"filesystems", "scheduler.directives", "-l filesystems=..."),
+    (r"ngpus|gpu", "node.gpus", "GPUs as the queue has them"),
+    (r"ncpus|ppn", "node.cores", "no more than a node has"),
+    (r"resource limits|exceeds", "scheduler.queue", "a queue whose limits fit"),
+)
+
+
+def look(patient: Patient) -> Iterator[Finding]:
+    """Look at PBS Pro or Torque as the site asks for it."""
+    pro = patient.site.get("scheduler.type") == "pbspro"
+    asked = [("qstat", "-B"), ("qstat", "-Q")]
+    results: list[Result] = []
+    for item in answers(patient, _COMMANDS, asked):
+        if isinstance(item, list):
+            results = item
+        else:
+            yield item
+    if not results:
+        return
+    broken = [result for result in results if not result.ok]
+    if len(broken) == len(results):
+        yield failed(
+            "server",
+            "the PBS server does not answer",
+            evidence=broken[0].words,
+            change="wait, or ask the site",
+        )
+        return
+    yield good("server", "the PBS server is up")
+    if pro:
+        yield _history(patient)
+    yield from _queue(patient, pro=pro)
+    yield from _trial(patient, pro=pro)
+
+
+def _json(result: Result, key: str) -> dict[str, Any]:
+    """Return one part of qstat's JSON, or nothing where there is none."""
+    try:
+        loaded = json.loads(result.out)
+        part = loaded[key]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return part if isinstance(part, dict) else {}
+
+
+def _history(patient: Patient) -> Finding:
+    done = run("qstat", "-B", "-f", "-F", "json", timeout=patient.timeout)
+    servers = _json(done, "Server")
+    if not servers:
+        return failed(
+            "job history",
+            "qstat does not answer in JSON, which Parsl reads",
+            evidence=done.words,
+            field="scheduler.type",
+            change="torque, if this is not PBS Pro or OpenPBS",
+        )
+    on = any(str(server.get("job_history_enable")) == "True" for server in servers.values())
+    if not on:
+        return failed(
+            "job history",
+            "the server keeps no job history: Parsl asks for finished jobs and fails every task",
+            evidence="job_history_enable is not True",
+            change="ask the site for: qmgr -c 'set server job_history_enable=True'",
+        )
+    return good("job history", "the server keeps finished jobs, which Parsl asks for")
+
+
+def _queue_fields(patient: Patient, name: str, *, pro: bool) -> tuple[dict[str, str], Result]:
+    if not pro:
+        done = run("qstat", "-Q", "-f", name, timeout=patient.timeout)
+        return dict(re.findall(r"^\s+([\w.]+) = (.+)$", done.out, re.MULTILINE)), done
+    done = run("qstat", "-Q", "-f", "-F", "json", name, timeout=patient.timeout)
+    fields = _json(done, "Queue").get(name, {})
+    flat = {key: str(value) for key, value in fields.items() if not isinstance(value, dict)}
+    for key, below in fields.items():
+        if isinstance(below, dict):
+            flat |= {f"{key}.{inner}": str(value) for inner, value in below.items()}
+    return flat, done
+
+
+def _queue(patient: Patient, *, pro: bool) -> Iterator[Finding]:
+    name = patient.site.get("scheduler.queue")
+    if name is None:
+        yield skipped("queue", "the server's default is used; the trial below tells")
+        return
+    fields, done = _queue_fields(patient, name, pro=pro)
+    if not fields:
+        listed = run("qstat", "-Q", timeout=patient.timeout).out.splitlines()[2:]
+        names = ", ".join(line.split()[0] for line in listed if line.split())
+        yield failed(
+            "queue",
+            f"the server has no queue {name}",
+            evidence=f"{done.words}\nthere are: {names}",
+            field="scheduler.queue",
+            change="one of these",
+        )
+        return
+    for state in ("enabled", "started"):
+        if fields.get(state) == "False":
+            yield failed(
+                "queue",
+                f"queue {name} is not {state}",
+                evidence=f"{state} = False",
+                field="scheduler.queue",
+                change="wait, or another queue",
+            )
+    wanted = derive(patient.site).walltime_seconds or 0
+    most = limit_seconds(fields.get("resources_max.walltime", ""))
+    if most is not None and wanted > most:
+        yield failed(
+            "walltime",
+            f"queue {name} allows {hms(most)}, {hms(wanted)} are asked for",
+            evidence=f"resources_max.walltime = {fields['resources_max.walltime']}",
+            field="blocks.walltime",
+            change=f'walltime: "{hms(most)}"',
+        )
+    nodes = fields.get("resources_max.nodect", "")
+    if nodes.isdigit() and patient.site.get("blocks.nodes") > int(nodes):
+        yield failed(
+            "nodes",
+            f"queue {name} allows {nodes} nodes, {patient.site.get('blocks.nodes')} are asked for",
+            evidence=f"resources_max.nodect = {nodes}",
+            field="blocks.nodes",
+            change=f"nodes: {nodes}",
+        )
+    yield good("queue", f"queue {name} is there")
+
+
+def _held(patient: Patient, *, pro: bool) -> Result:
+    """Submit a job as a block would be, held so that it never runs."""
+    site = patient.site
+    words = ["qsub", "-h", "-N", "fitserve-trial"]
+    if site.get("scheduler.queue"):
+        words += ["-q", site.get("scheduler.queue")]
+    if site.get("scheduler.account"):
+        words += ["-A", site.get("scheduler.account")]
+    words += ["-l", f"walltime={hms(derive(site).walltime_seconds or 0)}"]
+    if pro:
+        cpus = site.get("node.cores") * site.get("node.cpus_per_core")
+        chunk = [f"{site.get('blocks.nodes')}", f"ncpus={cpus}", *site.get("scheduler.select")]
+        if site.get("node.gpus.request") == "ngpus":
+            chunk.append(f"ngpus={site.get('node.gpus.count')}")
+        words += ["-l", f"select={':'.join(chunk)}"]
+    else:
+        words += ["-l", f"nodes={site.get('blocks.nodes')}:ppn=1"]
+    for option in site.get("scheduler.directives"):
+        words += option.split(" ")
+    return run(*words, timeout=patient.timeout, text="#!/bin/bash\ntrue\n")
+
+
+def _trial(patient: Patient, *, pro: bool) -> Iterator[Finding]:
+    jobs = []
+    try:
+        for _ in range(2 if pro else 1):
+            done = _held(patient, pro=pro)
+            if not done.ok:
+                yield _refused(done)
+                return
+            jobs.append(done.out.strip().splitlines()[-1])
+        yield good("trial", f"qsub accepts such a job (held: {', '.join(jobs)})")
+        yield _status(patient, jobs, pro=pro)
+    finally:
+        if jobs:
+            gone = run("qdel", *jobs, timeout=patient.timeout)
+            if not gone.ok:
+                yield warned(
+                    "trial",
+                    "the held jobs of the trial could not be removed",
+                    evidence=gone.words,
+                    change=f"qdel {' '.join(jobs)}",
+                )
+
+
+def _refused(done: Result) -> Finding:
+    for pattern, field, change in _COMPLAINTS:
+        if re.search(pattern, done.err or done.out):
+            return failed(
+                "trial", "qsub refuses such a job", evidence=done.words, field=field, change=change
+            )
+    return failed(
+        "trial",
+        "qsub refuses such a job",
+        evidence=done.words,
+        field="scheduler",
+        change="what qsub complains of",
+    )
+
+
+def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Finding:
+    """Ask for the jobs exactly as Parsl's provider does."""
+    if pro:
+        done = run("qstat", "-x", "-f", "-F", "json", *jobs, timeout=patient.timeout)
+        shown = _json(done, "Jobs")
+        lost = [job for job in jobs if not any(job.startswith(key) for key in shown)]
+        if not done.ok or lost:
+            return failed(
+                "job status",
+                f"qstat shows {len(shown)} of {len(jobs)} jobs that are asked for at once: Parsl "
+                "takes the others for finished and submits ever more",
+                evidence=done.words if not done.ok else f"missing: {', '.join(lost)}",
+                change="blocks: {max: 1} until the site has an OpenPBS that answers for all",
+                field="blocks.max",
+            )
+        return good("job status", "qstat answers for several jobs at once, as Parsl asks")
+    done = run("qstat", *jobs, timeout=patient.timeout)
+    rows = [line.split() for line in done.out.splitlines()]
+    found = [row for row in rows if len(row) > 4 and jobs[0].startswith(row[0].rstrip("*"))]  # noqa: PLR2004
+    if not found:
+        return failed(
+            "job status",
+            "qstat does not show a job in the columns that Parsl reads",
+            evidence=done.words,
+            field="scheduler.type",
+            change="pbspro, if this is PBS Pro or OpenPBS",
+        )
+    return good("job status", f"qstat shows a job's state ({found[0][4]}), as Parsl reads it")
