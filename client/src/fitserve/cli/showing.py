@@ -80,5 +80,7 @@ def _show_provenance(run: SavedRun) -> None:
     say(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
     for note in pallet.forced:
         warn(f"ignored by --force: {note}")
+    for note in pallet.notes:
+        say(f"note:        {note}")
     say(f"fitted by:   {', '.join(engines) or '-'} on {', '.join(devices) or '-'}")
     say(f"made by:     {versions}; {manifest.created}")

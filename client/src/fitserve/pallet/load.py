@@ -122,11 +122,7 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         digest_verified=verified,
         labels=tuple(metadata["labels"]),
         description=metadata["description"],
-        references={
-            kind: reference
-            for kind, reference in metadata["references"].items()
-            if reference != _NO_RECORD
-        },
+        references=_references(metadata["references"], analysis),
         analysis=analysis.name if analysis else None,
         title=analysis.title if analysis else None,
         axes=tuple(axes),
@@ -134,6 +130,14 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         forced=(*opened.forced, *forced),
         notes=tuple(told(findings.notes)),
     )
+
+
+def _references(stated: dict[str, str], analysis: Analysis | None) -> dict[str, str]:
+    """Return where the analysis is published, as the patchset and the catalogue know it."""
+    known = {kind: where for kind, where in stated.items() if where != _NO_RECORD}
+    if analysis is not None and analysis.arxiv:
+        known.setdefault("arXiv", analysis.arxiv)
+    return known
 
 
 def _hypotheses(

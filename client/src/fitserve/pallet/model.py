@@ -37,8 +37,10 @@ class Pallet:
         These digests are those of the workspace.
     labels
         Names of the mass values.
-    description, references
-        As the patchset states them.
+    description
+        As the patchset states it.
+    references
+        Where the analysis is published: the patchset's entries, and what the catalogue adds.
     analysis
         Name in the catalogue, if the workspace is known there.
     title, axes
@@ -97,4 +99,5 @@ class Pallet:
             title=self.title,
             axes=list(self.axes),
             forced=list(self.forced),
+            notes=list(self.notes),
         )

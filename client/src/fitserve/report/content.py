@@ -205,6 +205,7 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         ),
         Fact("Digest verified", "yes" if pallet.digest_verified else "NO"),
         *(Fact("Check ignored by --force", note) for note in pallet.forced),
+        *(Fact("Noticed", note) for note in pallet.notes),
     ]
     model, engine = request.model, request.engine
     of_request = [

@@ -18,7 +18,7 @@ class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``labels`` are the patchset's names of the mass values, ``axes`` their titles in LaTeX
     where the catalogue knows the analysis (else empty). ``forced`` lists the checks that
-    failed and that the user chose to ignore.
+    failed and that the user chose to ignore, ``notes`` what else was noticed.
     """
 
     source: str
@@ -34,6 +34,7 @@ class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
     title: str | None = None
     axes: list[str] = []
     forced: list[str] = []
+    notes: list[str] = []
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
