@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sitekit import rules_access, rules_resources, rules_runtime
+from sitekit import rules_access, rules_resources, rules_runtime, rules_scheduler
 from sitekit.problems import Problem, SiteError
 
 if TYPE_CHECKING:
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check_site", "require_valid"]
 
-_RULES = (*rules_resources.RULES, *rules_runtime.RULES, *rules_access.RULES)
+_RULES = (
+    *rules_resources.RULES,
+    *rules_scheduler.RULES,
+    *rules_runtime.RULES,
+    *rules_access.RULES,
+)
 
 
 def check_site(site: Site) -> list[Problem]:

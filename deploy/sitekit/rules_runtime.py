@@ -1,4 +1,4 @@
-"""Rules of the scheduler's own fields, the network, the worker's environment and directories."""
+"""Rules of the network, the worker's environment and directories."""
 
 from __future__ import annotations
 
@@ -13,25 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES"]
 
-_APPLIES = {
-    "account": ("slurm", "pbspro", "torque"),
-    "partition": ("slurm",),
-    "queue": ("pbspro", "torque"),
-    "qos": ("slurm",),
-    "constraint": ("slurm",),
-    "clusters": ("slurm",),
-    "exclusive": ("slurm",),
-    "launcher": ("slurm", "pbspro", "torque"),
-    "select": ("pbspro",),
-    "directives": ("slurm", "pbspro", "torque"),
-}
-"""Which schedulers know which field of `scheduler`."""
-
-_LAUNCHERS = {
-    "slurm": ("srun", "single-node"),
-    "pbspro": ("mpiexec", "mpirun", "single-node"),
-    "torque": ("single-node", "aprun", "mpiexec", "mpirun", "srun"),
-}
 _CONTAINERS = {
     "slurm": ("apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter"),
     "pbspro": ("apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter"),
@@ -39,122 +20,10 @@ _CONTAINERS = {
     "kubernetes": (),
     "local": ("apptainer", "singularity", "docker", "podman"),
 }
-# Options that have a field of their own: given twice, the scheduler takes either.
-_OWN_FIELDS = {
-    "--account": "scheduler.account",
-    "-A": "scheduler.account",
-    "--partition": "scheduler.partition",
-    "-p": "scheduler.partition",
-    "--qos": "scheduler.qos",
-    "--constraint": "scheduler.constraint",
-    "--time": "blocks.walltime",
-    "-t": "blocks.walltime",
-    "--nodes": "blocks.nodes",
-    "-N": "blocks.nodes",
-    "--exclusive": "scheduler.exclusive",
-    "--mem": "node.memory_gb",
-    "--gpus-per-node": "node.gpus",
-    "-q": "scheduler.queue",
-}
 _NOT_SHARED = ("/tmp", "/var/tmp", "/dev/shm", "$TMPDIR")  # noqa: S108
 _NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108
 _MUTABLE_TAG = re.compile(r":(latest|main|master|nightly|dev|stable)\Z")
 _VERSIONED = re.compile(r"(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9_.-]*)\Z")
-
-
-def scheduler_fields(site: Site) -> Iterator[Problem]:
-    """Check that the scheduler knows its fields: others would be dropped silently."""
-    kind = site.get("scheduler.type")
-    given = site.given.get("scheduler", {})
-    for name, known in _APPLIES.items():
-        if name in given and kind not in known:
-            instead = {"partition": "queue: ...", "queue": "partition: ..."}.get(name, "nothing")
-            yield site.problem(
-                f"scheduler.{name}",
-                f"{kind} has no such thing; it is for {', '.join(known)}",
-                instead,
-            )
-    if kind == "slurm" and "exclusive" not in given:
-        yield site.problem(
-            "scheduler.exclusive",
-            "expected to be told whether blocks take whole nodes: Parsl's default is true, which "
-            "a shared partition charges in full",
-            "exclusive: false",
-        )
-    for index, option in enumerate(site.get("scheduler.directives") or []):
-        name = re.split(r"[= ]", option, maxsplit=1)[0]
-        if name in _OWN_FIELDS:
-            yield site.problem(
-                f"scheduler.directives.{index}",
-                f"expected {name} in its own field",
-                f"{_OWN_FIELDS[name]}",
-            )
-    if kind == "slurm" and site.get("blocks.nodes") > 1:
-        options = site.get("scheduler.directives") or []
-        if not any(option.startswith("--no-requeue") for option in options):
-            yield site.problem(
-                "scheduler.directives",
-                "a block of several nodes that loses one is queued again by Slurm under its old "
-                "id, and Parsl never replaces it",
-                "directives: [--no-requeue]",
-                "warning",
-            )
-
-
-def torque_share(site: Site) -> Iterator[Problem]:
-    """Warn that Parsl asks Torque for one core of each node, whatever the site says."""
-    if site.get("scheduler.type") != "torque" or (site.get("node.cores") or 1) == 1:
-        return
-    options = site.get("scheduler.directives") or []
-    if not any("naccesspolicy" in option or option == "-n" for option in options):
-        yield site.problem(
-            "scheduler.directives",
-            "Parsl asks Torque for ppn=1: where nodes are shared, a block gets one core",
-            "directives: [-l naccesspolicy=singlejob]",
-            "warning",
-        )
-
-
-def launcher(site: Site) -> Iterator[Problem]:
-    """Check that the launcher is one that the scheduler has, and reaches every node of a block."""
-    kind = site.get("scheduler.type")
-    allowed = _LAUNCHERS.get(kind)
-    if allowed is None:
-        return
-    chosen = site.get("scheduler.launcher.type")
-    if chosen is None:
-        yield site.problem(
-            "scheduler.launcher",
-            f"expected what starts the workers on a node, one of {', '.join(allowed)}; "
-            "Parsl's default differs between schedulers",
-            f"launcher: {{type: {allowed[0]}}}",
-        )
-        return
-    if chosen not in allowed:
-        yield site.problem(
-            "scheduler.launcher.type",
-            f"expected one of {', '.join(allowed)} for {kind}, found {chosen}",
-            f"type: {allowed[0]}",
-        )
-    most = max(site.get("blocks.nodes"), site.get("user_options.nodes_per_block.maximum") or 1)
-    if chosen == "single-node" and most > 1:
-        yield site.problem(
-            "scheduler.launcher.type",
-            f"expected a launcher that reaches all {most} nodes of a block, found single-node, "
-            "which leaves all but the first idle",
-            f"type: {'srun' if kind == 'slurm' else 'mpiexec'}",
-        )
-    if chosen == "mpiexec" and site.get("scheduler.launcher.bind_option") is None:
-        yield site.problem(
-            "scheduler.launcher.bind_option",
-            "expected the name of mpiexec's binding option: --bind-to (Open MPI) or "
-            "--cpu-bind (Cray MPICH)",
-            "bind_option: --bind-to",
-        )
-    if chosen != "mpiexec" and site.get("scheduler.launcher.bind_option") is not None:
-        yield site.problem(
-            "scheduler.launcher.bind_option", f"{chosen} has no such option", "nothing"
-        )
 
 
 def address(site: Site) -> Iterator[Problem]:
@@ -346,9 +215,6 @@ def directories(site: Site) -> Iterator[Problem]:
 
 
 RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
-    scheduler_fields,
-    torque_share,
-    launcher,
     address,
     encryption,
     environment,

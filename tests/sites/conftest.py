@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,3 +63,147 @@ def endpoint() -> Path:
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+RUN_JOB = """
+( {variable}="$PWD" bash preflight.sh > preflight.out 2>&1 ) &
+disown
+"""
+
+
+HELD = """
+if [ "$1" = "-h" ]; then
+  number=$(cat "$0.count" 2> /dev/null || echo 10); echo $((number + 1)) > "$0.count"
+  echo "$number.server"
+else
+"""
+
+
+# What scripts of ours call on any machine.
+_REAL = (
+    "bash", "sh", "cat", "cp", "env", "expr", "mkdir", "sleep", "rm", "seq", "dirname", "true",
+    "touch",
+)  # fmt: skip
+
+
+class Fakes:
+    """A PATH that holds a few real commands and what a test puts there."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.directory = directory
+        directory.mkdir()
+        for name in _REAL:
+            found = shutil.which(name)
+            if found:
+                (directory / name).symlink_to(found)
+        # Not a link: Python would look for its packages beside it.
+        self("python3", f'exec {sys.executable} "$@"')
+        monkeypatch.setenv("PATH", str(directory))
+
+    def __call__(self, name: str, script: str) -> None:
+        """Make a command of a few lines of bash."""
+        path = self.directory / name
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!{shutil.which('bash')}\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    def remove(self, name: str) -> None:
+        """Take a command away."""
+        (self.directory / name).unlink()
+
+    def slurm(self) -> None:
+        """Put a Slurm in order on the PATH; a submitted job runs at once, here."""
+        self(
+            "scontrol",
+            """case "$*" in
+                ping) echo "Slurmctld(primary) at head is UP" ;;
+                "show partition debug"*) echo "PartitionName=debug AllowAccounts=ALL \
+ MaxNodes=UNLIMITED MaxTime=2-00:00:00 State=UP" ;;
+                "show partition"*) echo "Partition $3 not found" >&2; exit 1 ;;
+              esac""",
+        )
+        self(
+            "sinfo",
+            """case "$*" in
+                *%P*) echo "debug*"; echo long ;;
+                *%c*) echo "8|32000|gpu:2|haswell,ib|up" ;;
+              esac""",
+        )
+        self("squeue", "exit 0")
+        self("scancel", 'echo "$@" >> cancelled')
+        self("sacct", "exit 0")
+        self(
+            "sacctmgr",
+            """case "$*" in
+                *associations*) echo "physics|normal"; echo "hep|normal,short" ;;
+                *qos*) echo "normal|"; echo "short|00:30:00" ;;
+              esac""",
+        )
+        self(
+            "sbatch",
+            'case "$*" in *--test-only*) echo "sbatch: Job 7 to start at noon" >&2 ;;\n *)'
+            + RUN_JOB.format(variable="SLURM_SUBMIT_DIR")
+            + "echo 7 ;; esac",
+        )
+
+    def pbspro(self) -> None:
+        """Put an OpenPBS in order on the PATH."""
+        self("qsub", HELD + RUN_JOB.format(variable="PBS_O_WORKDIR") + 'echo "7.server"; fi')
+        self("qdel", 'echo "$@" >> "$0.gone"')
+        self(
+            "qstat",
+            """case "$*" in
+                "-B") echo "Server Max Tot"; echo "server 0 1" ;;
+                "-Q") echo "Queue Max"; echo "-----"; echo "workq 0"; echo "debug 0" ;;
+                "-B -f -F json") echo '{"Server": {"server": {"job_history_enable": "True"}}}' ;;
+                "-Q -f -F json workq") echo '{"Queue": {"workq": {"enabled": "True", \
+ "started": "True", "resources_max": {"walltime": "48:00:00", "nodect": 10}}}}' ;;
+                "-Q -f -F json"*) echo "qstat: Unknown queue $5" >&2; exit 170 ;;
+                "-x -f -F json"*) shift 4; printf '{"Jobs": {'; comma=""
+                  for job; do printf '%s"%s": {"job_state": "H"}' "$comma" "$job"; comma=", "; done
+                  echo '}}' ;;
+                *) exit 0 ;;
+              esac""",
+        )
+
+    def torque(self) -> None:
+        """Put a Torque in order on the PATH."""
+        self("qsub", HELD + RUN_JOB.format(variable="PBS_O_WORKDIR") + 'echo "7.server"; fi')
+        self("qdel", 'echo "$@" >> "$0.gone"')
+        self(
+            "qstat",
+            """case "$*" in
+                "-B") echo "server up" ;;
+                "-Q") echo "Queue Max"; echo "-----"; echo "batch 0" ;;
+                "-Q -f batch") echo "Queue: batch"; echo "    enabled = True"
+                  echo "    started = True"
+                  echo "    resources_max.walltime = 24:00:00" ;;
+                "-Q -f"*) echo "qstat: Unknown queue" >&2; exit 170 ;;
+                *.server) echo "Job ID Name User Time Use S Queue"; echo "--- --- --- --- - ---"
+                  echo "$1 fitserve ada 0 H batch" ;;
+              esac""",
+        )
+
+    def kubernetes(self) -> None:
+        """Put a cluster in order behind kubectl."""
+        self(
+            "kubectl",
+            """case "$*" in
+                "get --raw=/readyz") echo ok ;;
+                "get namespace"*) echo namespace/fitserve ;;
+                "auth can-i"*) echo yes ;;
+                "get serviceaccount"*) echo serviceaccount/fitserve-worker ;;
+                "get secret"*) echo secret/registry ;;
+                "get resourcequota"*) echo '{"items": [{"status": {"hard": {"pods": "50",\
+ "limits.memory": "100Gi", "requests.cpu": "32"}}}]}' ;;
+                "get nodes"*) echo '{"items": [{"status": {"allocatable": \
+ {"nvidia.com/gpu": "4"}}}]}' ;;
+                "run"*) exec python3 - ;;
+              esac""",
+        )
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    """Return a PATH of pretended commands."""
+    return Fakes(tmp_path / "bin", monkeypatch)

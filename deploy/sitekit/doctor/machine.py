@@ -1,4 +1,4 @@
-"""Look at this machine: the endpoint's environment, directories, quotas, and what is left of old ones."""
+"""Look at this machine: the endpoint's environment, directories, quotas, and leftovers."""
 
 from __future__ import annotations
 
@@ -178,14 +178,16 @@ def _quota() -> Finding:
         if len(words) > 3 and words[1].rstrip("*").isdigit():  # noqa: PLR2004
             rows.append(words)
     if not rows:
-        return skipped("quota", "this machine has no quota command that knows of one", done.words)
+        return skipped(
+            "disk quota", "this machine has no quota command that knows of one", done.words
+        )
     for words in rows:
         used, limit = int(words[1].rstrip("*")), max(int(words[2]), int(words[3]))
         full = used / limit if limit else 0.0
         evidence = f"{words[0]}: {used} of {limit} blocks"
         if words[1].endswith("*") or full >= 1:
             return failed(
-                "quota",
+                "disk quota",
                 "a disk quota is used up",
                 evidence=evidence,
                 field="directories.run",
@@ -193,13 +195,13 @@ def _quota() -> Finding:
             )
         if full > _NEARLY_FULL:
             return warned(
-                "quota",
+                "disk quota",
                 f"a disk quota is used up to {100 * full:.0f} %",
                 evidence=evidence,
                 field="directories.run",
                 change="remove files, or directories on another file system",
             )
-    return good("quota", f"{len(rows)} file systems have room")
+    return good("disk quota", f"{len(rows)} file systems have room")
 
 
 def _credentials(patient: Patient) -> Finding:
