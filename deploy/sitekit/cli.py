@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,11 @@ from sitekit.check import require_valid
 from sitekit.derive import derive
 from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
 from sitekit.load import load_site, shipped_sites
+from sitekit.new_site import QUESTIONS, SCHEDULERS, Question, answers_for, write_site
 from sitekit.render import Rendering, render_site, write_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["main"]
 
@@ -152,6 +156,38 @@ def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data
             evidence="; ".join(finding.check for finding in bad),
             hint="put right what is marked FAILED above, then `make doctor` again",
         )
+
+
+def _new_site_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for question in reversed(QUESTIONS):
+        flag = f"--{question.name.replace('_', '-')}"
+        command = click.option(flag, question.name, help=f"{question.text}.")(command)
+    return command
+
+
+@commands.command("new-site")
+@click.argument("name")
+@click.option("--scheduler", type=click.Choice([*SCHEDULERS, "ask"]), default="ask")
+@click.option("--venv", help="Virtual environment of the workers, instead of an image.")
+@click.option("--exclusive", is_flag=True, default=None, help="Blocks take whole nodes.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory to write the file into.")
+@_new_site_flags
+def new_site(name: str, scheduler: str, out: Path | None, **given: Any) -> None:
+    """Write a commented site file NAME from flags, or from answers to questions."""
+    there = sys.stdin.isatty()
+    if scheduler == "ask":
+        if not there:
+            raise RequestError("a new site needs --scheduler", hint=", ".join(SCHEDULERS))
+        scheduler = click.prompt("Scheduler", type=click.Choice(SCHEDULERS), err=True)
+
+    def ask(question: Question, default: Any) -> Any:
+        return click.prompt(question.text, default=default, err=True)
+
+    answers = answers_for({"name": name, "scheduler": scheduler, **given}, ask if there else None)
+    path, warnings = write_site(answers, out)
+    for warning in warnings:
+        _say(str(warning))
+    click.echo(f"{path} is in order. Next: make render SITE={path}, make doctor SITE={path}")
 
 
 @commands.command()

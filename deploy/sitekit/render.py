@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from sitekit.problems import Problem
     from sitekit.site import Site
 
-__all__ = ["Rendering", "render_site", "write_files"]
+__all__ = ["Rendering", "render_site", "template_environment", "write_files"]
 
 _EXECUTABLE = {"worker_init.sh", "preflight.sh"}
 
 
-def _environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
     """Return our templates' environment, whose delimiters are not the endpoint's."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(CONFIGS / "templates"),
@@ -74,7 +74,7 @@ def render_site(
         The site breaks a rule between fields.
     """
     warnings = require_valid(site)
-    environment = _environment()
+    environment = template_environment()
     context = build_context(site, rendering)
 
     def fill(name: str, **more: Any) -> str:
