@@ -13,6 +13,7 @@ from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
 from sitekit.check import require_valid
 from sitekit.derive import derive
+from sitekit.fields import PAGE, fields_page
 from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
 from sitekit.load import load_site, shipped_sites
 from sitekit.new_site import QUESTIONS, SCHEDULERS, Question, answers_for, write_site
@@ -57,7 +58,7 @@ def check(site: str) -> None:
         f"{loaded.name} is in order: {loaded.get('scheduler.type')}, "
         f"{loaded.get('blocks.max')} x {loaded.get('blocks.nodes')} nodes at most, "
         f"{workers} workers a node ({loaded.get('workers.device')}, "
-        f"{derived.threads or 1} threads each)"
+        f"{derived.threads or 1} thread{'s' if (derived.threads or 1) > 1 else ''} each)"
     )
     if derived.core_hours_max:
         click.echo(
@@ -194,15 +195,18 @@ def new_site(name: str, scheduler: str, out: Path | None, **given: Any) -> None:
 @click.option("--check", "only_check", is_flag=True, help="Fail if a golden file would change.")
 @click.option("--submit", is_flag=True, help="Also what the real endpoint would submit.")
 def golden(*, only_check: bool, submit: bool) -> None:
-    """Write the golden files of every shipped site, or check them."""
+    """Write the golden files of every shipped site and the page of fields, or check them."""
     if not only_check:
         changed = write_golden()
+        PAGE.write_text(fields_page(), encoding="utf-8")
         if submit:
             write_submissions()
         click.echo(f"changed: {', '.join(changed)}" if changed else "nothing changed")
         return
     differences = "".join(golden_differences(site) for site in shipped_sites())
     click.echo(differences, nl=False)
+    if PAGE.read_text(encoding="utf-8") != fields_page():
+        raise RequestError(f"{PAGE} is not what the schema says", hint="make golden")
     if differences:
         raise RequestError(
             f"the files in {GOLDEN} are not what the sites render to",
