@@ -350,7 +350,7 @@ def test_jobs_of_an_earlier_endpoint_are_named(patient: Callable[..., Patient], 
     fakes(
         "squeue",
         'case "$*" in *%j*) echo "5|parsl.fitserve-mine-HighThroughputExecutor.block-0.1"\n'
-        'echo "6|parsl.fitserve-mine2.block-0"\necho "7|other" ;; esac',
+        'echo "6|parsl.fitserve-mine-2-HighThroughputExecutor.block-0"\necho "7|other" ;; esac',
     )
     [finding] = [one for one in _examined(patient()) if one.check == "old jobs"]
     assert (finding.level, finding.evidence) == ("warning", "5")
@@ -551,6 +551,16 @@ def test_addresses_are_those_of_this_machine(make_site: Callable[..., Site]) -> 
     assert address_of(make_site(network={"interface": "lo"})) == "127.0.0.1"
     assert address_of(make_site(network={"interface": None, "address": "10.1.2.3"})) == "10.1.2.3"
     assert address_of(make_site(network={"interface": "no0"})) is None
+
+
+def test_an_address_of_another_machine_is_warned_of(
+    patient: Callable[..., Patient], fakes: Any
+) -> None:
+    fakes.slurm()
+    changes = {"interface": None, "address": "192.0.2.77"}
+    findings = _examined(replace(patient(network=changes), submit=False))
+    [finding] = [one for one in findings if one.check == "address"]
+    assert (finding.level, finding.field) == ("warning", "network.address")
 
 
 def test_a_taken_port_is_found(patient: Callable[..., Patient], fakes: Any) -> None:

@@ -64,7 +64,7 @@ def look(patient: Patient, script: str) -> Iterator[Finding]:
         shutil.copyfile(_PROBE, directory / "probe.py")
         ended = yield from _submit(patient, directory)
     if ended:
-        yield from _told(patient, directory, nonce)
+        yield from _told(patient, directory, nonce, listener.heard)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -174,7 +174,7 @@ def _loaded(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _told(patient: Patient, directory: Path, nonce: str) -> Iterator[Finding]:
+def _told(patient: Patient, directory: Path, nonce: str, heard: float | None) -> Iterator[Finding]:
     said = directory / "preflight.out"
     out = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
     seen = directory / "seen-by-node"
@@ -199,7 +199,7 @@ def _told(patient: Patient, directory: Path, nonce: str) -> Iterator[Finding]:
             change=_advice(out),
         )
         return
-    yield from read_probe(patient, found, nonce, shared=shared)
+    yield from read_probe(patient, found, nonce, shared=shared, heard=heard)
 
 
 def _advice(out: str) -> str:

@@ -85,6 +85,15 @@ def look(patient: Patient) -> Iterator[Finding]:
             field=field,
             change="the interface of this machine that compute nodes reach",
         )
+    elif address not in known.values() and not address.startswith("127."):
+        yield warned(
+            "address",
+            f"{address} is no address of this machine",
+            evidence=f"there are: {shown}",
+            field="network.address",
+            change="interface: the one that compute nodes reach; or leave it, if that address is "
+            "forwarded here",
+        )
     else:
         yield good("address", f"workers are told {address}")
     yield _port(patient)
@@ -176,10 +185,19 @@ def _dial(host: str, port: int, proxy: str | None) -> str:
 
 
 class Answering:
-    """A listener that a node can dial back to, and that answers with what it is told."""
+    """A listener that a node can dial back to, and that answers with what it is told.
+
+    Attributes
+    ----------
+    port
+        Where it listens; None if no port is free.
+    heard
+        When it was last told something, in seconds since 1970.
+    """
 
     def __init__(self, port: int | None) -> None:
         self.port: int | None = None
+        self.heard: float | None = None
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._ports = [port] if port else list(WORKER_PORTS)
@@ -206,7 +224,9 @@ class Answering:
                         connection, _ = listener.accept()
                         with connection:
                             connection.settimeout(5)
-                            connection.sendall(connection.recv(200))
+                            said = connection.recv(200)
+                            self.heard = time.time()
+                            connection.sendall(said)
         except OSError:
             self._ready.set()
 

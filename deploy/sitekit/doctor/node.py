@@ -22,7 +22,12 @@ _DRIVERS = {"cuda12": 525, "cuda13": 580}
 
 
 def read_probe(
-    patient: Patient, found: dict[str, Any] | None, nonce: str, *, shared: bool
+    patient: Patient,
+    found: dict[str, Any] | None,
+    nonce: str,
+    *,
+    shared: bool,
+    heard: float | None = None,
 ) -> Iterator[Finding]:
     """Say what a probe found on its node.
 
@@ -36,6 +41,8 @@ def read_probe(
         What it was told to repeat.
     shared
         Whether files were seen in both directions.
+    heard
+        When the probe dialled back, by this machine's clock; now, if it did not.
     """
     if found is None or found.get("nonce") != nonce:
         yield failed(
@@ -50,7 +57,7 @@ def read_probe(
     yield good("worker", f"Python {found['python']} runs on {host}")
     if shared:
         yield good("shared files", "login and compute node see each other's files")
-    yield clock(found["time"], time.time(), host)
+    yield clock(found["time"], heard or time.time(), host)
     yield from _versions(patient, found)
     yield from _reach(patient, found)
     yield from _share(patient, found)

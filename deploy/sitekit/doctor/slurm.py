@@ -309,7 +309,7 @@ def _old_jobs(patient: Patient) -> Finding:
     old = [
         line.split("|")[0]
         for line in done.out.splitlines()
-        if re.match(rf"[^|]*\|parsl\.{re.escape(label)}[.-]", line)
+        if re.match(rf"[^|]*\|parsl\.{re.escape(label)}(\.|-HighThroughputExecutor)", line)
     ]
     if old:
         return warned(
