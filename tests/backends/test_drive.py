@@ -77,7 +77,7 @@ def fit(
     """Return a function that runs the toy pallet on a given backend."""
 
     def run(backend: object, *, output: str = "run", **options: object) -> api.Run:
-        monkeypatch.setattr(api, "open_backend", lambda _name, _workers: backend)
+        monkeypatch.setattr(api, "open_backend", lambda *_: backend)
         return api.run(pallet_directory, output=tmp_path / output, progress=False, **options)
 
     return run
@@ -157,7 +157,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     done = set(read_run(tmp_path / "run").results)
     assert 0 < len(done) < 5
     backend = FakeBackend()
-    monkeypatch.setattr(api, "open_backend", lambda _name, _workers: backend)
+    monkeypatch.setattr(api, "open_backend", lambda *_: backend)
     run = api.resume(tmp_path / "run", progress=False)
     assert run.unfinished == []
     assert done.isdisjoint(name for names in backend.submitted for name in names)
@@ -231,7 +231,7 @@ def test_failed_fits_are_results_and_are_retried_only_when_asked_to(
         require_complete(read_run(run.path))
     assert caught.value.hint.endswith("--retry-failed")
     idle = FakeBackend()
-    monkeypatch.setattr(api, "open_backend", lambda _name, _workers: idle)
+    monkeypatch.setattr(api, "open_backend", lambda *_: idle)
     assert len(api.resume(run.path, progress=False).results) == 5
     assert idle.submitted == []
     again = api.resume(run.path, retry_failed=True, progress=False)

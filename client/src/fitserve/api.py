@@ -20,7 +20,7 @@ from fitserve.store import RunStore, read_run
 from fitserve.summary import counts, table_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
 
@@ -156,7 +156,8 @@ def make_request(
 def run(
     pallet: str | Path | Pallet,
     *,
-    endpoint: str = "local",
+    endpoint: str | Sequence[str] = "local",
+    options: Mapping[str, str] | None = None,
     region: str | None = None,
     patches: Iterable[str] = (),
     request: HypotestRequest | None = None,
@@ -176,7 +177,10 @@ def run(
     pallet
         A directory, archive, URL, DOI or name of a known analysis, or a loaded pallet.
     endpoint
-        ``"local"`` (every core of this machine) or ``"inline"`` (this process).
+        ``"local"`` (every core of this machine), ``"inline"`` (this process), or the name of
+        an endpoint that was added (``fitserve endpoints add``); several share the run.
+    options
+        What you set of the site, by name; ``fitserve endpoints list`` shows what may be set.
     region
         Which of several analysis regions in the pallet.
     patches
@@ -211,11 +215,13 @@ def run(
     """
     from fitserve.pallet import load_pallet
 
-    backend = open_backend(endpoint, workers)
+    name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
+    settings = dict(options or {})
+    backend = open_backend(name, workers, settings)
     with _running(backend):
         if isinstance(pallet, str | Path):
             pallet = load_pallet(pallet, region=region, force=force)
-        manifest, inputs = prepare(pallet, request or HypotestRequest(), patches, endpoint)
+        manifest, inputs = prepare(pallet, request or HypotestRequest(), patches, name, settings)
         path = Path(output) if output is not None else default_directory(manifest)
         with open_store(path, manifest, inputs, refit=refit) as store:
             return _completed(store, inputs, backend, bounds, progress=progress)
@@ -224,7 +230,8 @@ def run(
 def resume(
     path: str | Path,
     *,
-    endpoint: str | None = None,
+    endpoint: str | Sequence[str] | None = None,
+    options: Mapping[str, str] | None = None,
     retry_failed: bool = False,
     workers: int | None = None,
     bounds: Bounds | None = None,
@@ -237,7 +244,9 @@ def resume(
     path
         The run directory; the pallet is not needed any more.
     endpoint
-        Another endpoint than the run was begun on.
+        Another endpoint than the run was begun on, or several.
+    options
+        What you set of the site, if not the same as before.
     retry_failed
         Also fit hypotheses anew whose fits failed.
     workers, bounds, progress
@@ -253,9 +262,23 @@ def resume(
         failed = {name for name, found in saved.results.items() if found.status == "failed"}
         if retry_failed and failed:
             store.set_aside(failed)
-        backend = open_backend(endpoint or saved.manifest.endpoint, workers)
+        backend = _backend_of(saved.manifest, endpoint, options, workers)
         with _running(backend):
             return _completed(store, saved.inputs(), backend, bounds, progress=progress)
+
+
+def _backend_of(
+    manifest: Manifest,
+    endpoint: str | Sequence[str] | None,
+    options: Mapping[str, str] | None,
+    workers: int | None,
+) -> Backend:
+    """Return the backend to go on with: what is not given is as the run was begun."""
+    if not endpoint:
+        given = manifest.options if options is None else options
+        return open_backend(manifest.endpoint, workers, given)
+    name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
+    return open_backend(name, workers, options or {})
 
 
 def open_run(path: str | Path) -> Run:

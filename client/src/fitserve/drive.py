@@ -6,8 +6,9 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from fitserve.backends.base import Accepted, Resumable
 from fitserve.contract import TaskResult, decode_result, hypothesis_key
-from fitserve.errors import ContractError
+from fitserve.errors import ContractError, InterruptedRunError
 from fitserve.plan import encode_planned
 from fitserve.store import StoredResult
 
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from fitserve.backends import Backend, BackendStatus, Outcome
     from fitserve.contract import Hypothesis
     from fitserve.plan import PlannedTask
-    from fitserve.store import Inputs, RunStore
+    from fitserve.store import Inputs, PendingTask, RunStore
 
 __all__ = ["Observer", "drive"]
 
 # A task whose worker is lost is cut in half and tried again, so that a hypothesis that
 # kills its worker costs no other; one alone is given up after this many losses.
 _ATTEMPTS = 3
+# One that was lost on its way is sent again as it is, this many times before it is suspected.
+_REPEATS = 5
 _POLL_SECONDS = 0.5
 
 
@@ -44,16 +47,21 @@ class Observer(Protocol):
 
 
 class _Piece(NamedTuple):
-    """Hypotheses to be submitted together, and how often such a task was lost."""
+    """Hypotheses to be submitted together, and how often such a task was lost.
+
+    ``repeats`` counts losses that were not the task's own.
+    """
 
     hypotheses: tuple[Hypothesis, ...]
-    losses: int
+    losses: int = 0
+    repeats: int = 0
 
 
 class _Sent(NamedTuple):
     piece: _Piece
     submitted: float
     bytes: int
+    accepted: float | None = None
 
 
 def drive(
@@ -64,8 +72,12 @@ def drive(
     *,
     staged: bool,
     observer: Observer,
+    pending: Sequence[PendingTask] = (),
 ) -> None:
     """Do all tasks; each result is on disk before the next is looked at.
+
+    Tasks ``pending`` from an earlier process are collected from the service that took them,
+    or sent again as they were.
 
     Hypotheses whose tasks are lost again and again are left without a result, with an
     event that says why. Ends early only by an exception (also KeyboardInterrupt), with
@@ -75,10 +87,12 @@ def drive(
     ------
     BackendError
         The backend takes no more tasks, or its workers refuse them.
+    InterruptedRunError
+        Somebody asked to stop.
     StoreError
         Results cannot be written.
     """
-    _Drive(store, inputs, backend, observer, staged=staged).run(tasks)
+    _Drive(store, inputs, backend, observer, staged=staged).run(tasks, pending)
 
 
 class _Drive:
@@ -94,25 +108,60 @@ class _Drive:
         self._store = store
         self._pallet = store.manifest.pallet
         self._request = store.manifest.request
+        self._inputs = inputs
         self._workspace = None if staged else inputs.workspace
         self._backend = backend
         self._observer = observer
         self._waiting: deque[_Piece] = deque()
         self._sent: dict[str, _Sent] = {}
-        self._tickets = 0
+        self._nonce = store.nonce()
+        # Tickets are never used twice in a run directory.
+        self._tickets = sum(event.event == "submitted" for event in store.read().events())
 
-    def run(self, tasks: Sequence[PlannedTask]) -> None:
-        self._waiting.extend(_Piece(task.hypotheses, 0) for task in tasks)
+    def run(self, tasks: Sequence[PlannedTask], pending: Sequence[PendingTask]) -> None:
+        self._take_up(pending)
+        self._waiting.extend(_Piece(task.hypotheses) for task in tasks)
         while self._waiting or self._sent:
+            if self._store.cancelled():
+                raise InterruptedRunError("cancelled; nothing that was finished is lost")
             while self._waiting and len(self._sent) < self._backend.limits.outstanding:
                 self._submit(self._waiting.popleft())
-            for outcome in self._backend.outcomes(_POLL_SECONDS):
+            outcomes = self._backend.outcomes(_POLL_SECONDS)
+            self._note_accepted()
+            for outcome in outcomes:
                 self._take(outcome)
             self._observer.status(self._backend.status())
 
+    def _take_up(self, pending: Sequence[PendingTask]) -> None:
+        known = {one.name: one for one in self._inputs.hypotheses}
+        collected = []
+        for task in pending:
+            piece = _Piece(tuple(known[name] for name in task.hypotheses))
+            if task.handle and isinstance(self._backend, Resumable):
+                self._sent[task.ticket] = _Sent(piece, task.submitted, task.bytes)
+                collected.append(Accepted(task.ticket, task.handle))
+            else:
+                self._store.note("lost", task=task.ticket, reason="its process ended")
+                self._waiting.append(piece)
+        if collected and isinstance(self._backend, Resumable):
+            self._backend.collect(collected)
+
+    def _note_accepted(self) -> None:
+        if not isinstance(self._backend, Resumable):
+            return
+        for task in self._backend.accepted():
+            self._store.note("accepted", task=task.ticket, **task.handle)
+            sent = self._sent.get(task.ticket)
+            if sent is not None:
+                self._sent[task.ticket] = sent._replace(accepted=time.time())
+
     def _submit(self, piece: _Piece) -> None:
         encoded = encode_planned(
-            piece.hypotheses, self._pallet.workspace_digest, self._workspace, self._request
+            piece.hypotheses,
+            self._pallet.workspace_digest,
+            self._workspace,
+            self._request,
+            nonce=self._nonce,
         )
         self._tickets += 1
         ticket = f"task-{self._tickets}"
@@ -131,7 +180,11 @@ class _Drive:
         if sent is None:
             return
         if outcome.result is None:
-            self._lost(outcome.ticket, sent.piece, outcome.error or "no reason is known")
+            reason = outcome.error or "no reason is known"
+            if outcome.again and sent.piece.repeats < _REPEATS:
+                self._repeat(outcome.ticket, sent.piece, reason)
+            else:
+                self._lost(outcome.ticket, sent.piece, reason)
             return
         result = decode_result(outcome.result)
         records = self._records(outcome.ticket, sent, result)
@@ -142,7 +195,9 @@ class _Drive:
         rest = tuple(one for one in sent.piece.hypotheses if one.name not in answered)
         if rest:
             self._lost(
-                outcome.ticket, _Piece(rest, sent.piece.losses), "the worker left it unanswered"
+                outcome.ticket,
+                sent.piece._replace(hypotheses=rest),
+                "the worker left it unanswered",
             )
 
     def _records(self, ticket: str, sent: _Sent, result: TaskResult) -> list[StoredResult]:
@@ -170,9 +225,19 @@ class _Drive:
                 arrived=arrived,
                 task_seconds=result.timing.total,
                 task_size=len(result.results),
+                task_bytes=sent.bytes,
+                accepted=sent.accepted,
+                kept=result.kept,
             )
             for found in result.results
         ]
+
+    def _repeat(self, ticket: str, piece: _Piece, reason: str) -> None:
+        """Send a task again, of which nothing but its way is suspected."""
+        names = [one.name for one in piece.hypotheses]
+        self._store.note("lost", task=ticket, hypotheses=names, reason=reason)
+        self._observer.trouble(f"{_few(names)}: {reason} (sending it again)")
+        self._waiting.append(piece._replace(repeats=piece.repeats + 1))
 
     def _lost(self, ticket: str, piece: _Piece, reason: str) -> None:
         losses = piece.losses + 1
@@ -182,8 +247,7 @@ class _Drive:
             "given up" if given_up else "lost", task=ticket, hypotheses=names, reason=reason
         )
         self._observer.trouble(
-            f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}: "  # noqa: PLR2004
-            f"{reason} ({'given up' if given_up else 'trying again'})"
+            f"{_few(names)}: {reason} ({'given up' if given_up else 'trying again'})"
         )
         if given_up:
             return
@@ -192,3 +256,7 @@ class _Drive:
             if half:
                 # A part of a lost task is a new suspect: only one alone is counted against.
                 self._waiting.append(_Piece(half, losses if len(names) == 1 else 0))
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"  # noqa: PLR2004

@@ -11,7 +11,7 @@ from fitserve.drive import drive
 from fitserve.errors import BackendError, InterruptedRunError, StoreError
 from fitserve.plan import make_plan
 from fitserve.reuse import reusable
-from fitserve.store import RunStore, read_run, register
+from fitserve.store import RunStore, pending_tasks, read_run, register
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,11 +64,19 @@ def complete(
     BackendError, StoreError
         It cannot go on; what had arrived is kept.
     """
-    unfinished = set(store.read().unfinished)
-    left = [one for one in inputs.hypotheses if one.name in unfinished]
+    saved = store.read()
+    unfinished = set(saved.unfinished)
     again = f"fitserve resume {store.path}"
+    store.clear_cancel()
+    pending = [
+        task._replace(hypotheses=tuple(name for name in task.hypotheses if name in unfinished))
+        for task in pending_tasks(saved.events())
+        if unfinished.intersection(task.hypotheses)
+    ]
+    held = {name for task in pending for name in task.hypotheses}
+    left = [one for one in inputs.hypotheses if one.name in unfinished - held]
     try:
-        if left:
+        if unfinished:
             manifest = store.manifest
             packed = compress(msgspec.json.encode(inputs.workspace))
             staged = backend.stage(manifest.pallet.workspace_digest, packed)
@@ -80,15 +88,17 @@ def complete(
                 staged=staged,
                 bounds=bounds,
             )
-            drive(store, inputs, plan.tasks, backend, staged=staged, observer=observer)
-    except KeyboardInterrupt as error:
-        store.note("interrupted")
-        done = len(store.read().records)
-        raise InterruptedRunError(
-            "interrupted; nothing that was finished is lost",
-            evidence=f"{done} of {len(store.manifest.hypotheses)} hypotheses are done",
-            hint=again,
-        ) from error
+            drive(
+                store,
+                inputs,
+                plan.tasks,
+                backend,
+                staged=staged,
+                observer=observer,
+                pending=pending,
+            )
+    except (KeyboardInterrupt, InterruptedRunError) as error:
+        raise _interrupted(store, error, again) from error
     except BackendError as error:
         logs = backend.logs()
         if logs is not None:
@@ -97,6 +107,26 @@ def complete(
         raise
     store.write_results()
     return store.read()
+
+
+def _interrupted(store: RunStore, error: BaseException, again: str) -> InterruptedRunError:
+    """Say what is done, and what goes on without us."""
+    cancelled = isinstance(error, InterruptedRunError)
+    store.note("cancelled" if cancelled else "interrupted")
+    store.clear_cancel()
+    saved = store.read()
+    evidence = f"{len(saved.records)} of {len(store.manifest.hypotheses)} hypotheses are done"
+    elsewhere = [task for task in pending_tasks(saved.events()) if task.handle]
+    if elsewhere:
+        count = sum(len(task.hypotheses) for task in elsewhere)
+        evidence += (
+            f"; {count} more are at the service, which cannot call them back: they go on there"
+        )
+    return InterruptedRunError(
+        f"{'cancelled' if cancelled else 'interrupted'}; nothing that was finished is lost",
+        evidence=evidence,
+        hint=f"{again} collects them" if elsewhere else again,
+    )
 
 
 def _require_same(run: SavedRun, manifest: Manifest) -> None:

@@ -22,18 +22,25 @@ __all__ = ["Bounds", "Plan", "PlannedTask", "encode_planned", "make_plan"]
 # base64 of an envelope, and room for what is not the body.
 _ENVELOPE = 4 / 3
 _OVERHEAD = 1024
+# Unless the user bounds it, a task is cut to this time where more tasks cost little to send.
+_TASK_SECONDS = 60.0
+# All the workspaces of a run may take this part of the bytes of its patches ...
+_WORKSPACE_SHARE = 0.6
+# ... unless a worker more has this much to do.
+_WORTH_SECONDS = 5.0
 
 
 class Bounds(NamedTuple):
     """What no task may exceed.
 
     ``bytes`` of the encoded task (the default is half of what Globus Compute takes in one
-    submission), ``hypotheses`` in it, and its estimated ``seconds``.
+    submission), ``hypotheses`` in it, and its estimated ``seconds`` (None: about a minute where
+    that costs little to send).
     """
 
     bytes: int = 5 * 1000**2
     hypotheses: int = 64
-    seconds: float = 60.0
+    seconds: float | None = None
 
 
 class PlannedTask(NamedTuple):
@@ -64,8 +71,10 @@ def make_plan(
 ) -> Plan:
     """Cut hypotheses into tasks.
 
-    Tasks are as equal in time as the order allows, at least a few for each worker so that
-    the end of a run does not wait for one of them, and within every bound.
+    Tasks are as equal in time as the order allows and within every bound. There are a few for
+    each worker, so that the end of a run does not wait for one of them; but where every task
+    carries the workspace, no more than keep the workspaces below the patches in bytes, or than
+    there are workers with something to do.
 
     Parameters
     ----------
@@ -85,11 +94,13 @@ def make_plan(
     """
     bounds = bounds or Bounds()
     allowed = min(bounds.bytes, limits.task_bytes)
-    fixed = _OVERHEAD + (0 if staged else _encoded_size(workspace))
+    carried = 0 if staged else _encoded_size(workspace)
+    fixed = _OVERHEAD + carried
     each = seconds_per_hypothesis(workspace, request)
-    most = _hypotheses_per_task(len(hypotheses), each, limits.workers, bounds)
+    sizes = [_encoded_size(hypothesis) for hypothesis in hypotheses]
+    most = _hypotheses_per_task(sizes, carried, each, limits, bounds)
     tasks = []
-    for group in _pack(hypotheses, fixed, allowed, most):
+    for group in _pack(hypotheses, sizes, fixed, allowed, most):
         size = fixed + sum(size for _, size in group)
         tasks.append(PlannedTask(tuple(one for one, _ in group), size, each * len(group)))
     cpu = each * len(hypotheses)
@@ -101,6 +112,8 @@ def encode_planned(
     workspace_digest: str,
     workspace: dict[str, Any] | None,
     request: HypotestRequest,
+    *,
+    nonce: str = "",
 ) -> str:
     """Encode one task; ``workspace`` is None where the backend has staged it."""
     return encode_task(
@@ -109,6 +122,7 @@ def encode_planned(
             workspace=workspace,
             hypotheses=list(hypotheses),
             request=request,
+            nonce=nonce,
         )
     )
 
@@ -117,19 +131,29 @@ def _encoded_size(content: Any) -> int:
     return math.ceil(_ENVELOPE * len(compress(msgspec.json.encode(content))))
 
 
-def _hypotheses_per_task(total: int, each: float, workers: int, bounds: Bounds) -> int:
-    by_time = math.floor(bounds.seconds / each) if each > 0 else total
-    by_workers = math.ceil(total / (4 * workers))
-    return max(1, min(bounds.hypotheses, by_time, by_workers))
+def _hypotheses_per_task(
+    sizes: Sequence[int], carried: int, each: float, limits: Limits, bounds: Bounds
+) -> int:
+    """Return how many hypotheses a task may have; ``carried`` is the workspace's size in it."""
+    total = len(sizes)
+    tasks = max(4 * limits.workers, math.ceil(each * total / _TASK_SECONDS))
+    if carried:
+        cheap = math.floor(_WORKSPACE_SHARE * sum(sizes) / carried)
+        busy = min(limits.workers, math.ceil(each * total / _WORTH_SECONDS))
+        tasks = min(tasks, max(cheap, busy, 1))
+    if tasks > limits.workers:
+        tasks -= tasks % limits.workers  # the last round has a task for every worker
+    longest = [one for one in (bounds.seconds, limits.task_seconds) if one is not None]
+    by_time = math.floor(min(longest) / each) if longest and each > 0 else total
+    return max(1, min(bounds.hypotheses, by_time, math.ceil(total / tasks)))
 
 
 def _pack(
-    hypotheses: Sequence[Hypothesis], fixed: int, allowed: int, most: int
+    hypotheses: Sequence[Hypothesis], sizes: Sequence[int], fixed: int, allowed: int, most: int
 ) -> Iterator[list[tuple[Hypothesis, int]]]:
     group: list[tuple[Hypothesis, int]] = []
     total = fixed
-    for hypothesis in hypotheses:
-        size = _encoded_size(hypothesis)
+    for hypothesis, size in zip(hypotheses, sizes, strict=True):
         if fixed + size > allowed:
             raise RequestError(
                 f"hypothesis '{hypothesis.name}' does not fit into one task",

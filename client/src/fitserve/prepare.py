@@ -14,18 +14,22 @@ from fitserve.request import check_request, select_hypotheses
 from fitserve.store import Inputs, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from fitserve.contract import HypotestRequest
     from fitserve.pallet import Pallet
 
 __all__ = ["default_directory", "prepare"]
 
-_RECORDED = ("fitserve", "fitserve-worker", "pyhf", "numpy", "scipy", "parsl")
+_RECORDED = ("fitserve", "fitserve-worker", "pyhf", "numpy", "scipy", "parsl", "globus-compute-sdk")
 
 
 def prepare(
-    pallet: Pallet, request: HypotestRequest, patterns: Iterable[str], endpoint: str
+    pallet: Pallet,
+    request: HypotestRequest,
+    patterns: Iterable[str],
+    endpoint: str,
+    options: Mapping[str, str] | None = None,
 ) -> tuple[Manifest, Inputs]:
     """Choose the hypotheses, check the request, and say what the run is.
 
@@ -47,6 +51,7 @@ def prepare(
         host=socket.gethostname(),
         python=platform.python_version(),
         versions=_versions(),
+        options=dict(options or {}),
     )
     return manifest, Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
 

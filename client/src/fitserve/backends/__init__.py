@@ -4,48 +4,86 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitserve.backends.base import Backend, BackendStatus, Limits, Outcome
-from fitserve.errors import BackendError
+from fitserve.backends.base import (
+    Accepted,
+    Backend,
+    BackendStatus,
+    Limits,
+    Outcome,
+    Resumable,
+)
+from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
-__all__ = ["Backend", "BackendStatus", "Limits", "Outcome", "endpoint_names", "open_backend"]
+__all__ = [
+    "Accepted",
+    "Backend",
+    "BackendStatus",
+    "Limits",
+    "Outcome",
+    "Resumable",
+    "endpoint_names",
+    "open_backend",
+]
 
-
-def _local(workers: int | None) -> Backend:
-    from fitserve.backends.local import LocalBackend
-
-    return LocalBackend(workers)
-
-
-def _inline(workers: int | None) -> Backend:  # noqa: ARG001 - this process is the one worker
-    from fitserve.backends.inline import InlineBackend
-
-    return InlineBackend()
-
-
-_BUILT_IN: dict[str, Callable[[int | None], Backend]] = {"local": _local, "inline": _inline}
+_BUILT_IN = ("inline", "local")
 
 
 def endpoint_names() -> list[str]:
-    """Return the names that `open_backend` knows."""
-    return sorted(_BUILT_IN)
+    """Return the names that `open_backend` knows: the built-in ones, then those added."""
+    from fitserve.endpoints import list_profiles
+
+    return [*_BUILT_IN, *(profile.name for profile in list_profiles())]
 
 
-def open_backend(endpoint: str, workers: int | None = None) -> Backend:
+def open_backend(
+    endpoint: str, workers: int | None = None, options: Mapping[str, str] | None = None
+) -> Backend:
     """Return the backend of an endpoint; nothing is started yet.
+
+    Parameters
+    ----------
+    endpoint
+        ``local``, ``inline``, or an endpoint that was added; several with commas between
+        them share the work.
+    workers
+        Number of local workers.
+    options
+        What the user sets of the site.
 
     Raises
     ------
     BackendError
         No endpoint has this name.
+    RequestError
+        The endpoint takes no such option.
     """
-    make = _BUILT_IN.get(endpoint)
-    if make is None:
-        raise BackendError(
-            f"there is no endpoint '{endpoint}'",
-            evidence=f"known endpoints: {', '.join(endpoint_names())}",
-            hint="fitserve run PALLET --endpoint local",
+    names = list(dict.fromkeys(name.strip() for name in endpoint.split(",") if name.strip()))
+    if len(names) > 1:
+        from fitserve.backends.shared import SharedBackend
+
+        return SharedBackend([_open(name, workers, options or {}) for name in names])
+    return _open(names[0] if names else endpoint, workers, options or {})
+
+
+def _open(name: str, workers: int | None, options: Mapping[str, str]) -> Backend:
+    if name not in _BUILT_IN:
+        from fitserve.backends.globus import GlobusBackend
+        from fitserve.endpoints import find_profile
+
+        return GlobusBackend(find_profile(name), dict(options), workers)
+    if options:
+        raise RequestError(
+            f"the endpoint '{name}' has no options to set",
+            evidence=f"--set {' '.join(options)}",
+            hint="leave --set out, or choose the endpoint of a site",
         )
-    return make(workers)
+    if name == "local":
+        from fitserve.backends.local import LocalBackend
+
+        return LocalBackend(workers)
+    from fitserve.backends.inline import InlineBackend
+
+    return InlineBackend()

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Backend", "BackendStatus", "Limits", "Outcome"]
+__all__ = ["Accepted", "Backend", "BackendStatus", "Limits", "Outcome", "Resumable"]
 
 
 class Outcome(NamedTuple):
     """The end of one submitted task: an encoded result, or why there is none.
 
-    A task without a result may be submitted again, under a new ticket.
+    A task without a result may be submitted again, under a new ticket. ``again`` says that
+    it was lost on its way, so that nothing speaks against the task itself.
     """
 
     ticket: str
     result: str | None
     error: str | None
+    again: bool = False
+
+
+class Accepted(NamedTuple):
+    """A task that a service has taken, and what the service knows it by.
+
+    The service goes on with it when this process is gone; with ``handle`` its result can be
+    collected by another process, on another machine.
+    """
+
+    ticket: str
+    handle: dict[str, str]
 
 
 class BackendStatus(NamedTuple):
     """What a backend is doing, in words that a user can act upon.
 
-    ``starting``: it is being set up; ``waiting``: it is up and has no workers yet;
-    ``running``: there are workers; ``stopped``: it takes no more tasks.
+    ``offline``: it cannot be reached; ``starting``: it is being set up; ``waiting``: it is up
+    and has no workers yet; ``running``: there are workers; ``stopped``: it takes no more
+    tasks.
     """
 
-    state: Literal["starting", "waiting", "running", "stopped"]
+    state: Literal["offline", "starting", "waiting", "running", "stopped"]
     workers: int
     detail: str
 
@@ -37,12 +52,14 @@ class Limits(NamedTuple):
     """What a plan for this backend must keep to.
 
     ``task_bytes`` bounds one encoded task; ``outstanding`` the tasks submitted and not
-    ended; ``workers`` is how many tasks are done at once.
+    ended; ``workers`` is how many tasks are done at once; ``task_seconds``, where there is
+    such a limit, bounds the time of a task.
     """
 
     task_bytes: int
     outstanding: int
     workers: int
+    task_seconds: float | None = None
 
 
 class Backend(Protocol):
@@ -86,4 +103,17 @@ class Backend(Protocol):
 
     def logs(self) -> Path | None:
         """Return where the backend's own logs are, for a user whose run went wrong."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A backend whose tasks outlive this process."""
+
+    def accepted(self) -> list[Accepted]:
+        """Return the tasks that the service has taken since this was last asked."""
+        ...
+
+    def collect(self, tasks: Sequence[Accepted]) -> None:
+        """Take up tasks again that were accepted earlier; their ends are `outcomes`."""
         ...

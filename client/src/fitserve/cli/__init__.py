@@ -6,11 +6,12 @@ import click
 
 from fitserve._version import __version__
 from fitserve.cli.analyses import analyses
+from fitserve.cli.endpoints import endpoints
 from fitserve.cli.exports import diff, export
 from fitserve.cli.group import FitserveGroup
 from fitserve.cli.pallets import pallets
 from fitserve.cli.pictures import contour, report
-from fitserve.cli.run import resume, run
+from fitserve.cli.run import cancel, resume, run
 from fitserve.cli.runs import runs, show
 
 __all__ = ["cli", "main"]
@@ -26,7 +27,10 @@ def cli() -> None:
     """
 
 
-for command in (run, resume, show, runs, contour, report, export, diff, pallets, analyses):
+for command in (
+    *(run, resume, cancel, show, runs, contour, report, export, diff),
+    *(pallets, analyses, endpoints),
+):
     cli.add_command(command)
 
 

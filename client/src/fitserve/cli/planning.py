@@ -22,6 +22,7 @@ def show_plan(
     request: HypotestRequest,
     *,
     endpoint: str,
+    options: dict[str, str],
     region: str | None,
     patches: tuple[str, ...],
     force: bool,
@@ -30,7 +31,7 @@ def show_plan(
     as_json: bool,
 ) -> None:
     """Show the tasks that would be submitted; nothing is started or written."""
-    backend = open_backend(endpoint, workers)
+    backend = open_backend(endpoint, workers, options)
     try:
         pallet = load_pallet(source, region=region, force=force)
         manifest, inputs = prepare(pallet, request, patches, endpoint)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fitserve.api import Run
     from fitserve.plan import Bounds
 
-__all__ = ["resume", "run"]
+__all__ = ["cancel", "resume", "run"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -53,7 +53,7 @@ def _bounded(command: _Command) -> _Command:
         click.option(
             "--max-task-seconds",
             type=click.FloatRange(min=0, min_open=True),
-            help="Longest estimated task. [default: 60]",
+            help="Longest estimated task. [default: about 60]",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
         click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table."),
@@ -62,16 +62,30 @@ def _bounded(command: _Command) -> _Command:
     return command
 
 
+def _settable(command: _Command) -> _Command:
+    """Add the option that sets what a site lets its users set."""
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Set an option of the site; may be repeated. ('fitserve endpoints list' shows them)",
+    )(command)
+
+
 @click.command()
 @click.argument("pallet")
 @click.option(
     "-e",
     "--endpoint",
-    default="local",
+    multiple=True,
+    default=("local",),
     show_default=True,
     envvar="FITSERVE_ENDPOINT",
-    help="Where to fit: 'local' (this machine) or 'inline' (this process).",
+    help="Where to fit: 'local' (this machine), 'inline' (this process), or an endpoint that "
+    "you added; repeated, they share the run.",
 )
+@_settable
 @click.option("--region", help="Which of several analysis regions in the pallet.")
 @click.option(
     "--patch",
@@ -130,7 +144,9 @@ def run(pallet: str, **options: Any) -> None:
             )
         }
     )
-    chosen = {name: options[name] for name in ("endpoint", "region", "patches", "force")}
+    chosen = {name: options[name] for name in ("region", "patches", "force")}
+    chosen["endpoint"] = ",".join(options["endpoint"])
+    chosen["options"] = _settings(options)
     if options["plan_only"]:
         from fitserve.cli.planning import show_plan
 
@@ -158,7 +174,8 @@ def run(pallet: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(file_okay=False))
-@click.option("-e", "--endpoint", help="Another endpoint than the run was begun on.")
+@click.option("-e", "--endpoint", multiple=True, help="Another endpoint than the run was begun on.")
+@_settable
 @click.option("--retry-failed", is_flag=True, help="Fit failed hypotheses anew.")
 @_bounded
 def resume(run_directory: str, **options: Any) -> None:
@@ -167,13 +184,43 @@ def resume(run_directory: str, **options: Any) -> None:
 
     finished = api.resume(
         run_directory,
-        endpoint=options["endpoint"],
+        endpoint=options["endpoint"] or None,
+        options=_settings(options) or None,
         retry_failed=options["retry_failed"],
         workers=options["workers"],
         bounds=_bounds(options),
         progress=not options["quiet"],
     )
     _conclude(finished, options)
+
+
+@click.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(file_okay=False))
+def cancel(run_directory: str) -> None:
+    """Stop the work on RUN; what is done is kept, and what a service has goes on there."""
+    from pathlib import Path
+
+    from fitserve.console import say
+    from fitserve.store import ask_to_cancel, pending_tasks, read_run
+
+    path = Path(run_directory)
+    if ask_to_cancel(path):
+        say("asked the process that works on it to stop: it says what is left")
+    elsewhere = [task for task in pending_tasks(read_run(path).events()) if task.handle]
+    if not elsewhere:
+        say("no tasks of it are at a service")
+        return
+    count = sum(len(task.hypotheses) for task in elsewhere)
+    say(
+        f"{count} hypotheses in {len(elsewhere)} tasks are at the service, which cannot call them "
+        f"back: they go on there, and fitserve resume {path} collects them"
+    )
+
+
+def _settings(options: dict[str, Any]) -> dict[str, str]:
+    from fitserve.endpoints import parse_options
+
+    return parse_options(options["settings"])
 
 
 def _bounds(options: dict[str, Any]) -> Bounds:

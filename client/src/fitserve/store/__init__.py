@@ -1,19 +1,23 @@
 """The run directory: what was asked, what was found, and nothing lost in between."""
 
 from fitserve.store.atomic import write_atomic
+from fitserve.store.pending import PendingTask, pending_tasks
 from fitserve.store.records import Event, Inputs, Manifest, PalletRecord, StoredResult
 from fitserve.store.registry import known_runs, register
-from fitserve.store.run_store import RunStore, SavedRun, read_run
+from fitserve.store.run_store import RunStore, SavedRun, ask_to_cancel, read_run
 
 __all__ = [
     "Event",
     "Inputs",
     "Manifest",
     "PalletRecord",
+    "PendingTask",
     "RunStore",
     "SavedRun",
     "StoredResult",
+    "ask_to_cancel",
     "known_runs",
+    "pending_tasks",
     "read_run",
     "register",
     "write_atomic",

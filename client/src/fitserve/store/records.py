@@ -42,6 +42,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``hypotheses`` are the names asked for, in the patchset's order, and ``values`` the mass
     values of each by name, so that those without a result yet have a place in a picture.
+    ``endpoint`` has several names with commas between them where a run is shared, ``options``
+    what the user set of the sites.
     """
 
     pallet: PalletRecord
@@ -54,6 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     versions: dict[str, str]
     values: dict[str, tuple[float | str, ...]] = {}
+    options: dict[str, str] = {}
     manifest_version: int = MANIFEST_VERSION
 
 
@@ -67,10 +70,12 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
     """A finished hypothesis, and how its task went.
 
-    Times are in seconds since the epoch: ``submitted`` and ``arrived`` by the client's
-    clock, ``started`` by the worker's. ``task_seconds`` is the time that the worker spent
-    on the whole task, ``task_size`` the number of hypotheses in it. ``reused_from`` is the
-    run that a result was taken from, if it was.
+    Times are in seconds since the epoch: ``submitted``, ``accepted`` (by a service, if one
+    is on the way) and ``arrived`` by the client's clock, ``started`` by the worker's.
+    ``task_seconds`` is the time that the worker spent on the whole task, ``task_size`` the
+    number of hypotheses in it, ``task_bytes`` its encoded size. ``kept`` says that the worker
+    had fitted it for an earlier sending. ``reused_from`` is the run that a result was taken
+    from, if it was.
     """
 
     result: HypothesisResult
@@ -81,6 +86,9 @@ class StoredResult(msgspec.Struct, frozen=True, kw_only=True):
     arrived: float
     task_seconds: float
     task_size: int
+    task_bytes: int = 0
+    accepted: float | None = None
+    kept: bool = False
     reused_from: str | None = None
 
 

@@ -9,6 +9,7 @@ results.jsonl     one line for each finished hypothesis, appended as they arrive
 events.jsonl      what happened to tasks, with times: for people and for `show`
 results.json      written at the end: all hypotheses by name, see docs/results.md
 lock              held by the process that writes
+cancel            there while that process is asked to stop
 ================  ==================================================================
 """
 
@@ -30,9 +31,10 @@ from fitserve.store.records import MANIFEST_VERSION, Event, Inputs, Manifest, St
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["RunStore", "SavedRun", "read_run"]
+__all__ = ["RunStore", "SavedRun", "ask_to_cancel", "read_run"]
 
 _INPUT_LIMIT = 2 * 1024**3
+_CANCEL = "cancel"
 
 
 class SavedRun:
@@ -170,6 +172,19 @@ class RunStore:
         """Write what happened."""
         self._events.append([Event(time=time.time(), event=event, details=details)])
 
+    def nonce(self) -> str:
+        """Return what tells a wanted refit from a repeated sending of the same task."""
+        times = [event.time for event in self.read().events() if event.event == "set aside"]
+        return f"{times[-1]:.6f}" if times else ""
+
+    def cancelled(self) -> bool:
+        """Return whether somebody asks the process that works on the run to stop."""
+        return (self.path / _CANCEL).exists()
+
+    def clear_cancel(self) -> None:
+        """Forget that somebody asked to stop."""
+        (self.path / _CANCEL).unlink(missing_ok=True)
+
     def set_aside(self, names: set[str] | None = None) -> None:
         """Forget results, of these names or of all; the old file is kept under a new name."""
         saved = self.read()
@@ -186,6 +201,7 @@ class RunStore:
             raise unwritable(path, error) from error
         self._results = Journal(path)
         self.append(kept)
+        self.note("set aside", hypotheses=None if names is None else sorted(names))
 
     def write_results(self) -> Path:
         """Write results.json and return its path.
@@ -201,6 +217,29 @@ class RunStore:
         path = self.path / "results.json"
         write_atomic(path, _pretty(document))
         return path
+
+
+def ask_to_cancel(path: Path) -> bool:
+    """Ask the process that works on a run to stop; returns whether there is one.
+
+    Raises
+    ------
+    StoreError
+        The directory is none of a run, or cannot be written.
+    """
+    _read_manifest(path)
+    request = path / _CANCEL
+    try:
+        request.touch()
+    except OSError as error:
+        raise unwritable(path, error) from error
+    try:
+        lock = RunLock(path)
+    except StoreError:
+        return True
+    lock.release()
+    request.unlink(missing_ok=True)
+    return False
 
 
 def _missing(manifest: Manifest, name: str) -> HypothesisResult:
@@ -235,7 +274,7 @@ def _make_directory(path: Path) -> None:
 
 def _ours(name: str) -> bool:
     # A crash may have left the lock and temporary files of a directory that is being made.
-    return name.startswith((".", "lock", "inputs.json", "results", "events"))
+    return name.startswith((".", "lock", "inputs.json", "results", "events", _CANCEL))
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -1,0 +1,97 @@
+"""Whether an endpoint is there, and what it waits for: asked now and then, in a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from fitserve.backends.base import BackendStatus
+from fitserve.backends.globus.scheduler import waiting_reason
+from fitserve.endpoints.failures import judge
+
+if TYPE_CHECKING:
+    from fitserve.backends.globus.courier import Courier
+    from fitserve.endpoints import Profile
+    from fitserve.endpoints.service import Service
+
+__all__ = ["Presence"]
+
+_EVERY_SECONDS = 5.0
+# The service calls an endpoint offline after a few missed heartbeats; one that has not shown
+# itself for this many is taken to be gone, and its tasks are sent again.
+_HEARTBEATS = 3
+_HEARTBEAT_SECONDS = 30.0
+
+
+class Presence:
+    """Keeps a `BackendStatus` up to date.
+
+    A task that a dead child endpoint had taken would never end, since the site starts a new
+    child only when something is submitted: such tasks are given back to be sent again.
+    """
+
+    def __init__(self, profile: Profile, courier: Courier) -> None:
+        self._profile = profile
+        self._courier = courier
+        self._status = BackendStatus("starting", 0, "connecting to Globus Compute")
+        self._first_seen: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fitserve-presence", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stopping.set()
+
+    def status(self) -> BackendStatus:
+        """Return what is known at this moment."""
+        trouble = self._courier.trouble
+        if trouble:
+            return BackendStatus("offline", 0, f"{trouble}; trying again")
+        return self._status
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_EVERY_SECONDS if self._first_seen else 1.0):
+            service = self._courier.service
+            if service is None or not self._courier.ledger.count():
+                continue
+            try:
+                self._status = self._ask(service)
+            except Exception as error:  # noqa: BLE001 - told as the state, asked again
+                failure = judge(error)
+                self._status = BackendStatus("offline", 0, failure.error.cause)
+
+    def _ask(self, service: Service) -> BackendStatus:
+        card = self._profile.card
+        online, said = service.endpoint_status(card.endpoint_id)
+        if not online:
+            return BackendStatus("offline", 0, f"{self._profile.name} is offline")
+        workers = 0
+        up = False
+        for child in self._courier.ledger.children():
+            child_online, details = service.endpoint_status(child)
+            up = up or child_online
+            if child_online:
+                self._first_seen[child] = time.monotonic()
+                workers += int(details.get("total_workers") or 0)
+            else:
+                self._missed(child, said)
+        if not up:
+            return BackendStatus("starting", 0, f"starting your endpoint on {card.name}")
+        if not workers:
+            return BackendStatus("waiting", 0, waiting_reason(card))
+        return BackendStatus("running", workers, f"{workers} workers on {card.name}")
+
+    def _missed(self, child: str, said: dict[str, Any]) -> None:
+        now = time.monotonic()
+        seen = self._first_seen.setdefault(child, now)
+        patience = _HEARTBEATS * float(said.get("heartbeat_period") or _HEARTBEAT_SECONDS)
+        if now - seen > patience:
+            self._first_seen[child] = now
+            self._courier.ledger.give_up(
+                child, f"your endpoint on {self._profile.card.name} has ended"
+            )

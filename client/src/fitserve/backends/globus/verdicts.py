@@ -1,0 +1,111 @@
+"""What the end of a task on an endpoint means, when it is not a result."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from fitserve.endpoints import SiteCard
+
+__all__ = ["Verdict", "judge_remote"]
+
+
+class Verdict(NamedTuple):
+    """What to do about a task that ended without a result.
+
+    ``again``: send it again as it is; ``suspect``: it may be what breaks its worker;
+    ``stop``: no task will fare better, and ``hint`` says what to do about it.
+    """
+
+    kind: Literal["again", "suspect", "stop"]
+    cause: str
+    evidence: str
+    hint: str = ""
+
+
+_ADMIN = "show this to the site's administrator: {contact}"
+
+# In this order: the first pattern found in what the endpoint says decides.
+_MEANINGS: tuple[tuple[str, Literal["again", "suspect", "stop"], str, str], ...] = (
+    (
+        r"No module named '?fitserve",
+        "stop",
+        "the site's workers do not have fitserve-worker",
+        _ADMIN,
+    ),
+    (
+        r"failed to map to a local user|does\s+not exist\.\s+Local user name",
+        "stop",
+        "the site has no account for your Globus identity",
+        "log in as whom the site knows (fitserve endpoints whoami), or ask there: {contact}",
+    ),
+    (
+        r"untrusted identity",
+        "stop",
+        "the endpoint serves only the identity that it was started with",
+        "ask for an endpoint that serves you: {contact}",
+    ),
+    (
+        r"ValidationError|Failed validating|is not valid under|Additional properties",
+        "stop",
+        "the site refuses one of the options",
+        "look at what may be set: fitserve endpoints list --json",
+    ),
+    (
+        r"[Ff]unction\s+\S*\s*(is )?not (permitted|allowed)",
+        "stop",
+        "the endpoint does not run this function",
+        "add the endpoint by the site's present card: fitserve endpoints add NAME --card FILE",
+    ),
+    (
+        r"disabled by current\s+configuration|DeserializationError",
+        "stop",
+        "the endpoint does not take what it was sent",
+        "add the endpoint by the site's present card: fitserve endpoints add NAME --card FILE",
+    ),
+    (
+        r"Unable to start user endpoint|start[- ]?up|ENDPOINT_START_FAILURE|BadStateException",
+        "stop",
+        "the site cannot start your endpoint there",
+        _ADMIN,
+    ),
+    (r"MaxResultSizeExceeded", "suspect", "its result is too large to be sent", ""),
+    (r"WorkerLost", "suspect", "its worker was lost: killed, or out of memory", ""),
+    (r"ManagerLost", "again", "its node was lost{walltime}", ""),
+    (r"Failed to set result or exception", "again", "the service has dropped its result", ""),
+)
+
+
+def judge_remote(told: str, card: SiteCard) -> Verdict:
+    """Say what an endpoint's error means.
+
+    Parameters
+    ----------
+    told
+        The endpoint's words: a message, or the traceback of the worker.
+    card
+        The site, for whom to ask and how long its blocks last.
+
+    Examples
+    --------
+    >>> from fitserve.endpoints import read_card
+    >>> card = read_card("11111111-2222-4333-8444-555555555555")
+    >>> judge_remote("parsl.executors.WorkerLost: Task failure", card).kind
+    'suspect'
+    """
+    evidence = _last_words(told)
+    walltime = card.limits.walltime
+    words = {
+        "contact": card.contact or "see the site's card",
+        "walltime": f", perhaps at its time limit of {walltime}" if walltime else "",
+    }
+    for pattern, kind, cause, hint in _MEANINGS:
+        if re.search(pattern, told):
+            return Verdict(kind, cause.format(**words), evidence, hint.format(**words))
+    return Verdict("suspect", "the endpoint returned an error", evidence)
+
+
+def _last_words(told: str) -> str:
+    lines = [line.strip() for line in told.strip().splitlines() if line.strip(" -*")]
+    return " ".join(lines[-3:])[-500:]
