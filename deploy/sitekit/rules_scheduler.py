@@ -33,22 +33,37 @@ _LAUNCHERS = {
     "torque": ("single-node", "aprun", "mpiexec", "mpirun", "srun"),
 }
 # Options that have a field of their own: given twice, the scheduler takes either.
-_OWN_FIELDS = {
+_SLURM_OPTIONS = {
     "--account": "scheduler.account",
     "-A": "scheduler.account",
     "--partition": "scheduler.partition",
     "-p": "scheduler.partition",
     "--qos": "scheduler.qos",
+    "-q": "scheduler.qos",
     "--constraint": "scheduler.constraint",
+    "-C": "scheduler.constraint",
     "--time": "blocks.walltime",
     "-t": "blocks.walltime",
     "--nodes": "blocks.nodes",
     "-N": "blocks.nodes",
     "--exclusive": "scheduler.exclusive",
     "--mem": "node.memory_gb",
+    "--cpus-per-task": "node.cores",
+    "-c": "node.cores",
     "--gpus-per-node": "node.gpus",
-    "-q": "scheduler.queue",
+    "--gpus": "node.gpus",
+    "--gres": "node.gpus",
 }
+_PBS_OPTIONS = {
+    "-A": "scheduler.account",
+    "-q": "scheduler.queue",
+    "-l walltime": "blocks.walltime",
+    "-l select": "scheduler.select",
+    "-l nodes": "blocks.nodes",
+    "-l mem": "node.memory_gb",
+}
+_OWN_FIELDS = {"slurm": _SLURM_OPTIONS, "pbspro": _PBS_OPTIONS, "torque": _PBS_OPTIONS}
+_OWN_RESOURCES = {"ncpus": "node.cores", "ngpus": "node.gpus", "mem": "node.memory_gb"}
 
 
 def scheduler_fields(site: Site) -> Iterator[Problem]:
@@ -70,14 +85,7 @@ def scheduler_fields(site: Site) -> Iterator[Problem]:
             "a shared partition charges in full",
             "exclusive: false",
         )
-    for index, option in enumerate(site.get("scheduler.directives") or []):
-        name = re.split(r"[= ]", option, maxsplit=1)[0]
-        if name in _OWN_FIELDS:
-            yield site.problem(
-                f"scheduler.directives.{index}",
-                f"expected {name} in its own field",
-                f"{_OWN_FIELDS[name]}",
-            )
+    yield from _said_twice(site, kind)
     if kind == "slurm" and site.get("blocks.nodes") > 1:
         options = site.get("scheduler.directives") or []
         if not any(option.startswith("--no-requeue") for option in options):
@@ -87,6 +95,25 @@ def scheduler_fields(site: Site) -> Iterator[Problem]:
                 "id, and Parsl never replaces it",
                 "directives: [--no-requeue]",
                 "warning",
+            )
+
+
+def _said_twice(site: Site, kind: str) -> Iterator[Problem]:
+    own = _OWN_FIELDS.get(kind, {})
+    for index, option in enumerate(site.get("scheduler.directives") or []):
+        # `--name=value` and `-x value`, but also `-l resource=value`.
+        names = {re.split(r"[= ]", option, maxsplit=1)[0], option.split("=", maxsplit=1)[0]}
+        for name in sorted(names & set(own)):
+            yield site.problem(
+                f"scheduler.directives.{index}", f"expected {name} in its own field", own[name]
+            )
+    for index, resource in enumerate(site.get("scheduler.select") or []):
+        name = resource.partition("=")[0]
+        if name in _OWN_RESOURCES:
+            yield site.problem(
+                f"scheduler.select.{index}",
+                f"expected {name} in its own field",
+                _OWN_RESOURCES[name],
             )
 
 

@@ -148,7 +148,7 @@ def test_no_field_that_reaches_a_script_takes_what_a_shell_reads(
 
 
 @pytest.mark.parametrize(("path", "node"), STRINGS, ids=[path for path, _ in STRINGS])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_a_field_takes_is_plain(
     path: str, node: dict[str, Any], data: st.DataObject
