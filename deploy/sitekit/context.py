@@ -94,7 +94,7 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "endpoint_path": f"{venv}/bin:{_SYSTEM_PATH}",
         "credentials_file": f"{config}/{derived.endpoint_name}.env",
         "identity_mapping_path": site.get("access.identity_mapping")
-        or f"/etc/fitserve/{derived.endpoint_name}/identity_mapping.json",
+        or f"{rendering.home}/.globus_compute/{derived.endpoint_name}/identity_mapping.json",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ __all__ = ["Rendering", "render_site", "template_environment", "write_files"]
 _EXECUTABLE = {"worker_init.sh", "preflight.sh"}
 
 
+@functools.cache
 def template_environment() -> jinja2.Environment:
     """Return our templates' environment, whose delimiters are not the endpoint's."""
     environment = jinja2.Environment(

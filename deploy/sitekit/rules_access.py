@@ -58,6 +58,15 @@ def mode(site: Site) -> Iterator[Problem]:
             "expected an absolute path for a multi-user endpoint: users' children must read it",
             "venv: /opt/fitserve/venv",
         )
+    for field in ("environment.venv", "environment.conda.base", "environment.container.image"):
+        path = site.get(field)
+        if multi and path and path.startswith(("~", "$HOME")):
+            yield site.problem(
+                field,
+                f"expected a path that is the same for all users, found {path}, which is below "
+                "each user's own home",
+                f"{field.rpartition('.')[2]}: /opt/fitserve/{path.rpartition('/')[2]}",
+            )
     if multi and site.get("scheduler.type") == "kubernetes":
         yield site.problem(
             "access.mode", "expected single-user on Kubernetes: a pod has one user", "single-user"

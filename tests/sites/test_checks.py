@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sitekit.site import Site
 
+SHARED = {"container": {"image": "/opt/fitserve/worker.sif"}}
 UUID = "11111111-2222-4333-8444-555555555555"
 
 
@@ -149,6 +150,8 @@ WRONG: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("slurm", {"access": {"mode": "multi-user"}}, "access", "found none", "domains"),
     ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"]}}, "endpoint.venv",
      "absolute", "/opt"),
+    ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"]}},
+     "environment.container.image", "same for all users", "/opt/fitserve/worker-{version}.sif"),
     ("slurm", {"access": {"domains": ["a.org"]}}, "access.domains", "single-user", "multi-user"),
     ("slurm", {"access": {"pam_service": "x"}}, "access.pam_service", "single-user", "multi-user"),
     ("kubernetes", {"access": {"mode": "multi-user", "domains": ["a.org"]}}, "access.mode", "pod",
@@ -217,7 +220,8 @@ WARNED: list[tuple[str, dict[str, Any], str, str]] = [
     ("slurm", {"environment": {"container": {"image": "docker://fitserve/worker:1"}}},
      "environment.container.image", "every start"),
     ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"]},
-     "endpoint": {"venv": "/opt/f"}}, "access.authentication_policy", "anyone"),
+     "endpoint": {"venv": "/opt/f"},
+     "environment": SHARED}, "access.authentication_policy", "anyone"),
     ("slurm", {"status": "retired"}, "status", "blueprint"),
 ]  # fmt: skip
 

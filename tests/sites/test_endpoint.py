@@ -195,6 +195,7 @@ def test_a_multi_user_endpoint_loads(make_site: Callable[..., Site], tmp_path: P
             "functions": [policy],
         },
         endpoint={"venv": "/opt/fitserve/venv"},
+        environment={"container": {"image": "/opt/fitserve/worker.sif"}},
     )
     directory = tmp_path / "site"
     write_files(render_site(site, Rendering("1", tmp_path))[0], directory)
@@ -215,6 +216,7 @@ def test_the_identity_mapping_maps(
         "slurm",
         access={"mode": "multi-user", "domains": ["example.edu"]},
         endpoint={"venv": "/opt/fitserve/venv"},
+        environment={"container": {"image": "/opt/fitserve/worker.sif"}},
     )
     files, _ = render_site(site, Rendering("1", tmp_path))
     (tmp_path / "mapping.json").write_text(files["identity_mapping.json"], encoding="utf-8")

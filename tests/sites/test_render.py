@@ -146,6 +146,7 @@ def test_a_multi_user_endpoint_maps_names_of_its_domains(make_site: Callable[...
         "slurm",
         access={"mode": "multi-user", "domains": ["example.edu"], "pam_service": "fitserve"},
         endpoint={"venv": "/opt/fitserve/venv"},
+        environment={"container": {"image": "/opt/fitserve/worker.sif"}},
     )
     files = _render(site)
     core = yaml.safe_load(files["config.yaml"])

@@ -76,6 +76,7 @@ def test_systemd_accepts_the_unit(
         "slurm",
         access=access,
         endpoint={"venv": str(tmp_path / "venv")},
+        environment={"container": {"image": "/opt/fitserve/worker.sif"}},
         network={"proxy": {"https": "http://proxy.example.edu:3128"}},
     )
     files, _ = render_site(site, Rendering("1", tmp_path))
