@@ -29,6 +29,10 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """From one site file to a checked, rendered and examined endpoint."""
@@ -53,12 +57,14 @@ def check(site: str) -> None:
     for problem in require_valid(loaded):
         _say(str(problem))
     derived = derive(loaded)
-    workers = derived.workers_per_node or "one for each core"
+    workers = "a worker for each core"
+    if derived.workers_per_node:
+        threads = _count(derived.threads or 1, "thread")
+        workers = f"{_count(derived.workers_per_node, 'worker')} a node of {threads} each"
     click.echo(
-        f"{loaded.name} is in order: {loaded.get('scheduler.type')}, "
-        f"{loaded.get('blocks.max')} x {loaded.get('blocks.nodes')} nodes at most, "
-        f"{workers} workers a node ({loaded.get('workers.device')}, "
-        f"{derived.threads or 1} thread{'s' if (derived.threads or 1) > 1 else ''} each)"
+        f"{loaded.name} is in order: {loaded.get('scheduler.type')}, at most "
+        f"{_count(loaded.get('blocks.max'), 'block')} of "
+        f"{_count(loaded.get('blocks.nodes'), 'node')}, {workers} ({loaded.get('workers.device')})"
     )
     if derived.core_hours_max:
         click.echo(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sitekit.cli import commands
 from sitekit.doctor.machine import _wanted_version
 from sitekit.fields import PAGE, fields_page
 from sitekit.golden import GOLDEN
@@ -62,6 +63,16 @@ def test_what_add_your_site_shows_is_what_is_said(
     shown = [line.split(": error: ")[-1] for line in str(refused.value).splitlines()]
     for line in shown:
         assert line in page, line
+
+
+def test_what_a_check_says_is_shown(
+    write_site: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_site("slurm", "mysite", node={"cores": 16, "memory_gb": 32})
+    commands.main(["check", str(path)], standalone_mode=False)
+    page = (DOCS / "add.md").read_text(encoding="utf-8")
+    for line in capsys.readouterr().out.splitlines():
+        assert line in page
 
 
 def test_the_endpoint_named_in_the_pages_is_the_pinned_one() -> None:
