@@ -186,7 +186,7 @@ class _Drive:
             else:
                 self._lost(outcome.ticket, sent.piece, reason)
             return
-        result = decode_result(outcome.result)
+        result = self._decoded(outcome.ticket, outcome.result)
         records = self._records(outcome.ticket, sent, result)
         self._store.append(records)
         self._store.note("finished", task=outcome.ticket, bytes=len(outcome.result))
@@ -199,6 +199,15 @@ class _Drive:
                 sent.piece._replace(hypotheses=rest),
                 "the worker left it unanswered",
             )
+
+    def _decoded(self, ticket: str, answer: str) -> TaskResult:
+        try:
+            return decode_result(answer)
+        except ContractError:
+            # What is with the same workers will fare no better: it is not to be collected.
+            for one in (ticket, *self._sent):
+                self._store.note("refused", task=one)
+            raise
 
     def _records(self, ticket: str, sent: _Sent, result: TaskResult) -> list[StoredResult]:
         keys = {

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fitserve.contract import digest, request_digest
 from fitserve.request import check_request, select_hypotheses
 from fitserve.store import Inputs, Manifest
@@ -53,7 +55,9 @@ def prepare(
         versions=_versions(),
         options=dict(options or {}),
     )
-    return manifest, Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
+    inputs = Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
+    # As a resumed run reads them: the same tasks then have the same digests.
+    return manifest, msgspec.json.decode(msgspec.json.encode(inputs), type=Inputs)
 
 
 def default_directory(manifest: Manifest) -> Path:

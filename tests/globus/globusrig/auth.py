@@ -14,6 +14,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from globusrig.state import State
 
 _COMPUTE_SCOPE = "https://auth.globus.org/scopes/facd7ccc-c5f4-42aa-916b-a0e270e2c2a9/all"
@@ -59,8 +61,13 @@ class Auth:
         username = self._clients.get(ident, {}).get("username", f"{ident}@clients.invalid")
         # The endpoint maps only identities that are in use.
         return {
-            **{"sub": ident, "id": ident, "status": "used", "username": username},
-            **{"name": username.split("@")[0], "email": None, "organization": "test rig"},
+            "sub": ident,
+            "id": ident,
+            "status": "used",
+            "username": username,
+            "name": username.split("@")[0],
+            "email": None,
+            "organization": "test rig",
         }
 
     def groups(self, ident: str) -> list[str]:
@@ -87,6 +94,8 @@ class Auth:
                 raise Refused(400, "invalid_grant")
             if kind == "authorization_code":
                 self._state.run("DELETE FROM tokens WHERE token = ?", given)
+            else:  # a refresh token is for one resource server
+                scopes = found["scopes"]
             audience = form.get("client_id", "")
             return self._tokens(found["identity"], scopes, refresh=True, audience=audience)
         raise Refused(400, f"grant {kind} is not supported")
@@ -123,12 +132,15 @@ class Auth:
         answers = []
         for server, held in by_server.items():
             answer = {
-                **{"access_token": self._issue(ident, "access", self._seconds)},
-                **{"scope": " ".join(held), "expires_in": int(self._seconds)},
-                **{"resource_server": server, "token_type": "Bearer"},
+                "access_token": self._issue(ident, "access", self._seconds),
+                "scope": " ".join(held),
+                "expires_in": int(self._seconds),
+                "resource_server": server,
+                "token_type": "Bearer",
             }
             if refresh:
-                answer["refresh_token"] = self._issue(ident, "refresh", 180 * 24 * 3600)
+                half_a_year = 180 * 24 * 3600
+                answer["refresh_token"] = self._issue(ident, "refresh", half_a_year, held)
             answers.append(answer)
         first = {**answers[0], "other_tokens": answers[1:]}
         if refresh:
@@ -142,10 +154,10 @@ class Auth:
             )
         return first
 
-    def _issue(self, ident: str, kind: str, seconds: float) -> str:
+    def _issue(self, ident: str, kind: str, seconds: float, scopes: Sequence[str] = ()) -> str:
         token = secrets.token_urlsafe(24)
-        expires = time.time() + seconds
-        self._state.insert("tokens", token=token, identity=ident, kind=kind, expires=expires)
+        fields = {"identity": ident, "kind": kind, "expires": time.time() + seconds}
+        self._state.insert("tokens", token=token, scopes=" ".join(scopes), **fields)
         return token
 
 

@@ -70,11 +70,12 @@ class Broker:
                     if self._channel is None:
                         self._channel = self._connect()
                     work(self._channel)
-                    return
                 except _BROKEN:
                     self._channel = None
                     if attempt:
                         raise
+                else:
+                    return
 
     def _connect(self) -> Any:
         parameters = pika.URLParameters(self.url)

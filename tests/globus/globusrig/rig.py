@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
+
+from fitserve._version import __version__
 from globusrig.processes import AMQP_PORT, Child, RabbitMQ, listens
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
-
-from fitserve._version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,7 +233,8 @@ class Endpoint:
             for place in (self.home, *self.home.rglob("*")):
                 os.chown(place, NOBODY, NOBODY)
         self._child = Child(
-            self.command("start", self.name), self.rig.directory / f"{self.name}.log",
+            self.command("start", self.name),
+            self.rig.directory / f"{self.name}.log",
             self.environment(),
         )
         registered = self.configuration / "endpoint.json"

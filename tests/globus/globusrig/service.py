@@ -87,13 +87,18 @@ class Service:
 
     def endpoints(self, ident: str) -> list[dict[str, Any]]:
         rows = self._state.run("SELECT * FROM endpoints WHERE owner = ?", ident)
-        return [{"uuid": row["id"], "name": json.loads(row["doc"])["endpoint_name"]} for row in rows]
+        return [
+            {"uuid": row["id"], "name": json.loads(row["doc"])["endpoint_name"]} for row in rows
+        ]
 
     def endpoint(self, ident: str, endpoint: str) -> dict[str, Any]:
         row, doc = self._usable(ident, endpoint)
         return {
-            **{"uuid": endpoint, "owner_id": row["owner"], "name": doc["endpoint_name"]},
-            **{"multi_user": bool(doc.get("multi_user")), **doc.get("metadata", {})},
+            "uuid": endpoint,
+            "owner_id": row["owner"],
+            "name": doc["endpoint_name"],
+            "multi_user": bool(doc.get("multi_user")),
+            **doc.get("metadata", {}),
         }
 
     def status(self, ident: str, endpoint: str) -> dict[str, Any]:
@@ -228,8 +233,13 @@ class Service:
         task = new_id()
         self._state.insert(
             "tasks",
-            **{"id": task, "grp": group, "child": child, "owner": ident, "function": name},
-            **{"status": "pending", "created": time.time()},
+            id=task,
+            grp=group,
+            child=child,
+            owner=ident,
+            function=name,
+            status="pending",
+            created=time.time(),
         )
         body = pack("task", {"task_id": task, "task_buffer": function["function_code"] + payload})
         headers = {
@@ -305,7 +315,7 @@ class Service:
         row = self._state.one("SELECT * FROM tasks WHERE id = ?", data["task_id"])
         if row is None or row["status"] in _FINISHED:
             return
-        if self._state.fault("drop"):
+        if self._state.fault("drop") is not None:
             self._state.run("DELETE FROM tasks WHERE id = ?", row["id"])
             return
         failed = data.get("error_details") is not None
@@ -318,5 +328,5 @@ class Service:
             row["id"],
         )
         group = self._state.one("SELECT * FROM groups WHERE id = ?", row["grp"])
-        if group is not None and group["queue"] and not self._state.fault("mute"):
+        if group is not None and group["queue"] and self._state.fault("mute") is None:
             self.broker.publish(PREFIX + row["grp"], body, timestamp=int(time.time()))

@@ -120,10 +120,10 @@ class App:
 
     def _admit(self, authorization: str | None, path: str, body: bytes) -> str:
         slow = self._state.fault("slow", path)
-        if slow:
+        if slow is not None:
             time.sleep(slow["seconds"])
         fault = self._state.fault("status", path)
-        if fault:
+        if fault is not None:
             raise Refused(fault["status"], "a fault of the test rig")
         ident = self._auth.who(authorization)
         most, seconds = self._config.get("rate", (20, 10.0))
@@ -158,8 +158,9 @@ class App:
     def _openid(self) -> dict[str, Any]:
         base = f"http://localhost:{self._config['port']}"
         return {
-            **{"issuer": "https://auth.globus.org", "jwks_uri": f"{base}/jwk.json"},
-            **{"id_token_signing_alg_values_supported": ["RS512"]},
+            "issuer": "https://auth.globus.org",
+            "jwks_uri": f"{base}/jwk.json",
+            "id_token_signing_alg_values_supported": ["RS512"],
         }
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS tokens (token PRIMARY KEY, identity, kind, expires REAL);
+CREATE TABLE IF NOT EXISTS tokens (token PRIMARY KEY, identity, kind, expires REAL, scopes);
 CREATE TABLE IF NOT EXISTS functions (id PRIMARY KEY, owner, doc);
 CREATE TABLE IF NOT EXISTS endpoints (id PRIMARY KEY, owner, doc, locked REAL DEFAULT 0,
     seen REAL DEFAULT 0, report DEFAULT '{}');

@@ -130,6 +130,8 @@ def _api(error: object, doing: str) -> Failure:
 
 
 def _text(error: object) -> str:
-    reason = getattr(error, "message", None) or str(error) or type(error).__name__
     status = getattr(error, "http_status", None)
+    said = getattr(error, "raw_json", None)
+    reason = said.get("reason") if isinstance(said, dict) else None
+    reason = reason or getattr(error, "message", None) or str(error) or type(error).__name__
     return f"{status}: {reason}" if status else f"{type(error).__name__}: {reason}"

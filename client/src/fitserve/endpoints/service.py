@@ -44,7 +44,9 @@ class Service:
 
     def __init__(self) -> None:
         app = _app()
-        if app.login_required():
+        with explain("using your login"):
+            needed = app.login_required()
+        if needed:
             raise BackendError(
                 "you are not logged in to Globus",
                 hint=f"fitserve endpoints login, or set {' and '.join(_CLIENT_VARIABLES)}",

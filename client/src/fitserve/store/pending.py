@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PendingTask", "pending_tasks"]
 
-_ENDS = ("finished", "lost", "given up")
+_ENDS = ("finished", "lost", "refused", "given up")
 
 
 class PendingTask(NamedTuple):

@@ -1,0 +1,120 @@
+"""Several endpoints in one run, and client and worker of different versions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fitserve.contract import ContractError, decode_result, encode_task
+from fitserve.store import read_run
+from globusrig.client import FIT, Client, complete, events
+from globusrig.rig import ROOT, Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fitserve.contract import Task
+    from globusrig.rig import Rig
+
+pytestmark = [pytest.mark.globus, pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with fitserve and its worker as of another contract version."""
+    place = tmp_path_factory.mktemp("other")
+    place.chmod(0o755)
+    for package in ("client/src/fitserve", "worker/src/fitserve_worker"):
+        shutil.copytree(ROOT / package, place / Path(package).name)
+    types = place / "fitserve" / "contract" / "types.py"
+    text = types.read_text()
+    assert "CONTRACT_VERSION = 1\n" in text
+    types.write_text(text.replace("CONTRACT_VERSION = 1\n", "CONTRACT_VERSION = 2\n"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def second(rig: Rig, venv: Path, function: str, other_version: Path) -> Iterator[Endpoint]:
+    """Return another endpoint; with ``account: newer`` its workers are of another version."""
+    place = rig.directory / "other"
+    shutil.copytree(other_version, place)
+    fields = {"environment": {"inherit": True, "variables": {"PYTHONPATH": str(place)}}}
+    endpoint = Endpoint(rig, venv, "second", functions=[function], fields=fields)
+    try:
+        endpoint.start()
+        yield endpoint
+    finally:
+        endpoint.stop()
+
+
+def test_a_worker_of_another_version_is_told_apart(
+    client: Client, second: Endpoint, tmp_path: Path
+) -> None:
+    client.add("second", second)
+    run = tmp_path / "run"
+    told = client("run", "example", *FIT, "-e", "second", "-o", run, status=5).stderr
+    told = " ".join(told.split())
+    assert "client and worker speak different versions of the wire contract" in told
+    assert "the task is of version 1, this side speaks version 2" in told
+    assert "next: install the same release of fitserve and fitserve-worker" in told
+    assert f"fitserve resume {run}" in told
+    client("resume", run, "-e", "rig")
+    complete(run)
+
+
+@pytest.mark.parametrize("interpreter", [sys.executable, "/usr/bin/python3"])
+def test_contract_versions_and_interpreters(
+    interpreter: str, other_version: Path, venv: Path, task: Task
+) -> None:
+    """Text goes in and comes out, whichever Python is on the other side."""
+    python = str(venv / "bin" / "python") if interpreter == "/usr/bin/python3" else interpreter
+    command = [python, "-m", "fitserve_worker", "run"]
+
+    def answer(**environment: str) -> str:
+        done = subprocess.run(
+            command,
+            input=encode_task(task),
+            env={"PATH": "/usr/bin:/bin", **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    result = decode_result(answer())
+    assert [one.status for one in result.results] == ["ok"] * len(task.hypotheses)
+    with pytest.raises(ContractError, match="different versions"):
+        decode_result(answer(PYTHONPATH=str(other_version)))
+
+
+def test_two_endpoints_share_a_run(client: Client, tmp_path: Path, mu: tuple[str, str]) -> None:
+    run = tmp_path / "run"
+    options = ("--workers", 2, "--max-task-hypotheses", 1)
+    client("run", "example", *FIT, *mu, *options, "-e", "rig", "-e", "local", "-o", run)
+    complete(run)
+    saved = read_run(run)
+    assert saved.manifest.endpoint == "rig,local"
+    pythons = [record.worker.python for record in saved.records.values()]
+    through_service = len(events(run, "accepted"))
+    assert 0 < through_service < len(pythons)
+    assert events(run, "lost") == []
+
+
+def test_one_of_two_endpoints_is_refused_and_the_other_goes_on(
+    client: Client, second: Endpoint, tmp_path: Path, mu: tuple[str, str]
+) -> None:
+    gone = json.loads(second.card.read_text())
+    gone["endpoint_id"] = "00000000-0000-4000-8000-000000000000"
+    card = tmp_path / "gone.json"
+    card.write_text(json.dumps(gone))
+    client("endpoints", "add", "gone", "--card", card)
+    run = tmp_path / "run"
+    output = client("run", "example", *FIT, *mu, "-e", "gone", "-e", "rig", "-o", run).stderr
+    complete(run)
+    assert "gone: the service does not know the endpoint" in " ".join(output.split())
