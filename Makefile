@@ -18,12 +18,12 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 	@$(BIN)/fitserve contour demo-run --output demo-run/contour.png
 
 ##@ Developer
-.PHONY: dev test test-endpoint test-published test-browser test-slow lint types docs lock
+.PHONY: dev test test-endpoint test-globus test-published test-browser test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
 test: dev ## Run the fast tests: no root, no network, no other software
-	@$(BIN)/python -m pytest -m "not published and not browser and not slow and not endpoint"
+	@$(BIN)/python -m pytest -m "not published and not browser and not slow and not endpoint and not globus"
 
 test-published: dev ## Compare fits of published analyses with their reference results
 	@$(BIN)/python -m pytest -m "published" --durations=10
@@ -33,6 +33,9 @@ test-browser: dev ## Open reports in a headless Chromium
 
 test-endpoint: dev endpoint-venv ## Hold rendered sites against the real globus-compute-endpoint
 	@$(BIN)/python -m pytest -m "endpoint"
+
+test-globus: dev endpoint-venv ## Run the whole way through Globus Compute; needs Debian's rabbitmq-server
+	@$(BIN)/python -m pytest -m "globus" --durations=10
 
 test-slow: dev ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not published"

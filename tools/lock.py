@@ -26,7 +26,7 @@ def main(options: list[str]) -> None:
     extras = client["optional-dependencies"]
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     base = [*client["dependencies"], *worker, *groups["build"]]
-    every = [found for name, listed in extras.items() if name != "globus" for found in listed]
+    every = [found for listed in extras.values() for found in listed]
     few = [found for name in RUN_EXTRAS for found in extras[name]]
     _compile("dev", [*base, *every, *groups["dev"]], options)
     _compile("run", [*base, *few], ["--constraints", str(OUT / "dev.lock"), *options])

@@ -65,6 +65,7 @@ class App:
             ("POST", "/_rig/expire", lambda _r, _: auth.expire_all() or {}),
             ("POST", "/_rig/code", lambda r, _: {"code": auth.code(r.json["identity"])}),
             ("GET", "/_rig/requests", lambda _r, _: self._requests()),
+            ("GET", "/_rig/tasks", lambda _r, _: self._tasks()),
         ]
         self._closed: list[tuple[str, str, Callable[[Request], Any]]] = [
             ("GET", "/v2/oauth2/userinfo", lambda r: self._userinfo(r.ident)),
@@ -144,6 +145,9 @@ class App:
 
     def _requests(self) -> list[dict[str, Any]]:
         return [dict(row) for row in self._state.run("SELECT * FROM requests ORDER BY at")]
+
+    def _tasks(self) -> list[str]:
+        return [row["id"] for row in self._state.run("SELECT id FROM tasks")]
 
     def _userinfo(self, ident: str) -> dict[str, Any]:
         me = self._auth.identity(ident)
