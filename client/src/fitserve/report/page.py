@@ -11,7 +11,7 @@ from fitserve._version import __version__
 from fitserve.contour import ContourOptions
 from fitserve.contour.needed import need_pictures
 from fitserve.output import write_output
-from fitserve.report import content
+from fitserve.report import accounts, content
 from fitserve.summary import failures
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
         columns=content.columns(),
         rows=content.rows(run),
         facts=content.facts(run),
-        timing=content.timing(run),
+        timing=[*content.timing(run), *accounts.traffic_facts(run)],
+        account_columns=accounts.account_columns(),
+        account_rows=accounts.account_rows(run),
         bars=bars,
         tallest=max((bar.hypotheses for bar in bars), default=1),
         script=script,
