@@ -264,7 +264,8 @@ class _Drive:
         for half in (piece.hypotheses[:middle], piece.hypotheses[middle:]):
             if half:
                 # A part of a lost task is a new suspect: only one alone is counted against.
-                self._waiting.append(_Piece(half, losses if len(names) == 1 else 0))
+                again = losses if len(names) == 1 else 0
+                self._waiting.append(_Piece(half, again, piece.repeats))
 
 
 def _few(names: Sequence[str]) -> str:

@@ -24,7 +24,8 @@ _ENVELOPE = 4 / 3
 _OVERHEAD = 1024
 # Unless the user bounds it, a task is cut to this time where more tasks cost little to send.
 _TASK_SECONDS = 60.0
-# All the workspaces of a run may take this part of the bytes of its patches ...
+# All the workspaces of a run may take this many bytes, and this part of those of its patches ...
+_WORKSPACE_BYTES = 100_000
 _WORKSPACE_SHARE = 0.6
 # ... unless a worker more has this much to do.
 _WORTH_SECONDS = 5.0
@@ -138,7 +139,7 @@ def _hypotheses_per_task(
     total = len(sizes)
     tasks = max(4 * limits.workers, math.ceil(each * total / _TASK_SECONDS))
     if carried:
-        cheap = math.floor(_WORKSPACE_SHARE * sum(sizes) / carried)
+        cheap = math.floor((_WORKSPACE_BYTES + _WORKSPACE_SHARE * sum(sizes)) / carried)
         busy = min(limits.workers, math.ceil(each * total / _WORTH_SECONDS))
         tasks = min(tasks, max(cheap, busy, 1))
     if tasks > limits.workers:
