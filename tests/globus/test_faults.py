@@ -176,15 +176,26 @@ def _busy(endpoint: Endpoint) -> list[psutil.Process]:
 
 
 def test_a_child_endpoint_that_is_killed(
-    client: Client, rig: Rig, run: Path, running: Callable
+    client: Client, rig: Rig, endpoint: Endpoint, run: Path, running: Callable
 ) -> None:
     """Nothing would start another: its tasks are sent again, which does."""
     process = running()
+    assert "orphan" not in endpoint.worker("processes", str(endpoint.id))
     for child in wait_for(lambda: _child(rig, run), 60, "the child endpoint"):
         child.kill()
+    # Its interchange and workers live on, until the site's administrator ends them.
+    left = wait_for(lambda: _orphans(endpoint), 20, "orphans")
+    assert any("process_worker_pool" in line for line in left)
+    assert f"{len(left)} orphans ended" in endpoint.worker("processes", str(endpoint.id), "--end")
+    assert _orphans(endpoint) == []
     output = client.finish(process)
     complete(run)
     assert "has ended (sending it again)" in " ".join(output.split())
+
+
+def _orphans(endpoint: Endpoint) -> list[str]:
+    listed = endpoint.worker("processes", str(endpoint.id)).splitlines()
+    return [line for line in listed if " orphan " in line]
 
 
 def test_an_endpoint_that_is_stopped_and_started(

@@ -219,13 +219,25 @@ class Endpoint:
         home = str(self.home)
         return {**self.owner.environment(), "PATH": path, "HOME": home, "TMPDIR": home}
 
-    def command(self, *arguments: str) -> list[str]:
-        """Return a command of the endpoint's own program, as its unprivileged user."""
-        program = [str(self.venv / "bin" / "globus-compute-endpoint"), *arguments]
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """Return a command of the endpoint's environment, as its unprivileged user."""
+        command = [str(self.venv / "bin" / program), *arguments]
         if os.getuid() or self._as_root:
-            return program
+            return command
         drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        return [*drop, "--inh-caps=-all", *program]
+        return [*drop, "--inh-caps=-all", *command]
+
+    def worker(self, *arguments: str) -> str:
+        """Run `fitserve-worker` on the site, and return what it prints."""
+        done = subprocess.run(
+            self.command("python", "-m", "fitserve_worker", *arguments),
+            env=self.environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
 
     def start(self) -> None:
         self.render()
@@ -233,7 +245,7 @@ class Endpoint:
             for place in (self.home, *self.home.rglob("*")):
                 os.chown(place, NOBODY, NOBODY)
         self._child = Child(
-            self.command("start", self.name),
+            self.command("globus-compute-endpoint", "start", self.name),
             self.rig.directory / f"{self.name}.log",
             self.environment(),
         )

@@ -11,6 +11,8 @@ import click
 from fitserve.errors import BackendError, FitserveError
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from fitserve_worker.outbox import Outbox
 
 __all__ = ["main"]
@@ -84,6 +86,24 @@ def list_command() -> None:
 def clear_command() -> None:
     """Remove all kept answers: tasks sent again are then fitted again."""
     click.echo(f"{_outbox().clear()} answers removed")
+
+
+@cli.command()
+@click.argument("endpoint_id", type=click.UUID)
+@click.option("--end", is_flag=True, help="End those that nobody looks after any more.")
+def processes(endpoint_id: UUID, *, end: bool) -> None:
+    """List what users' child endpoints of ENDPOINT_ID run here, and what is left of dead ones.
+
+    An endpoint that was killed leaves its interchange and workers behind. Other users'
+    processes are seen only by root.
+    """
+    from fitserve_worker.processes import end_orphans, find_processes
+
+    for one in find_processes(str(endpoint_id)):
+        state = "orphan" if one.orphan else "alive"
+        click.echo(f"{one.pid:>8}  {state:<6}  {one.child}  {one.command[:100]}")
+    if end:
+        click.echo(f"{end_orphans(str(endpoint_id))} orphans ended")
 
 
 @cli.command()

@@ -1,0 +1,85 @@
+"""Processes of an endpoint on this machine, and those that a killed endpoint left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Found", "end_orphans", "find_processes"]
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_MANAGER = "Globus Compute Endpoint ("
+_GRACE = 3.0
+
+
+class Found(NamedTuple):
+    """A process of a child endpoint; an ``orphan`` has no child endpoint any more."""
+
+    pid: int
+    child: str
+    command: str
+    orphan: bool
+
+
+def find_processes(endpoint: str) -> list[Found]:
+    """Return the processes of an endpoint's children that this user may look at.
+
+    Globus Compute gives each child the name ``uep.ENDPOINT.CHILD``, which all that it starts
+    has in its environment.
+
+    Parameters
+    ----------
+    endpoint
+        The endpoint's id.
+    """
+    named = re.compile(rf"uep\.{re.escape(endpoint)}\.({_UUID})")
+    known: dict[int, tuple[str, str]] = {}
+    titles = []
+    for place in Path("/proc").glob("[0-9]*"):
+        command = _read(place / "cmdline")
+        if command.startswith(_MANAGER):
+            titles.append(command)
+        found = named.search(command) or named.search(_read(place / "environ"))
+        if found and int(place.name) != os.getpid():
+            known[int(place.name)] = (found[1], command)
+    alive = {child for child, _ in known.values() if any(child in title for title in titles)}
+    return [
+        Found(pid, child, command, child not in alive)
+        for pid, (child, command) in sorted(known.items())
+    ]
+
+
+def end_orphans(endpoint: str) -> int:
+    """End what is left of dead children of an endpoint; returns how many processes there were."""
+    orphans = [one for one in find_processes(endpoint) if one.orphan]
+    for one in orphans:
+        _signal(one.pid, signal.SIGTERM)
+    end = time.monotonic() + _GRACE
+    while any(_alive(one) for one in orphans) and time.monotonic() < end:
+        time.sleep(0.1)
+    for one in orphans:
+        if _alive(one):
+            _signal(one.pid, signal.SIGKILL)
+    return len(orphans)
+
+
+def _alive(one: Found) -> bool:
+    # By its command too: a process id may have been given to another.
+    return _read(Path("/proc") / str(one.pid) / "cmdline") == one.command
+
+
+def _signal(pid: int, sign: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, sign)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
