@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.backends import open_backend
-from fitserve.contract import HypotestRequest
+from fitserve.contract import HypotestRequest, LimitRequest, Request
 from fitserve.errors import MissingExtraError, RequestError
 from fitserve.execute import complete, open_store
 from fitserve.plan import Bounds
 from fitserve.prepare import default_directory, prepare
 from fitserve.progress import LiveProgress, Silent
 from fitserve.store import RunStore, read_run
-from fitserve.summary import counts, table_rows
+from fitserve.summary import columns, counts, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,8 +63,10 @@ class Run:
         """Return a table: one row for each hypothesis, indexed by its name.
 
         Columns are the mass values by the patchset's labels, ``CLs_obs``, ``CLs_exp_m2``,
-        ``CLs_exp_m1``, ``CLs_exp``, ``CLs_exp_p1``, ``CLs_exp_p2``, ``status``, ``reason``
-        and ``fit_time`` in seconds; what is not known is NaN.
+        ``CLs_exp_m1``, ``CLs_exp``, ``CLs_exp_p1``, ``CLs_exp_p2``, ``muhat``, ``status``,
+        ``reason`` and ``fit_time`` in seconds; of limits also ``limit_obs``,
+        ``limit_exp_m2``, ``limit_exp_m1``, ``limit_exp``, ``limit_exp_p1`` and
+        ``limit_exp_p2``. What is not known is NaN.
 
         Raises
         ------
@@ -75,8 +77,10 @@ class Run:
             import pandas as pd
         except ImportError as error:
             raise MissingExtraError("a data frame", "notebook") from error
-        rows = [_row(self.manifest.pallet.labels, found) for found in self.results.values()]
-        frame = pd.DataFrame.from_records(rows, columns=_columns(self.manifest.pallet.labels))
+        labels = self.manifest.pallet.labels
+        rows = [_row(labels, found) for found in self.results.values()]
+        names = _columns(labels, limits=isinstance(self.manifest.request, LimitRequest))
+        frame = pd.DataFrame.from_records(rows, columns=names)
         return frame.set_index("name")
 
     def contour(self, output: str | Path | None = None) -> Any:
@@ -99,7 +103,7 @@ class Run:
         return f"<Run {self.path}: {told}>"
 
     def _repr_html_(self) -> str:
-        head = [*self.manifest.pallet.labels, "CLs obs", "CLs exp", "status"]
+        head = [*self.manifest.pallet.labels, *columns(self.manifest.request)]
         cells = "".join(
             f"<tr><th>{html.escape(name)}</th>"
             + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
@@ -115,7 +119,11 @@ class Run:
 
 def make_request(
     *,
+    kind: str = "hypotest",
     mu: float | Sequence[float] = 1.0,
+    level: float = 0.95,
+    intervals: bool = False,
+    background_only: bool = False,
     test_stat: str = "qtilde",
     measurement: str | None = None,
     poi: str | None = None,
@@ -124,20 +132,45 @@ def make_request(
     engine: str = "auto",
     backend: str = "numpy",
     optimizer: str = "scipy",
-) -> HypotestRequest:
-    """Return a request for CLs; see `run` for the parameters.
+) -> Request:
+    """Return a request: what to compute of every hypothesis.
+
+    Parameters
+    ----------
+    kind
+        ``"hypotest"`` (CLs), ``"limit"`` (upper limits on the signal strength), ``"scan"``
+        (profile likelihood and CLs), ``"fit"`` (best fit, pulls, yields) or ``"ranking"``
+        (impacts of the nuisance parameters).
+    mu
+        Signal strengths of a hypotest or scan.
+    level
+        Confidence level of limits.
+    intervals, background_only
+        Of a fit: profile-likelihood intervals too; the workspace without a signal.
+    test_stat
+        ``"qtilde"`` or ``"q"``, where there is CLs.
+    measurement, poi
+        Of the workspace; by default its first measurement and that one's parameter.
+    normsys, histosys
+        Interpolation codes.
+    engine, backend, optimizer
+        What fits.
+
+    Raises
+    ------
+    RequestError
+        A value is not known.
 
     Examples
     --------
     >>> from fitserve.api import make_request
     >>> make_request(mu=2).mu
     (2.0,)
+    >>> make_request(kind="limit", level=0.9).level
+    0.9
     """
-    values = [mu] if isinstance(mu, int | float) else list(mu)
-    asked = {
-        "type": "hypotest",
-        "mu": values,
-        "test_stat": test_stat,
+    asked: dict[str, Any] = {
+        "type": kind,
         "model": {
             "measurement": measurement,
             "poi": poi,
@@ -146,11 +179,20 @@ def make_request(
         },
         "engine": {"engine": engine, "backend": backend, "optimizer": optimizer},
     }
+    if kind in ("hypotest", "scan"):
+        asked["mu"] = [mu] if isinstance(mu, int | float) else list(mu)
+    if kind in ("hypotest", "scan", "limit"):
+        asked["test_stat"] = test_stat
+    if kind == "limit":
+        asked["level"] = level
+    if kind == "fit":
+        asked |= {"intervals": intervals, "background_only": background_only}
     try:
         # By the contract's own types, which alone decide what is allowed.
-        return msgspec.convert(asked, type=HypotestRequest)
+        request: Request = msgspec.convert(asked, type=Request)
     except msgspec.ValidationError as error:
         raise RequestError("the request is not understood", evidence=str(error)) from error
+    return request
 
 
 def run(
@@ -160,7 +202,7 @@ def run(
     options: Mapping[str, str] | None = None,
     region: str | None = None,
     patches: Iterable[str] = (),
-    request: HypotestRequest | None = None,
+    request: Request | None = None,
     output: str | Path | None = None,
     refit: bool = False,
     force: bool = False,
@@ -315,19 +357,27 @@ def _completed(
 
 
 _EXPECTED = ("CLs_exp_m2", "CLs_exp_m1", "CLs_exp", "CLs_exp_p1", "CLs_exp_p2")
+_LIMITS = ("limit_exp_m2", "limit_exp_m1", "limit_exp", "limit_exp_p1", "limit_exp_p2")
 
 
-def _columns(labels: Sequence[str]) -> list[str]:
-    return ["name", *labels, "CLs_obs", *_EXPECTED, "status", "reason", "fit_time"]
+def _columns(labels: Sequence[str], *, limits: bool) -> list[str]:
+    of_limits = ["limit_obs", *_LIMITS] if limits else []
+    rest = ["muhat", "status", "reason", "fit_time"]
+    return ["name", *labels, "CLs_obs", *_EXPECTED, *of_limits, *rest]
 
 
 def _row(labels: Sequence[str], found: HypothesisResult) -> dict[str, Any]:
-    return {
+    row = {
         "name": found.name,
         **dict(zip(labels, found.mass_hypotheses, strict=False)),
         "CLs_obs": found.CLs_obs,
         **dict(zip(_EXPECTED, found.CLs_exp, strict=True)),
+        "muhat": found.muhat,
         "status": found.status,
         "reason": found.reason,
         "fit_time": found.fit_time,
     }
+    if found.limit is not None:
+        row |= {"limit_obs": found.limit.observed}
+        row |= dict(zip(_LIMITS, found.limit.expected, strict=True))
+    return row

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fitserve.contract import (
+    FitRequest,
+    HypotestRequest,
+    LimitRequest,
+    RankingRequest,
+    ScanRequest,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import HypotestRequest
+    from fitserve.contract import Request
 
 __all__ = ["free_parameters", "seconds_per_hypothesis"]
 
@@ -21,6 +29,16 @@ __all__ = ["free_parameters", "seconds_per_hypothesis"]
 # those of staus (118 parameters, 2391 modifiers, 4.6 s) and 1Lbb (121, 9499, 14.5 s).
 _SECONDS_FIXED = 1.2e-2
 _SECONDS_MODIFIER = 1.1e-5
+
+# The kernel takes a 500th of that on the published pallets (7 ms staus, 27 ms 1Lbb).
+_KERNEL_SPEED = 500
+
+# The six limits of a hypothesis take about this many signal strengths. Fits by Minuit with its
+# Hessian, intervals and impacts are in units of CLs at one signal strength, from staus.
+_TESTS_OF_LIMIT = 16
+_TESTS_OF_FIT = 4.0
+_TESTS_OF_INTERVAL = 1.0
+_TESTS_OF_IMPACT = 2.0
 
 _ONE_PER_BIN = ("staterror", "shapesys", "shapefactor")
 
@@ -34,11 +52,27 @@ def free_parameters(workspace: dict[str, Any]) -> int:
     return sum(lengths.values())
 
 
-def seconds_per_hypothesis(workspace: dict[str, Any], request: HypotestRequest) -> float:
+def seconds_per_hypothesis(workspace: dict[str, Any], request: Request) -> float:
     """Return the estimated time of one hypothesis on one core, in seconds."""
     modifiers = sum(1 for _ in _modifiers(workspace))
     likelihood = _SECONDS_FIXED + _SECONDS_MODIFIER * modifiers
-    return len(request.mu) * (1 + free_parameters(workspace)) * likelihood
+    parameters = 1 + free_parameters(workspace)
+    pyhf = _tests(request, parameters) * parameters * likelihood
+    by_kernel = isinstance(request, HypotestRequest) and request.engine.engine != "pyhf"
+    return pyhf / _KERNEL_SPEED if by_kernel else pyhf
+
+
+def _tests(request: Request, parameters: int) -> float:
+    """Return the cost of a request in that of CLs at one signal strength."""
+    match request:
+        case HypotestRequest() | ScanRequest():
+            return len(request.mu)
+        case LimitRequest():
+            return _TESTS_OF_LIMIT
+        case FitRequest():
+            return _TESTS_OF_FIT + request.intervals * _TESTS_OF_INTERVAL * parameters
+        case RankingRequest():
+            return _TESTS_OF_FIT + _TESTS_OF_IMPACT * parameters
 
 
 def _modifiers(workspace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fitserve.backends.base import Limits
-    from fitserve.contract import HypotestRequest, Hypothesis
+    from fitserve.contract import Hypothesis, Request
 
 __all__ = ["Bounds", "Plan", "PlannedTask", "encode_planned", "make_plan"]
 
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 def make_plan(
     workspace: dict[str, Any],
     hypotheses: Sequence[Hypothesis],
-    request: HypotestRequest,
+    request: Request,
     *,
     limits: Limits,
     staged: bool,
@@ -112,7 +112,7 @@ def encode_planned(
     hypotheses: Sequence[Hypothesis],
     workspace_digest: str,
     workspace: dict[str, Any] | None,
-    request: HypotestRequest,
+    request: Request,
     *,
     nonce: str = "",
 ) -> str:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fitserve.contract import digest, request_digest
-from fitserve.request import check_request, select_hypotheses
+from fitserve.request import check_request, chosen_hypotheses
 from fitserve.store import Inputs, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from fitserve.contract import HypotestRequest
+    from fitserve.contract import Request
     from fitserve.pallet import Pallet
 
 __all__ = ["default_directory", "prepare"]
@@ -28,7 +28,7 @@ _RECORDED = ("fitserve", "fitserve-worker", "pyhf", "numpy", "scipy", "parsl", "
 
 def prepare(
     pallet: Pallet,
-    request: HypotestRequest,
+    request: Request,
     patterns: Iterable[str],
     endpoint: str,
     options: Mapping[str, str] | None = None,
@@ -40,7 +40,7 @@ def prepare(
     RequestError
         The request does not fit the pallet.
     """
-    hypotheses = select_hypotheses(pallet.hypotheses, patterns)
+    hypotheses = chosen_hypotheses(pallet.hypotheses, patterns, request)
     check_request(pallet.workspace, hypotheses, request)
     manifest = Manifest(
         pallet=pallet.record(),

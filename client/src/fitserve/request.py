@@ -7,17 +7,43 @@ import math
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from fitserve.contract import FitRequest, HypotestRequest, Hypothesis, LimitRequest, ScanRequest
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fitserve.contract import HypotestRequest, Hypothesis
+    from fitserve.contract import Request
 
-__all__ = ["check_request", "select_hypotheses"]
+__all__ = ["BACKGROUND_ONLY", "check_request", "chosen_hypotheses", "select_hypotheses"]
+
+BACKGROUND_ONLY = Hypothesis(name="background-only", values=(), patch=[])
+"""What a fit of the workspace without a signal has in place of hypotheses."""
 
 # pyhf's bounds of a normalisation factor that the measurement does not bound.
 _DEFAULT_BOUNDS = (0.0, 10.0)
+
+
+def chosen_hypotheses(
+    hypotheses: Sequence[Hypothesis], patterns: Iterable[str], request: Request
+) -> list[Hypothesis]:
+    """Return what a request is to be answered for.
+
+    Raises
+    ------
+    RequestError
+        A pattern matches nothing, or there are patterns for a fit without a signal.
+    """
+    if not (isinstance(request, FitRequest) and request.background_only):
+        return select_hypotheses(hypotheses, patterns)
+    wanted = list(patterns)
+    if wanted:
+        raise RequestError(
+            "a background-only fit is of no signal hypothesis",
+            evidence=f"asked for with --patch {wanted[0]}",
+            hint="leave --patch out, or --background-only",
+        )
+    return [BACKGROUND_ONLY]
 
 
 def select_hypotheses(
@@ -53,7 +79,7 @@ def select_hypotheses(
 
 
 def check_request(
-    workspace: dict[str, Any], hypotheses: Sequence[Hypothesis], request: HypotestRequest
+    workspace: dict[str, Any], hypotheses: Sequence[Hypothesis], request: Request
 ) -> None:
     """Check that a request can be answered for a workspace, before anything is sent.
 
@@ -63,6 +89,8 @@ def check_request(
         The measurement or POI is unknown, or a signal strength is outside the POI's bounds.
     """
     measurement = _measurement(workspace, request.model.measurement)
+    if isinstance(request, FitRequest) and request.background_only:
+        return
     poi = request.model.poi or measurement["config"]["poi"]
     known = set(_modifier_names(workspace.get("channels")))
     known.update(name for one in hypotheses for name in _modifier_names(one.patch))
@@ -73,7 +101,15 @@ def check_request(
             evidence=f"its parameters include {', '.join(scalar[:5])}",
             hint="fitserve run PALLET --poi NAME",
         )
-    _check_mu(request.mu, poi, _bounds(measurement, poi))
+    bounds = _bounds(measurement, poi)
+    if isinstance(request, HypotestRequest | ScanRequest):
+        _check_mu(request, poi, bounds)
+    if isinstance(request, LimitRequest) and bounds[1] <= max(0.0, bounds[0]):
+        raise RequestError(
+            f"there is no room for an upper limit on {poi}",
+            evidence=f"the bounds are {bounds[0]:g} to {bounds[1]:g}",
+            hint="choose another --measurement or --poi",
+        )
 
 
 def _measurement(workspace: dict[str, Any], name: str | None) -> dict[str, Any]:
@@ -98,15 +134,18 @@ def _bounds(measurement: dict[str, Any], poi: str) -> tuple[float, float]:
     return _DEFAULT_BOUNDS
 
 
-def _check_mu(mu: Sequence[float], poi: str, bounds: tuple[float, float]) -> None:
-    if not mu:
-        raise RequestError("no signal strength is asked for", hint="--mu 1.0")
-    for value in mu:
+def _check_mu(
+    request: HypotestRequest | ScanRequest, poi: str, bounds: tuple[float, float]
+) -> None:
+    option = "--mu" if isinstance(request, HypotestRequest) else "--scan"
+    if not request.mu:
+        raise RequestError("no signal strength is asked for", hint=f"{option} 1.0")
+    for value in request.mu:
         if not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
             raise RequestError(
                 f"the signal strength {value:g} is outside the bounds of {poi}",
                 evidence=f"the bounds are {bounds[0]:g} to {bounds[1]:g}",
-                hint="choose --mu within them",
+                hint=f"choose {option} within them",
             )
 
 

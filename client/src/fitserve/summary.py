@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fitserve.contract import (
+    FitRequest,
+    HypotestRequest,
+    LimitRequest,
+    RankingRequest,
+    ScanRequest,
+    kind_of,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import HypothesisResult
+    from fitserve.contract import FittedParameter, HypothesisResult, Request
     from fitserve.store import SavedRun, StoredResult
 
-__all__ = ["counts", "excluded", "failures", "summary", "table_rows", "times"]
+__all__ = ["asked", "columns", "counts", "excluded", "failures", "summary", "table_rows", "times"]
 
 _LEVEL = 0.05
+_TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
 
 
 def counts(run: SavedRun) -> dict[str, int]:
@@ -27,8 +37,33 @@ def counts(run: SavedRun) -> dict[str, int]:
     }
 
 
+def asked(request: Request) -> list[tuple[str, str]]:
+    """Return what a request asks for, besides model and engine, as names and values."""
+    match request:
+        case HypotestRequest():
+            told = [("Signal strengths", ", ".join(f"{mu:g}" for mu in request.mu))]
+        case LimitRequest():
+            told = [("Upper limits", f"on the signal strength, at {100 * request.level:g}% CL")]
+        case ScanRequest():
+            count = len(request.mu)
+            ends = f"{min(request.mu):g} to {max(request.mu):g}"
+            told = [("Scan", f"{count} signal strengths from {ends}")]
+        case FitRequest():
+            of = "the background-only workspace" if request.background_only else "each hypothesis"
+            how = ", with profile-likelihood intervals" if request.intervals else ""
+            return [("Maximum-likelihood fit", f"of {of}{how}")]
+        case RankingRequest():
+            return [("Ranking", "impact of each nuisance parameter on the parameter of interest")]
+    return [*told, ("Test statistic", _TEST_STATS[request.test_stat])]
+
+
 def excluded(run: SavedRun) -> dict[str, int]:
-    """Return how many hypotheses are excluded at 95 % CL: observed and median expected."""
+    """Return how many hypotheses are excluded at 95 % CL: observed and median expected.
+
+    It is empty for a run that does not ask for exclusion.
+    """
+    if not isinstance(run.manifest.request, HypotestRequest | LimitRequest):
+        return {}
     good = [found for found in run.results.values() if found.status == "ok"]
     return {
         "observed": sum(_below(found.CLs_obs) for found in good),
@@ -64,14 +99,72 @@ def times(run: SavedRun) -> dict[str, float]:
 
 
 def table_rows(run: SavedRun) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name and cells of each hypothesis: masses, CLs obs and exp, status."""
+    """Yield the name and cells of each hypothesis: masses, then those of `columns`."""
+    request = run.manifest.request
+    width = len(columns(request)) - 1
     for name in run.manifest.hypotheses:
         values = [_text(value) for value in run.manifest.values.get(name, ())]
+        values += [""] * (len(run.manifest.pallet.labels) - len(values))
         found = run.results.get(name)
         if found is None:
-            yield name, [*values, "", "", "unfinished"]
+            yield name, [*values, *[""] * width, "unfinished"]
         else:
-            yield name, [*values, _cls(found.CLs_obs), _cls(found.CLs_exp[2]), found.status]
+            yield name, [*values, *_numbers(request, found), found.status]
+
+
+def columns(request: Request) -> list[str]:
+    """Return the titles of a run's table after the masses."""
+    match request:
+        case HypotestRequest():
+            numbers = ["CLs obs", "CLs exp"]
+        case LimitRequest():
+            numbers = ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]
+        case ScanRequest():
+            numbers = ["mu-hat", "points", "ok"]
+        case FitRequest():
+            numbers = ["mu-hat", "uncertainty", "-2 log L"]
+        case RankingRequest():
+            numbers = ["mu-hat", "uncertainty", "largest impact", "of"]
+    return [*numbers, "status"]
+
+
+def _numbers(request: Request, found: HypothesisResult) -> list[str]:
+    match request:
+        case HypotestRequest():
+            return [_cls(found.CLs_obs), _cls(found.CLs_exp[2])]
+        case LimitRequest():
+            limit = found.limit
+            if limit is None:
+                return ["-"] * 4
+            return [_cls(limit.observed), *(_cls(limit.expected[i]) for i in (2, 1, 3))]
+        case ScanRequest():
+            good = sum(point.status == "ok" for point in found.points)
+            return [_cls(found.muhat), str(len(found.points)), str(good)]
+        case FitRequest():
+            poi = _poi(found)
+            uncertainty = poi.uncertainty if poi else None
+            return [_cls(found.muhat), _cls(uncertainty), _cls(found.twice_nll)]
+        case RankingRequest():
+            return _ranking(found)
+
+
+def _poi(found: HypothesisResult) -> FittedParameter | None:
+    fit = found.fit
+    if fit is None or fit.poi is None:
+        return None
+    return next((one for one in fit.parameters if one.name == fit.poi), None)
+
+
+def _ranking(found: HypothesisResult) -> list[str]:
+    ranking = found.ranking
+    if ranking is None:
+        return ["-"] * 4
+    shown = [_cls(ranking.poi.bestfit), _cls(ranking.poi.uncertainty)]
+    if not ranking.impacts:
+        return [*shown, "-", "-"]
+    first = ranking.impacts[0]
+    shifts = [abs(one) for one in (first.postfit_up, first.postfit_down) if one is not None]
+    return [*shown, _cls(max(shifts, default=None)), first.parameter.name]
 
 
 def summary(run: SavedRun) -> dict[str, Any]:
@@ -81,6 +174,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
     del manifest["values"], manifest["hypotheses"]
     return {
         "run": str(run.path),
+        "request": kind_of(run.manifest.request),
         "hypotheses": counts(run),
         "excluded": excluded(run),
         "reused": sum(record.reused_from is not None for record in run.records.values()),

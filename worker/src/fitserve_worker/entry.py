@@ -18,7 +18,7 @@ from fitserve.contract import (
     envelope_digest,
     request_digest,
 )
-from fitserve_worker.engines import failed, select
+from fitserve_worker.engines import answers, failed
 from fitserve_worker.engines.base import Work
 from fitserve_worker.environment import worker_info, worker_version
 from fitserve_worker.outbox import find_outbox
@@ -82,7 +82,7 @@ def perform(work: Work) -> Iterator[HypothesisResult]:
     """
     open_ = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
     try:
-        for result in select(work.request).hypotest(work):
+        for result in answers(work):
             del open_[result.name]
             yield result
     except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens

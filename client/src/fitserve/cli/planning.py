@@ -11,7 +11,7 @@ from fitserve.plan import make_plan
 from fitserve.prepare import prepare
 
 if TYPE_CHECKING:
-    from fitserve.contract import HypotestRequest
+    from fitserve.contract import Request
     from fitserve.plan import Bounds, Plan
 
 __all__ = ["show_plan"]
@@ -19,7 +19,7 @@ __all__ = ["show_plan"]
 
 def show_plan(
     source: str,
-    request: HypotestRequest,
+    request: Request,
     *,
     endpoint: str,
     options: dict[str, str],

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fitserve.cli.kinds import asking, request_options
 from fitserve.contract import EngineOptions, HypotestRequest, ModelOptions, allowed
 
 if TYPE_CHECKING:
@@ -94,14 +95,7 @@ def _settable(command: _Command) -> _Command:
     metavar="GLOB",
     help="Only hypotheses whose names match; may be repeated.",
 )
-@click.option(
-    "--mu",
-    type=float,
-    multiple=True,
-    default=(1.0,),
-    show_default=True,
-    help="Signal strength to test; may be repeated.",
-)
+@asking
 @_choice("--test-stat", HypotestRequest, "test_stat", "Test statistic.")
 @click.option("--measurement", help="Measurement of the workspace. [default: its first]")
 @click.option("--poi", help="Parameter of interest. [default: the measurement's]")
@@ -120,8 +114,9 @@ def _settable(command: _Command) -> _Command:
 @click.option("--refit", is_flag=True, help="Fit also what has results already.")
 @click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
 @_bounded
-def run(pallet: str, **options: Any) -> None:
-    """Fit the signal hypotheses of PALLET.
+@click.pass_context
+def run(context: click.Context, /, pallet: str, **options: Any) -> None:
+    """Fit the signal hypotheses of PALLET, for CLs or what else is asked for.
 
     PALLET is a directory, an archive, a URL, a DOI, or the name of a known analysis
     ('fitserve analyses list'). Finished results of the same question are reused.
@@ -129,11 +124,10 @@ def run(pallet: str, **options: Any) -> None:
     from fitserve import api
 
     request = api.make_request(
+        **request_options(context, options),
         **{
             name: options[name]
             for name in (
-                "mu",
-                "test_stat",
                 "measurement",
                 "poi",
                 "normsys",
@@ -142,7 +136,7 @@ def run(pallet: str, **options: Any) -> None:
                 "backend",
                 "optimizer",
             )
-        }
+        },
     )
     chosen = {name: options[name] for name in ("region", "patches", "force")}
     chosen["endpoint"] = ",".join(options["endpoint"])

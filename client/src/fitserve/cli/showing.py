@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fitserve.console import emit_json, say, show_table, warn
 from fitserve.errors import IncompleteRunError
-from fitserve.summary import counts, excluded, failures, summary, table_rows, times
+from fitserve.summary import asked, columns, counts, excluded, failures, summary, table_rows, times
 
 if TYPE_CHECKING:
     from fitserve.store import SavedRun
@@ -21,7 +21,7 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
         return
     if table:
         show_table(
-            ["hypothesis", *run.manifest.pallet.labels, "CLs obs", "CLs exp", "status"],
+            ["hypothesis", *run.manifest.pallet.labels, *columns(run.manifest.request)],
             ([name, *row] for name, row in table_rows(run)),
         )
         say("")
@@ -60,7 +60,8 @@ def _show_state(run: SavedRun) -> None:
     out = excluded(run)
     reused = sum(record.reused_from is not None for record in run.records.values())
     say(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
-    say(f"excluded:    {out['observed']} observed, {out['expected']} expected at 95 % CL")
+    if out:
+        say(f"excluded:    {out['observed']} observed, {out['expected']} expected at 95 % CL")
     time = times(run)
     if time:
         say(
@@ -77,6 +78,10 @@ def _show_provenance(run: SavedRun) -> None:
     devices = sorted({f"{r.worker.host} ({r.worker.device})" for r in run.records.values()})
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     verified = "verified" if pallet.digest_verified else "NOT verified"
+    told = "; ".join(
+        f"{name[:1].lower()}{name[1:]} {value}" for name, value in asked(manifest.request)
+    )
+    say(f"asked:       {told}")
     say(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
     for note in pallet.forced:
         warn(f"ignored by --force: {note}")

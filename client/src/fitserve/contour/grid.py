@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fitserve.contour.options import ContourOptions
+from fitserve.contract import cls_strengths, kind_of
 from fitserve.errors import InputError, RequestError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult
+    from fitserve.contract import HypothesisResult, Request
     from fitserve.store.records import Manifest
 
 __all__ = ["MassGrid", "State", "mass_grid"]
@@ -107,7 +108,7 @@ def mass_grid(
         The plane does not exist, is ambiguous, or is not the only thing that varies.
     """
     options = options or ContourOptions()
-    mu = _choose_mu(manifest.request.mu, options.mu)
+    mu = _choose_mu(manifest.request, options.mu)
     rows, unplaced = _rows(manifest, results, mu)
     if options.drop_suspect:
         rows = [_dropped(row) if row.state == "suspect" else row for row in rows]
@@ -144,7 +145,14 @@ def mass_grid(
     )
 
 
-def _choose_mu(available: Sequence[float], wanted: float | None) -> float:
+def _choose_mu(request: Request, wanted: float | None) -> float:
+    available = cls_strengths(request)
+    if not available:
+        raise RequestError(
+            "there is no contour: the run has no CLs",
+            evidence=f"it answers a {kind_of(request)} request",
+            hint="fitserve run PALLET, or fitserve run PALLET --limit",
+        )
     if wanted is None:
         # The hypothesis as published has a signal strength of one.
         return 1.0 if 1.0 in available else available[0]
@@ -166,7 +174,8 @@ def _rows(
     for name in manifest.hypotheses:
         result = results.get(name)
         if result is not None:
-            rows.append(_row(result, mu, is_first=mu == manifest.request.mu[0]))
+            is_first = mu == cls_strengths(manifest.request)[0]
+            rows.append(_row(result, mu, is_first=is_first))
         elif name in manifest.values:
             values = _numeric(manifest.values[name])
             rows.append(_Row(name, values, "unfinished", math.nan, nothing))

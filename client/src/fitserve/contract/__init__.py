@@ -1,8 +1,8 @@
 """The wire contract between client and worker: the only thing that both sides import.
 
-Structures (`types`), digests (`digests`), the one codec (`codec`) and the function that an
-endpoint runs (`trampoline`). Importing this
-package imports neither pyhf nor JAX.
+Structures (`requests`, `results`, `types`), digests (`digests`), the one codec (`codec`) and the
+function that an endpoint runs (`trampoline`). Importing this package imports neither pyhf nor
+JAX.
 """
 
 from fitserve.contract.codec import (
@@ -17,22 +17,42 @@ from fitserve.contract.codec import (
     envelope_digest,
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
+from fitserve.contract.requests import (
+    EngineOptions,
+    FitRequest,
+    HypotestRequest,
+    LimitRequest,
+    ModelOptions,
+    RankingRequest,
+    Request,
+    ScanRequest,
+    allowed,
+    cls_strengths,
+    kind_of,
+)
+from fitserve.contract.results import (
+    Attempt,
+    ChannelYields,
+    Correlations,
+    FitAnswer,
+    FittedParameter,
+    HypothesisResult,
+    Impact,
+    MuPoint,
+    RankingAnswer,
+    SampleYields,
+    Status,
+    UpperLimits,
+    Yields,
+)
 from fitserve.contract.trampoline import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
 from fitserve.contract.types import (
     CONTRACT_VERSION,
-    Attempt,
-    EngineOptions,
-    HypotestRequest,
     Hypothesis,
-    HypothesisResult,
-    ModelOptions,
-    MuPoint,
-    Status,
     Task,
     TaskResult,
     Timing,
     WorkerInfo,
-    allowed,
 )
 from fitserve.errors import ContractError
 
@@ -43,19 +63,34 @@ __all__ = [
     "FUNCTION_SOURCE",
     "MAX_DECODED_BYTES",
     "Attempt",
+    "ChannelYields",
     "ContractError",
+    "Correlations",
     "EngineOptions",
+    "FitAnswer",
+    "FitRequest",
+    "FittedParameter",
     "HypotestRequest",
     "Hypothesis",
     "HypothesisResult",
+    "Impact",
+    "LimitRequest",
     "ModelOptions",
     "MuPoint",
+    "RankingAnswer",
+    "RankingRequest",
+    "Request",
+    "SampleYields",
+    "ScanRequest",
     "Status",
     "Task",
     "TaskResult",
     "Timing",
+    "UpperLimits",
     "WorkerInfo",
+    "Yields",
     "allowed",
+    "cls_strengths",
     "compress",
     "decode_result",
     "decode_task",
@@ -66,5 +101,6 @@ __all__ = [
     "encode_task",
     "envelope_digest",
     "hypothesis_key",
+    "kind_of",
     "request_digest",
 ]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from fitserve.contract.types import HypotestRequest, Hypothesis
+    from fitserve.contract.requests import Request
+    from fitserve.contract.types import Hypothesis
 
 __all__ = ["digest", "hypothesis_key", "request_digest"]
 
@@ -32,7 +33,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(_canonical.encode(content)).hexdigest()
 
 
-def request_digest(request: HypotestRequest) -> str:
+def request_digest(request: Request) -> str:
     """Return the digest of a request: all that decides a result besides the pallet."""
     return digest(request)
 

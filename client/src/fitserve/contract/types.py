@@ -1,72 +1,20 @@
-"""Typed structures of the wire contract; their JSON schema is derived from them.
+"""Tasks and their results, as they go over the wire; their JSON schema is derived from them.
 
 A change that an older worker would misread raises `CONTRACT_VERSION`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import msgspec
 
-__all__ = [
-    "CONTRACT_VERSION",
-    "Attempt",
-    "EngineOptions",
-    "HypotestRequest",
-    "Hypothesis",
-    "HypothesisResult",
-    "ModelOptions",
-    "MuPoint",
-    "Status",
-    "Task",
-    "TaskResult",
-    "Timing",
-    "WorkerInfo",
-    "allowed",
-]
+from fitserve.contract.requests import Request
+from fitserve.contract.results import HypothesisResult
+
+__all__ = ["CONTRACT_VERSION", "Hypothesis", "Task", "TaskResult", "Timing", "WorkerInfo"]
 
 CONTRACT_VERSION = 1
-
-Status = Literal["ok", "suspect", "failed"]
-"""``ok``: the numbers hold. ``suspect``: there are numbers and a reason to doubt them.
-``failed``: there is no number, and a reason."""
-
-
-class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a workspace becomes a statistical model.
-
-    ``measurement`` and ``poi`` of None mean the workspace's first measurement and its own
-    parameter of interest (POI). The interpolation codes are numbered as in
-    CERN-OPEN-2012-016 and pyhf.
-    """
-
-    measurement: str | None = None
-    poi: str | None = None
-    normsys: Literal["code1", "code4"] = "code4"
-    histosys: Literal["code0", "code2", "code4p"] = "code4p"
-
-
-class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which engine fits, and how pyhf is set up where it is the one."""
-
-    engine: Literal["auto", "pyhf"] = "auto"
-    backend: Literal["numpy", "jax"] = "numpy"
-    optimizer: Literal["scipy", "minuit"] = "scipy"
-
-
-class HypotestRequest(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="hypotest"
-):
-    """Observed and expected CLs at each signal strength in ``mu``.
-
-    ``test_stat`` is q-tilde or q of arXiv:1007.1727, equations 16 and 14.
-    """
-
-    mu: tuple[float, ...] = (1.0,)
-    test_stat: Literal["qtilde", "q"] = "qtilde"
-    model: ModelOptions = ModelOptions()
-    engine: EngineOptions = EngineOptions()
 
 
 class Hypothesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,56 +36,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     workspace_digest: str
     workspace: dict[str, Any] | None
     hypotheses: list[Hypothesis]
-    request: HypotestRequest
+    request: Request
     nonce: str = ""
     contract: int = CONTRACT_VERSION
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One try at the fits of one hypothesis; ``problems`` is empty for a good one."""
-
-    engine: str
-    start: str
-    seconds: float
-    problems: list[str] = []
-
-
-class MuPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """CLs at one signal strength; expected values for -2, -1, 0, +1, +2 sigma, as pyhf."""
-
-    mu: float
-    CLs_obs: float | None
-    CLs_exp: list[float | None]
-    status: Status = "ok"
-    reason: str | None = None
-
-
-class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one hypothesis; ``CLs_obs`` and ``CLs_exp`` are at the first mu.
-
-    ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
-    building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
-    data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
-    where it was fitted.
-    """
-
-    name: str
-    key: str
-    mass_hypotheses: tuple[float | str, ...]
-    status: Status
-    reason: str | None
-    CLs_obs: float | None
-    CLs_exp: list[float | None]
-    fit_time: float
-    setup_time: float
-    engine: str
-    points: list[MuPoint]
-    muhat: float | None = None
-    twice_nll: float | None = None
-    host: str = ""
-    device: str = ""
-    attempts: list[Attempt] = []
-    diagnostics: dict[str, float | int | bool | str | None] = {}
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,15 +71,3 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     timing: Timing
     kept: bool = False
     contract: int = CONTRACT_VERSION
-
-
-def allowed(struct: type[msgspec.Struct], field: str) -> tuple[str, ...]:
-    """Return the texts that a field of a structure may have, in the order declared.
-
-    Examples
-    --------
-    >>> from fitserve.contract import EngineOptions, allowed
-    >>> allowed(EngineOptions, "backend")
-    ('numpy', 'jax')
-    """
-    return get_args(get_type_hints(struct)[field])

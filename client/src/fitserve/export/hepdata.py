@@ -16,9 +16,10 @@ import yaml
 
 from fitserve.contour import CURVES, contour_lines, draw_contour, figure_bytes
 from fitserve.contour.needed import need_pictures
-from fitserve.errors import FitserveError, MissingExtraError, StoreError
-from fitserve.export.flat import mass_columns, table_rows
+from fitserve.contract import FitRequest, LimitRequest, RankingRequest, cls_strengths, kind_of
+from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
 from fitserve.export.links import reference_url
+from fitserve.export.rows import mass_columns, table_rows
 from fitserve.output import unwritable_output, write_output
 
 if TYPE_CHECKING:
@@ -39,6 +40,15 @@ _CLS_COLUMNS = {
     "CLs_exp_m1": "Expected CLs, -1 sigma",
     "CLs_exp_p1": "Expected CLs, +1 sigma",
     "CLs_exp_p2": "Expected CLs, +2 sigma",
+    "status": "Status of the fit",
+}
+_LIMIT_COLUMNS = {
+    "limit_obs": "Observed limit",
+    "limit_exp_0": "Expected limit",
+    "limit_exp_m2": "Expected limit, -2 sigma",
+    "limit_exp_m1": "Expected limit, -1 sigma",
+    "limit_exp_p1": "Expected limit, +1 sigma",
+    "limit_exp_p2": "Expected limit, +2 sigma",
     "status": "Status of the fit",
 }
 _CONTOURS = {
@@ -78,9 +88,17 @@ def write_submission(
     ------
     MissingExtraError
         hepdata_lib or what draws is not installed.
+    RequestError
+        The run has no CLs.
     StoreError
         The output cannot be written, or is a directory of something else.
     """
+    if not cls_strengths(manifest.request):
+        raise RequestError(
+            "a HEPData submission is of CLs and limits, and the run has none",
+            evidence=f"it answers a {kind_of(manifest.request)} request",
+            hint="--format csv",
+        )
     library = _library()
     archive = path.name.endswith((".tar.gz", ".tgz"))
     if not archive:
@@ -151,7 +169,9 @@ def _write_files(
     results: Mapping[str, HypothesisResult],
     directory: Path,
 ) -> None:
-    tables = [_cls_table(library, manifest, results, mu) for mu in manifest.request.mu]
+    tables = [_cls_table(library, manifest, results, mu) for mu in cls_strengths(manifest.request)]
+    if isinstance(manifest.request, LimitRequest):
+        tables.insert(0, _limit_table(library, manifest, results))
     contours = _contours(manifest, results)
     if contours is not None:
         picture = draw_contour(manifest, results)
@@ -198,16 +218,44 @@ def _cls_table(
     names = library.Variable("Hypothesis", is_binned=False)
     names.values = [row["name"] for row in rows]
     table.add_variable(names)
-    axes = manifest.pallet.axes
-    for i, column in enumerate(mass_columns(manifest)):
-        title = axes[i] if i < len(axes) else manifest.pallet.labels[i]
-        values = [_cell(row[column]) for row in rows]
-        table.add_variable(_variable(library, title, values, independent=True))
+    _add_masses(library, table, manifest, rows)
     for column, name in _CLS_COLUMNS.items():
         variable = _variable(library, name, [_cell(row[column]) for row in rows])
         _qualify(variable, manifest, mu)
         table.add_variable(variable)
     return table
+
+
+def _limit_table(library: Any, manifest: Manifest, results: Mapping[str, HypothesisResult]) -> Any:
+    level = f"{100 * _level(manifest):g}% CL"
+    table = library.Table("Upper limits on the signal strength")
+    table.description = (
+        f"Observed and expected upper limits at {level} on the signal strength of every signal "
+        f"hypothesis, with the asymptotic {_test_stat(manifest)} test statistic. Expected values "
+        "are for background fluctuations of -2 to +2 sigma. A dash: there is no limit within "
+        "the bounds of the signal strength, or the fit has no valid result."
+    )
+    table.location = _location(manifest)
+    table.keywords = {"observables": ["CLS"], "phrases": ["Upper limit", "CLs", "pyhf"]}
+    rows = list(table_rows(manifest, results))
+    names = library.Variable("Hypothesis", is_binned=False)
+    names.values = [row["name"] for row in rows]
+    table.add_variable(names)
+    _add_masses(library, table, manifest, rows)
+    for column, name in _LIMIT_COLUMNS.items():
+        variable = _variable(library, name, [_cell(row[column]) for row in rows])
+        variable.add_qualifier("Limit", level)
+        variable.add_qualifier("Test statistic", _test_stat(manifest))
+        table.add_variable(variable)
+    return table
+
+
+def _add_masses(library: Any, table: Any, manifest: Manifest, rows: list[dict[str, Any]]) -> None:
+    axes = manifest.pallet.axes
+    for i, column in enumerate(mass_columns(manifest)):
+        title = axes[i] if i < len(axes) else manifest.pallet.labels[i]
+        values = [_cell(row[column]) for row in rows]
+        table.add_variable(_variable(library, title, values, independent=True))
 
 
 def _contour_table(library: Any, manifest: Manifest, contours: Contours, name: str) -> Any:
@@ -256,7 +304,15 @@ def _cell(value: float | str | None) -> float | str:
 
 
 def _test_stat(manifest: Manifest) -> str:
-    return {"qtilde": "q-tilde", "q": "q"}[manifest.request.test_stat]
+    request = manifest.request
+    if isinstance(request, FitRequest | RankingRequest):
+        return "-"
+    return {"qtilde": "q-tilde", "q": "q"}[request.test_stat]
+
+
+def _level(manifest: Manifest) -> float:
+    request = manifest.request
+    return request.level if isinstance(request, LimitRequest) else 0.95
 
 
 def _location(manifest: Manifest) -> str:

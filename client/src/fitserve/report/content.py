@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fitserve.contour import ContourOptions, draw_contour, figure_bytes
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
-from fitserve.summary import counts, excluded, times
+from fitserve.summary import asked, counts, excluded, times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,10 +90,13 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
         return None, str(error)
     count = excluded(run)
     total = len(run.manifest.hypotheses)
-    words = (
-        f"Observed and expected exclusion at 95% CL: {count['observed']} of {total} hypotheses "
-        f"are excluded, {count['expected']} are expected to be. The table has every number."
-    )
+    words = "Observed and expected exclusion at 95% CL"
+    if count:
+        words += (
+            f": {count['observed']} of {total} hypotheses are excluded, {count['expected']} are "
+            "expected to be"
+        )
+    words += ". The table has every number."
     return "data:image/svg+xml;base64," + base64.b64encode(picture).decode("ascii"), words
 
 
@@ -209,8 +212,7 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
     ]
     model, engine = request.model, request.engine
     of_request = [
-        Fact("Signal strengths", ", ".join(f"{mu:g}" for mu in request.mu)),
-        Fact("Test statistic", {"qtilde": "q-tilde", "q": "q"}[request.test_stat]),
+        *(Fact(name, value) for name, value in asked(request)),
         Fact("Measurement", model.measurement or "the workspace's first"),
         Fact("Parameter of interest", model.poi or "the measurement's own"),
         Fact("Interpolation", f"normsys {model.normsys}, histosys {model.histosys}"),
@@ -243,10 +245,14 @@ def headline(run: SavedRun) -> list[Fact]:
     """Return the counts at the top of the report."""
     out = excluded(run)
     found = counts(run)
+    exclusion = [
+        Fact(name, str(out[key]))
+        for name, key in (("excluded at 95% CL", "observed"), ("expected to be", "expected"))
+        if key in out
+    ]
     return [
         Fact("hypotheses", str(len(run.manifest.hypotheses))),
-        Fact("excluded at 95% CL", str(out["observed"])),
-        Fact("expected to be", str(out["expected"])),
+        *exclusion,
         *(Fact(name, str(found[name])) for name in ("suspect", "failed", "unfinished")),
     ]
 

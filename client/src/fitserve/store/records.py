@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fitserve.contract import HypotestRequest, Hypothesis, HypothesisResult, WorkerInfo
+from fitserve.contract import Hypothesis, HypothesisResult, Request, WorkerInfo
 
 __all__ = ["MANIFEST_VERSION", "Event", "Inputs", "Manifest", "PalletRecord", "StoredResult"]
 
@@ -47,7 +47,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pallet: PalletRecord
-    request: HypotestRequest
+    request: Request
     request_digest: str
     endpoint: str
     hypotheses: list[str]

@@ -4,20 +4,60 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitserve.contract import HypothesisResult, hypothesis_key
+from fitserve.contract import HypothesisResult, hypothesis_key, kind_of
 
 if TYPE_CHECKING:
-    from fitserve.contract import HypotestRequest, Hypothesis
+    from collections.abc import Iterator
+
+    from fitserve.contract import Hypothesis, Request
     from fitserve_worker.engines.base import Engine, Work
 
-__all__ = ["failed", "select"]
+__all__ = ["answers", "failed", "select"]
+
+# A pyhf fit takes some 10 ms for each modifier and hypothesis, compiling the kernel seconds.
+_WORTH_COMPILING = 100
 
 
-def select(request: HypotestRequest) -> Engine:
-    """Return the engine that a request asks for."""
+def select(work: Work) -> Engine:
+    """Return the engine that a task asks for.
+
+    ``auto`` is the kernel, unless pyhf is done before the kernel is even compiled.
+    """
+    choice = work.request.engine.engine
+    if choice == "pyhf" or (choice == "auto" and _modifiers(work) < _WORTH_COMPILING):
+        return _reference(work.request)
+    from fitserve_worker.engines.kernel import KernelEngine
+
+    return KernelEngine(lambda: _reference(work.request))
+
+
+def _modifiers(work: Work) -> int:
+    """Return how many modifiers of the background the hypotheses meet in all."""
+    channels = work.workspace.get("channels", [])
+    each = sum(len(sample["modifiers"]) for one in channels for sample in one["samples"])
+    return len(work.hypotheses) * each
+
+
+def _reference(request: Request) -> Engine:
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
     return PyhfEngine(request.engine)
+
+
+def answers(work: Work) -> Iterator[HypothesisResult]:
+    """Return an iterator over the results of a task, from an engine that offers its kind.
+
+    What the selected engine does not offer is done by the reference, as ``engine`` of each
+    result says.
+    """
+    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+
+    kind = kind_of(work.request)
+    engine: object = select(work)
+    if not hasattr(engine, kind):
+        engine = PyhfEngine(work.request.engine)
+    found: Iterator[HypothesisResult] = getattr(engine, kind)(work)
+    return found
 
 
 def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:

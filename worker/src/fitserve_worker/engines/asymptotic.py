@@ -30,6 +30,7 @@ class Evaluation(NamedTuple):
 
     ``muhat`` and ``twice_nll`` are of the free fit to the observed data; ``shift`` is how
     much sqrt(q) is wrong because minima of -2 log L lie above ones that are known.
+    ``twice_delta_nll`` is what -2 log L rises by when the signal strength is held.
     """
 
     CLs_obs: float
@@ -38,6 +39,12 @@ class Evaluation(NamedTuple):
     twice_nll: float
     shift: float
     problems: list[str]
+    twice_delta_nll: float = math.nan
+
+    @property
+    def usable(self) -> bool:
+        """Whether every CLs is a number."""
+        return all(map(math.isfinite, (self.CLs_obs, *self.CLs_exp)))
 
 
 def quiet_pyhf() -> None:
@@ -87,6 +94,7 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
         twice_nll=fits.free,
         shift=shift,
         problems=_problems(cls_obs, cls_exp, shift),
+        twice_delta_nll=fits.fixed - fits.free,
     )
 
 

@@ -1,4 +1,4 @@
-"""What every engine offers to the worker's entry point."""
+"""What engines offer to the worker's entry point."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import HypotestRequest, Hypothesis, HypothesisResult
+    from fitserve.contract import Hypothesis, HypothesisResult, Request
 
 __all__ = ["Engine", "Work"]
 
@@ -21,12 +21,17 @@ class Work(NamedTuple):
     workspace_digest: str
     workspace: dict[str, Any]
     hypotheses: Sequence[Hypothesis]
-    request: HypotestRequest
+    request: Request
     request_digest: str
 
 
 class Engine(Protocol):
-    """Fits hypotheses of one workspace."""
+    """Fits hypotheses of one workspace.
+
+    Every engine tests hypotheses. What else it does has a method of the request's kind
+    (`fitserve.contract.kind_of`), as `fitserve_worker.engines.pyhf_reference.PyhfEngine` has
+    for all of them; requests of other kinds go to that engine.
+    """
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield one result for each hypothesis, in any order.

@@ -1,190 +1,124 @@
-"""The reference engine: pyhf's own asymptotic calculator, watched.
+"""The reference engine: pyhf's models, calculators and optimizers, watched.
 
-Every hypothesis climbs a ladder of attempts until one shows no problem: as pyhf would do
-it, with a tighter tolerance, from a perturbed start, and with the other optimizer. Every
-attempt is recorded.
+What is doubted climbs the ladder of attempts (`fitserve_worker.engines.ladder`).
 """
 
 from __future__ import annotations
 
-import math
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import pyhf
+from msgspec import Struct
 
-from fitserve.contract import Attempt, HypothesisResult, MuPoint, hypothesis_key
+from fitserve.contract import (
+    HypotestRequest,
+    HypothesisResult,
+    LimitRequest,
+    ScanRequest,
+    hypothesis_key,
+)
 from fitserve_worker.engines import failed
 from fitserve_worker.engines.asymptotic import Evaluation, evaluate, quiet_pyhf
+from fitserve_worker.engines.ladder import Climb, Ladder
 from fitserve_worker.engines.models import BuiltModel, build
+from fitserve_worker.engines.points import at_strengths
+from fitserve_worker.engines.pyhf_limit import find_limits
+from fitserve_worker.engines.pyhf_scan import Profile, profile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-    from fitserve.contract import EngineOptions, Hypothesis, Status
+    from fitserve.contract import EngineOptions, Hypothesis
     from fitserve_worker.engines.base import Work
 
+    Answer = Callable[[BuiltModel, int], dict[str, Any]]
+
 __all__ = ["PyhfEngine"]
-
-
-# SLSQP's is a change of -2 log L (1e-6 by default); Minuit's scales its estimated distance
-# to the minimum, 0.002 of it (0.1 by default).
-_TIGHT = {"scipy": 1e-10, "minuit": 1e-3}
-
-
-class _Rung(NamedTuple):
-    """One way to try: an optimizer, where it starts, and how close it is to come."""
-
-    optimizer: str
-    start: str
-    tight: bool
-
-    def make(self) -> Any:
-        """Return pyhf's optimizer, with its usual tolerance or a tighter one."""
-        kind = getattr(pyhf.optimize, f"{self.optimizer}_optimizer")
-        return kind(tolerance=_TIGHT[self.optimizer]) if self.tight else kind()
-
-
-class _Climb(NamedTuple):
-    """The attempts at one signal strength and the best of their evaluations."""
-
-    attempts: list[Attempt]
-    best: Evaluation | None
-
-    @property
-    def status(self) -> Status:
-        if self.best is None:
-            return "failed"
-        return "suspect" if self.best.problems else "ok"
-
-    @property
-    def reason(self) -> str | None:
-        if self.status == "ok":
-            return None
-        told = self.best.problems if self.best else self.attempts[-1].problems
-        return "; ".join(told)
 
 
 class PyhfEngine:
     """pyhf with the backend and optimizer of the request."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self._backend = options.backend
-        other = "minuit" if options.optimizer == "scipy" else "scipy"
-        self._ladder = (
-            _Rung(options.optimizer, "initial", tight=False),
-            _Rung(options.optimizer, "initial", tight=True),
-            _Rung(options.optimizer, "perturbed", tight=True),
-            _Rung(other, "initial", tight=True),
-        )
+        self._ladder = Ladder(options)
+        self._name = f"pyhf/{options.backend}/{options.optimizer}"
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the CLs of each hypothesis at every signal strength of the request."""
+        request = _of_kind(work, HypotestRequest)
+
+        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
+            climbs = {mu: self._climb(built, mu, request.test_stat, seed) for mu in request.mu}
+            return at_strengths(climbs)
+
+        yield from self._each(work, answer)
+
+    def scan(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the profile likelihood and CLs of each hypothesis at the signal strengths."""
+        request = _of_kind(work, ScanRequest)
+
+        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
+            climbs: dict[float, Climb[Evaluation] | Climb[Profile]] = {}
+            for mu in request.mu:
+                climb = self._profile if mu < 0 else self._climb
+                climbs[mu] = climb(built, mu, request.test_stat, seed)
+            return at_strengths(climbs)
+
+        yield from self._each(work, answer)
+
+    def limit(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the upper limits of each hypothesis, with every signal strength evaluated."""
+        request = _of_kind(work, LimitRequest)
+
+        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
+            config = built.model.config
+            low, high = config.suggested_bounds()[config.poi_index]
+            climbs, found, doubts = find_limits(
+                lambda mu: self._climb(built, mu, request.test_stat, seed),
+                (float(low), float(high)),
+                request.level,
+            )
+            return {**at_strengths(climbs), "limit": found, **doubts}
+
+        yield from self._each(work, answer)
+
+    def _each(self, work: Work, answer: Answer) -> Iterator[HypothesisResult]:
         quiet_pyhf()
         for hypothesis in work.hypotheses:
             try:
-                yield self._one(work, hypothesis)
+                yield self._one(work, hypothesis, answer)
             except Exception as error:  # noqa: BLE001 - one hypothesis never costs another
                 yield failed(work, hypothesis, f"{type(error).__name__}: {error}")
 
-    def _one(self, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
-        pyhf.set_backend(self._backend, self._ladder[0].make())
+    def _one(self, work: Work, hypothesis: Hypothesis, answer: Answer) -> HypothesisResult:
+        self._ladder.prepare()
         key = hypothesis_key(work.workspace_digest, hypothesis, work.request_digest)
         begin = time.perf_counter()
         built = build(work, hypothesis.patch)
         ready = time.perf_counter()
-        climbs = [
-            self._climb(built, mu, work.request.test_stat, seed=int(key[:16], 16))
-            for mu in work.request.mu
-        ]
-        done = time.perf_counter()
-        points = [_point(mu, climb) for mu, climb in zip(work.request.mu, climbs, strict=True)]
-        worst = max(points, key=lambda point: _SEVERITY[point.status])
-        free = climbs[0].best
+        fields = answer(built, int(key[:16], 16))
         return HypothesisResult(
             name=hypothesis.name,
             key=key,
             mass_hypotheses=hypothesis.values,
-            status=worst.status,
-            reason=worst.reason,
-            CLs_obs=points[0].CLs_obs,
-            CLs_exp=points[0].CLs_exp,
-            fit_time=done - ready,
+            fit_time=time.perf_counter() - ready,
             setup_time=ready - begin,
-            engine=f"pyhf/{self._backend}/{self._ladder[0].optimizer}",
-            points=points,
-            muhat=free.muhat if free else None,
-            twice_nll=free.twice_nll if free else None,
-            attempts=[attempt for climb in climbs for attempt in climb.attempts],
-            diagnostics={"shift": free.shift if free else None},
+            **{"engine": self._name, **fields},
         )
 
-    def _climb(self, built: BuiltModel, mu: float, test_stat: str, seed: int) -> _Climb:
-        attempts: list[Attempt] = []
-        best: Evaluation | None = None
-        for rung in self._ladder:
-            pyhf.set_backend(self._backend, rung.make())
-            begin = time.perf_counter()
-            evaluation, problems = _try(built, mu, test_stat, _start(built, rung, seed))
-            attempts.append(
-                Attempt(
-                    engine=f"{rung.optimizer}, tight" if rung.tight else rung.optimizer,
-                    start=rung.start,
-                    seconds=time.perf_counter() - begin,
-                    problems=problems,
-                )
-            )
-            if evaluation is not None and _better(evaluation, best):
-                best = evaluation
-            if not problems:
-                break
-        return _Climb(attempts, best)
+    def _climb(self, built: BuiltModel, mu: float, test_stat: str, seed: int) -> Climb[Evaluation]:
+        return self._ladder.climb(
+            built, seed, lambda _, start: evaluate(built, mu, test_stat, start)
+        )
+
+    def _profile(self, built: BuiltModel, mu: float, _test_stat: str, seed: int) -> Climb[Profile]:
+        return self._ladder.climb(built, seed, lambda _, start: profile(built, mu, start))
 
 
-_SEVERITY: dict[Status, int] = {"ok": 0, "suspect": 1, "failed": 2}
+_Request = TypeVar("_Request", bound=Struct)
 
 
-def _try(
-    built: BuiltModel, mu: float, test_stat: str, start: Sequence[float]
-) -> tuple[Evaluation | None, list[str]]:
-    """Evaluate; what gives no finite CLs is no evaluation but a problem."""
-    try:
-        evaluation = evaluate(built, mu, test_stat, start)
-    except pyhf.exceptions.FailedMinimization:
-        return None, ["the optimizer reports that it failed"]
-    except (ValueError, ArithmeticError) as error:
-        return None, [f"the fit broke: {type(error).__name__}: {error}"]
-    if not all(map(math.isfinite, (evaluation.CLs_obs, *evaluation.CLs_exp))):
-        return None, evaluation.problems
-    return evaluation, evaluation.problems
-
-
-def _better(new: Evaluation, old: Evaluation | None) -> bool:
-    if old is None:
-        return True
-    return (len(new.problems), new.twice_nll) < (len(old.problems), old.twice_nll)
-
-
-def _start(built: BuiltModel, rung: _Rung, seed: int) -> list[float]:
-    """Return initial values; perturbed ones are the same every time for a hypothesis."""
-    config = built.model.config
-    initial = np.asarray(config.suggested_init(), dtype=float)
-    if rung.start == "initial":
-        return list(initial)
-    low, high = np.asarray(config.suggested_bounds(), dtype=float).T
-    width = np.minimum(high - low, 1.0)
-    shift = np.random.default_rng(seed).uniform(-0.25, 0.25, len(initial)) * width
-    shift[np.asarray(config.suggested_fixed(), dtype=bool)] = 0.0
-    return list(np.clip(initial + shift, low, high))
-
-
-def _point(mu: float, climb: _Climb) -> MuPoint:
-    best = climb.best
-    return MuPoint(
-        mu=mu,
-        CLs_obs=best.CLs_obs if best else None,
-        CLs_exp=list(best.CLs_exp) if best else [None] * 5,
-        status=climb.status,
-        reason=climb.reason,
-    )
+def _of_kind(work: Work, kind: type[_Request]) -> _Request:
+    if not isinstance(work.request, kind):
+        raise TypeError(f"the request is no {kind.__name__}")
+    return work.request

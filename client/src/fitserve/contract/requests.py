@@ -1,0 +1,160 @@
+"""What may be asked about a signal hypothesis: one tagged structure for each kind of request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args, get_type_hints
+
+import msgspec
+
+__all__ = [
+    "EngineOptions",
+    "FitRequest",
+    "HypotestRequest",
+    "LimitRequest",
+    "ModelOptions",
+    "RankingRequest",
+    "Request",
+    "ScanRequest",
+    "allowed",
+    "cls_strengths",
+    "kind_of",
+]
+
+
+class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a workspace becomes a statistical model.
+
+    ``measurement`` and ``poi`` of None mean the workspace's first measurement and its own
+    parameter of interest (POI). The interpolation codes are numbered as in
+    CERN-OPEN-2012-016 and pyhf.
+    """
+
+    measurement: str | None = None
+    poi: str | None = None
+    normsys: Literal["code1", "code4"] = "code4"
+    histosys: Literal["code0", "code2", "code4p"] = "code4p"
+
+
+class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which engine fits, and how pyhf is set up where it is the one."""
+
+    engine: Literal["auto", "kernel", "pyhf"] = "auto"
+    backend: Literal["numpy", "jax"] = "numpy"
+    optimizer: Literal["scipy", "minuit"] = "scipy"
+
+
+class HypotestRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="hypotest"
+):
+    """Observed and expected CLs at each signal strength in ``mu``.
+
+    ``test_stat`` is q-tilde or q of arXiv:1007.1727, equations 16 and 14.
+    """
+
+    mu: tuple[float, ...] = (1.0,)
+    test_stat: Literal["qtilde", "q"] = "qtilde"
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+
+
+class LimitRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="limit"
+):
+    """Observed and expected upper limits on the signal strength.
+
+    The limit is where CLs falls to 1 - ``level``, and is looked for between the larger of
+    zero and the POI's lower bound, and its upper bound. CLs at a signal strength of 1 is
+    evaluated too, where that is within the bounds.
+    """
+
+    level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95
+    test_stat: Literal["qtilde", "q"] = "qtilde"
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+
+
+class ScanRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="scan"
+):
+    """The profile likelihood ratio and CLs at each signal strength in ``mu``.
+
+    CLs is given for signal strengths that are not negative.
+    """
+
+    mu: tuple[float, ...]
+    test_stat: Literal["qtilde", "q"] = "qtilde"
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+
+
+class FitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="fit"):
+    """The maximum-likelihood fit: parameters, their covariance, and the yields.
+
+    ``intervals`` asks for profile-likelihood intervals (MINOS) of every free parameter too.
+    ``background_only`` is a fit of the workspace without any patch, its signal strength at
+    zero if it has one.
+    """
+
+    intervals: bool = False
+    background_only: bool = False
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+
+
+class RankingRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="ranking"
+):
+    """The impact of each nuisance parameter on the parameter of interest."""
+
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+
+
+Request = HypotestRequest | LimitRequest | ScanRequest | FitRequest | RankingRequest
+"""Any request; its ``type`` in JSON tells which."""
+
+
+def kind_of(request: Request) -> str:
+    """Return the kind of a request, as ``type`` in JSON has it.
+
+    Examples
+    --------
+    >>> from fitserve.contract import LimitRequest, kind_of
+    >>> kind_of(LimitRequest())
+    'limit'
+    """
+    return str(request.__struct_config__.tag)
+
+
+def cls_strengths(request: Request) -> tuple[float, ...]:
+    """Return the signal strengths at which the answer has CLs for every hypothesis.
+
+    Examples
+    --------
+    >>> from fitserve.contract import HypotestRequest, LimitRequest, RankingRequest, cls_strengths
+    >>> cls_strengths(HypotestRequest(mu=(0.5, 1.0)))
+    (0.5, 1.0)
+    >>> cls_strengths(LimitRequest())
+    (1.0,)
+    >>> cls_strengths(RankingRequest())
+    ()
+    """
+    match request:
+        case HypotestRequest() | ScanRequest():
+            return request.mu
+        case LimitRequest():
+            return (1.0,)
+        case _:
+            return ()
+
+
+def allowed(struct: type[msgspec.Struct], field: str) -> tuple[str, ...]:
+    """Return the texts that a field of a structure may have, in the order declared.
+
+    Examples
+    --------
+    >>> from fitserve.contract import EngineOptions, allowed
+    >>> allowed(EngineOptions, "backend")
+    ('numpy', 'jax')
+    """
+    return get_args(get_type_hints(struct)[field])

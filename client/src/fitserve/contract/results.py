@@ -1,0 +1,195 @@
+"""What is answered about a signal hypothesis."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "Attempt",
+    "ChannelYields",
+    "Correlations",
+    "FitAnswer",
+    "FittedParameter",
+    "HypothesisResult",
+    "Impact",
+    "MuPoint",
+    "RankingAnswer",
+    "SampleYields",
+    "Status",
+    "UpperLimits",
+    "Yields",
+]
+
+Status = Literal["ok", "suspect", "failed"]
+"""``ok``: the numbers hold. ``suspect``: there are numbers and a reason to doubt them.
+``failed``: there is no number, and a reason."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try at the fits of one hypothesis; ``problems`` is empty for a good one."""
+
+    engine: str
+    start: str
+    seconds: float
+    problems: list[str] = []
+
+
+class MuPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """CLs at one signal strength; expected values for -2, -1, 0, +1, +2 sigma, as pyhf.
+
+    ``twice_delta_nll`` is -2 log L of the observed data, minimised at this signal strength,
+    less its minimum over all signal strengths.
+    """
+
+    mu: float
+    CLs_obs: float | None
+    CLs_exp: list[float | None]
+    status: Status = "ok"
+    reason: str | None = None
+    twice_delta_nll: float | None = None
+
+
+class UpperLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Upper limits on the signal strength at confidence level ``level``.
+
+    ``expected`` is for background fluctuations of -2, -1, 0, +1, +2 sigma. A limit that is
+    not within the bounds of the parameter is None, and ``reasons`` says why, under
+    ``observed``, ``expected_m2``, ``expected_m1``, ``expected_0``, ``expected_p1`` or
+    ``expected_p2``.
+    """
+
+    level: float
+    observed: float | None
+    expected: list[float | None]
+    reasons: dict[str, str] = {}
+
+
+class FittedParameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A parameter after the fit; one for each bin of a modifier that has several.
+
+    ``prefit`` and ``prefit_uncertainty`` are the centre and width of its constraint (no
+    constraint: its initial value, and None). ``uncertainty`` is from the inverse Hessian;
+    None where the parameter is fixed or at a bound of its range. ``pull`` is (``bestfit`` -
+    ``prefit``) / ``prefit_uncertainty``, ``constraint`` is ``uncertainty`` /
+    ``prefit_uncertainty``. ``lower`` and ``upper`` are the ends of the interval in which -2 log L,
+    minimised over all other parameters, is less than 1 above its minimum; None where they were
+    not asked for or are beyond a bound.
+    """
+
+    name: str
+    bestfit: float
+    uncertainty: float | None
+    prefit: float
+    prefit_uncertainty: float | None
+    pull: float | None = None
+    constraint: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    fixed: bool = False
+    at_bound: bool = False
+
+
+class Correlations(msgspec.Struct, frozen=True, kw_only=True):
+    """Correlation coefficients of the free parameters ``names``.
+
+    ``lower`` has, for each parameter, those with the parameters before it in ``names``.
+    """
+
+    names: list[str]
+    lower: list[list[float]]
+
+
+class Yields(msgspec.Struct, frozen=True, kw_only=True):
+    """Expected events in each bin and their uncertainties, before and after the fit.
+
+    Uncertainties are propagated linearly from those of the parameters: the constraints,
+    uncorrelated, before the fit, and the fit's covariance after it.
+    """
+
+    prefit: list[float]
+    prefit_uncertainty: list[float]
+    postfit: list[float]
+    postfit_uncertainty: list[float]
+
+
+class SampleYields(msgspec.Struct, frozen=True, kw_only=True):
+    """The events of one sample in the bins of a channel."""
+
+    name: str
+    yields: Yields
+
+
+class ChannelYields(msgspec.Struct, frozen=True, kw_only=True):
+    """The observed events of a channel in each bin, those expected, and their composition."""
+
+    name: str
+    data: list[float]
+    total: Yields
+    samples: list[SampleYields]
+
+
+class FitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A maximum-likelihood fit; ``poi`` is None for a model without parameter of interest."""
+
+    poi: str | None
+    parameters: list[FittedParameter]
+    correlations: Correlations
+    channels: list[ChannelYields]
+
+
+class Impact(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a nuisance parameter moves the parameter of interest.
+
+    ``postfit_up`` and ``postfit_down`` are the shifts of the best-fit POI where the nuisance
+    parameter is held at its best fit plus and minus its uncertainty; ``prefit_up`` and
+    ``prefit_down`` where it is held there plus and minus the width of its constraint. None
+    where there is no such width or no such fit.
+    """
+
+    parameter: FittedParameter
+    postfit_up: float | None
+    postfit_down: float | None
+    prefit_up: float | None
+    prefit_down: float | None
+
+
+class RankingAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Impacts, the largest after the fit first; ``poi`` is the fitted parameter of interest."""
+
+    poi: FittedParameter
+    impacts: list[Impact]
+
+
+class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is known of one hypothesis; ``CLs_obs`` and ``CLs_exp`` are at the first mu.
+
+    They are null where the request asks for no CLs; for limits they are at a signal strength
+    of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for.
+    ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
+    building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
+    data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
+    where it was fitted.
+    """
+
+    name: str
+    key: str
+    mass_hypotheses: tuple[float | str, ...]
+    status: Status
+    reason: str | None
+    CLs_obs: float | None
+    CLs_exp: list[float | None]
+    fit_time: float
+    setup_time: float
+    engine: str
+    points: list[MuPoint]
+    muhat: float | None = None
+    twice_nll: float | None = None
+    host: str = ""
+    device: str = ""
+    attempts: list[Attempt] = []
+    diagnostics: dict[str, float | int | bool | str | None] = {}
+    limit: UpperLimits | None = None
+    fit: FitAnswer | None = None
+    ranking: RankingAnswer | None = None

@@ -1,0 +1,203 @@
+"""The rows of a table of results, and what their columns mean, for each kind of request."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from fitserve.contract import FitRequest, LimitRequest, RankingRequest, cls_strengths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fitserve.contract import FittedParameter, HypothesisResult, MuPoint, Request
+    from fitserve.store.records import Manifest
+
+__all__ = [
+    "COLUMNS",
+    "FIT_COLUMNS",
+    "LIMIT_COLUMNS",
+    "RANKING_COLUMNS",
+    "columns_of",
+    "mass_columns",
+    "table_rows",
+]
+
+COLUMNS: Mapping[str, str] = {
+    "name": "name of the hypothesis in the patchset",
+    "mu": "signal strength",
+    "status": "ok, suspect, failed or unfinished, at this signal strength",
+    "reason": "why the status is not ok",
+    "CLs_obs": "observed CLs",
+    "CLs_exp_m2": "expected CLs for a background fluctuation of -2 sigma",
+    "CLs_exp_m1": "expected CLs for a background fluctuation of -1 sigma",
+    "CLs_exp_0": "median expected CLs",
+    "CLs_exp_p1": "expected CLs for a background fluctuation of +1 sigma",
+    "CLs_exp_p2": "expected CLs for a background fluctuation of +2 sigma",
+    "twice_delta_nll": "rise of the profiled -2 log L from its minimum to this signal strength",
+    "muhat": "best-fit signal strength for the observed data",
+    "twice_nll": "-2 log L at the best fit to the observed data",
+    "fit_time": "wall time of all fits of the hypothesis, in seconds",
+    "setup_time": "wall time of building its model, in seconds",
+    "engine": "engine that gave the result",
+    "key": "digest of workspace, patch and request",
+}
+"""Columns and their meaning; those of the mass values (`mass_columns`) follow the name."""
+
+LIMIT_COLUMNS: Mapping[str, str] = {
+    "limit_level": "confidence level of the limits",
+    "limit_obs": "observed upper limit on the signal strength",
+    "limit_exp_m2": "expected upper limit for a background fluctuation of -2 sigma",
+    "limit_exp_m1": "expected upper limit for a background fluctuation of -1 sigma",
+    "limit_exp_0": "median expected upper limit",
+    "limit_exp_p1": "expected upper limit for a background fluctuation of +1 sigma",
+    "limit_exp_p2": "expected upper limit for a background fluctuation of +2 sigma",
+    "limit_reasons": "why a limit is missing",
+}
+"""What runs for limits have besides."""
+
+FIT_COLUMNS: Mapping[str, str] = {
+    "parameter": "name of the parameter",
+    "bestfit": "its value at the best fit",
+    "uncertainty": "its uncertainty from the inverse Hessian",
+    "lower": "lower end of its profile-likelihood interval",
+    "upper": "upper end of its profile-likelihood interval",
+    "prefit": "centre of its constraint, or initial value",
+    "prefit_uncertainty": "width of its constraint",
+    "pull": "distance of best fit and constraint in widths of the constraint",
+    "constraint": "uncertainty in widths of the constraint",
+    "fixed": "whether it is held",
+    "at_bound": "whether it is at a bound of its range",
+}
+"""What runs for fits have besides: a row for each hypothesis and parameter."""
+
+RANKING_COLUMNS: Mapping[str, str] = {
+    **FIT_COLUMNS,
+    "postfit_up": "shift of the POI with the parameter at best fit plus uncertainty",
+    "postfit_down": "shift of the POI with the parameter at best fit minus uncertainty",
+    "prefit_up": "shift of the POI with the parameter at best fit plus width of the constraint",
+    "prefit_down": "shift of the POI with the parameter at best fit minus that width",
+}
+"""What runs for rankings have besides: a row for each hypothesis and nuisance parameter."""
+
+_CLS = ("CLs_obs", "CLs_exp_m2", "CLs_exp_m1", "CLs_exp_0", "CLs_exp_p1", "CLs_exp_p2")
+_EXPECTED = _CLS[1:]
+_NO_FIT = ("mu", "twice_delta_nll", *_CLS)
+
+
+def columns_of(request: Request) -> dict[str, str]:
+    """Return the columns of the table of a run, and their meaning."""
+    match request:
+        case FitRequest():
+            besides = FIT_COLUMNS
+        case RankingRequest():
+            besides = RANKING_COLUMNS
+        case LimitRequest():
+            return {**COLUMNS, **LIMIT_COLUMNS}
+        case _:
+            return dict(COLUMNS)
+    return {name: text for name, text in COLUMNS.items() if name not in _NO_FIT} | dict(besides)
+
+
+def mass_columns(manifest: Manifest) -> list[str]:
+    """Return the columns of the mass values: ``mass_`` and the patchset's label.
+
+    What is not a letter, digit or underscore in a label becomes an underscore.
+    """
+    found: list[str] = []
+    for label in manifest.pallet.labels:
+        name = "mass_" + re.sub(r"\W+", "_", label)
+        while name in found:
+            name += "_"
+        found.append(name)
+    return found
+
+
+def table_rows(
+    manifest: Manifest, results: Mapping[str, HypothesisResult]
+) -> Iterator[dict[str, Any]]:
+    """Yield every row; hypotheses without a result have one with the status ``unfinished``.
+
+    Where there is no number the value is None.
+    """
+    request = manifest.request
+    masses = mass_columns(manifest)
+    blank = dict.fromkeys(["name", *masses, *list(columns_of(request))[1:]])
+    strengths = cls_strengths(request)
+    for name in manifest.hypotheses:
+        result = results.get(name)
+        values = manifest.values.get(name, ()) if result is None else result.mass_hypotheses
+        begun = {**blank, **dict(zip(masses, values, strict=False)), "name": name}
+        if result is None:
+            at: list[dict[str, Any]] = [{"mu": mu} for mu in strengths] or [{}]
+            for fields in at:
+                yield {**begun, **fields, "status": "unfinished"}
+            continue
+        begun |= {
+            "muhat": result.muhat,
+            "twice_nll": result.twice_nll,
+            "fit_time": result.fit_time,
+            "setup_time": result.setup_time,
+            "engine": result.engine,
+            "key": result.key,
+        }
+        rows = _at_strengths(result, strengths) if strengths else _parameters(result)
+        for row in rows:
+            yield begun | row
+
+
+def _at_strengths(
+    result: HypothesisResult, strengths: tuple[float, ...]
+) -> Iterator[dict[str, Any]]:
+    at = {point.mu: point for point in result.points}
+    for mu in strengths:
+        if result.limit is not None:
+            # Its status is that of the limits, which rest on all points.
+            yield {"mu": mu, **_numbers(result), **_limits(result)}
+            continue
+        # A hypothesis that failed altogether has its reason and no points.
+        whole = mu == strengths[0] or result.status == "failed"
+        yield {"mu": mu, **_numbers(at.get(mu) or (result if whole else None))}
+
+
+def _numbers(point: HypothesisResult | MuPoint | None) -> dict[str, Any]:
+    if point is None:
+        return {"status": "failed", "reason": "there is no result at this signal strength"}
+    return {
+        "status": point.status,
+        "reason": point.reason,
+        "CLs_obs": point.CLs_obs,
+        **dict(zip(_EXPECTED, point.CLs_exp, strict=False)),
+        "twice_delta_nll": getattr(point, "twice_delta_nll", None),
+    }
+
+
+def _limits(result: HypothesisResult) -> dict[str, Any]:
+    limit = result.limit
+    if limit is None:
+        return {}
+    reasons = [f"{name}: {reason}" for name, reason in limit.reasons.items()]
+    numbers = (limit.level, limit.observed, *limit.expected)
+    return {
+        **dict(zip(LIMIT_COLUMNS, numbers, strict=False)),
+        "limit_reasons": "; ".join(reasons) or None,
+    }
+
+
+def _parameters(result: HypothesisResult) -> list[dict[str, Any]]:
+    judged = {"status": result.status, "reason": result.reason}
+    if result.fit is not None:
+        return [judged | _parameter(one) for one in result.fit.parameters]
+    if result.ranking is not None:
+        return [
+            judged
+            | _parameter(one.parameter)
+            | {name: getattr(one, name) for name in RANKING_COLUMNS if name not in FIT_COLUMNS}
+            for one in result.ranking.impacts
+        ]
+    return [judged]
+
+
+def _parameter(parameter: FittedParameter) -> dict[str, Any]:
+    fields = {name: getattr(parameter, name) for name in FIT_COLUMNS if name != "parameter"}
+    return {"parameter": parameter.name, **fields}

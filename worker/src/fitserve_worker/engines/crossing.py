@@ -1,0 +1,212 @@
+r"""Where CLs falls to a threshold: upper limits by bracketing several curves at a time.
+
+One evaluation gives the observed CLs and the five expected ones. Each is transformed to
+
+.. math:: z_N(\mu) = \Phi^{-1}(1 - \mathrm{CLs}\,\Phi(N))
+
+with N the number of standard deviations of the background's fluctuation (0 for the observed
+CLs). By arXiv:1007.1727 (equations 65 and 89) z of an expected CLs is
+:math:`\sqrt{q_{\mu,A}} - N`, which is a nearly straight line in mu and known at mu = 0. Steps
+are therefore secants of z, kept inside a bracket that is halved where they do not shrink it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["FLUCTUATIONS", "Crossing", "upper_limits"]
+
+FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
+"""Background fluctuations in standard deviations: the observed CLs, then the expected ones."""
+
+# Relative width of the final bracket. The secant of z inside it is good to about 1e-5 of mu.
+_TOLERANCE = 2e-2
+_MOST = 40
+_STEEPEST = 37.0
+_SMALLEST = 1e-9
+
+
+class Crossing(NamedTuple):
+    """The upper limit of one curve.
+
+    ``mu`` is None where there is none, and ``reason`` says why. ``ends`` are the evaluated
+    signal strengths on both sides of it (zero is not evaluated). ``doubtful`` is true where
+    CLs could not be computed, so that a limit may exist.
+    """
+
+    mu: float | None
+    reason: str | None = None
+    ends: tuple[float, ...] = ()
+    doubtful: bool = False
+
+
+class _UndefinedError(Exception):
+    """CLs has no value where it is needed."""
+
+    def __init__(self, mu: float) -> None:
+        super().__init__(f"CLs could not be computed near mu = {mu:.4g}")
+
+
+def upper_limits(
+    cls_at: Callable[[float], Sequence[float]],
+    bounds: tuple[float, float],
+    level: float = 0.95,
+) -> list[Crossing]:
+    """Find where each of six CLs curves falls to 1 - ``level``.
+
+    Parameters
+    ----------
+    cls_at
+        Returns the observed CLs and the expected ones for -2 to +2 sigma at a signal
+        strength; NaN where they are not known. It is called once for a signal strength.
+    bounds
+        Between which to look. CLs is 1 at zero by its definition; below it nothing is
+        looked for.
+    level
+        Confidence level.
+
+    Returns
+    -------
+    list of Crossing
+        In the order of `FLUCTUATIONS`.
+
+    Examples
+    --------
+    >>> from scipy.special import ndtr
+    >>> from fitserve_worker.engines.crossing import FLUCTUATIONS, upper_limits
+    >>> def cls(mu):  # of a counting experiment with sigma(mu) = 0.4 and muhat = 0
+    ...     return [ndtr(n - mu / 0.4) / ndtr(n) for n in FLUCTUATIONS]
+    >>> [round(found.mu, 3) for found in upper_limits(cls, (0, 10))]
+    [0.784, 0.421, 0.565, 0.784, 1.091, 1.462]
+    """
+    search = _Search(cls_at, max(0.0, bounds[0]), bounds[1], 1 - level)
+    search.evaluate(search.first)
+    return [search.crossing(curve) for curve in range(len(FLUCTUATIONS))]
+
+
+class _Search:
+    def __init__(
+        self, cls_at: Callable[[float], Sequence[float]], low: float, high: float, alpha: float
+    ) -> None:
+        self._cls_at = cls_at
+        self._low, self._high = low, high
+        self._alpha = alpha
+        self._known: dict[float, Sequence[float]] = {}
+        if low == 0:
+            self._known[0.0] = [1.0] * len(FLUCTUATIONS)
+        self.first = min(max(1.0, low), high)
+
+    def evaluate(self, mu: float) -> None:
+        if mu not in self._known:
+            self._known[mu] = self._cls_at(mu)
+
+    def crossing(self, curve: int) -> Crossing:
+        try:
+            above = self._excluded(curve)
+            if above is None:
+                cls = self._known[self._high][curve]
+                return Crossing(
+                    None, f"above the POI's bound of {self._high:g}: CLs is {cls:.3g} there"
+                )
+            below = self._allowed(curve, above)
+            if below is None:
+                cls = self._known[self._low][curve]
+                return Crossing(
+                    None, f"below the POI's bound of {self._low:g}: CLs is {cls:.3g} there"
+                )
+            return self._narrowed(curve, below, above)
+        except _UndefinedError as error:
+            return Crossing(None, str(error), doubtful=True)
+
+    def _value(self, curve: int, mu: float) -> float:
+        self.evaluate(mu)
+        return self._known[mu][curve]
+
+    def _z(self, curve: int, mu: float) -> float:
+        return _z(self._value(curve, mu), FLUCTUATIONS[curve])
+
+    def _finite(self, curve: int) -> list[float]:
+        return sorted(mu for mu, found in self._known.items() if math.isfinite(found[curve]))
+
+    def _excluded(self, curve: int) -> float | None:
+        """Return the smallest known mu that is excluded, going up until there is one."""
+        target = _z(self._alpha, FLUCTUATIONS[curve])
+        for _ in range(_MOST):
+            known = self._finite(curve)
+            out = [mu for mu in known if self._value(curve, mu) < self._alpha]
+            if out:
+                return out[0]
+            last = known[-1] if known else self._low
+            if last == self._high:
+                return None
+            broken = [mu for mu in self._known if mu > last]
+            if broken:
+                # Go on below what could not be computed, as long as there is room.
+                nearest = min(broken)
+                if nearest - last <= _TOLERANCE * nearest:
+                    raise _UndefinedError(nearest)
+                self.evaluate((last + nearest) / 2)
+                continue
+            self.evaluate(min(self._high, self._beyond(curve, last, target)))
+        raise _UndefinedError(max(self._known))
+
+    def _beyond(self, curve: int, last: float, target: float) -> float:
+        """Return a mu where z is likely to have passed the target, not too far away."""
+        z, before = self._z(curve, last), -FLUCTUATIONS[curve]
+        guess = last * (target - before) / (z - before) if z > before else math.inf
+        return float(np.clip(1.05 * guess, 1.3 * last, 4 * last)) or self.first
+
+    def _allowed(self, curve: int, above: float) -> float | None:
+        below = [mu for mu in self._finite(curve) if mu < above]
+        if below:
+            return below[-1]
+        cls = self._value(curve, self._low)
+        if math.isnan(cls):
+            raise _UndefinedError(self._low)
+        return self._low if cls >= self._alpha else None
+
+    def _narrowed(self, curve: int, low: float, high: float) -> Crossing:
+        target = _z(self._alpha, FLUCTUATIONS[curve])
+        moved, same, widths = 0, 0, [high - low]
+        for _ in range(_MOST):
+            z_low, z_high = self._z(curve, low), self._z(curve, high)
+            guess = low + (target - z_low) / (z_high - z_low) * (high - low)
+            if high - low <= _TOLERANCE * high:
+                return Crossing(guess, ends=tuple(mu for mu in (low, high) if mu > 0))
+            slow = len(widths) > 3 and widths[-1] > widths[-4] / 2  # noqa: PLR2004 - steps
+            if high <= _SMALLEST:
+                raise _UndefinedError(high)
+            if slow:
+                at = high / 10 if low == 0 else (low + high) / 2
+                widths = widths[-1:]
+            else:
+                # Aim a little beyond the guess, so that the far end comes near too.
+                nudge = 2**same * _TOLERANCE / 4 * guess
+                at = guess + nudge if guess - low < high - guess else guess - nudge
+                at = float(np.clip(at, low + 0.01 * (high - low), high - 0.01 * (high - low)))
+            at = self._computed(curve, low, at, high)
+            side = -1 if self._value(curve, at) >= self._alpha else 1
+            same = same + 1 if side == moved else 0
+            moved = side
+            low, high = (at, high) if side < 0 else (low, at)
+            widths.append(high - low)
+        raise _UndefinedError(high)
+
+    def _computed(self, curve: int, low: float, at: float, high: float) -> float:
+        """Return a place inside the bracket where CLs is known, ``at`` if possible."""
+        for mu in (at, (low + at) / 2, (at + high) / 2):
+            if math.isfinite(self._value(curve, mu)):
+                return mu
+        raise _UndefinedError(at)
+
+
+def _z(cls: float, fluctuation: float) -> float:
+    from scipy.special import ndtr, ndtri
+
+    return float(np.clip(-ndtri(cls * ndtr(fluctuation)), -_STEEPEST, _STEEPEST))
