@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TOLERANCE = 1e-3
+KERNEL_TOLERANCE = 1e-4
 NLL_TOLERANCE = 1e-4
 # Twelve of 1Lbb's 125, from the lightest to the heaviest.
 SAMPLE_1LBB = [
@@ -36,11 +37,11 @@ SAMPLE_1LBB = [
 pytestmark = [pytest.mark.published, pytest.mark.timeout(1800)]
 
 
-def _run(pallet: Path, output: Path, *options: str) -> dict:
+def _run(pallet: Path, output: Path, *options: str, engine: str = "pyhf") -> dict:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "fitserve", "run", pallet, "--output", output),
-            *("--engine", "pyhf", *options),
+            *("--engine", engine, *options),
         ],
         capture_output=True,
         text=True,
@@ -50,12 +51,12 @@ def _run(pallet: Path, output: Path, *options: str) -> dict:
     return json.loads((output / "results.json").read_text())
 
 
-def _compare(found: dict, reference: dict) -> None:
+def _compare(found: dict, reference: dict, tolerance: float = TOLERANCE) -> None:
     for name, result in found.items():
         expected = reference[name]
         assert result["status"] == "ok", (name, result["reason"])
-        assert result["CLs_obs"] == pytest.approx(expected["CLs_obs"], abs=TOLERANCE), name
-        assert result["CLs_exp"] == pytest.approx(expected["CLs_exp"], abs=TOLERANCE), name
+        assert result["CLs_obs"] == pytest.approx(expected["CLs_obs"], abs=tolerance), name
+        assert result["CLs_exp"] == pytest.approx(expected["CLs_exp"], abs=tolerance), name
         assert result["twice_nll"] <= expected["twice_nll"] + NLL_TOLERANCE, name
 
 
@@ -73,6 +74,17 @@ def test_1lbb_agrees_on_a_sample(shared: Path, references: dict[str, dict], tmp_
     found = _run(shared / "pallets" / "1Lbb.tar.xz", tmp_path / "run", *options)
     assert len(found) == len(SAMPLE_1LBB)
     _compare(found, references["1Lbb"])
+
+
+@pytest.mark.parametrize(("analysis", "hypotheses"), [("1Lbb", 125), ("staus", 57)])
+def test_the_kernel_agrees_on_every_hypothesis(
+    shared: Path, references: dict[str, dict], tmp_path: Path, analysis: str, hypotheses: int
+) -> None:
+    pallet = shared / "pallets" / f"{analysis}.tar.xz"
+    found = _run(pallet, tmp_path / "run", engine="auto")
+    assert len(found) == hypotheses
+    assert {result["engine"] for result in found.values()} == {"kernel"}
+    _compare(found, references[analysis], KERNEL_TOLERANCE)
 
 
 def test_reused_results_are_the_same_to_the_last_digit(shared: Path, tmp_path: Path) -> None:

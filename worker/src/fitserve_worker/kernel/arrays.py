@@ -1,0 +1,233 @@
+"""Samples as the arrays that the fit works on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fitserve_worker.kernel.arraytypes import BoolArray, DeviceArray, IntArray
+    from fitserve_worker.kernel.layout import Layout
+    from fitserve_worker.kernel.spec import Sample
+
+__all__ = ["LocalUse", "SampleArrays", "SampleTable", "Shape"]
+
+LocalUse = Literal["none", "some", "all"]
+"""On how many of the samples local parameters act."""
+
+
+class Shape(NamedTuple):
+    """What one compiled program is made for; hashable.
+
+    ``slots`` and ``added_slots`` are samples per block, of the background and of a
+    hypothesis. ``alphas``, ``histosys``, ``normsys`` and ``linear`` are numbers of columns
+    (see `fitserve_worker.kernel.census.Columns`), ``poisson`` says that a column has a
+    Poisson constraint.
+    """
+
+    slots: int
+    added_slots: int
+    blocks: int
+    width: int
+    alphas: int
+    histosys: int
+    normsys: int
+    linear: int
+    normsys_code: str
+    histosys_code: str
+    local: LocalUse
+    poisson: bool
+
+    @property
+    def columns(self) -> int:
+        """Parameters of a fit."""
+        return self.alphas + self.linear
+
+    @property
+    def bins(self) -> int:
+        """Bin positions, including those that pad a block."""
+        return self.blocks * self.width
+
+    @property
+    def kinked(self) -> BoolArray | None:
+        """Columns in which a yield may have a kink at zero (codes 0 and 1), if there are any."""
+        column = np.arange(self.columns)
+        histosys = (self.histosys_code == "code0") & (column < self.histosys)
+        first = self.alphas - self.normsys
+        normsys = (self.normsys_code == "code1") & (column >= first) & (column < self.alphas)
+        kinked: BoolArray = histosys | normsys
+        return kinked if kinked.any() else None
+
+
+class SampleArrays(NamedTuple):
+    """Samples in rows; a batch has one more leading axis.
+
+    ======================  ==================  ===============================================
+    ``nominal``             (rows, width)       yields
+    ``up``, ``down``        (rows, width, H)    histosys: hi - nominal and nominal - lo
+    ``poly``                (6, rows, N)        normsys: coefficients of code 4 within +-1;
+                                                (0, rows, N) for code 1
+    ``log_hi``, ``log_lo``  (rows, N)           normsys: logarithms of hi and lo
+    ``linear``              (rows, L)           whether a linear column multiplies the row
+    ``local``               (rows,)             1 where the bin's local parameter does, else 0
+    ======================  ==================  ===============================================
+    """
+
+    nominal: DeviceArray
+    up: DeviceArray
+    down: DeviceArray
+    poly: DeviceArray
+    log_hi: DeviceArray
+    log_lo: DeviceArray
+    linear: DeviceArray
+    local: DeviceArray
+
+
+# Inverse of the matrix of value, first and second derivative of sum_i a_i x^i at +1 and -1,
+# as in pyhf.interpolators.code4 with alpha_0 = 1.
+_CODE4 = np.array(
+    [
+        [15 / 16, -15 / 16, -7 / 16, -7 / 16, 1 / 16, -1 / 16],
+        [3 / 2, 3 / 2, -9 / 16, 9 / 16, 1 / 16, 1 / 16],
+        [-5 / 8, 5 / 8, 5 / 8, 5 / 8, -1 / 8, 1 / 8],
+        [-3 / 2, -3 / 2, 7 / 8, -7 / 8, -1 / 8, -1 / 8],
+        [3 / 16, -3 / 16, -3 / 16, -3 / 16, 1 / 16, -1 / 16],
+        [1 / 2, 1 / 2, -5 / 16, 5 / 16, 1 / 16, 1 / 16],
+    ]
+)
+
+
+class SampleTable:
+    """Collects samples of a batch, then makes their arrays.
+
+    Parameters
+    ----------
+    layout
+        Where channels lie.
+    shape
+        Numbers of columns and the interpolation codes.
+    slots
+        Samples per block.
+    batch
+        Number of hypotheses.
+    """
+
+    def __init__(self, layout: Layout, shape: Shape, *, slots: int, batch: int) -> None:
+        self._layout = layout
+        self._shape = shape
+        rows = slots * layout.blocks
+        self._nominal = np.zeros((batch, rows, layout.width))
+        self._up = np.zeros((batch, rows, layout.width, shape.histosys))
+        self._down = np.zeros_like(self._up)
+        self._lo = np.ones((batch, rows, shape.normsys))
+        self._hi = np.ones_like(self._lo)
+        self._linear = np.zeros((batch, rows, shape.linear), dtype=bool)
+        self._local = np.zeros((batch, rows))
+
+    def add(
+        self,
+        hypothesis: int,
+        slot: int,
+        sample: Sample,
+        columns: Mapping[str, int],
+        linear: Mapping[str, int],
+        *,
+        local: bool,
+    ) -> None:
+        """Enter a sample.
+
+        Parameters
+        ----------
+        hypothesis, slot
+            Position in the batch, and among the samples of the channel.
+        sample
+            The sample.
+        columns
+            Column of each interpolation parameter that has one.
+        linear
+            For each of the sample's parameters that multiply it in a column of their own:
+            the column, or that of the parameter of the channel's first bin.
+        local
+            Whether the channel's local parameters act on it.
+        """
+        layout, shape = self._layout, self._shape
+        blocks = layout.block_range(sample.channel)
+        first = slot * layout.blocks
+        rows = slice(first + blocks.start, first + blocks.stop)
+        self._nominal[hypothesis, rows] = layout.fold(sample.nominal)
+        self._local[hypothesis, rows] = local
+
+        names, factors = sample.normsys
+        into = _lookup(columns, names) - (shape.alphas - shape.normsys)
+        which = np.flatnonzero(into >= 0)
+        if which.size:
+            factors, into = factors[which], into[which]
+            self._lo[hypothesis, rows, into] = factors[:, 0, None]
+            self._hi[hypothesis, rows, into] = factors[:, 1, None]
+
+        names, shapes = sample.histosys
+        into = _lookup(columns, names)
+        which = np.flatnonzero((into >= 0) & (into < shape.histosys))
+        if which.size:
+            shapes, into = layout.fold(shapes[which]), into[which]
+            nominal = layout.fold(sample.nominal)
+            self._up[hypothesis, rows][:, :, into] = (shapes[:, 1] - nominal).transpose(1, 2, 0)
+            self._down[hypothesis, rows][:, :, into] = (nominal - shapes[:, 0]).transpose(1, 2, 0)
+
+        for name, kind, _ in sample.factors:
+            column = linear.get(name)
+            if column is None:
+                continue
+            column -= shape.alphas
+            if kind.per_bin:
+                # Only blocks of one bin have such columns.
+                bins = np.arange(rows.stop - rows.start)
+                self._linear[hypothesis, rows.start + bins, column + bins] = True
+            else:
+                self._linear[hypothesis, rows, column] = True
+
+    def arrays(self) -> SampleArrays:
+        """Return the arrays of the batch."""
+        log_hi, log_lo = np.log(self._hi), np.log(self._lo)
+        if self._shape.normsys_code == "code4":
+            ends = np.stack(
+                [
+                    self._hi - 1.0,
+                    self._lo - 1.0,
+                    log_hi * self._hi,
+                    -log_lo * self._lo,
+                    log_hi**2 * self._hi,
+                    log_lo**2 * self._lo,
+                ],
+                axis=1,
+            )
+            poly = (_CODE4 @ ends.reshape(len(ends), 6, -1)).reshape(ends.shape)
+        else:
+            poly = np.zeros((log_hi.shape[0], 0, *log_hi.shape[1:]))
+        return SampleArrays(
+            nominal=self._nominal,
+            up=self._up,
+            down=self._down,
+            poly=poly,
+            log_hi=log_hi,
+            log_lo=log_lo,
+            linear=self._linear,
+            local=self._local,
+        )
+
+
+def bytes_per_hypothesis(shape: Shape) -> int:
+    """Return the size of one hypothesis' own `SampleArrays`."""
+    rows = shape.added_slots * shape.blocks
+    numbers = rows * (shape.width * (1 + 2 * shape.histosys) + 8 * shape.normsys)
+    return 8 * math.ceil(numbers + rows * (1 + shape.linear / 8))
+
+
+def _lookup(columns: Mapping[str, int], names: tuple[str, ...]) -> IntArray:
+    """Return the columns of parameters, and -1 of those without one."""
+    return np.fromiter(map(columns.get, names, itertools.repeat(-1)), np.int64, len(names))

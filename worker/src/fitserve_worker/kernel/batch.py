@@ -1,0 +1,285 @@
+"""A batch: hypotheses that share background samples, channels and parameter of interest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fitserve_worker.kernel import census
+from fitserve_worker.kernel.arrays import (
+    SampleArrays,
+    SampleTable,
+    Shape,
+    bytes_per_hypothesis,
+)
+from fitserve_worker.kernel.constraints import Placement, Vectors, poisson_constant
+from fitserve_worker.kernel.layout import Layout, choose_width
+from fitserve_worker.kernel.named import Parameters, pyhf_order
+from fitserve_worker.kernel.spec import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from fitserve.contract import ModelOptions
+    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
+    from fitserve_worker.kernel.members import Member, Reader
+    from fitserve_worker.kernel.parameters import ParameterSet
+    from fitserve_worker.kernel.patches import Structure
+    from fitserve_worker.kernel.spec import Sample
+
+__all__ = ["Batch", "Chunk"]
+
+# The arrays of the hypotheses that are on the device at the same time.
+_CHUNK_BYTES = 256 * 1024**2
+
+
+class Chunk(NamedTuple):
+    """Arrays of some hypotheses of a batch, with the hypothesis as leading axis.
+
+    ``columns`` and ``local`` hold init, lower, upper, precision, mean, rate and counted of the
+    parameters, of shape (hypotheses, columns) and (hypotheses, bins); ``data`` are the
+    observed events (hypotheses, bins). ``poi`` is the column of the parameter of interest,
+    ``constant`` what the fit's objective lacks of -log L.
+    """
+
+    samples: SampleArrays
+    columns: dict[str, FloatArray]
+    local: dict[str, FloatArray]
+    data: FloatArray
+    poi: IntArray
+    constant: FloatArray
+
+
+class _Places(NamedTuple):
+    """Where the parameters of a hypothesis are: columns, and local parameters of channels."""
+
+    columns: Mapping[str, int]
+    local: Mapping[str, str]
+
+
+class Batch:
+    """Hypotheses with the same structure, compiled.
+
+    Parameters
+    ----------
+    structure
+        What they have in common.
+    reader
+        The reader that made the members; it has the background.
+    members
+        The hypotheses.
+    options
+        Interpolation codes.
+
+    Attributes
+    ----------
+    shape
+        What the compiled program is made for.
+    members
+        The hypotheses, in the order of every array's leading axis.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        reader: Reader,
+        members: Sequence[Member],
+        options: ModelOptions,
+    ) -> None:
+        self.members = members
+        self._poi = structure.poi
+        self._bins = reader.bins
+        self._background = reader.background
+        self._usage = reader.usage
+        usages = [member.usage for member in members]
+        self._local = census.pick_local(
+            self._usage, {self._poi, *census.shared_shapefactors(self._usage, usages)}
+        )
+        self._own = [
+            census.own_parameters(usage, self._usage, self._local, self._bins, self._poi)
+            for usage in usages
+        ]
+        self.columns = census.assign_columns(
+            self._usage, usages, self._own, local=self._local, bins=self._bins, poi=self._poi
+        )
+        self._places = [self._place(own) for own in self._own]
+        self._layout = Layout(structure.channels, self._width())
+        self.shape = self._shape(options)
+        self._base: dict[int, Vectors] = {}
+        self._on_device: SampleArrays | None = None
+
+    def _place(self, own: census.Own) -> _Places:
+        columns = {name: column for (name, index), column in self.columns.of.items() if not index}
+        columns |= dict(zip(own.alphas, self.columns.spare_alphas, strict=False))
+        for (name, index), column in zip(own.linear, self.columns.spare_linear, strict=False):
+            if not index:
+                columns[name] = column
+        return _Places(columns, {**self._local, **own.local})
+
+    def _width(self) -> int:
+        # A column that acts on a single bin needs rows of single bins.
+        if any(usage.kind(name).per_bin for usage, name in self._column_names()):
+            return 1
+        return choose_width(self._bins.values(), self.columns.total, self.columns.histosys)
+
+    def _column_names(self) -> Iterable[tuple[census.Usage, str]]:
+        for name, _ in self.columns.of:
+            yield self._usage, name
+        for member, own in zip(self.members, self._own, strict=True):
+            for name, _ in own.linear:
+                yield member.usage, name
+
+    def _shape(self, options: ModelOptions) -> Shape:
+        columns = self.columns
+        everything: list[tuple[Iterable[Sample], Mapping[str, str]]] = [
+            (self._background, self._local)
+        ]
+        everything += [
+            (member.samples, places.local)
+            for member, places in zip(self.members, self._places, strict=True)
+        ]
+        acted = {_acts(sample, local) for samples, local in everything for sample in samples}
+        kinds = {usage.kind(name) for usage, name in self._column_names()}
+        return Shape(
+            slots=_most_in_a_channel(self._background),
+            added_slots=max((_most_in_a_channel(m.samples) for m in self.members), default=1),
+            blocks=self._layout.blocks,
+            width=self._layout.width,
+            alphas=columns.alphas,
+            histosys=columns.histosys,
+            normsys=columns.normsys,
+            linear=columns.linear,
+            normsys_code=options.normsys,
+            histosys_code=options.histosys,
+            local="some" if len(acted) > 1 else "all" if True in acted else "none",
+            poisson=Kind.SHAPESYS in kinds,
+        )
+
+    @property
+    def slots(self) -> IntArray:
+        """Positions of the model's bins in arrays of bins."""
+        return self._layout.slots
+
+    def capacity(self, largest: int) -> int:
+        """Return how many hypotheses to have on the device at once.
+
+        The number is always the same for a shape, since programs are compiled for it.
+        """
+        return max(1, min(largest, _CHUNK_BYTES // bytes_per_hypothesis(self.shape)))
+
+    def background_arrays(self) -> SampleArrays:
+        """Return the arrays of the shared samples."""
+        table = SampleTable(self._layout, self.shape, slots=self.shape.slots, batch=1)
+        columns = {name: column for (name, index), column in self.columns.of.items() if not index}
+        self._enter(table, 0, self._background, self._usage, _Places(columns, self._local))
+        return SampleArrays(*(array[0] for array in table.arrays()))
+
+    def on_device(self) -> SampleArrays:
+        """Return the arrays of the shared samples where fits are made."""
+        if self._on_device is None:
+            import jax
+
+            self._on_device = jax.device_put(self.background_arrays())
+        return self._on_device
+
+    def chunk(self, members: Sequence[int], capacity: int) -> Chunk:
+        """Return the arrays of some hypotheses, padded to ``capacity`` of them."""
+        table = SampleTable(self._layout, self.shape, slots=self.shape.added_slots, batch=capacity)
+        vectors = []
+        for position, index in enumerate(members):
+            member, places = self.members[index], self._places[index]
+            self._enter(table, position, member.samples, member.usage, places)
+            vectors.append(self._vectors(member, places))
+        vectors += [vectors[0]] * (capacity - len(members))
+        observed = np.stack([self.members[index].observed for index in members])
+        data = np.zeros((capacity, self.shape.bins))
+        data[: len(members)] = self._layout.spread(observed)
+        poi = [self._places[index].columns[self._poi] for index in members]
+        constant = [
+            vector.constant + poisson_constant(counts)
+            for vector, counts in zip(vectors, observed, strict=False)
+        ]
+        return Chunk(
+            samples=table.arrays(),
+            columns=_stack([vector.columns for vector in vectors]),
+            local=_stack([vector.local for vector in vectors]),
+            data=data,
+            poi=np.array(poi + poi[:1] * (capacity - len(members))),
+            constant=np.array(constant),
+        )
+
+    def parameters(self, member: int) -> Parameters:
+        """Return the parameters of a hypothesis, as pyhf names and orders them."""
+        hypothesis, places = self.members[member], self._places[member]
+        found = []
+        for name in pyhf_order([*self._background, *hypothesis.samples]):
+            made = hypothesis.sets.get(name) or hypothesis.common[name]
+            usage = self._usage if name in self._usage.names else hypothesis.usage
+            found.append((made, self.placement(made, usage, places)))
+        return Parameters(found)
+
+    def _enter(
+        self,
+        table: SampleTable,
+        position: int,
+        samples: Iterable[Sample],
+        usage: census.Usage,
+        places: _Places,
+    ) -> None:
+        slots: Counter[str] = Counter()
+        for sample in samples:
+            linear = {
+                name: places.columns[name] + usage.offset(name, sample.channel, self._bins)
+                for name, _, _ in sample.factors
+                if name in places.columns
+            }
+            table.add(
+                position,
+                slots[sample.channel],
+                sample,
+                places.columns,
+                linear,
+                local=_acts(sample, places.local),
+            )
+            slots[sample.channel] += 1
+
+    def _vectors(self, member: Member, places: _Places) -> Vectors:
+        base = self._base.get(id(member.common))
+        if base is None:
+            base = Vectors(self.shape.columns, self.shape.bins)
+            for made in member.common.values():
+                base.enter(made, self.placement(made, self._usage, places))
+            self._base[id(member.common)] = base
+        vectors = base.copy()
+        for made in member.sets.values():
+            usage = self._usage if made.name in self._usage.names else member.usage
+            vectors.enter(made, self.placement(made, usage, places))
+        return vectors
+
+    def placement(self, made: ParameterSet, usage: census.Usage, places: _Places) -> Placement:
+        """Return where a parameter set is."""
+        if made.name in places.columns:
+            return Placement(columns=places.columns[made.name] + np.arange(len(made)))
+        if not made.kind.per_bin:
+            return Placement()
+        bins = [
+            np.arange(self._layout.bin_range(channel).start, self._layout.bin_range(channel).stop)
+            for channel in sorted(usage.channels[made.name])
+        ]
+        return Placement(slots=self._layout.slots[np.concatenate(bins)])
+
+
+def _acts(sample: Sample, local: Mapping[str, str]) -> bool:
+    name = local.get(sample.channel)
+    return name is not None and any(name == factor for factor, _, _ in sample.factors)
+
+
+def _most_in_a_channel(samples: Iterable[Sample]) -> int:
+    return max(Counter(sample.channel for sample in samples).values(), default=1)
+
+
+def _stack(entries: Sequence[object]) -> dict[str, FloatArray]:
+    fields = ("init", "lower", "upper", "precision", "mean", "rate", "counted")
+    return {name: np.stack([getattr(entry, name) for entry in entries]) for name in fields}

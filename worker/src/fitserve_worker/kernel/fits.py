@@ -1,0 +1,235 @@
+"""Fits of a batch's hypotheses, with NumPy arrays in and out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.batch import Batch, Chunk
+    from fitserve_worker.kernel.likelihood import Evaluation
+    from fitserve_worker.kernel.runtime import Runtime
+
+__all__ = ["Data", "Fits", "Loaded", "load"]
+
+
+class Data(NamedTuple):
+    """What fits are made to, with the fit as first axis.
+
+    ``events`` (fits, bins), and the auxiliary data of the constraints: ``mean`` and ``counted``
+    of the columns (fits, columns) and of the local parameters (fits, bins).
+    """
+
+    events: FloatArray
+    mean: FloatArray
+    counted: FloatArray
+    local_mean: FloatArray
+    local_counted: FloatArray
+
+    def take(self, which: IntArray | BoolArray) -> Data:
+        """Return the data of some of the fits."""
+        return Data._make(array[which] for array in self)
+
+
+class Fits(NamedTuple):
+    """Results of fits, with the fit as first axis.
+
+    ``x`` (fits, columns) and ``local`` (fits, bins) are the parameters, ``value`` the
+    objective there (see `fitserve_worker.kernel.likelihood`), ``gradient`` its derivatives
+    and ``yields`` (fits, bins) the expected events. ``edm`` is the estimated distance to the
+    minimum in units of -log L, ``steps`` the number of Hessians, ``positive`` whether the
+    last one was positive definite.
+    """
+
+    x: FloatArray
+    value: FloatArray
+    gradient: FloatArray
+    local: FloatArray
+    yields: FloatArray
+    edm: FloatArray
+    steps: IntArray
+    converged: BoolArray
+    positive: BoolArray
+
+    def take(self, which: IntArray | BoolArray) -> Fits:
+        """Return some of the fits."""
+        return Fits._make(array[which] for array in self)
+
+    def replaced(self, which: IntArray, by: Fits) -> Fits:
+        """Return fits of which some are replaced."""
+        made = Fits._make(array.copy() for array in self)
+        for mine, theirs in zip(made, by, strict=True):
+            mine[which] = theirs
+        return made
+
+
+class Loaded:
+    """Some hypotheses of a batch on the device.
+
+    Attributes
+    ----------
+    chunk
+        Their arrays.
+    size
+        How many they are; the arrays' first axis may be longer.
+    """
+
+    def __init__(self, batch: Batch, chunk: Chunk, size: int, setting: Runtime) -> None:
+        from fitserve_worker.kernel.likelihood import Terms
+        from fitserve_worker.kernel.program import Models
+
+        columns, local = chunk.columns, chunk.local
+        self.chunk = chunk
+        self.size = size
+        self._shape = batch.shape
+        self._runtime = setting
+        self._models = Models(
+            background=batch.on_device(),
+            added=chunk.samples,
+            terms=Terms(
+                precision=columns["precision"],
+                rate=columns["rate"],
+                local_lower=local["lower"],
+                local_upper=local["upper"],
+                local_precision=local["precision"],
+                local_rate=local["rate"],
+            ),
+            slots=batch.slots,
+        )
+
+    @property
+    def kinked(self) -> BoolArray | None:
+        """Columns in which the objective may have kinks at zero, if there are any."""
+        return self._shape.kinked
+
+    @property
+    def observed(self) -> Data:
+        """The observed data of each hypothesis."""
+        chunk = self.chunk
+        every = Data(
+            chunk.data,
+            chunk.columns["mean"],
+            chunk.columns["counted"],
+            chunk.local["mean"],
+            chunk.local["counted"],
+        )
+        return every.take(np.arange(self.size))
+
+    def asimov(self, fits: Fits, hypothesis: IntArray) -> Data:
+        """Return the expected data of fits, main and auxiliary.
+
+        They are those of the fitted parameters, whose own objective on them is zero.
+        """
+        columns, local = self.chunk.columns, self.chunk.local
+        return Data(
+            fits.yields,
+            np.where(columns["precision"][hypothesis] > 0, fits.x, 0.0),
+            columns["rate"][hypothesis] * fits.x,
+            fits.local,
+            local["rate"][hypothesis] * fits.local,
+        )
+
+    def fit(
+        self,
+        hypothesis: IntArray,
+        start: FloatArray,
+        data: Data,
+        poi: FloatArray | None = None,
+    ) -> Fits:
+        """Fit.
+
+        Parameters
+        ----------
+        hypothesis
+            Index of the hypothesis of each fit, of shape (fits,).
+        start
+            Where it starts, of shape (fits, columns).
+        data
+            What it is made to.
+        poi
+            Value that the parameter of interest is fixed at, of shape (fits,); it is free
+            where this is NaN, and everywhere if it is None.
+        """
+        lower = self.chunk.columns["lower"][hypothesis]
+        upper = self.chunk.columns["upper"][hypothesis]
+        if poi is not None:
+            fixed = np.flatnonzero(np.isfinite(poi))
+            at = fixed, self.chunk.poi[hypothesis[fixed]]
+            lower[at] = upper[at] = poi[fixed]
+        pieces = self._pieces(len(hypothesis))
+        done = self._runtime.side_by_side(
+            lambda piece: self._run(
+                hypothesis[piece], start[piece], lower[piece], upper[piece], data.take(piece)
+            ),
+            pieces,
+        )
+        return Fits._make(np.concatenate(arrays) for arrays in zip(*done, strict=True))
+
+    def evaluate(
+        self, hypothesis: IntArray, x: FloatArray, local: FloatArray, data: Data
+    ) -> Evaluation:
+        """Evaluate the objective at points, without minimising over local parameters.
+
+        Parameters
+        ----------
+        hypothesis
+            Index of the hypothesis of each point, of shape (points,), at most as many as
+            there are hypotheses.
+        x, local
+            The points: columns (points, columns) and local parameters (points, bins).
+        data
+            The data.
+        """
+        from fitserve_worker.kernel.likelihood import Target
+        from fitserve_worker.kernel.program import Jobs, evaluate_at
+
+        here = self._models.terms
+        pinned = {"local_lower": here.local_lower.copy(), "local_upper": here.local_upper.copy()}
+        for bound in pinned.values():
+            bound[hypothesis] = local
+        models = self._models._replace(terms=here._replace(**pinned))
+        jobs = Jobs(hypothesis, x, x, x, Target(*data))
+        found = evaluate_at(self._shape, models, jobs)
+        return found._make(np.asarray(array) for array in found)
+
+    def _pieces(self, count: int) -> list[IntArray]:
+        parts = max(-(-count // self._runtime.capacity), min(self._runtime.threads, count))
+        return np.array_split(np.arange(count), parts)
+
+    def _run(
+        self,
+        hypothesis: IntArray,
+        start: FloatArray,
+        lower: FloatArray,
+        upper: FloatArray,
+        data: Data,
+    ) -> Fits:
+        from fitserve_worker.kernel.likelihood import Target
+        from fitserve_worker.kernel.program import Jobs, run
+
+        count, capacity = len(hypothesis), self._runtime.capacity
+
+        def padded(array: Any) -> Any:
+            made = np.zeros((capacity, *array.shape[1:]), array.dtype)
+            made[:count] = array
+            return made
+
+        jobs = Jobs(
+            padded(hypothesis),
+            padded(start),
+            padded(lower),
+            padded(upper),
+            Target(*(padded(array) for array in data)),
+        )
+        found = run(self._shape, self._models, jobs, count, in_turn=self._runtime.in_turn)
+        return Fits._make(np.asarray(array)[:count] for array in found)
+
+
+def load(batch: Batch, members: Sequence[int], setting: Runtime) -> Loaded:
+    """Put hypotheses of a batch on the device."""
+    chunk = batch.chunk(members, batch.capacity(setting.capacity))
+    return Loaded(batch, chunk, len(members), setting)

@@ -1,0 +1,128 @@
+"""Interpolation of systematic variations, with derivatives, as in pyhf (codes 0, 1, 2, 4, 4p).
+
+The additive codes are linear in the variations: delta(a) = up u(a) + down d(a), with up the
+difference of the upward variation from the nominal yield and down that of the nominal from
+the downward one. The basis functions u and d belong to a parameter alone, so that a whole
+column of bins is interpolated by two multiplications.
+
+Formulae: CERN-OPEN-2012-016, section 4.1, and pyhf 0.7.6, whose code 2 differs from it
+beyond +-1, where it is not continuous; here it is what pyhf computes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from fitserve_worker.kernel.arrays import SampleArrays
+
+__all__ = ["Basis", "Factors", "basis", "factors"]
+
+
+class Basis(NamedTuple):
+    """Basis functions u and d of each parameter, first and second derivatives, each (H,)."""
+
+    up: Array
+    down: Array
+    up1: Array
+    down1: Array
+    up2: Array
+    down2: Array
+
+
+class Factors(NamedTuple):
+    """Normsys factors, each (rows, N): value, and derivatives of its logarithm."""
+
+    value: Array
+    log1: Array
+    log2: Array
+
+
+def basis(code: str, alpha: Array, positive: Array) -> Basis:
+    """Return the basis functions of an additive code.
+
+    Parameters
+    ----------
+    code
+        ``code0`` (piecewise linear), ``code2`` (quadratic) or ``code4p`` (polynomial).
+    alpha
+        Parameters, of shape (H,).
+    positive
+        Which side of a kink at zero to take, of shape (H,).
+    """
+    zero = jnp.zeros_like(alpha)
+    one = jnp.ones_like(alpha)
+    if code == "code0":
+        right = jnp.where(positive, one, zero)
+        left = one - right
+        return Basis(alpha * right, alpha * left, right, left, zero, zero)
+    above, below = alpha > 1, alpha < -1
+
+    def pieces(high: Array, middle: Array, low: Array) -> Array:
+        return jnp.where(above, high, jnp.where(below, low, middle))
+
+    if code == "code2":
+        # With a = (up - down) / 2 and b = (up + down) / 2: a x^2 + b x, and beyond +-1
+        # pyhf's (b + 2a)(x - 1) and (b - 2a) x.
+        square = alpha * alpha
+        return Basis(
+            pieces(1.5 * (alpha - 1), 0.5 * (alpha + square), -0.5 * alpha),
+            pieces(-0.5 * (alpha - 1), 0.5 * (alpha - square), 1.5 * alpha),
+            pieces(1.5 * one, 0.5 + alpha, -0.5 * one),
+            pieces(-0.5 * one, 0.5 - alpha, 1.5 * one),
+            pieces(zero, one, zero),
+            pieces(zero, -one, zero),
+        )
+    # code4p: x S + T A with S = (up + down) / 2, A = (up - down) / 16 and
+    # T = x^2 (15 - 10 x^2 + 3 x^4).
+    square = alpha * alpha
+    t0 = square * (15 + square * (-10 + 3 * square)) / 16
+    t1 = alpha * (30 + square * (-40 + 18 * square)) / 16
+    t2 = (30 + square * (-120 + 90 * square)) / 16
+    half = 0.5 * alpha
+    return Basis(
+        pieces(alpha, half + t0, zero),
+        pieces(zero, half - t0, alpha),
+        pieces(one, 0.5 + t1, zero),
+        pieces(zero, 0.5 - t1, one),
+        pieces(zero, t2, zero),
+        pieces(zero, -t2, zero),
+    )
+
+
+def factors(samples: SampleArrays, code: str, alpha: Array, positive: Array) -> Factors:
+    """Return normsys factors.
+
+    Parameters
+    ----------
+    samples
+        The samples; only their ``poly``, ``log_hi`` and ``log_lo`` are used.
+    code
+        ``code1`` (exponential) or ``code4`` (polynomial within +-1, exponential beyond).
+    alpha
+        Parameters, of shape (N,).
+    positive
+        Which side of a kink at zero to take, of shape (N,).
+    """
+    slope = jnp.where(positive, samples.log_hi, -samples.log_lo)
+    exponential = jnp.exp(alpha * slope)
+    if code == "code1":
+        return Factors(exponential, slope, jnp.zeros_like(slope))
+    inside = jnp.abs(alpha) < 1
+    x = jnp.clip(alpha, -1.0, 1.0)
+    c1, c2, c3, c4, c5, c6 = samples.poly
+    value = 1 + x * (c1 + x * (c2 + x * (c3 + x * (c4 + x * (c5 + x * c6)))))
+    first = c1 + x * (2 * c2 + x * (3 * c3 + x * (4 * c4 + x * (5 * c5 + x * 6 * c6))))
+    second = 2 * c2 + x * (6 * c3 + x * (12 * c4 + x * (20 * c5 + x * 30 * c6)))
+    # A polynomial through wild variations may touch zero.
+    safe = jnp.where(value == 0, 1.0, value)
+    log1 = first / safe
+    return Factors(
+        jnp.where(inside, value, exponential),
+        jnp.where(inside, log1, slope),
+        jnp.where(inside, second / safe - log1 * log1, 0.0),
+    )

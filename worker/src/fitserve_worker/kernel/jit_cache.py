@@ -1,0 +1,131 @@
+"""Compiled programs on disk, shared by processes that know nothing of each other.
+
+JAX writes its cache entries in place, so that a process that is killed leaves half an entry,
+and a directory that cannot be written to makes it complain for every program. Here each
+process has a private directory with links to the shared entries; what it compiles itself it
+moves into the shared directory in one step. A shared directory may be read-only, as in a
+container image, or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import tempfile
+from importlib.metadata import version
+from multiprocessing.util import Finalize
+from pathlib import Path
+
+__all__ = ["VARIABLE", "JitCache", "default_location", "machine_key"]
+
+_LOG = logging.getLogger(__name__)
+
+VARIABLE = "FITSERVE_JIT_CACHE"
+"""Names the environment variable with the shared directory; empty means none."""
+
+
+def default_location() -> Path | None:
+    """Return the shared directory: ``$FITSERVE_JIT_CACHE`` or the platform's place for caches."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen is not None:
+        return Path(chosen) if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "fitserve" / "jit"
+    except RuntimeError:  # no home directory
+        return None
+
+
+def machine_key() -> str:
+    """Return a name for what compiled programs depend on besides what JAX itself looks at.
+
+    Code for one processor must not be loaded on another that lacks some instruction: a home
+    directory is often shared by nodes of several generations.
+    """
+    lines = [platform.machine(), version("jax"), version("jaxlib")]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features", "model name")):
+                lines.append(line)
+            elif not line:
+                break  # the first processor stands for all
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+class JitCache:
+    """A private view of a shared directory of compiled programs.
+
+    Parameters
+    ----------
+    shared
+        The shared directory; it is made if need be. None keeps programs for this process only.
+
+    Attributes
+    ----------
+    private
+        The directory for JAX, removed when the process ends.
+    """
+
+    def __init__(self, shared: Path | None) -> None:
+        self.private = Path(tempfile.mkdtemp(prefix="fitserve-jit-"))
+        # Unlike atexit's, these are also called at the end of multiprocessing's children.
+        Finalize(None, shutil.rmtree, (self.private, True), exitpriority=0)
+        self._shared = shared / machine_key() if shared else None
+        if self._shared is None:
+            return
+        with contextlib.suppress(OSError):
+            self._shared.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _is_trusted(self._shared):
+            self._shared = None
+            return
+        for entry in self._shared.iterdir():
+            if not entry.name.startswith("."):
+                (self.private / entry.name).symlink_to(entry.resolve())
+
+    def publish(self) -> int:
+        """Move newly compiled programs into the shared directory.
+
+        Returns
+        -------
+        int
+            How many there were. None are moved where the directory cannot be written to.
+        """
+        if self._shared is None:
+            return 0
+        count = 0
+        with os.scandir(self.private) as entries:
+            fresh = [entry for entry in entries if entry.is_file(follow_symlinks=False)]
+        for entry in fresh:
+            target = self._shared / entry.name
+            partial = self._shared / f".{entry.name}.{os.getpid()}"
+            try:
+                shutil.copyfile(entry.path, partial)
+                partial.replace(target)
+            except OSError as error:
+                _LOG.debug("compiled programs are not kept in %s: %s", self._shared, error)
+                partial.unlink(missing_ok=True)
+                self._shared = None
+                return count
+            # From now on it is one of the others, and not looked at again.
+            Path(entry.path).unlink()
+            (self.private / entry.name).symlink_to(target.resolve())
+            count += 1
+        return count
+
+
+def _is_trusted(directory: Path) -> bool:
+    """Tell whether programs in a directory may be run: only we or root can have put them there."""
+    try:
+        status = directory.stat()
+    except OSError:
+        return False
+    ours = status.st_uid in (0, os.getuid())
+    if not ours or status.st_mode & stat.S_IWOTH:
+        _LOG.warning("%s is not used: others may write to it", directory)
+        return False
+    return True

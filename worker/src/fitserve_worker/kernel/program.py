@@ -1,0 +1,113 @@
+"""The compiled program: many fits, each to its own hypothesis and data.
+
+One program serves all fits of a shape, however many hypotheses there are: those on observed
+and Asimov data, with the parameter of interest fixed or free, and toys.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fitserve_worker.kernel.likelihood import Evaluation, Target, Terms, evaluate
+from fitserve_worker.kernel.newton import Minimum, Problem, minimise
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from fitserve_worker.kernel.arrays import SampleArrays, Shape
+    from fitserve_worker.kernel.arraytypes import DeviceArray
+
+__all__ = ["Jobs", "Models", "evaluate_at", "run"]
+
+
+class Models(NamedTuple):
+    """Hypotheses on a background; ``added`` and ``terms`` have the hypothesis as first axis.
+
+    ``slots`` are the positions of the model's bins, see `fitserve_worker.kernel.layout`.
+    """
+
+    background: SampleArrays
+    added: SampleArrays
+    terms: Terms
+    slots: DeviceArray
+
+
+class Jobs(NamedTuple):
+    """Fits to do, with the fit as first axis.
+
+    ``hypothesis`` is an index into `Models`. A parameter is fixed by equal bounds.
+    """
+
+    hypothesis: DeviceArray
+    start: DeviceArray
+    lower: DeviceArray
+    upper: DeviceArray
+    target: Target
+
+
+def _fit(shape: Shape, models: Models, job: Jobs) -> Minimum:
+    added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
+
+    def function(x: Array, side: Array) -> Evaluation:
+        samples = (models.background, added)
+        return evaluate(shape, samples, terms, job.target, models.slots, x, side)
+
+    problem = Problem(function, job.lower, job.upper, terms.precision, shape.kinked)
+    return minimise(problem, job.start, shape.bins, len(models.slots))
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "in_turn"))
+def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn: bool) -> Minimum:
+    """Do the first ``count`` of the jobs.
+
+    Parameters
+    ----------
+    shape
+        What the arrays are.
+    models, jobs
+        The hypotheses, and the fits.
+    count
+        How many of the jobs are real. The others pad the arrays to their fixed size.
+    in_turn
+        Do one fit after the other: a CPU's cache holds one, and none waits for another's
+        last step. A GPU does all at once.
+    """
+    if not in_turn:
+        # What only pads gets bounds without room, and is done at once.
+        idle = (jnp.arange(len(jobs.start)) >= count)[:, None]
+        jobs = jobs._replace(upper=jnp.where(idle, jobs.lower, jobs.upper))
+        at_once: Minimum = jax.vmap(lambda job: _fit(shape, models, job))(jobs)
+        return at_once
+
+    def job(index: Array | int) -> Jobs:
+        one: Jobs = jax.tree.map(lambda leaf: leaf[index], jobs)
+        return one
+
+    one = jax.eval_shape(lambda: _fit(shape, models, job(0)))
+    blank = jax.tree.map(lambda leaf: jnp.zeros((len(jobs.start), *leaf.shape), leaf.dtype), one)
+
+    def step(index: Array, done: Minimum) -> Minimum:
+        found = _fit(shape, models, job(index))
+        more: Minimum = jax.tree.map(lambda every, own: every.at[index].set(own), done, found)
+        return more
+
+    one_by_one: Minimum = jax.lax.fori_loop(0, count, step, blank)
+    return one_by_one
+
+
+@functools.partial(jax.jit, static_argnames=("shape",))
+def evaluate_at(shape: Shape, models: Models, jobs: Jobs) -> Evaluation:
+    """Evaluate the objective and its derivatives at the start of each job."""
+
+    def one(job: Jobs) -> Evaluation:
+        added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
+        side = jnp.ones(shape.columns)
+        samples = (models.background, added)
+        return evaluate(shape, samples, terms, job.target, models.slots, job.start, side)
+
+    every: Evaluation = jax.lax.map(one, jobs)
+    return every

@@ -1,0 +1,102 @@
+"""JAX as the kernel uses it: set up once, when it is first needed.
+
+This is the only place that configures JAX: float64, compiled programs on disk, one thread
+for each fit (several fits run side by side instead), memory of a GPU taken as it is needed.
+The device is chosen by the environment (``JAX_PLATFORMS``); where that names a device that
+is not there, JAX raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from fitserve_worker.kernel.jit_cache import JitCache, default_location
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    _In = TypeVar("_In")
+    _Out = TypeVar("_Out")
+
+__all__ = ["THREADS", "Runtime", "runtime"]
+
+THREADS = "FITSERVE_THREADS"
+"""Names the environment variable with the number of threads to fit with; by default one."""
+
+_CPU_FLAGS = "--xla_cpu_multi_thread_eigen=false"
+# Fits in one call of the compiled program. On a CPU they run one after the other, for the
+# sake of its cache; a GPU does all of them at once.
+_CPU_CAPACITY = 32
+_GPU_CAPACITY = 128
+
+_lock = threading.Lock()
+
+
+class Runtime(NamedTuple):
+    """How fits are run here.
+
+    ``capacity`` is the number of fits in one call of a program, done ``in_turn`` or all at
+    once; ``threads`` calls are made side by side.
+    """
+
+    platform: str
+    device: str
+    capacity: int
+    in_turn: bool
+    threads: int
+    cache: JitCache
+
+    def side_by_side(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> list[_Out]:
+        """Apply a function that spends its time in compiled programs to several items."""
+        items = list(items)
+        if self.threads == 1 or len(items) == 1:
+            return [function(item) for item in items]
+        return list(_pool(self.threads).map(function, items))
+
+
+def runtime() -> Runtime:
+    """Return the runtime, setting JAX up at the first call."""
+    with _lock:
+        return _set_up()
+
+
+@functools.cache
+def _set_up() -> Runtime:
+    if "jax" not in sys.modules:
+        # Read when JAX is imported; a later change has no effect.
+        os.environ["XLA_FLAGS"] = f"{_CPU_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # The matrices are too small for more than one thread, which LAPACK does not know.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import jax
+
+    cache = JitCache(default_location())
+    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]  # noqa: FBT003
+    jax.config.update("jax_compilation_cache_dir", str(cache.private))  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
+    device = jax.devices()[0]
+    in_turn = device.platform == "cpu"
+    return Runtime(
+        platform=device.platform,
+        device=device.device_kind,
+        capacity=_CPU_CAPACITY if in_turn else _GPU_CAPACITY,
+        in_turn=in_turn,
+        threads=_threads() if in_turn else 1,
+        cache=cache,
+    )
+
+
+def _threads() -> int:
+    chosen = os.environ.get(THREADS, "")
+    return int(chosen) if chosen.isdecimal() and int(chosen) > 0 else 1
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="fits")

@@ -1,0 +1,146 @@
+"""Samples and their modifiers, read from the JSON of a workspace into arrays.
+
+Nothing is assumed to be valid: what is missing, of the wrong shape or unknown raises
+`UnsupportedModelError`, and pyhf then says what it thinks of it.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fitserve_worker.kernel.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fitserve_worker.kernel.arraytypes import FloatArray
+
+__all__ = ["Kind", "Sample", "read_sample"]
+
+
+class Kind(IntEnum):
+    """Types of parameters, in the order in which pyhf builds the parameters of a model.
+
+    ``ALPHA`` is the nuisance parameter of histosys and normsys modifiers, which may share it.
+    """
+
+    ALPHA = 0
+    LUMI = 1
+    NORMFACTOR = 2
+    SHAPEFACTOR = 4
+    SHAPESYS = 5
+    STATERROR = 6
+
+    @property
+    def per_bin(self) -> bool:
+        """Whether a modifier of this kind has one parameter for every bin."""
+        return self >= Kind.SHAPEFACTOR
+
+
+class Sample(NamedTuple):
+    """One sample of one channel.
+
+    ``nominal`` has shape (bins,). ``normsys`` is (names, array (modifiers, 2) of lo and hi),
+    ``histosys`` is (names, array (modifiers, 2, bins) of lo_data and hi_data). ``factors``
+    names the modifiers that multiply by parameters, with their kind and, for shapesys and
+    staterror, their absolute uncertainties of shape (bins,).
+    """
+
+    channel: str
+    name: str
+    nominal: FloatArray
+    normsys: tuple[tuple[str, ...], FloatArray]
+    histosys: tuple[tuple[str, ...], FloatArray]
+    factors: list[tuple[str, Kind, FloatArray | None]]
+
+
+_FACTORS = {
+    "lumi": Kind.LUMI,
+    "normfactor": Kind.NORMFACTOR,
+    "shapefactor": Kind.SHAPEFACTOR,
+    "shapesys": Kind.SHAPESYS,
+    "staterror": Kind.STATERROR,
+}
+_WITH_UNCERTAINTY = (Kind.SHAPESYS, Kind.STATERROR)
+
+
+def read_sample(channel: str, spec: Any) -> Sample:
+    """Read a sample from its JSON.
+
+    Of several modifiers with the same name and type the last one counts, as in pyhf.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Something is missing, of the wrong type or shape, or an unknown kind of modifier.
+    """
+    try:
+        return _read(channel, spec)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        name = spec.get("name") if isinstance(spec, dict) else None
+        raise UnsupportedModelError(
+            f"sample {name!r} of channel {channel!r} cannot be read: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _read(channel: str, spec: dict[str, Any]) -> Sample:
+    nominal = numbers(spec["data"])
+    if nominal.ndim != 1 or not nominal.size:
+        raise UnsupportedModelError(f"sample {spec['name']!r} of {channel!r} has no list of yields")
+    normsys: dict[str, tuple[float, float]] = {}
+    histosys: dict[str, tuple[list[float], list[float]]] = {}
+    factors: dict[tuple[str, Kind], FloatArray | None] = {}
+    for modifier in spec["modifiers"]:
+        kind, name = modifier["type"], modifier["name"]
+        if kind == "normsys":
+            data = modifier["data"]
+            normsys[name] = (data["lo"], data["hi"])
+        elif kind == "histosys":
+            data = modifier["data"]
+            histosys[name] = (data["lo_data"], data["hi_data"])
+        elif kind in _FACTORS:
+            factor = _FACTORS[kind]
+            with_data = factor in _WITH_UNCERTAINTY
+            factors[name, factor] = numbers(modifier["data"]) if with_data else None
+        else:
+            raise UnsupportedModelError(f"modifier type {kind!r} is unknown")
+    if any(min(pair) <= 0 for pair in normsys.values()):
+        raise UnsupportedModelError(
+            f"a normsys factor of sample {spec['name']!r} in {channel!r} is not positive"
+        )
+    bins = len(nominal)
+    for (name, _), uncertainty in factors.items():
+        if uncertainty is not None and uncertainty.shape != (bins,):
+            raise UnsupportedModelError(
+                f"modifier {name!r} of sample {spec['name']!r} in {channel!r} has not "
+                "one value for every bin"
+            )
+    return Sample(
+        channel=channel,
+        name=spec["name"],
+        nominal=nominal,
+        normsys=(tuple(normsys), _block(normsys.values(), (len(normsys), 2))),
+        histosys=(tuple(histosys), _block(histosys.values(), (len(histosys), 2, bins))),
+        factors=[(name, kind, data) for (name, kind), data in factors.items()],
+    )
+
+
+def numbers(data: Any) -> FloatArray:
+    """Return JSON numbers as a float array; refuse what is not a finite number."""
+    array = np.array(data, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise UnsupportedModelError("the model has numbers that are not finite")
+    return array
+
+
+def _block(values: Iterable[Any], shape: tuple[int, ...]) -> FloatArray:
+    array = numbers(list(values)) if shape[0] else np.zeros(shape)
+    if array.shape != shape:
+        raise UnsupportedModelError(
+            f"modifier data of shape {array.shape[1:]} where {shape[1:]} is needed"
+        )
+    return array
