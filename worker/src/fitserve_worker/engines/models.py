@@ -9,7 +9,7 @@ import msgspec
 import pyhf
 from cachetools import LRUCache
 
-from fitserve.contract import digest
+from fitserve.contract import FitRequest, digest
 
 if TYPE_CHECKING:
     from fitserve.contract import ModelOptions
@@ -45,23 +45,30 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
         The patched workspace is no model.
     """
     options = work.request.model
-    key = digest([work.workspace_digest, patch, options, pyhf.tensorlib.name])
+    without = isinstance(work.request, FitRequest) and work.request.background_only
+    key = digest([work.workspace_digest, patch, options, pyhf.tensorlib.name, without])
     cached = _cache.get(key)
     if cached is not None:
         return cached[0]
     # The patch may touch any part of the workspace, so the whole of it is patched, not
     # only the channels that pyhf's `Workspace.model(patches=...)` would see.
     patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
-    built = _build(patched, options)
+    built = _build(patched, options, may_lack_poi=without)
     size = _GROWTH * len(msgspec.json.encode(patched))
     if size <= _CACHE_BYTES:
         _cache[key] = built, size
     return built
 
 
-def _build(spec: dict[str, Any], options: ModelOptions) -> BuiltModel:
+def _build(spec: dict[str, Any], options: ModelOptions, *, may_lack_poi: bool) -> BuiltModel:
     workspace = pyhf.Workspace(spec, validate=False)
-    chosen = {} if options.poi is None else {"poi_name": options.poi}
+    chosen: dict[str, str | None] = {}
+    if options.poi is not None:
+        chosen["poi_name"] = options.poi
+    if may_lack_poi:
+        measurement = workspace.get_measurement(measurement_name=options.measurement)
+        poi = options.poi or measurement["config"]["poi"]
+        chosen = {"poi_name": poi if _declares(spec, poi) else None}
     model = workspace.model(
         measurement_name=options.measurement,
         validate=False,
@@ -72,3 +79,12 @@ def _build(spec: dict[str, Any], options: ModelOptions) -> BuiltModel:
         **chosen,
     )
     return BuiltModel(model, workspace.data(model))
+
+
+def _declares(spec: dict[str, Any], parameter: str) -> bool:
+    return any(
+        modifier["name"] == parameter
+        for channel in spec["channels"]
+        for sample in channel["samples"]
+        for modifier in sample["modifiers"]
+    )

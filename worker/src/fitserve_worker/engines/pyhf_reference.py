@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from msgspec import Struct
 
 from fitserve.contract import (
+    FitRequest,
     HypotestRequest,
     HypothesisResult,
     LimitRequest,
+    RankingRequest,
     ScanRequest,
     hypothesis_key,
 )
 from fitserve_worker.engines import failed
 from fitserve_worker.engines.asymptotic import Evaluation, evaluate, quiet_pyhf
 from fitserve_worker.engines.ladder import Climb, Ladder
+from fitserve_worker.engines.minuit import BestFit, best_fit
 from fitserve_worker.engines.models import BuiltModel, build
 from fitserve_worker.engines.points import at_strengths
+from fitserve_worker.engines.pyhf_fit import fit_answer, ranking_answer
 from fitserve_worker.engines.pyhf_limit import find_limits
 from fitserve_worker.engines.pyhf_scan import Profile, profile
 
@@ -81,6 +85,60 @@ class PyhfEngine:
             return {**at_strengths(climbs), "limit": found, **doubts}
 
         yield from self._each(work, answer)
+
+    def fit(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the best fit of each hypothesis, or of the workspace without a signal."""
+        request = _of_kind(work, FitRequest)
+
+        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
+            poi = built.model.config.poi_index
+            held = {poi: 0.0} if request.background_only and poi is not None else {}
+            climb = self._ladder.climb(
+                built,
+                seed,
+                lambda rung, start: best_fit(
+                    built, rung, start, held=held, intervals=request.intervals
+                ),
+            )
+            fields = self._of_fit(built, climb)
+            return {**fields, "fit": fit_answer(built, climb.best) if climb.best else None}
+
+        yield from self._each(work, answer)
+
+    def ranking(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the impact of every nuisance parameter for each hypothesis."""
+        _of_kind(work, RankingRequest)
+
+        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
+            climb = self._ladder.climb(
+                built, seed, lambda rung, start: best_fit(built, rung, start)
+            )
+            fields = self._of_fit(built, climb)
+            if climb.best is None:
+                return fields
+            ranking, broken = ranking_answer(built, climb.best)
+            if broken:
+                doubts = [f"no valid fit with {', '.join(broken)} held", *climb.best.problems]
+                fields |= {"status": "suspect", "reason": "; ".join(doubts)}
+            return {**fields, "ranking": ranking}
+
+        yield from self._each(work, answer)
+
+    def _of_fit(self, built: BuiltModel, climb: Climb[BestFit]) -> dict[str, Any]:
+        poi, best = built.model.config.poi_index, climb.best
+        # Whichever optimizer comes first, Minuit has the last word and gives the Hessian.
+        engine = self._name if self._name.endswith("minuit") else f"{self._name}+minuit"
+        return {
+            "status": climb.status,
+            "reason": climb.reason,
+            "CLs_obs": None,
+            "CLs_exp": [None] * 5,
+            "points": [],
+            "muhat": None if best is None or poi is None else float(best.values[poi]),
+            "twice_nll": best.twice_nll if best else None,
+            "attempts": climb.attempts,
+            "engine": engine,
+        }
 
     def _each(self, work: Work, answer: Answer) -> Iterator[HypothesisResult]:
         quiet_pyhf()

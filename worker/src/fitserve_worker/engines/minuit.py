@@ -1,0 +1,310 @@
+"""Maximum-likelihood fits by Minuit, with covariance and profile-likelihood intervals."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyhf
+from iminuit import Minuit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from fitserve_worker.engines.ladder import Rung
+    from fitserve_worker.engines.models import BuiltModel
+
+__all__ = ["BestFit", "Objective", "best_fit", "hold"]
+
+# A parameter is at a bound where moving it there costs no more than this of -2 log L, which
+# is a hundredth of its uncertainty ...
+_COST = 1e-4
+# ... and it is within this part of its range. Starts are moved inside by as much of 1: at a
+# bound itself Minuit's transformed parameter has no slope.
+_NEAR = 1e-2
+_INSIDE = 1e-3
+# A difference of minima that shifts a significance by 1e-3, as for CLs.
+_ABOVE = 1e-6
+_CALLS = 100_000
+_TIGHT = 1e-3
+
+
+class Objective:
+    """-2 log L of a model and data as a function of all its parameters.
+
+    Attributes
+    ----------
+    bounds
+        Of each parameter, shape (parameters, 2).
+    fixed
+        Which parameters are held, shape (parameters,).
+    names
+        Of the parameters, with an index where a modifier has several.
+    """
+
+    def __init__(self, built: BuiltModel, held: dict[int, float]) -> None:
+        config = built.model.config
+        self.bounds = np.asarray(config.suggested_bounds(), dtype=float)
+        self.fixed = np.asarray(config.suggested_fixed(), dtype=bool)
+        self.fixed[list(held)] = True
+        self.names: list[str] = list(config.par_names)
+        self._held = held
+        self.value, self.gradient = _functions(built)
+
+    def start(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Return initial values inside the bounds, shape (parameters,)."""
+        low, high = self.bounds.T
+        margin = _INSIDE * np.minimum(high - low, 1.0)
+        inside = np.clip(np.asarray(values, dtype=float), low + margin, high - margin)
+        found = np.where(self.fixed, np.asarray(values, dtype=float), inside)
+        for index, value in self._held.items():
+            found[index] = value
+        return found
+
+    def minuit(self, values: ArrayLike, *, tight: bool = False, strategy: int = 1) -> Minuit:
+        """Return a minimizer at the given values."""
+        gradient = {} if self.gradient is None else {"grad": self.gradient}
+        minuit = Minuit(self.value, self.start(values), name=self.names, **gradient)
+        minuit.errordef = Minuit.LEAST_SQUARES  # -2 log L rises by 1 at one standard deviation
+        minuit.limits = self.bounds.tolist()
+        minuit.fixed = self.fixed.tolist()
+        minuit.strategy = strategy
+        if tight:
+            minuit.tol = _TIGHT
+        return minuit
+
+
+def _functions(
+    built: BuiltModel,
+) -> tuple[Callable[[Any], float], Callable[[Any], NDArray[np.float64]] | None]:
+    model, data = built
+    if pyhf.tensorlib.name != "jax":
+        return lambda x: float(-2 * model.logpdf(x, data)[0]), None
+    import jax
+
+    observed = pyhf.tensorlib.astensor(data)
+    both = jax.jit(jax.value_and_grad(lambda x: -2 * model.logpdf(x, observed)[0]))
+    return (
+        lambda x: float(both(np.asarray(x))[0]),
+        lambda x: np.asarray(both(np.asarray(x))[1]),
+    )
+
+
+class BestFit(NamedTuple):
+    """The minimum of -2 log L.
+
+    ``values`` and ``at_bound`` have shape (parameters,), ``covariance`` (parameters,
+    parameters), zero for parameters that are fixed or at a bound. ``intervals`` has the ends,
+    by parameter, of the profile-likelihood intervals that were asked for; None for an end
+    beyond the bound.
+    """
+
+    objective: Objective
+    values: NDArray[np.float64]
+    at_bound: NDArray[np.bool_]
+    covariance: NDArray[np.float64]
+    twice_nll: float
+    problems: list[str]
+    intervals: dict[int, tuple[float | None, float | None]]
+
+    @property
+    def usable(self) -> bool:
+        """Whether there are numbers at all."""
+        return math.isfinite(self.twice_nll) and bool(np.isfinite(self.values).all())
+
+    @property
+    def free(self) -> NDArray[np.intp]:
+        """Indices of the parameters that have an uncertainty."""
+        return np.flatnonzero(~self.objective.fixed & ~self.at_bound)
+
+    @property
+    def uncertainties(self) -> NDArray[np.float64]:
+        """Uncertainties of all parameters, zero where there is none, shape (parameters,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+
+def best_fit(
+    built: BuiltModel,
+    rung: Rung,
+    start: Sequence[float],
+    *,
+    held: dict[int, float] | None = None,
+    intervals: bool = False,
+) -> BestFit:
+    """Fit a model to its data.
+
+    Parameters
+    ----------
+    built
+        Model and data.
+    rung
+        The way to go: Minuit from the start, or from where SLSQP ends.
+    start
+        Initial values of all parameters, in the model's order.
+    held
+        Values of parameters that are held, by index, besides those that the model fixes.
+    intervals
+        Whether to find profile-likelihood intervals (MINOS) of all free parameters.
+
+    Raises
+    ------
+    pyhf.exceptions.FailedMinimization
+        SLSQP says that it failed.
+    """
+    objective = Objective(built, held or {})
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # What the numbers are worth is judged by the numbers, not by these messages.
+        warnings.simplefilter("ignore")
+        known = math.inf
+        if rung.optimizer == "scipy":
+            start, known = _by_scipy(built, objective, start)
+        minuit = objective.minuit(start, tight=rung.tight)
+        minuit.migrad(ncall=_CALLS)
+        at_bound = _settle(objective, minuit)
+        if minuit.nfit:
+            minuit.hesse()
+        problems = _problems(minuit, known)
+        ends = _intervals(objective, minuit, at_bound, problems) if intervals else {}
+    covariance = np.zeros((len(objective.names),) * 2)
+    if minuit.covariance is not None:
+        covariance = np.array(minuit.covariance, dtype=float)
+    values = np.array(minuit.values, dtype=float)
+    return BestFit(objective, values, at_bound, covariance, float(minuit.fval), problems, ends)
+
+
+def hold(found: BestFit, index: int, value: float) -> tuple[NDArray[np.float64], bool]:
+    """Fit again with one parameter held, beginning where the covariance says.
+
+    Returns
+    -------
+    values
+        All parameters, shape (parameters,).
+    valid
+        Whether the minimum is one.
+    """
+    start = found.values.copy()
+    variance = found.covariance[index, index]
+    if variance > 0:
+        start += found.covariance[index] / variance * (value - found.values[index])
+    start[index] = value
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        minuit = found.objective.minuit(start, strategy=0)
+        minuit.values[index] = value
+        minuit.fixed[index] = True
+        minuit.migrad(ncall=_CALLS)
+        if not minuit.valid:
+            minuit.strategy = 1
+            minuit.migrad(ncall=_CALLS)
+    return np.array(minuit.values, dtype=float), bool(minuit.valid)
+
+
+def _by_scipy(
+    built: BuiltModel, objective: Objective, start: Sequence[float]
+) -> tuple[list[float], float]:
+    pars, value = pyhf.infer.mle.fit(
+        built.data,
+        built.model,
+        init_pars=objective.start(start).tolist(),
+        fixed_params=objective.fixed.tolist(),
+        return_fitted_val=True,
+    )
+    return [float(one) for one in pars], float(np.asarray(value).item())
+
+
+def _settle(objective: Objective, minuit: Minuit) -> NDArray[np.bool_]:
+    """Put parameters that are at a bound there, and fit the others again."""
+    at_bound = np.zeros(len(objective.names), dtype=bool)
+    best = float(minuit.fval)
+    for index in np.flatnonzero(~objective.fixed):
+        low, high = objective.bounds[index]
+        value = minuit.values[index]
+        bound = low if value - low < high - value else high
+        if abs(value - bound) > _NEAR * min(high - low, 1.0):
+            continue
+        trial = np.array(minuit.values, dtype=float)
+        trial[index] = bound
+        if objective.value(trial) <= best + _COST:
+            at_bound[index] = True
+            minuit.values[index] = bound
+            minuit.fixed[index] = True
+    if at_bound.any() and minuit.nfit:
+        minuit.migrad(ncall=_CALLS)
+    return at_bound
+
+
+def _problems(minuit: Minuit, known: float) -> list[str]:
+    if not math.isfinite(minuit.fval):
+        return ["a result is not a finite number"]
+    problems = []
+    minimum = minuit.fmin
+    if minuit.nfit and not minimum.is_valid:
+        problems.append(f"Minuit finds no valid minimum: estimated distance {minimum.edm:.2g}")
+    if minuit.nfit and not (minuit.covariance is not None and minimum.has_accurate_covar):
+        problems.append("the covariance is not accurate: the Hessian is not positive definite")
+    if minuit.fval > known + _ABOVE:
+        above = minuit.fval - known
+        problems.append(f"the fit stopped {above:.2g} above a known minimum of -2 log L")
+    return problems
+
+
+def _intervals(
+    objective: Objective, minuit: Minuit, at_bound: NDArray[np.bool_], problems: list[str]
+) -> dict[int, tuple[float | None, float | None]]:
+    found: dict[int, tuple[float | None, float | None]] = {}
+    lower_minimum = False
+    for index in np.flatnonzero(~objective.fixed & ~at_bound):
+        name = objective.names[index]
+        try:
+            minuit.minos(name)
+        except RuntimeError as error:
+            problems.append(f"no interval of {name}: {error}")
+            continue
+        ends = minuit.merrors[name]
+        value = minuit.values[index]
+        found[int(index)] = (
+            value + ends.lower if ends.lower_valid else None,
+            value + ends.upper if ends.upper_valid else None,
+        )
+        lower_minimum |= ends.lower_new_min or ends.upper_new_min
+        for end, valid, limited in (
+            ("lower", ends.lower_valid, ends.at_lower_limit),
+            ("upper", ends.upper_valid, ends.at_upper_limit),
+        ):
+            if not valid and not limited:
+                problems.append(f"the {end} end of the interval of {name} was not found")
+    for index in np.flatnonzero(at_bound):
+        found[int(index)] = _one_sided(objective, minuit, int(index))
+    if lower_minimum:
+        problems.append("a lower minimum was found while looking for intervals")
+    return found
+
+
+def _one_sided(
+    objective: Objective, minuit: Minuit, index: int
+) -> tuple[float | None, float | None]:
+    """Return the interval of a parameter that is at a bound: one end is not there."""
+    from scipy.optimize import brentq
+
+    low, high = objective.bounds[index]
+    bound = float(minuit.values[index])
+    best, values = float(minuit.fval), np.array(minuit.values, dtype=float)
+
+    def rise(value: float) -> float:
+        if value == bound:
+            return -1.0
+        profiled = objective.minuit(values, strategy=0)
+        profiled.values[index] = value
+        profiled.fixed[index] = True
+        profiled.migrad(ncall=_CALLS)
+        return float(profiled.fval) - best - 1.0
+
+    far = high if bound == low else low
+    if rise(far) < 0:
+        return None, None
+    end = float(brentq(rise, bound, far, xtol=1e-4 * (high - low), rtol=1e-4))
+    return (None, end) if bound == low else (end, None)

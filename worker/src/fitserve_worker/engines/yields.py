@@ -1,0 +1,101 @@
+"""Expected events by channel, bin and sample, before and after a fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fitserve.contract import ChannelYields, SampleYields, Yields
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fitserve_worker.engines.minuit import BestFit
+    from fitserve_worker.engines.models import BuiltModel
+
+    Array = NDArray[np.float64]
+
+__all__ = ["channel_yields"]
+
+
+def channel_yields(
+    built: BuiltModel, found: BestFit, prefit: Array, widths: Array
+) -> list[ChannelYields]:
+    """Return the yields of all channels, in the model's order.
+
+    Uncertainties are linear: V = J C J^T with C the covariance of the parameters and J the
+    derivatives of the yields, taken over plus and minus one standard deviation of each
+    parameter as cabinetry does.
+
+    Parameters
+    ----------
+    built
+        Model and data.
+    found
+        The fit.
+    prefit, widths
+        Centres and widths of the constraints, both of shape (parameters,); the width is zero
+        where there is none.
+    """
+    before, before_sigma = _propagated(built, found, prefit, np.diag(widths**2))
+    after, after_sigma = _propagated(built, found, found.values, found.covariance)
+    config = built.model.config
+    observed = np.asarray(built.data[: config.nmaindata], dtype=float)
+    channels = []
+    for channel in built.model.spec["channels"]:
+        bins = config.channel_slices[channel["name"]]
+
+        def yields(row: int, bins: slice = bins) -> Yields:
+            return Yields(
+                prefit=before[row, bins].tolist(),
+                prefit_uncertainty=before_sigma[row, bins].tolist(),
+                postfit=after[row, bins].tolist(),
+                postfit_uncertainty=after_sigma[row, bins].tolist(),
+            )
+
+        channels.append(
+            ChannelYields(
+                name=channel["name"],
+                data=observed[bins].tolist(),
+                total=yields(-1),
+                samples=[
+                    SampleYields(
+                        name=sample["name"], yields=yields(config.samples.index(sample["name"]))
+                    )
+                    for sample in channel["samples"]
+                ],
+            )
+        )
+    return sorted(channels, key=lambda one: config.channels.index(one.name))
+
+
+def _propagated(
+    built: BuiltModel, found: BestFit, at: Array, covariance: Array
+) -> tuple[Array, Array]:
+    """Return yields and their uncertainties, both (samples + 1, bins); the last is the sum."""
+    central = _expected(built, at)
+    sigma = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    moving = np.flatnonzero(sigma > 0)
+    if not len(moving):
+        return central, np.zeros_like(central)
+    low, high = found.objective.bounds.T
+    slopes = []
+    for index in moving:
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = at.copy()
+            moved[index] = np.clip(at[index] + sign * sigma[index], low[index], high[index])
+            ends.append((moved[index], _expected(built, moved)))
+        (up, above), (down, below) = ends
+        slopes.append((above - below) / (up - down))
+    jacobian = np.stack(slopes)
+    chosen = covariance[np.ix_(moving, moving)]
+    variance = np.einsum("isb,ij,jsb->sb", jacobian, chosen, jacobian, optimize=True)
+    return central, np.sqrt(np.maximum(variance, 0.0))
+
+
+def _expected(built: BuiltModel, at: Array) -> Array:
+    each = built.model.main_model.expected_data(at.tolist(), return_by_sample=True)
+    samples = np.asarray(each, dtype=float)
+    return np.vstack([samples, samples.sum(axis=0)])
