@@ -193,7 +193,7 @@ class Loaded:
             bound[hypothesis] = local
         models = self._models._replace(terms=here._replace(**pinned))
         jobs = Jobs(hypothesis, x, x, x, Target(*data))
-        found = evaluate_at(self._shape, models, jobs)
+        found: Evaluation = evaluate_at(self._shape, models, jobs)
         return found._make(np.asarray(array) for array in found)
 
     def _pieces(self, count: int) -> list[IntArray]:
