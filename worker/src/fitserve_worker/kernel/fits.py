@@ -193,8 +193,9 @@ class Loaded:
             bound[hypothesis] = local
         models = self._models._replace(terms=here._replace(**pinned))
         jobs = Jobs(hypothesis, x, x, x, Target(*data))
-        found: Evaluation = evaluate_at(self._shape, models, jobs)
-        return found._make(np.asarray(array) for array in found)
+        found = evaluate_at(self._shape, models, jobs)
+        arrays: Evaluation = found._make(np.asarray(array) for array in found)
+        return arrays
 
     def _pieces(self, count: int) -> list[IntArray]:
         parts = max(-(-count // self._runtime.capacity), min(self._runtime.threads, count))
