@@ -180,13 +180,14 @@ def test_a_child_endpoint_that_is_killed(
 ) -> None:
     """Nothing would start another: its tasks are sent again, which does."""
     process = running()
+    wait_for(lambda: _busy(endpoint), 60, "a busy worker")
     assert "orphan" not in endpoint.worker("processes", str(endpoint.id))
     for child in wait_for(lambda: _child(rig, run), 60, "the child endpoint"):
         child.kill()
     # Its interchange and workers live on, until the site's administrator ends them.
     left = wait_for(lambda: _orphans(endpoint), 20, "orphans")
     assert any("process_worker_pool" in line for line in left)
-    assert f"{len(left)} orphans ended" in endpoint.worker("processes", str(endpoint.id), "--end")
+    endpoint.worker("processes", str(endpoint.id), "--end")
     assert _orphans(endpoint) == []
     output = client.finish(process)
     complete(run)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 __all__ = ["Found", "end_orphans", "find_processes"]
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_MANAGER = "Globus Compute Endpoint ("
+# Titles of a child endpoint's main process, from its start on.
+_MANAGER = re.compile(r"Globus Compute Endpoint \(|Endpoint starting up|.*_start-user-endpoint ")
 _GRACE = 3.0
 
 
@@ -42,7 +43,7 @@ def find_processes(endpoint: str) -> list[Found]:
     titles = []
     for place in Path("/proc").glob("[0-9]*"):
         command = _read(place / "cmdline")
-        if command.startswith(_MANAGER):
+        if _MANAGER.match(command):
             titles.append(command)
         found = named.search(command) or named.search(_read(place / "environ"))
         if found and int(place.name) != os.getpid():
