@@ -147,7 +147,7 @@ def test_workers_listen_on_the_loopback_interface_only(task: Task) -> None:
 def test_an_unknown_endpoint_names_the_known_ones() -> None:
     with pytest.raises(BackendError, match="no endpoint 'moon'") as caught:
         open_backend("moon")
-    assert "inline, local" in caught.value.evidence
+    assert "local, inline" in caught.value.evidence
 
 
 SLOW = ("--max-task-hypotheses", "1", "--workers", "1", "--optimizer", "minuit", "--mu", "0.5")
