@@ -69,7 +69,7 @@ doctor: install ## On the login node: say what is wrong before anything is regis
 	@$(SITEKIT) doctor $(SITE) $(ARGS)
 
 new-site: install ## Write a site file: make new-site NAME=mine SCHEDULER=slurm
-	@$(SITEKIT) new-site $(NAME) --scheduler $(or $(SCHEDULER),ask) $(ARGS)
+	@$(SITEKIT) new-site "$(NAME)" --scheduler $(or $(SCHEDULER),ask) $(ARGS)
 
 golden: dev endpoint-venv ## Write what every shipped site renders to, to be reviewed as a diff
 	@$(SITEKIT) golden --submit
