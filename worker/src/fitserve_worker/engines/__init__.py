@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["answers", "failed", "select"]
 
 # A pyhf fit takes some 10 ms for each modifier and hypothesis, compiling the kernel seconds.
-_WORTH_COMPILING = 100
+_WORTH_COMPILING = 50
 
 
 def select(work: Work) -> Engine:
