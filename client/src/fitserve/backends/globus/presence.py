@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.backends.base import BackendStatus
 from fitserve.backends.globus.scheduler import waiting_reason
 from fitserve.endpoints.failures import judge
+from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
     from fitserve.backends.globus.courier import Courier
@@ -73,7 +74,11 @@ class Presence:
         workers = 0
         up = False
         for child in self._courier.ledger.children():
-            child_online, details = service.endpoint_status(child)
+            state = _state(service, child)
+            if state is None:
+                self._first_seen.setdefault(child, time.monotonic())
+                return BackendStatus("waiting", 0, f"{card.name} is online")
+            child_online, details = state
             up = up or child_online
             if child_online:
                 self._first_seen[child] = time.monotonic()
@@ -95,3 +100,14 @@ class Presence:
             self._courier.ledger.give_up(
                 child, f"your endpoint on {self._profile.card.name} has ended"
             )
+
+
+def _state(service: Service, child: str) -> tuple[bool, dict[str, Any]] | None:
+    """Return the state of a child endpoint, or None where the service does not show it."""
+    try:
+        return service.endpoint_status(child)
+    except BackendError as error:
+        cause = error.__cause__
+        if cause is not None and judge(cause).kind in {"gone", "refused"}:
+            return None
+        raise

@@ -21,7 +21,7 @@ __all__ = ["Recovery"]
 
 # A task that was taken this long ago is asked about now and then, as often as the service's
 # limit of 20 requests in 10 s easily allows.
-_OVERDUE_SECONDS = 60.0
+_OVERDUE_SECONDS = 30.0
 _ASK_SECONDS = 10.0
 _ASK_TASKS = 3
 
