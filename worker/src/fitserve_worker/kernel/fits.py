@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.batch import Batch, Chunk
+    from fitserve_worker.kernel.curvature import Curvature
     from fitserve_worker.kernel.likelihood import Evaluation
     from fitserve_worker.kernel.runtime import Runtime
 
@@ -41,8 +42,8 @@ class Fits(NamedTuple):
     ``x`` (fits, columns) and ``local`` (fits, bins) are the parameters, ``value`` the
     objective there (see `fitserve_worker.kernel.likelihood`), ``gradient`` its derivatives
     and ``yields`` (fits, bins) the expected events. ``edm`` is the estimated distance to the
-    minimum in units of -log L, ``steps`` the number of Hessians, ``positive`` whether the
-    last one was positive definite.
+    minimum in units of -log L, ``steps`` and ``hessians`` the numbers of gradients and of
+    Hessians, ``positive`` whether the last of these was positive definite.
     """
 
     x: FloatArray
@@ -52,6 +53,7 @@ class Fits(NamedTuple):
     yields: FloatArray
     edm: FloatArray
     steps: IntArray
+    hessians: IntArray
     converged: BoolArray
     positive: BoolArray
 
@@ -171,8 +173,8 @@ class Loaded:
 
     def evaluate(
         self, hypothesis: IntArray, x: FloatArray, local: FloatArray, data: Data
-    ) -> Evaluation:
-        """Evaluate the objective at points, without minimising over local parameters.
+    ) -> tuple[Evaluation, Curvature]:
+        """Evaluate the objective and its derivatives at points, local parameters held.
 
         Parameters
         ----------
@@ -193,9 +195,11 @@ class Loaded:
             bound[hypothesis] = local
         models = self._models._replace(terms=here._replace(**pinned))
         jobs = Jobs(hypothesis, x, x, x, Target(*data))
-        found = evaluate_at(self._shape, models, jobs)
-        arrays: Evaluation = found._make(np.asarray(array) for array in found)
-        return arrays
+        found, bend = evaluate_at(self._shape, models, jobs)
+        return (
+            found._make(np.asarray(array) for array in found),
+            bend._make(np.asarray(array) for array in bend),
+        )
 
     def _pieces(self, count: int) -> list[IntArray]:
         parts = max(-(-count // self._runtime.capacity), min(self._runtime.threads, count))

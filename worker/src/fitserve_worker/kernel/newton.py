@@ -7,9 +7,12 @@ construction, and much better at leaving such a region than a Hessian made posit
 damping. A step that gains too little of what it promised is damped in the manner of
 Levenberg and Marquardt.
 
+A Hessian costs several gradients, and near the minimum it hardly changes: there a step is
+made with that of the point before as long as this takes the fit on fast enough.
+
 The fit ends on the estimated distance to the minimum (EDM) in units of -log L, half the
-gradient times the Newton step. It is taken with the last Hessian at the new point, and after
-it has become small enough one more step with that Hessian is made, whose end is evaluated.
+gradient times the Newton step, with the last Hessian at the new point. After it has become
+small enough one more step is made, whose end is evaluated.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 
-from fitserve_worker.kernel.likelihood import Evaluation, diagonal_of
+from fitserve_worker.kernel.curvature import Curvature, diagonal_of
+from fitserve_worker.kernel.likelihood import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from jax import Array
 
     from fitserve_worker.kernel.arraytypes import DeviceArray
+    from fitserve_worker.kernel.likelihood import Parts
 
 __all__ = ["MAX_STEPS", "TOLERANCE", "Minimum", "Problem", "minimise"]
 
@@ -36,13 +41,15 @@ MAX_STEPS = 100
 TOLERANCE = 1e-9
 """EDM of a converged fit, in units of -log L."""
 
-# The last step with an old Hessian is made when it is expected to leave this EDM, and from
-# no further away than that.
+# The last step is made when it is expected to leave this EDM, and from no further away than
+# that; with an old Hessian one from here on, if the step before was as good as this.
 _LAST_STEP = 1e-11, 1e-5
+_OLD_HESSIAN = 1e-2, 0.03
 _LEAST_EDM = 1e-100
 # Damping: where it starts, below what it is none, and what is a good and a poor gain.
 _FIRST_DAMPING, _NO_DAMPING = 3e-2, 1e-2
 _GOOD, _POOR, _USELESS = 0.75, 0.25, 1e-4
+# Added to the diagonal: this fraction of what it would be if nothing cancelled, or of that.
 _RIDGE, _LEAST = 1e-12, 1e-2
 # Derivatives of a parameter that acts on nothing.
 _NOTHING = 1e-20
@@ -55,21 +62,23 @@ _ROUNDING = 1e-13
 class Problem(NamedTuple):
     """What to minimise, between which bounds, each (columns,).
 
-    ``kinked`` marks parameters whose derivative may jump at zero.
+    ``function`` takes a point and the side of kinks, ``curvature`` the parts of an
+    evaluation. ``kinked`` marks parameters whose derivative may jump at zero.
     """
 
-    function: Callable[[Array, Array], Evaluation]
+    function: Callable[[Array, Array], tuple[Evaluation, Parts]]
+    curvature: Callable[[Parts], Curvature]
     lower: Array
     upper: Array
-    stiffness: Array
     kinked: DeviceArray | None
 
 
 class Minimum(NamedTuple):
     """Where a fit ended.
 
-    ``value`` is the objective there. ``steps`` counts evaluations of the Hessian. ``positive``
-    says that the last one was positive definite in the parameters off their bounds.
+    ``value`` is the objective there. ``steps`` counts evaluations of the gradient,
+    ``hessians`` those of the Hessian. ``positive`` says that the last one was positive
+    definite in the parameters off their bounds.
     """
 
     x: Array
@@ -79,20 +88,30 @@ class Minimum(NamedTuple):
     yields: Array
     edm: Array
     steps: Array
+    hessians: Array
     converged: Array
     positive: Array
 
 
 class _State(NamedTuple):
+    """Where a fit is.
+
+    ``bend`` is the curvature at ``x`` or a point before it, and ``factor`` a Cholesky factor
+    of it, damped, for the ``active`` parameters; ``stale`` says that it must be made anew.
+    """
+
     x: Array
     at: Evaluation
+    bend: Curvature
     side: Array
     damping: Array
     factor: Array
     active: Array
+    stale: Array
+    positive: Array
     edm: Array
     steps: Array
-    positive: Array
+    hessians: Array
     done: Array
 
 
@@ -106,65 +125,73 @@ def minimise(problem: Problem, start: Array, bins: int, model_bins: int) -> Mini
     start
         The first point, of shape (columns,).
     bins, model_bins
-        Sizes of what `Evaluation` has of bins.
+        Numbers of bins of the evaluation, and of the curvature.
     """
-    function, lower, upper, stiffness, _ = problem
 
     def step(state: _State) -> _State:
         side, low, high, resting = _sides(problem, state)
-        gradient = state.at.gradient
-        flat = _flat(state.at, stiffness)
-        active = ~(_blocked(state.x, gradient, low, high) | resting | flat)
-        pulled = jnp.where(active, gradient, 0.0)
-        factor, positive = _factor(state, active, stiffness)
-        damping = state.damping
-        move = -cho_solve((factor, True), pulled)
-        trial = jnp.clip(state.x + move, low, high)
+        flat = _flat(state)
+        active = ~(_blocked(state.x, state.at.gradient, low, high) | resting | flat)
+        factor, positive = jax.lax.cond(
+            state.stale | jnp.any(active != state.active),
+            lambda: _factor(state.bend, active, state.damping),
+            lambda: (state.factor, state.positive),
+        )
+        pulled = jnp.where(active, state.at.gradient, 0.0)
+        trial = jnp.clip(state.x - cho_solve((factor, True), pulled), low, high)
         move = trial - state.x
-        promised = -(pulled @ move + 0.5 * _curvature(state.at, stiffness, move, positive))
-        new = function(trial, side)
+        promised = -(pulled @ move + 0.5 * _along(state.bend, move, positive))
+        new, parts = problem.function(trial, side)
 
         first = state.steps == 0
         gain = state.at.value - new.value
         rounding = _ROUNDING * (1 + jnp.abs(new.value))
         ratio = jnp.where(promised > rounding, gain / jnp.maximum(promised, rounding), 1.0)
-        good = first | (
-            jnp.isfinite(new.value) & (gain >= -rounding) & (promised >= 0) & (ratio > _USELESS)
-        )
+        useful = (gain >= -rounding) & (promised >= 0) & (ratio > _USELESS)
+        good = first | (jnp.isfinite(new.value) & useful)
         at = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state.at)
         x = jnp.where(good, trial, state.x)
-        relaxed = jnp.where(damping < _NO_DAMPING, 0.0, damping / 10)
-        raised = jnp.maximum(4 * damping, _NO_DAMPING)
-        kept = jnp.where(ratio > _GOOD, relaxed, jnp.where(ratio < _POOR, raised, damping))
-        damping = jnp.where(good, kept, jnp.maximum(10 * damping, _FIRST_DAMPING))
+        damping = jnp.where(first, 0.0, _damping(state.damping, good, ratio))
 
-        # The EDM at the new point, with the Hessian of the old one.
-        left = jnp.where(active, at.gradient, 0.0)
-        left = jnp.where(_blocked(x, left, low, high), 0.0, left)
+        # The EDM at the new point, with the Hessian of an old one.
+        left = jnp.where(active & ~_blocked(x, at.gradient, low, high), at.gradient, 0.0)
         edm = 0.5 * left @ cho_solve((factor, True), left)
         freed = ~active & ~resting & ~flat & ~_blocked(x, at.gradient, low, high)
         turning = _sides(problem, state._replace(x=x, at=at, side=side))[0] != side
+        same = good & ~first & ~jnp.any(freed | turning | (side != state.side))
         shrinking = edm / jnp.maximum(jnp.maximum(state.edm, edm), _LEAST_EDM)
         near = (edm * shrinking < _LAST_STEP[0]) & (edm < _LAST_STEP[1])
-        settled = good & ~first & near & ~jnp.any(freed | turning | (side != state.side))
+        reuse = positive & (damping == 0) & (edm < _OLD_HESSIAN[0]) & (shrinking < _OLD_HESSIAN[1])
+        done = same & near
+        renew = good & ~done & ~(same & reuse)
         return _State(
             x=x,
             at=at,
+            bend=jax.lax.cond(renew, lambda: problem.curvature(parts), lambda: state.bend),
             side=side,
-            damping=jnp.where(first, 0.0, damping),
+            damping=damping,
             factor=factor,
             active=active,
+            stale=renew | (damping != state.damping),
+            positive=positive,
             edm=jnp.where(good, edm, state.edm),
             steps=state.steps + 1,
-            positive=positive,
-            done=settled,
+            hessians=state.hessians + renew,
+            done=done,
         )
 
     def unfinished(state: _State) -> Array:
         return ~state.done & (state.steps < MAX_STEPS)
 
-    begin = _begin(jnp.clip(start, lower, upper), bins, model_bins)
+    begin = _begin(jnp.clip(start, problem.lower, problem.upper), bins, model_bins)
     return _finish(problem, jax.lax.while_loop(unfinished, step, begin))
+
+
+def _damping(damping: Array, good: Array, ratio: Array) -> Array:
+    relaxed = jnp.where(damping < _NO_DAMPING, 0.0, damping / 10)
+    raised = jnp.maximum(4 * damping, _NO_DAMPING)
+    kept = jnp.where(ratio > _GOOD, relaxed, jnp.where(ratio < _POOR, raised, damping))
+    return jnp.where(good, kept, jnp.maximum(10 * damping, _FIRST_DAMPING))
 
 
 def _begin(x: Array, bins: int, model_bins: int) -> _State:
@@ -175,23 +202,29 @@ def _begin(x: Array, bins: int, model_bins: int) -> _State:
         value=jnp.full((), jnp.inf),
         gradient=jnp.zeros(n),
         other=jnp.zeros(n),
-        hessian=jnp.eye(n),
         yields=jnp.zeros(bins),
         local=jnp.zeros(bins),
+    )
+    level = Curvature(
+        hessian=jnp.eye(n),
         jacobian=jnp.zeros((model_bins, n)),
         information=jnp.zeros(model_bins),
+        stiffness=jnp.zeros(n),
         magnitude=jnp.zeros(n),
     )
     return _State(
         x=x,
         at=empty,
+        bend=level,
         side=jnp.ones(n),
         damping=zero,
         factor=jnp.eye(n),
         active=jnp.zeros(n, dtype=bool),
+        stale=none,
+        positive=none,
         edm=jnp.full((), jnp.inf),
         steps=jnp.zeros((), dtype=jnp.int32),
-        positive=none,
+        hessians=jnp.zeros((), dtype=jnp.int32),
         done=none,
     )
 
@@ -207,7 +240,7 @@ def _finish(problem: Problem, state: _State) -> Minimum:
 
     move, before = left_at(state.x, state.at.gradient)
     x = jnp.clip(state.x - move, low, high)
-    end = problem.function(x, state.side)
+    end, _ = problem.function(x, state.side)
     _, after = left_at(x, end.gradient)
     # Where parameters act alike the step may lead along them and away.
     nearer = state.done & (after <= before)
@@ -220,6 +253,7 @@ def _finish(problem: Problem, state: _State) -> Minimum:
         yields=jnp.where(nearer, end.yields, state.at.yields),
         edm=edm,
         steps=state.steps,
+        hessians=state.hessians,
         converged=state.done & (edm < TOLERANCE),
         positive=state.positive,
     )
@@ -229,46 +263,46 @@ def _blocked(x: Array, gradient: Array, lower: Array, upper: Array) -> Array:
     return (lower >= upper) | ((x <= lower) & (gradient > 0)) | ((x >= upper) & (gradient < 0))
 
 
-def _flat(at: Evaluation, stiffness: Array) -> Array:
+def _flat(state: _State) -> Array:
     """Tell which parameters the objective does not depend on, by all that can be seen here."""
-    slope, bend = jnp.abs(at.gradient), jnp.abs(diagonal_of(at.hessian))
-    return (stiffness == 0) & (slope < _NOTHING) & (bend < _NOTHING)
+    bend = state.bend
+    slope, second = jnp.abs(state.at.gradient), jnp.abs(diagonal_of(bend.hessian))
+    return (bend.stiffness == 0) & (slope < _NOTHING) & (second < _NOTHING)
 
 
-def _factor(state: _State, active: Array, stiffness: Array) -> tuple[Array, Array]:
+def _factor(bend: Curvature, active: Array, damping: Array) -> tuple[Array, Array]:
     """Return a Cholesky factor of the quadratic model's matrix, damped.
 
     It is that of the Hessian if this is positive definite (the second value tells), otherwise
     that of the Fisher information. Parameters that are not active have unit rows.
     """
-    at, n = state.at, len(active)
 
-    def factorise(matrix: Array, diagonal: Array, damping: Array) -> Array:
-        scale = jnp.maximum(jnp.maximum(jnp.abs(diagonal), stiffness), _LEAST)
+    def factorise(matrix: Array, diagonal: Array) -> Array:
+        scale = jnp.maximum(jnp.maximum(jnp.abs(diagonal), bend.stiffness), _LEAST)
         # Enough to be positive in spite of rounding where parameters act alike.
-        ridge = _RIDGE * jnp.maximum(at.magnitude, _LEAST)
+        ridge = _RIDGE * jnp.maximum(bend.magnitude, _LEAST)
         damped = jnp.where(active, diagonal + damping * scale + ridge, 1.0)
         restricted = jnp.where(active[:, None] & active, matrix, 0.0)
-        whole = jnp.where(jnp.eye(n, dtype=bool), damped, restricted)
+        whole = jnp.where(jnp.eye(len(active), dtype=bool), damped, restricted)
         lower: Array = jnp.linalg.cholesky(whole, symmetrize_input=False)
         return lower
 
-    factor = factorise(at.hessian, diagonal_of(at.hessian), state.damping)
+    factor = factorise(bend.hessian, diagonal_of(bend.hessian))
     positive = jnp.isfinite(factor[-1, -1])
 
     def fisher() -> Array:
-        matrix = at.jacobian.T @ (at.information[:, None] * at.jacobian)
-        return factorise(matrix, diagonal_of(matrix) + stiffness, state.damping)
+        matrix = bend.jacobian.T @ (bend.information[:, None] * bend.jacobian)
+        return factorise(matrix, diagonal_of(matrix) + bend.stiffness)
 
     chosen: Array = jax.lax.cond(positive, lambda: factor, fisher)
     return chosen, positive
 
 
-def _curvature(at: Evaluation, stiffness: Array, move: Array, positive: Array) -> Array:
+def _along(bend: Curvature, move: Array, positive: Array) -> Array:
     """Return the second derivative of the quadratic model along a move."""
-    along = at.jacobian @ move
-    fisher = along @ (at.information * along) + move @ (stiffness * move)
-    return jnp.where(positive, move @ (at.hessian @ move), fisher)
+    along = bend.jacobian @ move
+    fisher = along @ (bend.information * along) + move @ (bend.stiffness * move)
+    return jnp.where(positive, move @ (bend.hessian @ move), fisher)
 
 
 def _sides(problem: Problem, state: _State) -> tuple[Array, Array, Array, Array]:
@@ -283,7 +317,7 @@ def _sides(problem: Problem, state: _State) -> tuple[Array, Array, Array, Array]
         return side, low, high, jnp.zeros(len(side), dtype=bool)
     x, here, there = state.x, state.at.gradient, state.at.other
     # What a parameter with such a slope could gain is far below the tolerance.
-    level = _LEVEL * jnp.sqrt(problem.stiffness)
+    level = _LEVEL * jnp.sqrt(state.bend.stiffness)
     above, below = jnp.where(side > 0, here, there), jnp.where(side > 0, there, here)
     falls_up, falls_down = above < -level, below > level
     up = falls_up & (~falls_down | (-above >= below))

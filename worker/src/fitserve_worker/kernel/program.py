@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fitserve_worker.kernel.likelihood import Evaluation, Target, Terms, evaluate
+from fitserve_worker.kernel.curvature import Curvature, curvature
+from fitserve_worker.kernel.likelihood import Evaluation, Parts, Target, Terms, evaluate
 from fitserve_worker.kernel.newton import Minimum, Problem, minimise
 
 if TYPE_CHECKING:
@@ -52,11 +53,14 @@ class Jobs(NamedTuple):
 def _fit(shape: Shape, models: Models, job: Jobs) -> Minimum:
     added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
 
-    def function(x: Array, side: Array) -> Evaluation:
+    def function(x: Array, side: Array) -> tuple[Evaluation, Parts]:
         samples = (models.background, added)
-        return evaluate(shape, samples, terms, job.target, models.slots, x, side)
+        return evaluate(shape, samples, terms, job.target, x, side)
 
-    problem = Problem(function, job.lower, job.upper, terms.precision, shape.kinked)
+    def bend(parts: Parts) -> Curvature:
+        return curvature(shape, terms, job.target, models.slots, parts)
+
+    problem = Problem(function, bend, job.lower, job.upper, shape.kinked)
     return minimise(problem, job.start, shape.bins, len(models.slots))
 
 
@@ -100,14 +104,15 @@ def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
-def evaluate_at(shape: Shape, models: Models, jobs: Jobs) -> Evaluation:
+def evaluate_at(shape: Shape, models: Models, jobs: Jobs) -> tuple[Evaluation, Curvature]:
     """Evaluate the objective and its derivatives at the start of each job."""
 
-    def one(job: Jobs) -> Evaluation:
+    def one(job: Jobs) -> tuple[Evaluation, Curvature]:
         added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
-        side = jnp.ones(shape.columns)
         samples = (models.background, added)
-        return evaluate(shape, samples, terms, job.target, models.slots, job.start, side)
+        side = jnp.ones(shape.columns)
+        found, parts = evaluate(shape, samples, terms, job.target, job.start, side)
+        return found, curvature(shape, terms, job.target, models.slots, parts)
 
-    every: Evaluation = jax.lax.map(one, jobs)
+    every: tuple[Evaluation, Curvature] = jax.lax.map(one, jobs)
     return every

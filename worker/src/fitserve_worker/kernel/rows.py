@@ -10,6 +10,7 @@ log F and D those of H, the derivatives of a yield r = F H are
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
@@ -62,11 +63,14 @@ class Rows(NamedTuple):
 
     def steps_by_bin(self, weights: Array) -> Array:
         """Return the weighted sum of ``steps`` over samples, of shape (bins, H)."""
-        sums = [
-            jnp.einsum("kiw,kiwh->iwh", part, steps)
+        # Written out, since XLA would transpose the array for a contraction of this axis.
+        terms = [
+            part[slot, ..., None] * steps[slot]
             for part, steps in zip(self.spread(weights), self.steps, strict=True)
+            for slot in range(len(part))
         ]
-        return (sums[0] + sums[1]).reshape(-1, sums[0].shape[-1])
+        total = functools.reduce(jnp.add, terms)
+        return total.reshape(-1, total.shape[-1])
 
 
 def evaluate_rows(
