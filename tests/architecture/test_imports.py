@@ -24,7 +24,7 @@ LAYERS = [
     {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading"},
     {"execute", "progress", "contour"},
     {"pictures"},
-    {"export", "diff"},
+    {"pictures", "export", "diff"},
     {"report"},
     {"api"},
     {"console"},

@@ -11,6 +11,7 @@ from fitserve.cli.exports import diff, export
 from fitserve.cli.group import FitserveGroup
 from fitserve.cli.pallets import pallets
 from fitserve.cli.pictures import contour, report
+from fitserve.cli.plots import plot
 from fitserve.cli.run import cancel, resume, run
 from fitserve.cli.runs import runs, show
 
@@ -28,7 +29,7 @@ def cli() -> None:
 
 
 for command in (
-    *(run, resume, cancel, show, runs, contour, report, export, diff),
+    *(run, resume, cancel, show, runs, contour, plot, report, export, diff),
     *(pallets, analyses, endpoints),
 ):
     cli.add_command(command)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fitserve.contour import MassGrid
 
-__all__ = ["contour", "report"]
+__all__ = ["contour", "mass_options", "report"]
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 
 def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, str] | None:
@@ -46,6 +48,30 @@ def _references(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> 
     return found
 
 
+def mass_options(command: _Command) -> _Command:
+    """Add the options that say which masses a picture is of, and how it is titled."""
+    for option in (
+        click.option(
+            "--at",
+            metavar="LABEL=VALUE",
+            multiple=True,
+            callback=_assignments,
+            help="Take only hypotheses with this mass value. May be given several times.",
+        ),
+        click.option(
+            "--plane",
+            metavar="X,Y",
+            callback=_pair,
+            help="Labels of the mass values to draw, where more than two vary.",
+        ),
+        click.option("--y", metavar="TITLE", help="Title of the y axis (mathtext)."),
+        click.option("--x", metavar="TITLE", help="Title of the x axis (mathtext)."),
+        click.option("--title", help="Line above the legend instead of the analysis' title."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
@@ -64,22 +90,7 @@ def _references(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> 
     help="Lay another contour over it: a run, a results.json, CSV or JSON with x and y, or a "
     "HEPData table. May be given several times.",
 )
-@click.option("--title", help="Line above the legend instead of the analysis' title.")
-@click.option("--x", "x_title", metavar="TITLE", help="Title of the x axis (mathtext).")
-@click.option("--y", "y_title", metavar="TITLE", help="Title of the y axis (mathtext).")
-@click.option(
-    "--plane",
-    metavar="X,Y",
-    callback=_pair,
-    help="Labels of the mass values to draw, where more than two vary.",
-)
-@click.option(
-    "--at",
-    metavar="LABEL=VALUE",
-    multiple=True,
-    callback=_assignments,
-    help="Take only hypotheses with this mass value. May be given several times.",
-)
+@mass_options
 @click.option("--mu", type=float, help="Signal strength, where the run has several.")
 @click.option(
     "--interpolation",
@@ -95,8 +106,8 @@ def contour(
     output: Path | None,
     references: dict[str, Path],
     title: str | None,
-    x_title: str | None,
-    y_title: str | None,
+    x: str | None,
+    y: str | None,
     plane: tuple[str, str] | None,
     at: dict[str, float | str],
     mu: float | None,
@@ -127,8 +138,8 @@ def contour(
         interpolation="linear" if interpolation == "linear" else "smooth",
         drop_suspect=drop_suspect,
         title=title,
-        x=x_title,
-        y=y_title,
+        x=x,
+        y=y,
         references=references,
     )
     contours = contour_lines(saved.manifest, saved.results, options)

@@ -1,0 +1,209 @@
+"""Upper limits on the signal strength: a band along one mass, or a map of the mass plane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitserve.contour.grid import mass_grid
+from fitserve.contour.headroom import add_legend
+from fitserve.contour.lines import cls_of, level_lines
+from fitserve.contour.markers import add_points, point_entries
+from fitserve.contour.needed import need_pictures
+from fitserve.contour.options import ContourOptions
+from fitserve.contour.style import (
+    BAND,
+    EXPECTED,
+    OBSERVED,
+    WIDE_BAND,
+    axis_title,
+    pictures,
+)
+from fitserve.contour.surface import Mesh, significance
+from fitserve.contract import LimitRequest
+from fitserve.pictures.base import new_figure, refuse_kind, title_above
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from fitserve.contour.grid import MassGrid
+    from fitserve.contract import HypothesisResult
+    from fitserve.store.records import Manifest
+
+__all__ = ["draw_limits"]
+
+_DASHES = (0, (5, 2.5))
+_MOST_NUMBERS = 90
+_CROWDED = 40
+
+
+def draw_limits(
+    manifest: Manifest,
+    results: Mapping[str, HypothesisResult],
+    options: ContourOptions | None = None,
+) -> Any:
+    """Draw the upper limits of a run against the masses that vary.
+
+    Along one mass these are the observed limit and the expected one with its bands; in a
+    plane the observed limits as numbers on a map, with the contours of mu = 1.
+
+    Parameters
+    ----------
+    manifest, results
+        A run for limits: what was asked for and what is finished, by name.
+    options
+        Which masses to draw and how to title them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError, RequestError
+        As `fitserve.contour.mass_grid`; also where the run is not one for limits.
+    MissingExtraError
+        What draws is not installed.
+    """
+    need_pictures()
+    request = manifest.request
+    if not isinstance(request, LimitRequest):
+        raise refuse_kind(manifest, "limit")
+    options = options or ContourOptions()
+    grid = mass_grid(manifest, results, options)
+    limits = _limits(grid, results)
+    what = f"Upper limits on the signal strength at {100 * request.level:g}% CL"
+    with pictures():
+        figure = new_figure(8.6 if grid.dimension > 1 else 8.0, 7.0)
+        figure.subplots_adjust(left=0.13, right=0.96, bottom=0.11, top=0.94)
+        axes = figure.add_subplot()
+        if grid.dimension == 1:
+            entries = _draw_band(axes, grid, limits)
+            axes.set_ylabel(r"Upper limit on $\mu$")
+        else:
+            entries = _draw_map(figure, axes, grid, limits, options)
+            axes.set_ylabel(axis_title(grid.titles[1], grid.labels[1], chosen=options.y))
+        axes.set_xlabel(axis_title(grid.titles[0], grid.labels[0], chosen=options.x))
+        lines = title_above(axes, manifest, None, what)
+        missing = int(np.isnan(limits[:, 0]).sum())
+        if missing:
+            lines.append(f"{missing} of {len(grid.names)} points have no observed limit")
+        add_legend(axes, [*lines, *grid.notes], entries)
+    return figure
+
+
+def _limits(grid: MassGrid, results: Mapping[str, HypothesisResult]) -> NDArray[np.float64]:
+    """Return observed and expected limits of the points, shape (n, 6); NaN for none."""
+    found = np.full((len(grid.names), 6), np.nan)
+    for row, (name, state) in enumerate(zip(grid.names, grid.states, strict=True)):
+        limit = results[name].limit if name in results else None
+        if limit is not None and state in ("ok", "suspect"):
+            values = [limit.observed, *limit.expected]
+            found[row] = [np.nan if value is None else value for value in values]
+    return found
+
+
+def _draw_band(axes: Any, grid: MassGrid, limits: NDArray[np.float64]) -> list[tuple[Any, str]]:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    order = np.argsort(grid.points[:, 0])
+    x, found = grid.points[order, 0], limits[order]
+    axes.fill_between(x, found[:, 1], found[:, 5], color=WIDE_BAND, linewidth=0, zorder=1)
+    axes.fill_between(x, found[:, 2], found[:, 4], color=BAND, linewidth=0, zorder=1.1)
+    axes.plot(x, found[:, 3], color=EXPECTED, linestyle=_DASHES, linewidth=1.8, zorder=4.5)
+    axes.plot(x, found[:, 0], color=OBSERVED, linewidth=2.4, zorder=4)
+    axes.axhline(1.0, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)
+    # A point without a limit stands on the line of mu = 1.
+    height = np.where(np.isfinite(limits[:, 0]), limits[:, 0], 1.0)
+    add_points(axes, grid.points[:, 0], height, grid)
+    axes.set_yscale("log")
+    margin = 0.03 * np.ptp(x)
+    axes.set_xlim(x[0] - margin, x[-1] + margin)
+    shown = [*found[np.isfinite(found)], 1.0]
+    axes.set_ylim(min(shown) / 1.3, max(shown) * 1.3)
+    dashed = Line2D([], [], color=EXPECTED, linestyle="--", linewidth=1.8)
+    return [
+        (Line2D([], [], color=OBSERVED, linewidth=2.4), "Observed"),
+        ((Patch(facecolor=BAND), dashed), r"Expected ($\pm\mathrm{1}\,\sigma$)"),
+        (Patch(facecolor=WIDE_BAND), r"Expected ($\pm\mathrm{2}\,\sigma$)"),
+        (Line2D([], [], color="#0072b2", linestyle=":", linewidth=1.6), r"$\mu = \mathrm{1}$"),
+        *point_entries(grid),
+    ]
+
+
+def _draw_map(
+    figure: Any,
+    axes: Any,
+    grid: MassGrid,
+    limits: NDArray[np.float64],
+    options: ContourOptions,
+) -> list[tuple[Any, str]]:
+    from matplotlib.colors import LogNorm
+    from matplotlib.lines import Line2D
+
+    known = np.isfinite(limits[:, 0])
+    observed = limits[known, 0]
+    mesh = Mesh(grid.points)
+    if known.any():
+        # A limit and its logarithm vary as smoothly as a significance does.
+        norm = LogNorm(min(observed.min(), 0.5), max(observed.max(), 2.0))
+        surface = mesh.surface(np.log10(limits[:, 0]), "linear")
+        drawn: Any = None
+        if surface is not None:
+            drawn = axes.tripcolor(
+                surface.triangulation,
+                10**surface.values,
+                norm=norm,
+                cmap="cividis",
+                shading="gouraud",
+                rasterized=True,
+                alpha=0.85,
+                zorder=0.6,
+            )
+        else:
+            drawn = axes.scatter(*grid.points[known].T, c=observed, norm=norm, cmap="cividis")
+        bar = figure.colorbar(drawn, ax=axes, pad=0.02, fraction=0.05)
+        bar.set_label(r"Observed upper limit on $\mu$")
+    entries = []
+    for name, colour, dashes, label in (
+        ("observed", OBSERVED, "-", r"Observed $\mu = \mathrm{1}$, 95% CL"),
+        ("expected", EXPECTED, _DASHES, r"Expected $\mu = \mathrm{1}$, 95% CL"),
+    ):
+        for line in level_lines(
+            mesh.surface(significance(cls_of(grid, name)), options.interpolation)
+        ):
+            axes.plot(*line.T, color="white", linewidth=3.6, zorder=3.9)
+            axes.plot(*line.T, color=colour, linestyle=dashes, linewidth=2.2, zorder=4)
+        entries.append((Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2), label))
+    _write_numbers(axes, grid, limits[:, 0])
+    low, high = grid.points.min(axis=0), grid.points.max(axis=0)
+    margin = 0.05 * (high - low)
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+    return entries
+
+
+def _write_numbers(axes: Any, grid: MassGrid, observed: NDArray[np.float64]) -> None:
+    """Write the limits at their points, or draw the points where there is no room."""
+    if len(observed) > _MOST_NUMBERS:
+        add_points(axes, grid.points[:, 0], grid.points[:, 1], grid)
+        return
+    from matplotlib.patheffects import withStroke
+
+    size = "x-small" if len(observed) <= _CROWDED else "xx-small"
+    for point, value, state in zip(grid.points, observed, grid.states, strict=True):
+        text = f"{value:.2g}" if np.isfinite(value) else {"ok": "none"}.get(state, state)
+        axes.text(
+            *point,
+            text,
+            ha="center",
+            va="center",
+            fontsize=size,
+            fontstyle="italic" if state != "ok" else "normal",
+            zorder=6,
+            path_effects=[withStroke(linewidth=2.0, foreground="white")],
+        )
