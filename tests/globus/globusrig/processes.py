@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -120,3 +122,9 @@ class RabbitMQ:
         if self._child is not None:
             self._child.stop()
             self._child = None
+        # Erlang's port mapper makes itself a session of its own and would stay for ever.
+        for process in psutil.process_iter(["name"]):
+            with contextlib.suppress(psutil.Error):
+                ours = process.environ().get("HOME") == str(self._directory)
+                if process.info["name"] == "epmd" and ours:
+                    process.kill()
