@@ -25,6 +25,7 @@ from fitserve.contract import (
     hypothesis_key,
 )
 from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.patches import Background
@@ -217,11 +218,7 @@ def _problems(one: _One) -> list[str]:
     problems = [
         f"the fit with {name} {what}"
         for name, fit in one.fits().items()
-        for what, good in (
-            ("did not converge", fit.converged[index]),
-            ("ended where the Hessian is not positive definite", fit.positive[index]),
-        )
-        if not good
+        for what in doubts(one.loaded, fit, index)
     ]
     if (values < -_ROUNDING).any() or (values > 1 + _ROUNDING).any():
         problems.append("a CLs is outside 0 to 1")

@@ -109,6 +109,26 @@ class Loaded:
         return self._shape.kinked
 
     @property
+    def discontinuous(self) -> slice | None:
+        """Columns in which yields jump at +-1 (pyhf's code 2), if there are any."""
+        if self._shape.histosys_code != "code2":
+            return None
+        return slice(0, self._shape.histosys)
+
+    @property
+    def slots(self) -> IntArray:
+        """Positions of the model's bins in arrays of bins, of shape (model bins,)."""
+        slots: IntArray = self._models.slots
+        return slots
+
+    @property
+    def poi_bounds(self) -> FloatArray:
+        """Bounds of the parameter of interest, of shape (hypotheses, 2)."""
+        at = np.arange(self.size), self.chunk.poi[: self.size]
+        columns = self.chunk.columns
+        return np.stack([columns["lower"][at], columns["upper"][at]], axis=1)
+
+    @property
     def observed(self) -> Data:
         """The observed data of each hypothesis."""
         chunk = self.chunk

@@ -15,11 +15,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from fitserve.errors import BackendError
 from fitserve_worker.kernel.jit_cache import JitCache, default_location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
+
+    from jax import Device
 
     _In = TypeVar("_In")
     _Out = TypeVar("_Out")
@@ -82,7 +85,7 @@ def _set_up() -> Runtime:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
     # XLA's own caches would put this process' private directory into the key of every program.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # type: ignore[no-untyped-call]
-    device = jax.devices()[0]
+    device = _device()
     in_turn = device.platform == "cpu"
     return Runtime(
         platform=device.platform,
@@ -92,6 +95,19 @@ def _set_up() -> Runtime:
         threads=_threads() if in_turn else 1,
         cache=cache,
     )
+
+
+def _device() -> Device:
+    import jax
+
+    try:
+        return jax.devices()[0]
+    except (RuntimeError, AssertionError) as error:
+        raise BackendError(
+            "JAX finds no device to fit on",
+            evidence=f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} {error}".strip(),
+            hint="ask for a device that the node has, or install JAX for this one",
+        ) from error
 
 
 def _threads() -> int:

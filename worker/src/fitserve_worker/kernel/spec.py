@@ -108,10 +108,6 @@ def _read(channel: str, spec: dict[str, Any]) -> Sample:
             factors[name, factor] = numbers(modifier["data"]) if with_data else None
         else:
             raise UnsupportedModelError(f"modifier type {kind!r} is unknown")
-    if any(min(pair) <= 0 for pair in normsys.values()):
-        raise UnsupportedModelError(
-            f"a normsys factor of sample {spec['name']!r} in {channel!r} is not positive"
-        )
     bins = len(nominal)
     for (name, _), uncertainty in factors.items():
         if uncertainty is not None and uncertainty.shape != (bins,):
@@ -119,11 +115,16 @@ def _read(channel: str, spec: dict[str, Any]) -> Sample:
                 f"modifier {name!r} of sample {spec['name']!r} in {channel!r} has not "
                 "one value for every bin"
             )
+    norms = _block(normsys.values(), (len(normsys), 2))
+    if (norms <= 0).any():
+        raise UnsupportedModelError(
+            f"a normsys factor of sample {spec['name']!r} in {channel!r} is not positive"
+        )
     return Sample(
         channel=channel,
         name=spec["name"],
         nominal=nominal,
-        normsys=(tuple(normsys), _block(normsys.values(), (len(normsys), 2))),
+        normsys=(tuple(normsys), norms),
         histosys=(tuple(histosys), _block(histosys.values(), (len(histosys), 2, bins))),
         factors=[(name, kind, data) for (name, kind), data in factors.items()],
     )

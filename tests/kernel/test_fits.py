@@ -1,0 +1,280 @@
+"""Fits and tests of hypotheses: minima and CLs of pyhf, or lower minima."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyhf
+import pytest
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+
+from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.kernel.fits import load
+from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.runtime import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Case = Any
+
+CLS_TOLERANCE = 1e-4
+NLL_TOLERANCE = 1e-4
+# Minima of pyhf and the kernel that are this close are the same.
+SAME = 1e-5
+
+
+class Ours(NamedTuple):
+    """Of one hypothesis at one signal strength; minima of -2 log L: free, null, fixed."""
+
+    cls: np.ndarray
+    minima: np.ndarray
+    problems: list[str]
+    parameters: list[np.ndarray]
+    muhat: float
+
+
+def _ours(case: Case, options: ModelOptions, mus: tuple[float, ...], test_stat: str) -> dict:
+    compilation = compile_hypotheses(case.workspace, case.hypotheses, options)
+    assert not compilation.unsupported
+    found = {}
+    for batch in compilation.batches:
+        loaded = load(batch, range(len(batch.members)), runtime())
+        tests = hypotest(loaded, mus, test_stat)
+        for at, member in enumerate(batch.members):
+            parameters = batch.parameters(at)
+            for index, mu in enumerate(mus):
+                fits = [tests.free, tests.null, tests.fixed[index], tests.asimov[index]]
+                found[member.name, mu] = Ours(
+                    cls=np.array([tests.CLs_obs[at, index], *tests.CLs_exp[at, index]]),
+                    minima=2
+                    * np.array([fit.value[at] + loaded.chunk.constant[at] for fit in fits[:3]]),
+                    problems=[one for fit in fits for one in doubts(loaded, fit, at)],
+                    parameters=[parameters.join(fit.x[at], fit.local[at]) for fit in fits],
+                    muhat=float(tests.muhat[at]),
+                )
+    return found
+
+
+class Theirs(NamedTuple):
+    """As `Ours`, from pyhf with one optimizer."""
+
+    cls: np.ndarray
+    minima: np.ndarray
+    muhat: float
+
+
+def _theirs(model: Any, data: list[float], mu: float, test_stat: str, optimizer: Any) -> Theirs:
+    pyhf.set_backend("numpy", optimizer)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        observed, expected, calculator = pyhf.infer.hypotest(
+            mu,
+            data,
+            model,
+            test_stat=test_stat,
+            return_expected_set=True,
+            return_calculator=True,
+        )
+        fits = calculator.fitted_pars
+        minima = [
+            float(pyhf.infer.mle.twice_nll(fit, data, model)[0])
+            for fit in (fits.free_fit_to_data, fits.asimov_pars, fits.fixed_poi_fit_to_data)
+        ]
+    return Theirs(
+        np.array([observed, *expected], dtype=float),
+        np.array(minima),
+        float(fits.free_fit_to_data[model.config.poi_index]),
+    )
+
+
+def _optimizers() -> list[Any]:
+    return [
+        pyhf.optimize.scipy_optimizer(tolerance=1e-12, maxiter=2000),
+        pyhf.optimize.minuit_optimizer(tolerance=1e-3),
+    ]
+
+
+def _all_of_theirs(model: Any, data: list[float]) -> list[Theirs]:
+    """Return what pyhf finds at mu = 1 with each optimizer that does not fail."""
+    found = []
+    for optimizer in _optimizers():
+        try:
+            found.append(_theirs(model, data, 1.0, "qtilde", optimizer))
+        except (pyhf.exceptions.FailedMinimization, ValueError, ArithmeticError):
+            continue
+    return [one for one in found if np.isfinite(one.minima).all()]
+
+
+@pytest.mark.parametrize(
+    ("mus", "test_stat"), [((1.0, 0.25), "qtilde"), ((0.5,), "q")], ids=["qtilde", "q"]
+)
+def test_hypotheses_are_tested_as_by_pyhf(
+    everything: Case,
+    options: ModelOptions,
+    pyhf_model: Callable,
+    mus: tuple[float, ...],
+    test_stat: str,
+) -> None:
+    ours = _ours(everything, options, mus, test_stat)
+    assert len(ours) == 2 * len(mus)
+    for index, hypothesis in enumerate(everything.hypotheses):
+        model, data = pyhf_model(everything, index, options)
+        for mu in mus:
+            mine = ours[hypothesis.name, mu]
+            theirs = _theirs(model, data, mu, test_stat, _optimizers()[0])
+            assert mine.problems == []
+            assert (mine.minima <= theirs.minima + NLL_TOLERANCE).all()
+            np.testing.assert_allclose(mine.minima, theirs.minima, atol=SAME)
+            np.testing.assert_allclose(mine.cls, theirs.cls, atol=CLS_TOLERANCE)
+            assert mine.muhat == pytest.approx(theirs.muhat, abs=1e-3)
+
+
+def test_minima_are_where_pyhf_finds_the_same_likelihood(
+    everything: Case, pyhf_model: Callable
+) -> None:
+    options = ModelOptions()
+    ours = _ours(everything, options, (1.0,), "qtilde")
+    for index, hypothesis in enumerate(everything.hypotheses):
+        model, data = pyhf_model(everything, index, options)
+        mine = ours[hypothesis.name, 1.0]
+        values = [float(pyhf.infer.mle.twice_nll(at, data, model)[0]) for at in mine.parameters[:3]]
+        np.testing.assert_allclose(mine.minima, values, atol=1e-7)
+
+
+def _single(data: list[float], signal: list[float], observed: list[float], **config: Any) -> Any:
+    """Return a counting experiment with a correlated and an uncorrelated uncertainty."""
+    workspace = {
+        "channels": [
+            {
+                "name": "SR",
+                "samples": [
+                    {
+                        "name": "bkg",
+                        "data": data,
+                        "modifiers": [
+                            {
+                                "name": "stat",
+                                "type": "staterror",
+                                "data": [0.1 * value for value in data],
+                            },
+                            {"name": "norm", "type": "normsys", "data": {"hi": 1.1, "lo": 0.9}},
+                        ],
+                    }
+                ],
+            }
+        ],
+        "observations": [{"name": "SR", "data": observed}],
+        "measurements": [
+            {"name": "m", "config": {"poi": "mu", "parameters": [{"name": "mu", **config}]}}
+        ],
+        "version": "1.0.0",
+    }
+    patch = [
+        {
+            "op": "add",
+            "path": "/channels/0/samples/0",
+            "value": {
+                "name": "signal",
+                "data": signal,
+                "modifiers": [{"name": "mu", "type": "normfactor", "data": None}],
+            },
+        }
+    ]
+    return workspace, [Hypothesis(name="one", values=(), patch=patch)]
+
+
+class _Case(NamedTuple):
+    workspace: dict[str, Any]
+    hypotheses: list[Hypothesis]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(_single([5.0, 3.0], [2.0, 2.0], [0.0, 0.0]), id="nothing observed"),
+        pytest.param(_single([5.0, 3.0], [2.0, 2.0], [6.0, 0.0]), id="an empty bin"),
+        pytest.param(_single([5.0, 0.0], [2.0, 0.0], [6.0, 0.0]), id="a bin without anything"),
+        pytest.param(_single([5.0, 3.0], [2.0, 0.0], [60.0, 40.0]), id="mu at its upper bound"),
+        pytest.param(_single([4e6, 3e6], [2e3, 5e3], [4.001e6, 3.002e6]), id="huge counts"),
+        pytest.param(_single([5.0, 3.0], [900.0, 700.0], [6.0, 2.0]), id="far too strong"),
+        pytest.param(_single([5.0, 3.0], [1e-3, 1e-3], [6.0, 2.0]), id="far too weak"),
+        pytest.param(
+            _single([50.0, 30.0], [9.0, 7.0], [41.0, 22.0], bounds=[[-4.0, 8.0]]),
+            id="mu below zero",
+        ),
+    ],
+)
+def test_edges_are_those_of_pyhf(case: Any, pyhf_model: Callable) -> None:
+    case = _Case(*case)
+    mine = _ours(case, ModelOptions(), (1.0,), "qtilde")["one", 1.0]
+    assert mine.problems == []
+    model, data = pyhf_model(case, 0, ModelOptions())
+    theirs = _all_of_theirs(model, data)
+    best = np.min([one.minima for one in theirs], axis=0)
+    assert (mine.minima <= best + NLL_TOLERANCE).all()
+    # pyhf has no CLs where its fits end with a free one above a constrained one.
+    differences = [np.abs(one.cls - mine.cls).max() for one in theirs if np.isfinite(one.cls).all()]
+    assert not differences or min(differences) <= CLS_TOLERANCE
+
+
+def test_a_fit_does_not_depend_on_its_company(everything: Case) -> None:
+    together = _ours(everything, ModelOptions(), (1.0,), "qtilde")
+    for hypothesis in everything.hypotheses:
+        alone = _ours(_Case(everything.workspace, [hypothesis]), ModelOptions(), (1.0,), "qtilde")[
+            hypothesis.name, 1.0
+        ]
+        both = together[hypothesis.name, 1.0]
+        np.testing.assert_allclose(alone.cls, both.cls, atol=1e-7)
+        np.testing.assert_allclose(alone.minima, both.minima, atol=1e-8)
+
+
+def test_many_hypotheses_are_fitted_in_pieces(everything: Case) -> None:
+    """More than fit into one call of the program, and with threads."""
+    hypotheses = [
+        Hypothesis(name=f"{one.name} {copy}", values=(), patch=one.patch)
+        for copy in range(20)
+        for one in everything.hypotheses
+    ]
+    (batch,) = compile_hypotheses(everything.workspace, hypotheses, ModelOptions()).batches
+    setting = runtime()
+    assert len(hypotheses) > setting.capacity
+    members = range(setting.capacity)
+    alone = hypotest(load(batch, members, setting), (1.0,), "qtilde")
+    threads = hypotest(load(batch, members, setting._replace(threads=2)), (1.0,), "qtilde")
+    np.testing.assert_array_equal(alone.CLs_obs, threads.CLs_obs)
+    for parity in range(2):
+        one = alone.CLs_obs[parity::2, 0]
+        assert np.ptp(one) == 0
+
+
+def _generated(data: st.DataObject, models: Callable, codes: Any, pyhf_model: Callable) -> None:
+    """Compare on a model without systematics that move a yield the same way twice."""
+    drawn, options = data.draw(models(wild=False)), data.draw(codes)
+    case = _Case(drawn.workspace, drawn.hypotheses[:1])
+    assume(not compile_hypotheses(case.workspace, case.hypotheses, options).unsupported)
+    mine = _ours(case, options, (1.0,), "qtilde")["h0", 1.0]
+    if mine.problems:
+        event(mine.problems[0])
+        return
+    event("sound")
+    model, observed = pyhf_model(case, 0, options)
+    for one in _all_of_theirs(model, observed):
+        assert (mine.minima <= one.minima + NLL_TOLERANCE).all()
+
+
+RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@given(data=st.data())
+def test_minima_of_generated_models_are_no_higher_than_those_of_pyhf(
+    data: st.DataObject, models_strategy: Callable, any_options: Any, pyhf_model: Callable
+) -> None:
+    _generated(data, models_strategy, any_options, pyhf_model)

@@ -1,0 +1,159 @@
+"""Compiled programs: how many there are, where they are kept, and what that costs."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.fits import load
+from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.jit_cache import VARIABLE, JitCache, default_location, machine_key
+from fitserve_worker.kernel.runtime import runtime
+
+if TYPE_CHECKING:
+    import pytest
+
+    Case = Any
+
+
+def _entry(directory: Path, name: str, content: bytes = b"program") -> None:
+    (directory / name).write_bytes(content)
+
+
+def test_one_program_serves_any_number_of_hypotheses_and_tasks(everything: Case) -> None:
+    from fitserve_worker.kernel import program
+
+    def fit(hypotheses: list[Hypothesis], mus: tuple[float, ...]) -> None:
+        (batch,) = compile_hypotheses(everything.workspace, hypotheses, ModelOptions()).batches
+        size = batch.capacity(runtime().capacity)
+        for first in range(0, len(hypotheses), size):
+            members = range(len(hypotheses))[first : first + size]
+            hypotest(load(batch, members, runtime()), mus, "qtilde")
+
+    many = [
+        Hypothesis(name=str(copy), values=(), patch=everything.hypotheses[0].patch)
+        for copy in range(40)
+    ]
+    fit(many[:1], (1.0,))
+    before = program.run._cache_size()
+    for hypotheses, mus in ((many[:3], (0.5, 1.5)), (many, (1.0,)), (many[:7], (2.0,))):
+        fit(hypotheses, mus)
+    assert program.run._cache_size() == before
+
+
+def test_importing_the_kernel_does_not_import_jax() -> None:
+    code = (
+        "import sys, fitserve_worker.engines.kernel, fitserve_worker.kernel.compilation;"
+        "heavy = {'jax', 'scipy', 'pyhf', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_one_process_publishes_the_next_one_finds(tmp_path: Path) -> None:
+    first = JitCache(tmp_path)
+    _entry(first.private, "a-cache")
+    assert first.publish() == 1
+    assert first.publish() == 0
+    second = JitCache(tmp_path)
+    assert (second.private / "a-cache").read_bytes() == b"program"
+    # Its own view of it is a link: only what is new is looked at again.
+    assert second.publish() == 0
+    shared = tmp_path / machine_key()
+    assert [path.name for path in shared.iterdir()] == ["a-cache"]
+
+
+def test_a_process_killed_while_publishing_leaves_no_entry(tmp_path: Path) -> None:
+    shared = tmp_path / machine_key()
+    shared.mkdir()
+    _entry(shared, ".a-cache.123", b"half of a pro")
+    assert list(JitCache(tmp_path).private.iterdir()) == []
+
+
+def test_many_processes_publish_the_same_program_at_once(tmp_path: Path) -> None:
+    caches = [JitCache(tmp_path) for _ in range(8)]
+    for cache in caches:
+        _entry(cache.private, "a-cache", b"program" * 100_000)
+    threads = [threading.Thread(target=cache.publish) for cache in caches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shared = tmp_path / machine_key()
+    assert [path.name for path in shared.iterdir()] == ["a-cache"]
+    assert (shared / "a-cache").read_bytes() == b"program" * 100_000
+
+
+def test_a_directory_that_cannot_be_written_to_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = JitCache(tmp_path)
+    _entry(first.private, "a-cache")
+    first.publish()
+    reader = JitCache(tmp_path)
+    _entry(reader.private, "b-cache")
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr("shutil.copyfile", refuse)
+    assert (reader.private / "a-cache").read_bytes() == b"program"
+    assert reader.publish() == 0
+    assert (reader.private / "b-cache").exists()
+
+
+def test_a_shared_directory_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    cache = JitCache(blocked / "below")
+    _entry(cache.private, "a-cache")
+    assert cache.publish() == 0
+    assert JitCache(None).publish() == 0
+
+
+def test_programs_that_others_could_have_put_there_are_not_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / machine_key()
+    shared.mkdir()
+    _entry(shared, "a-cache")
+    shared.chmod(shared.stat().st_mode | stat.S_IWOTH)
+    assert list(JitCache(tmp_path).private.iterdir()) == []
+    assert "others may write" in caplog.text
+
+
+def test_the_place_for_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_location() == tmp_path / "fitserve" / "jit"
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
+    assert default_location() == tmp_path / "elsewhere"
+    monkeypatch.setenv(VARIABLE, "")
+    assert default_location() is None
+
+
+def test_the_private_directory_goes_with_the_process(tmp_path: Path) -> None:
+    code = (
+        "from fitserve_worker.kernel.jit_cache import JitCache; from pathlib import Path;"
+        f"print(JitCache(Path({str(tmp_path)!r})).private)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not Path(done.stdout.strip()).exists()
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    code = "from fitserve_worker.kernel.runtime import runtime; runtime()"
+    environment = os.environ | {"JAX_PLATFORMS": "cuda", VARIABLE: ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "BackendError: JAX finds no device to fit on" in done.stderr
+    assert "JAX_PLATFORMS=cuda" in done.stderr
