@@ -33,12 +33,13 @@ _SECONDS_MODIFIER = 1.1e-5
 # The kernel takes a 500th of that on the published pallets (7 ms staus, 27 ms 1Lbb).
 _KERNEL_SPEED = 500
 
-# The six limits of a hypothesis take about this many signal strengths. Fits by Minuit with its
-# Hessian, intervals and impacts are in units of CLs at one signal strength, from staus.
+# In units of CLs at one signal strength: the six limits of a hypothesis (on the bundled
+# example), a fit by Minuit with its Hessian (on staus), and the interval and the impact of one
+# parameter (on the example).
 _TESTS_OF_LIMIT = 16
 _TESTS_OF_FIT = 4.0
-_TESTS_OF_INTERVAL = 1.0
-_TESTS_OF_IMPACT = 2.0
+_TESTS_OF_INTERVAL = 0.4
+_TESTS_OF_IMPACT = 0.2
 
 _ONE_PER_BIN = ("staterror", "shapesys", "shapefactor")
 

@@ -77,14 +77,16 @@ def draw_limits(
     limits = _limits(grid, results)
     what = f"Upper limits on the signal strength at {100 * request.level:g}% CL"
     with pictures():
-        figure = new_figure(8.6 if grid.dimension > 1 else 8.0, 7.0)
-        figure.subplots_adjust(left=0.13, right=0.96, bottom=0.11, top=0.94)
+        figure = new_figure(9.0 if grid.dimension > 1 else 8.0, 7.0)
+        figure.subplots_adjust(
+            left=0.13, right=0.96 if grid.dimension == 1 else 0.92, bottom=0.11, top=0.94
+        )
         axes = figure.add_subplot()
         if grid.dimension == 1:
             entries = _draw_band(axes, grid, limits)
             axes.set_ylabel(r"Upper limit on $\mu$")
         else:
-            entries = _draw_map(figure, axes, grid, limits, options)
+            entries = _draw_map(figure, axes, grid, limits, results, options)
             axes.set_ylabel(axis_title(grid.titles[1], grid.labels[1], chosen=options.y))
         axes.set_xlabel(axis_title(grid.titles[0], grid.labels[0], chosen=options.x))
         lines = title_above(axes, manifest, None, what)
@@ -140,6 +142,7 @@ def _draw_map(
     axes: Any,
     grid: MassGrid,
     limits: NDArray[np.float64],
+    results: Mapping[str, HypothesisResult],
     options: ContourOptions,
 ) -> list[tuple[Any, str]]:
     from matplotlib.colors import LogNorm
@@ -179,7 +182,7 @@ def _draw_map(
             axes.plot(*line.T, color="white", linewidth=3.6, zorder=3.9)
             axes.plot(*line.T, color=colour, linestyle=dashes, linewidth=2.2, zorder=4)
         entries.append((Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2), label))
-    _write_numbers(axes, grid, limits[:, 0])
+    _write_numbers(axes, grid, results)
     low, high = grid.points.min(axis=0), grid.points.max(axis=0)
     margin = 0.05 * (high - low)
     axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
@@ -187,19 +190,18 @@ def _draw_map(
     return entries
 
 
-def _write_numbers(axes: Any, grid: MassGrid, observed: NDArray[np.float64]) -> None:
+def _write_numbers(axes: Any, grid: MassGrid, results: Mapping[str, HypothesisResult]) -> None:
     """Write the limits at their points, or draw the points where there is no room."""
-    if len(observed) > _MOST_NUMBERS:
+    if len(grid.names) > _MOST_NUMBERS:
         add_points(axes, grid.points[:, 0], grid.points[:, 1], grid)
         return
     from matplotlib.patheffects import withStroke
 
-    size = "x-small" if len(observed) <= _CROWDED else "xx-small"
-    for point, value, state in zip(grid.points, observed, grid.states, strict=True):
-        text = f"{value:.2g}" if np.isfinite(value) else {"ok": "none"}.get(state, state)
+    size = "x-small" if len(grid.names) <= _CROWDED else "xx-small"
+    for name, point, state in zip(grid.names, grid.points, grid.states, strict=True):
         axes.text(
             *point,
-            text,
+            _number(results.get(name), state),
             ha="center",
             va="center",
             fontsize=size,
@@ -207,3 +209,14 @@ def _write_numbers(axes: Any, grid: MassGrid, observed: NDArray[np.float64]) -> 
             zorder=6,
             path_effects=[withStroke(linewidth=2.0, foreground="white")],
         )
+
+
+def _number(result: HypothesisResult | None, state: str) -> str:
+    if result is None or result.limit is None or state not in ("ok", "suspect"):
+        return state
+    if result.limit.observed is not None:
+        return f"{result.limit.observed:.2g}"
+    if result.limit.reasons.get("observed", "").startswith("above"):
+        # Its search ended at the bound.
+        return f"> {max(point.mu for point in result.points):.2g}"
+    return "none"

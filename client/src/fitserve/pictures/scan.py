@@ -71,7 +71,7 @@ def draw_scan(
         lower.set_xlabel(r"Signal strength $\mu$")
         lines = title_above(upper, manifest, result, "scan of the signal strength")
         if result.muhat is not None:
-            lines.append(rf"Best fit $\hat{{\mu}}$ = {result.muhat:.3g}")
+            lines.append(rf"Best fit $\hat{{\mu}}$ = {round(result.muhat, 6):.3g}")
         add_legend(upper, lines, _entries(points))
     return figure
 

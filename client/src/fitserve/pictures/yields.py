@@ -75,11 +75,15 @@ def draw_yields(
         edges, labels = _places(fit.channels)
         names = max((len(label) for label in labels), default=0)
         figure.subplots_adjust(
-            left=left, right=0.98, top=top, hspace=0.06, bottom=min(0.35, 0.06 + 0.0095 * names)
+            left=left,
+            right=0.98,
+            top=top,
+            hspace=0.06,
+            bottom=min(0.4, (0.25 + 0.085 * names) / figure.get_figheight()),
         )
         entries = _draw_stack(upper, fit, edges, when)
         _draw_ratio(lower, fit, edges, when)
-        _label_bins(upper, lower, fit.channels, edges, labels)
+        _label_bins(upper, lower, edges, labels)
         _leave_room(upper, entries)
     return figure
 
@@ -192,9 +196,7 @@ def _draw_ratio(axes: Any, fit: FitAnswer, edges: list[Any], when: str) -> None:
     axes.set_ylabel("Data / exp.")
 
 
-def _label_bins(
-    upper: Any, lower: Any, channels: Sequence[ChannelYields], edges: list[Any], labels: list[str]
-) -> None:
+def _label_bins(upper: Any, lower: Any, edges: list[Any], labels: list[str]) -> None:
     from matplotlib.ticker import NullLocator
 
     for axes in (upper, lower):

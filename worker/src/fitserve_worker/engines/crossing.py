@@ -28,6 +28,8 @@ FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 # Relative width of the final bracket. The secant of z inside it is good to about 1e-5 of mu.
 _TOLERANCE = 2e-2
 _MOST = 40
+# Each evaluation without a value has climbed the whole ladder of attempts.
+_MOST_BROKEN = 8
 _STEEPEST = 37.0
 _SMALLEST = 1e-9
 
@@ -98,13 +100,18 @@ class _Search:
         self._low, self._high = low, high
         self._alpha = alpha
         self._known: dict[float, Sequence[float]] = {}
+        self._broken = 0
         if low == 0:
             self._known[0.0] = [1.0] * len(FLUCTUATIONS)
         self.first = min(max(1.0, low), high)
 
     def evaluate(self, mu: float) -> None:
-        if mu not in self._known:
-            self._known[mu] = self._cls_at(mu)
+        if mu in self._known:
+            return
+        if self._broken >= _MOST_BROKEN:
+            raise _UndefinedError(mu)
+        self._known[mu] = self._cls_at(mu)
+        self._broken += not all(map(math.isfinite, self._known[mu]))
 
     def crossing(self, curve: int) -> Crossing:
         try:
@@ -147,14 +154,20 @@ class _Search:
                 return None
             broken = [mu for mu in self._known if mu > last]
             if broken:
-                # Go on below what could not be computed, as long as there is room.
-                nearest = min(broken)
-                if nearest - last <= _TOLERANCE * nearest:
-                    raise _UndefinedError(nearest)
-                self.evaluate((last + nearest) / 2)
+                self._step_over(last, broken)
                 continue
             self.evaluate(min(self._high, self._beyond(curve, last, target)))
         raise _UndefinedError(max(self._known))
+
+    def _step_over(self, last: float, broken: list[float]) -> None:
+        """Go on beyond what could not be computed, or below it where there is no beyond."""
+        if max(broken) < self._high and len(broken) <= _MOST_BROKEN // 2:
+            self.evaluate(min(self._high, 1.5 * max(broken)))
+            return
+        nearest = min(broken)
+        if nearest - last <= _TOLERANCE * nearest:
+            raise _UndefinedError(nearest)
+        self.evaluate((last + nearest) / 2)
 
     def _beyond(self, curve: int, last: float, target: float) -> float:
         """Return a mu where z is likely to have passed the target, not too far away."""
@@ -198,10 +211,17 @@ class _Search:
             widths.append(high - low)
         raise _UndefinedError(high)
 
+    def _in_hole(self, curve: int, mu: float) -> bool:
+        """Return whether what is known next to a mu, on both sides, could not be computed."""
+        left = max((known for known in self._known if known < mu), default=self._low)
+        right = min((known for known in self._known if known > mu), default=self._high)
+        sides = (self._known.get(left), self._known.get(right))
+        return all(side is not None and math.isnan(side[curve]) for side in sides)
+
     def _computed(self, curve: int, low: float, at: float, high: float) -> float:
         """Return a place inside the bracket where CLs is known, ``at`` if possible."""
         for mu in (at, (low + at) / 2, (at + high) / 2):
-            if math.isfinite(self._value(curve, mu)):
+            if not self._in_hole(curve, mu) and math.isfinite(self._value(curve, mu)):
                 return mu
         raise _UndefinedError(at)
 

@@ -1,0 +1,168 @@
+"""Limits and scans of the reference engine, against pyhf and cabinetry."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import cabinetry
+import numpy as np
+import pyhf
+import pytest
+from scipy.special import ndtr, ndtri
+
+from fitserve.contract import HypotestRequest, LimitRequest, ScanRequest
+from fitserve_worker.engines import pyhf_reference
+from fitserve_worker.engines.asymptotic import Evaluation
+from fitserve_worker.engines.crossing import FLUCTUATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fitserve.contract import HypothesisResult
+
+    Ask = Callable[..., HypothesisResult]
+
+
+@pytest.fixture(scope="module")
+def limited(ask: Ask) -> HypothesisResult:
+    return ask(LimitRequest())
+
+
+def test_limits_are_those_of_pyhf(limited: HypothesisResult, model: tuple) -> None:
+    made, data = model
+    pyhf.set_backend("numpy", "scipy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        observed, expected = pyhf.infer.intervals.upper_limits.upper_limit(
+            data, made, scan=None, level=0.05, rtol=1e-4
+        )
+    assert limited.status == "ok"
+    assert limited.limit.reasons == {}
+    assert limited.limit.observed == pytest.approx(float(observed), rel=1e-3)
+    assert limited.limit.expected == pytest.approx([float(one) for one in expected], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_limits_are_those_of_cabinetry(limited: HypothesisResult, model: tuple) -> None:
+    made, data = model
+    pyhf.set_backend("numpy", "scipy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = cabinetry.fit.limit(made, data, tolerance=1e-2)
+    # cabinetry's limits are good to this tolerance of CLs.
+    assert limited.limit.observed == pytest.approx(found.observed_limit, rel=2e-2)
+    assert limited.limit.expected == pytest.approx(found.expected_limit.tolist(), rel=2e-2)
+
+
+def test_every_evaluated_point_is_kept_and_the_first_is_at_one(
+    limited: HypothesisResult, ask: Ask
+) -> None:
+    at_one = ask(HypotestRequest())
+    assert limited.points[0].mu == 1.0
+    assert limited.CLs_obs == at_one.CLs_obs == limited.points[0].CLs_obs
+    rest = [point.mu for point in limited.points[1:]]
+    assert rest == sorted(set(rest))
+    near = [p for p in limited.points if abs(p.mu / limited.limit.observed - 1) < 0.02]
+    assert {p.CLs_obs < 0.05 for p in near} == {True, False}
+    assert len(limited.attempts) >= len(limited.points)
+
+
+@pytest.mark.parametrize(("scale", "number"), [(0.02, 0), (30.0, 6)])
+def test_weak_and_strong_signals(
+    ask: Ask, limited: HypothesisResult, make_signal: Callable, scale: float, number: int
+) -> None:
+    found = ask(LimitRequest(), make_signal(scale))
+    values = [found.limit.observed, *found.limit.expected]
+    assert found.status == "ok"
+    assert sum(value is not None for value in values) == number
+    if not number:
+        assert found.limit.reasons["observed"].startswith("above the POI's bound of 10")
+    else:
+        assert values[0] == pytest.approx(limited.limit.observed / scale, rel=2e-3)
+
+
+def _made_up(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[float, Evaluation], Evaluation]
+) -> None:
+    """Let CLs be a known function of mu, with a change."""
+
+    def evaluate(_built: object, mu: float, *_: object) -> Evaluation:
+        values = [float(ndtr(n - mu / 0.4) / ndtr(n)) for n in FLUCTUATIONS]
+        return change(mu, Evaluation(values[0], values[1:], 0.0, 5.0, 0.0, [], mu**2))
+
+    monkeypatch.setattr(pyhf_reference, "evaluate", evaluate)
+
+
+def test_another_level_is_another_crossing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    _made_up(monkeypatch, lambda _, found: found)
+    found = ask(LimitRequest(level=0.9))
+    assert (found.status, found.limit.level) == ("ok", 0.9)
+    assert found.limit.observed == pytest.approx(0.4 * ndtri(0.95), rel=1e-4)
+    assert found.points[0].twice_delta_nll == pytest.approx(1.0)
+
+
+def test_limits_beside_doubtful_points_are_suspect(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _made_up(monkeypatch, lambda mu, one: one._replace(problems=["odd"] if mu > 1.2 else []))
+    found = ask(LimitRequest())
+    assert found.status == "suspect"
+    assert found.reason.startswith("at mu = 1.4")
+    assert "odd" in found.reason
+    assert found.limit.observed == pytest.approx(0.784, abs=1e-3)
+
+
+def test_doubts_far_from_all_limits_do_not_matter(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _made_up(monkeypatch, lambda mu, one: one._replace(problems=["odd"] if mu == 1 else []))
+    found = ask(LimitRequest())
+    assert (found.status, found.points[0].status) == ("ok", "suspect")
+
+
+def test_limits_where_cls_rises_are_suspect(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    _made_up(monkeypatch, lambda mu, one: one._replace(CLs_obs=0.9) if mu == 1 else one)
+    found = ask(LimitRequest())
+    assert found.status == "suspect"
+    assert "does not fall with mu" in found.reason
+
+
+def test_limits_without_any_cls_have_failed(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> Evaluation:
+        raise pyhf.exceptions.FailedMinimization(type("R", (), {"message": "no"})())
+
+    monkeypatch.setattr(pyhf_reference, "evaluate", broken)
+    found = ask(LimitRequest())
+    assert (found.status, found.limit.observed) == ("failed", None)
+    assert found.reason == "the optimizer reports that it failed"
+
+
+def test_a_scan_is_the_profile_likelihood_of_cabinetry(ask: Ask, model: tuple) -> None:
+    strengths = (0.0, 0.5, 1.0, 2.0)
+    found = ask(ScanRequest(mu=strengths))
+    made, data = model
+    pyhf.set_backend("numpy", "scipy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = cabinetry.fit.scan(
+            made, data, "mu", par_range=(0.0, 2.0), n_steps=5, custom_fit=True, tolerance=1e-4
+        )
+    rise = dict(zip(np.round(other.parameter_values, 6), other.delta_nlls, strict=True))
+    assert [point.mu for point in found.points] == list(strengths)
+    for point in found.points:
+        assert point.twice_delta_nll == pytest.approx(rise[point.mu], abs=2e-3)
+    at_one = ask(HypotestRequest()).CLs_obs
+    assert found.points[2].CLs_obs == pytest.approx(at_one, abs=1e-9)
+    assert found.CLs_obs == found.points[0].CLs_obs == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_scan_below_zero_has_no_cls(ask: Ask, spec: dict, make_signal: Callable) -> None:
+    bounds = {"name": "mu", "bounds": [[-2.0, 10.0]]}
+    measurement = {"name": "main", "config": {"poi": "mu", "parameters": [bounds]}}
+    free = {**spec, "measurements": [measurement]}
+    found = ask(ScanRequest(mu=(-1.0, -0.5, 0.5)), make_signal(), free)
+    assert found.status == "ok"
+    assert [point.CLs_obs is None for point in found.points] == [True, True, False]
+    rises = [point.twice_delta_nll for point in found.points]
+    assert rises[0] > rises[1] > rises[2] > 0
