@@ -25,6 +25,7 @@ from fitserve.contract import (
 from fitserve.errors import RequestError
 from fitserve.estimate import seconds_per_hypothesis
 from fitserve.export import FIT_COLUMNS, LIMIT_COLUMNS, RANKING_COLUMNS, columns_of
+from fitserve.report.content import columns, rows
 from fitserve.store import read_run
 
 if TYPE_CHECKING:
@@ -83,6 +84,15 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
     assert contour["mu"] == 1.0
     excluded = {one["name"]: one["CLs_obs"] < 0.05 for one in contour["points"]}
     assert excluded == {"S_200": True, "S_500": False}
+    saved = read_run("r")
+    first_row = rows(saved)[0]
+    titles = [title for title, _ in columns(saved)]
+    assert len(titles) == len(first_row.cells)
+    assert first_row.cells[titles.index("limit obs.")].key == float(first["limit_obs"])
+    assert fitserve("export", "r", "--format", "hepdata", "-o", "h").exit_code == 0
+    table = Path("h/upper_limits_on_the_signal_strength.yaml").read_text()
+    assert "95% CL" in table
+    assert "value: '-'" in table
     frame = package.open_run("r").to_dataframe()
     assert frame.loc["S_200", "limit_obs"] == written["S_200"]["limit"]["observed"]
     shown = json.loads(fitserve("show", "r", "--json").stdout)

@@ -79,7 +79,7 @@ def draw_limits(
     with pictures():
         figure = new_figure(9.0 if grid.dimension > 1 else 8.0, 7.0)
         figure.subplots_adjust(
-            left=0.13, right=0.96 if grid.dimension == 1 else 0.92, bottom=0.11, top=0.94
+            left=0.13, right=0.96 if grid.dimension == 1 else 0.9, bottom=0.11, top=0.94
         )
         axes = figure.add_subplot()
         if grid.dimension == 1:

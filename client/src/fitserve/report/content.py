@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.contour import ContourOptions, draw_contour, figure_bytes
+from fitserve.contract import LimitRequest
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
 from fitserve.summary import asked, counts, excluded, times
@@ -100,15 +101,24 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
     return "data:image/svg+xml;base64," + base64.b64encode(picture).decode("ascii"), words
 
 
-def columns() -> list[tuple[str, str]]:
+def columns(run: SavedRun) -> list[tuple[str, str]]:
     """Return the titles of the columns after the masses, and what they mean."""
     sigma = ("\u22122\u03c3", "\u22121\u03c3", "median", "+1\u03c3", "+2\u03c3")
+    limits = [
+        ("limit obs.", "observed upper limit on the signal strength"),
+        *((f"limit {s}", "expected upper limit for that background fluctuation") for s in sigma),
+    ]
     return [
+        *(limits if _of_limits(run) else []),
         ("CLs obs.", "observed CLs"),
         *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
         ("\u03bc\u0302", "best-fit signal strength"),
         ("fit / s", "wall time of all fits of the hypothesis"),
     ]
+
+
+def _of_limits(run: SavedRun) -> bool:
+    return isinstance(run.manifest.request, LimitRequest)
 
 
 def rows(run: SavedRun) -> list[Row]:
@@ -133,11 +143,15 @@ def _row(run: SavedRun, name: str, result: HypothesisResult | None, width: int) 
         out = ""
         if result.CLs_obs is not None:
             out = "excluded" if result.CLs_obs < 1 - 0.95 else "not excluded"
+    limits: list[float | None] = []
+    if _of_limits(run):
+        found = result.limit if result else None
+        limits = [found.observed, *found.expected] if found else [None] * (1 + _EXPECTED)
     masses = [*values, *[None] * width][:width]
     return Row(
         name,
         [_cell(value) for value in masses],
-        [_cell(value) for value in (*cls, *rest)],
+        [_cell(value) for value in (*limits, *cls, *rest)],
         status,
         out,
         reason,
