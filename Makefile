@@ -18,12 +18,14 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 	@$(BIN)/fitserve contour demo-run --output demo-run/contour.png
 
 ##@ Developer
+# Tests that need more than this checkout and time; each has a target of its own.
+ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy
 .PHONY: dev test test-endpoint test-globus test-published test-browser test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
 test: dev ## Run the fast tests: no root, no network, no other software
-	@$(BIN)/python -m pytest -m "not published and not browser and not slow and not endpoint and not globus"
+	@$(BIN)/python -m pytest -m "not ($(ELSEWHERE))"
 
 test-published: dev ## Compare fits of published analyses with their reference results
 	@$(BIN)/python -m pytest -m "published" --durations=10
