@@ -87,6 +87,7 @@ def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
         "endpoint_id": rendering.endpoint_id or site.get("endpoint.id"),
         "function_id": rendering.function_id or (functions[0] if functions else None),
         "scheduler": site.get("scheduler.type"),
+        "login_host": site.get("login.host") if site.get("login.ask_scheduler") else None,
         "worker": {
             "version": rendering.version,
             "device": site.get("workers.device"),

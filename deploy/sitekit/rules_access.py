@@ -25,6 +25,9 @@ _OPTION_APPLIES = {
     "workers_per_node": ("slurm", "pbspro", "torque", "local"),
 }
 
+_ASKED = ("slurm",)
+"""Schedulers that fitserve.backends.globus.scheduler can ask why a job waits."""
+
 
 def mode(site: Site) -> Iterator[Problem]:
     """Check that a multi-user endpoint maps identities to accounts, and no other does."""
@@ -57,6 +60,13 @@ def mode(site: Site) -> Iterator[Problem]:
             "endpoint.venv",
             "expected an absolute path for a multi-user endpoint: users' children must read it",
             "venv: /opt/fitserve/venv",
+        )
+    if multi and not site.get("contact").startswith("mailto:"):
+        yield site.problem(
+            "contact",
+            f"expected a mailto: address for a multi-user endpoint, found {site.get('contact')}: "
+            "one of root does not start without an e-mail address",
+            "contact: mailto:<address of those who run it>",
         )
     for field in ("environment.venv", "environment.conda.base", "environment.container.image"):
         path = site.get(field)
@@ -207,6 +217,35 @@ def option_limits(site: Site) -> Iterator[Problem]:
         )
 
 
+def sharing(site: Site) -> Iterator[Problem]:
+    """Check that whoever may use the endpoint may also call its function."""
+    multi = site.get("access.mode") == "multi-user"
+    if multi and site.get("access.function_sharing") == "private":
+        yield site.problem(
+            "access.function_sharing",
+            "expected public or a group for a multi-user endpoint: its users could not call "
+            "a private function",
+            "function_sharing: public",
+        )
+
+
+def asking(site: Site) -> Iterator[Problem]:
+    """Check that there is a host and a scheduler where users are to ask one."""
+    if not site.get("login.ask_scheduler"):
+        return
+    if not site.get("login.host"):
+        yield site.problem(
+            "login.ask_scheduler", "expected login.host as well", "host: <the login host's name>"
+        )
+    kind = site.get("scheduler.type")
+    if kind not in _ASKED:
+        yield site.problem(
+            "login.ask_scheduler",
+            f"expected one of the schedulers {', '.join(_ASKED)}, found {kind}",
+            "nothing: remove it",
+        )
+
+
 def retired(site: Site) -> Iterator[Problem]:
     """Warn that a retired machine's file is a blueprint, not a site."""
     if site.get("status") == "retired":
@@ -224,5 +263,7 @@ RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
     options_apply,
     option_bounds,
     option_limits,
+    sharing,
+    asking,
     retired,
 )

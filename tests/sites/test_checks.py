@@ -164,6 +164,14 @@ WRONG: list[tuple[str, dict[str, Any], str, str, str]] = [
      "authentication_policy": UUID}}, "access.high_assurance", "encrypted", "true"),
     ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"]},
      "network": {"worker_port": 54000}}, "network.worker_port", "multi-user", "54000-55000"),
+    ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"]}}, "contact", "mailto:",
+     "contact: mailto:"),
+    ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"],
+     "function_sharing": "private"}}, "access.function_sharing", "could not call", "public"),
+    ("slurm", {"login": {"ask_scheduler": True}}, "login.ask_scheduler",
+     "login.host", "host:"),
+    ("local", {"login": {"ask_scheduler": True, "host": "a.org"}}, "login.ask_scheduler",
+     "found local", "remove"),
     # what users may set
     ("local", {"user_options": {"account": {}}}, "user_options.account", "no such", "remove"),
     ("slurm", {"user_options": {"queue": {"choices": ["a"]}}}, "user_options.queue", "slurm",
@@ -220,7 +228,7 @@ WARNED: list[tuple[str, dict[str, Any], str, str]] = [
     ("slurm", {"environment": {"container": {"image": "docker://fitserve/worker:1"}}},
      "environment.container.image", "every start"),
     ("slurm", {"access": {"mode": "multi-user", "domains": ["a.org"]},
-     "endpoint": {"venv": "/opt/f"},
+     "contact": "mailto:a@a.org", "endpoint": {"venv": "/opt/f"},
      "environment": SHARED}, "access.authentication_policy", "anyone"),
     ("slurm", {"status": "retired"}, "status", "blueprint"),
 ]  # fmt: skip

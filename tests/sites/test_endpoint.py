@@ -185,6 +185,7 @@ def test_a_multi_user_endpoint_loads(make_site: Callable[..., Site], tmp_path: P
     policy = "11111111-2222-4333-8444-555555555555"
     site = make_site(
         "slurm",
+        contact="mailto:fitserve@example.edu",
         access={
             "mode": "multi-user",
             "domains": ["example.edu"],
@@ -214,6 +215,7 @@ def test_the_identity_mapping_maps(
 
     site = make_site(
         "slurm",
+        contact="mailto:fitserve@example.edu",
         access={"mode": "multi-user", "domains": ["example.edu"]},
         endpoint={"venv": "/opt/fitserve/venv"},
         environment={"container": {"image": "/opt/fitserve/worker.sif"}},

@@ -136,6 +136,15 @@ def test_a_site_card_tells_a_client_what_it_needs(name: str) -> None:
     assert card["endpoint_id"] is None
 
 
+def test_a_card_names_the_login_host_only_where_users_may_ask_there(
+    make_site: Callable[..., Site],
+) -> None:
+    for may in (False, True):
+        site = make_site("slurm", login={"host": "login.example.edu", "ask_scheduler": may})
+        card = json.loads(_render(site)["site-card.json"])
+        assert card["login_host"] == ("login.example.edu" if may else None)
+
+
 def test_a_site_that_breaks_a_rule_is_not_rendered(make_site: Callable[..., Site]) -> None:
     with pytest.raises(SiteError):
         _render(make_site("slurm", blocks={"min": 9}))
@@ -144,6 +153,7 @@ def test_a_site_that_breaks_a_rule_is_not_rendered(make_site: Callable[..., Site
 def test_a_multi_user_endpoint_maps_names_of_its_domains(make_site: Callable[..., Site]) -> None:
     site = make_site(
         "slurm",
+        contact="mailto:fitserve@example.edu",
         access={"mode": "multi-user", "domains": ["example.edu"], "pam_service": "fitserve"},
         endpoint={"venv": "/opt/fitserve/venv"},
         environment={"container": {"image": "/opt/fitserve/worker.sif"}},
@@ -151,6 +161,7 @@ def test_a_multi_user_endpoint_maps_names_of_its_domains(make_site: Callable[...
     files = _render(site)
     core = yaml.safe_load(files["config.yaml"])
     assert core["identity_mapping_config_path"].endswith("/identity_mapping.json")
+    assert core["email"] == "fitserve@example.edu"
     assert core["pam"] == {"enable": True, "service_name": "fitserve"}
     [mapping] = json.loads(files["identity_mapping.json"])
     [rule] = mapping["mappings"]

@@ -74,6 +74,7 @@ def test_systemd_accepts_the_unit(
     access = {"mode": "multi-user", "domains": ["example.edu"]} if multi else {}
     site = make_site(
         "slurm",
+        contact="mailto:fitserve@example.edu",
         access=access,
         endpoint={"venv": str(tmp_path / "venv")},
         environment={"container": {"image": "/opt/fitserve/worker.sif"}},

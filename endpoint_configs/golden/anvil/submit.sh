@@ -6,7 +6,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site anvil (sha256 f773beb3fd37) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site anvil (sha256 964d4a4856ae) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --partition=shared
@@ -14,7 +14,7 @@
 #SBATCH --cpus-per-task=32
 
 export FITSERVE_THREADS=1
-# Rendered from site anvil (sha256 f773beb3fd37) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site anvil (sha256 964d4a4856ae) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site anvil (sha256 f773beb3fd37) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site anvil (sha256 964d4a4856ae) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

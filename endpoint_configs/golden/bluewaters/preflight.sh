@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site bluewaters (sha256 6da935d016a6) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 c1b58f9840c4) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #PBS -N fitserve-preflight
 #PBS -j oe
@@ -10,7 +10,7 @@
 #PBS -l gres=shifter
 #PBS -l naccesspolicy=singlejob
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site bluewaters (sha256 6da935d016a6) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 c1b58f9840c4) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,6 +1,6 @@
 #!/bin/bash
 
-# Rendered from site bluewaters (sha256 6da935d016a6) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 c1b58f9840c4) by fitserve 0.0.0: change the site file, not this one.
 #PBS -l gres=shifter
 #PBS -l naccesspolicy=singlejob
 
@@ -13,7 +13,7 @@
 #PBS -e /RUN/parsl.parsl.block-0.TIME.submit.stderr
 
 export FITSERVE_THREADS=1
-# Rendered from site bluewaters (sha256 6da935d016a6) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 c1b58f9840c4) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

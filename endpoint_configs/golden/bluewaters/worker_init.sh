@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site bluewaters (sha256 6da935d016a6) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bluewaters (sha256 c1b58f9840c4) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

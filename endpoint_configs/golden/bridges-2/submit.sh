@@ -6,14 +6,14 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site bridges-2 (sha256 c87feb558acb) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bridges-2 (sha256 b9154611ee42) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --partition=RM-shared
 #SBATCH --cpus-per-task=32
 
 export FITSERVE_THREADS=1
-# Rendered from site bridges-2 (sha256 c87feb558acb) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bridges-2 (sha256 b9154611ee42) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

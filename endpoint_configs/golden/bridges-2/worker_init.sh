@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site bridges-2 (sha256 c87feb558acb) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site bridges-2 (sha256 b9154611ee42) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site expanse (sha256 cc1c5231f872) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site expanse (sha256 d0a338bab4e9) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #SBATCH --job-name=fitserve-preflight
 #SBATCH --output=preflight.out
@@ -12,7 +12,7 @@
 #SBATCH --gpus=1
 #SBATCH --no-requeue
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site expanse (sha256 cc1c5231f872) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site expanse (sha256 d0a338bab4e9) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-10}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site expanse (sha256 cc1c5231f872) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site expanse (sha256 d0a338bab4e9) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-10}"

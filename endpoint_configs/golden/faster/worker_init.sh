@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site faster (sha256 435721b561b3) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site faster (sha256 62772c4cf046) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -6,7 +6,7 @@
 #SBATCH --nodes=2
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site frontera (sha256 73553f96dd64) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site frontera (sha256 5977eb55f829) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --exclusive
@@ -14,7 +14,7 @@
 #SBATCH --cpus-per-task=56
 
 export FITSERVE_THREADS=1
-# Rendered from site frontera (sha256 73553f96dd64) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site frontera (sha256 5977eb55f829) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

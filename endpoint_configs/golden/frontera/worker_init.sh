@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site frontera (sha256 73553f96dd64) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site frontera (sha256 5977eb55f829) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Rendered from site local (sha256 2fe0a09c9413) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site local (sha256 4e8c8d05a97b) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site local (sha256 2fe0a09c9413) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site local (sha256 4e8c8d05a97b) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

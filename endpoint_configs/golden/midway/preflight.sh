@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site midway (sha256 4d3e315adc68) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site midway (sha256 e0c9331f8df0) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #SBATCH --job-name=fitserve-preflight
 #SBATCH --output=preflight.out
@@ -11,7 +11,7 @@
 #SBATCH --mem=90g
 #SBATCH --no-requeue
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site midway (sha256 4d3e315adc68) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site midway (sha256 e0c9331f8df0) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

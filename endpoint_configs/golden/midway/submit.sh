@@ -6,7 +6,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site midway (sha256 4d3e315adc68) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site midway (sha256 e0c9331f8df0) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --partition=caslake
@@ -14,7 +14,7 @@
 #SBATCH --cpus-per-task=24
 
 export FITSERVE_THREADS=1
-# Rendered from site midway (sha256 4d3e315adc68) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site midway (sha256 e0c9331f8df0) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

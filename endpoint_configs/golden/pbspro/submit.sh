@@ -7,12 +7,12 @@
 #PBS -l select=1:ncpus=8:mem=16gb
 #PBS -o /RUN/parsl.block-0.TIME.stdout
 #PBS -e /RUN/parsl.block-0.TIME.stderr
-# Rendered from site pbspro (sha256 4bf6d65f33c1) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site pbspro (sha256 7afbf3aa3cac) by fitserve 0.0.0: change the site file, not this one.
 #PBS -r n
 
 
 export FITSERVE_THREADS=1
-# Rendered from site pbspro (sha256 4bf6d65f33c1) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site pbspro (sha256 7afbf3aa3cac) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site perlmutter (sha256 672a515c1c2c) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site perlmutter (sha256 4a52b2ad215a) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #SBATCH --job-name=fitserve-preflight
 #SBATCH --output=preflight.out
@@ -13,7 +13,7 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --no-requeue
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site perlmutter (sha256 672a515c1c2c) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site perlmutter (sha256 4a52b2ad215a) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-16}"

@@ -6,7 +6,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site perlmutter (sha256 672a515c1c2c) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site perlmutter (sha256 4a52b2ad215a) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --exclusive
@@ -16,7 +16,7 @@
 #SBATCH --cpus-per-task=128
 
 export FITSERVE_THREADS=16
-# Rendered from site perlmutter (sha256 672a515c1c2c) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site perlmutter (sha256 4a52b2ad215a) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-16}"

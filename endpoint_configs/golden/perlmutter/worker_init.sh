@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site perlmutter (sha256 672a515c1c2c) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site perlmutter (sha256 4a52b2ad215a) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-16}"

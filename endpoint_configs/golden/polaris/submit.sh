@@ -7,14 +7,14 @@
 #PBS -l select=1:ncpus=64:ngpus=4:system=polaris
 #PBS -o /RUN/parsl.block-0.TIME.stdout
 #PBS -e /RUN/parsl.block-0.TIME.stderr
-# Rendered from site polaris (sha256 9a3e115a321b) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site polaris (sha256 a90d8ca92586) by fitserve 0.0.0: change the site file, not this one.
 #PBS -l filesystems=home:eagle
 #PBS -l place=scatter
 #PBS -r n
 
 
 export FITSERVE_THREADS=8
-# Rendered from site polaris (sha256 9a3e115a321b) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site polaris (sha256 a90d8ca92586) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-8}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site polaris (sha256 9a3e115a321b) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site polaris (sha256 a90d8ca92586) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-8}"

@@ -6,7 +6,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site slurm-gpu (sha256 7146a573f6ad) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm-gpu (sha256 9f437a313829) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --partition=gpu
@@ -15,7 +15,7 @@
 #SBATCH --cpus-per-task=8
 
 export FITSERVE_THREADS=8
-# Rendered from site slurm-gpu (sha256 7146a573f6ad) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm-gpu (sha256 9f437a313829) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-8}"

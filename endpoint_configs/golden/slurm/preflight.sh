@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site slurm (sha256 a3b87f466767) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm (sha256 72af1c68a83a) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #SBATCH --job-name=fitserve-preflight
 #SBATCH --output=preflight.out
@@ -10,7 +10,7 @@
 #SBATCH --mem=16g
 #SBATCH --no-requeue
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site slurm (sha256 a3b87f466767) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm (sha256 72af1c68a83a) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -6,14 +6,14 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site slurm (sha256 a3b87f466767) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm (sha256 72af1c68a83a) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --mem=16g
 #SBATCH --cpus-per-task=8
 
 export FITSERVE_THREADS=1
-# Rendered from site slurm (sha256 a3b87f466767) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm (sha256 72af1c68a83a) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site slurm (sha256 a3b87f466767) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site slurm (sha256 72af1c68a83a) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -6,7 +6,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site stampede3 (sha256 87ac901af6df) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site stampede3 (sha256 81e1ea825bb4) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --exclusive
@@ -14,7 +14,7 @@
 #SBATCH --cpus-per-task=48
 
 export FITSERVE_THREADS=1
-# Rendered from site stampede3 (sha256 87ac901af6df) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site stampede3 (sha256 81e1ea825bb4) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site stampede3 (sha256 87ac901af6df) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site stampede3 (sha256 81e1ea825bb4) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site torque (sha256 5c5c221bab03) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site torque (sha256 9503c003eb20) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site uchicago-ai (sha256 735c6bbb33a8) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site uchicago-ai (sha256 eef9cabd9345) by fitserve 0.0.0: change the site file, not this one.
 # One small job that tries on a node what workers will need. `make doctor` submits it.
 #SBATCH --job-name=fitserve-preflight
 #SBATCH --output=preflight.out
@@ -12,7 +12,7 @@
 #SBATCH --gres=gpu:1
 #SBATCH --no-requeue
 cd "${SLURM_SUBMIT_DIR:-${PBS_O_WORKDIR:-.}}" || exit 78
-# Rendered from site uchicago-ai (sha256 735c6bbb33a8) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site uchicago-ai (sha256 eef9cabd9345) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-4}"

@@ -6,7 +6,7 @@
 #SBATCH --nodes=1
 #SBATCH --time=120
 #SBATCH --ntasks-per-node=1
-# Rendered from site uchicago-ai (sha256 735c6bbb33a8) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site uchicago-ai (sha256 eef9cabd9345) by fitserve 0.0.0: change the site file, not this one.
 #SBATCH --no-requeue
 
 #SBATCH --partition=general
@@ -15,7 +15,7 @@
 #SBATCH --cpus-per-task=4
 
 export FITSERVE_THREADS=4
-# Rendered from site uchicago-ai (sha256 735c6bbb33a8) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site uchicago-ai (sha256 eef9cabd9345) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-4}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site uchicago-ai (sha256 735c6bbb33a8) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site uchicago-ai (sha256 eef9cabd9345) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-4}"
