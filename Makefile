@@ -19,7 +19,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
-ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy
+ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
 .PHONY: dev test test-endpoint test-globus test-published test-browser test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
