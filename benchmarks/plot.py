@@ -1,0 +1,74 @@
+"""Pictures of what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["draw"]
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw engines, growth with the model and growth with the number of patches."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = [name for name in ("engines", "growth", "patches") if found.get(name)]
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
+    drawers = {"engines": _engines, "growth": _growth, "patches": _patches}
+    for name, ax in zip(panels, axes[0], strict=True):
+        drawers[name](ax, found[name])
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _engines(ax: Any, found: dict[str, Any]) -> None:
+    names = ["kernel, one core", *next(iter(found.values()))["engines"]]
+    height = 0.8 / len(found)
+    for order, (analysis, one) in enumerate(found.items()):
+        values = [one["kernel"]["core seconds per hypothesis"]]
+        values += [row["median"] or one["limit"] for row in one["engines"].values()]
+        places = [at + order * height for at in range(len(names))]
+        ax.barh(places, values, height=height * 0.9, label=analysis)
+        for place, value, row in zip(places[1:], values[1:], one["engines"].values(), strict=True):
+            over = "" if row["median"] else "> "
+            ax.text(value * 1.15, place, f"{over}{value / values[0]:.0f}x", va="center", size=8)
+    ax.set_yticks([at + 0.4 - height / 2 for at in range(len(names))], names)
+    ax.set_xscale("log")
+    ax.set_xlim(right=ax.get_xlim()[1] * 8)
+    ax.invert_yaxis()
+    ax.set_xlabel("seconds per hypothesis, model building included")
+    ax.legend(frameon=False)
+
+
+def _growth(ax: Any, found: list[dict[str, Any]]) -> None:
+    sizes = [one["parameters"] for one in found]
+    for key, label, style in (
+        ("kernel", "kernel, compiled", "o-"),
+        ("kernel, compiling", "kernel, first hypothesis in a new process", "o--"),
+        ("pyhf jax+scipy", "pyhf, jax + scipy", "s-"),
+    ):
+        known = [(size, one[key]) for size, one in zip(sizes, found, strict=True) if one[key]]
+        if known:
+            ax.plot(*zip(*known, strict=True), style, label=label)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("parameters of a synthetic analysis (bins and nuisance parameters)")
+    ax.set_ylabel("seconds per hypothesis, one core")
+    ax.legend(frameon=False, fontsize=8)
+
+
+def _patches(ax: Any, found: list[dict[str, float]]) -> None:
+    counts = [one["hypotheses"] for one in found]
+    ax.plot(counts, [one["seconds"] for one in found], "o-")
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("hypotheses of one analysis")
+    ax.set_ylabel("seconds, all cores, compiled")
