@@ -20,7 +20,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
-.PHONY: dev test test-endpoint test-globus test-published test-browser test-slow lint types docs lock
+.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -38,6 +38,9 @@ test-endpoint: dev endpoint-venv ## Hold rendered sites against the real globus-
 
 test-globus: dev endpoint-venv ## Run the whole way through Globus Compute; needs Debian's rabbitmq-server
 	@$(BIN)/python -m pytest -m "globus" --durations=10
+
+test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-wlm, see tests/rigs
+	@$(BIN)/python -m pytest -m "schedulers" --durations=10
 
 test-slow: dev ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not published"

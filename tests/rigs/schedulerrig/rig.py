@@ -1,0 +1,144 @@
+"""The rig as a whole: up, found again by its directory, and down with nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from schedulerrig.hosts import Host, Switch, wait_for
+from schedulerrig.site import make_shared, make_venv, mounts
+from schedulerrig.slurm import Slurm
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["PACKAGES", "Rig", "missing"]
+
+PACKAGES = (
+    *("slurm-wlm", "slurm-wlm-torque", "slurmdbd", "munge", "mariadb-server"),
+    *("openssh-server", "iproute2"),
+)
+"""Debian's packages that the rig runs."""
+_COMMANDS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "qsub", "ip")
+_PLACE = Path("/var/tmp")  # noqa: S108 - its own directory is made anew, and is root's
+_PREFIX = "fitserve-rig-"
+_HOSTS = {"login": 2, "head": 3, "c1": 11, "c2": 12, "pbs": 4, "p1": 21, "p2": 22}
+_SSHD = (
+    *("HostKey=/srv/keys/host", "PidFile=/run/sshd.pid", "UsePAM=no", "StrictModes=yes"),
+    *("PasswordAuthentication=no", "KbdInteractiveAuthentication=no"),
+    *("AuthorizedKeysFile=/srv/keys/authorized", "PermitRootLogin=prohibit-password"),
+)
+
+
+def missing() -> str | None:
+    """Return what keeps the rig from running here, or None."""
+    if os.geteuid() != 0:
+        return "the rig needs root"
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    absent = [name for name in _COMMANDS if shutil.which(name, path=path) is None]
+    if absent:
+        return f"no {', '.join(absent)}: apt-get install {' '.join(PACKAGES)}"
+    return None
+
+
+class Rig:
+    """Hosts, and the schedulers on them.
+
+    Attributes
+    ----------
+    directory
+        Of the rig outside; ``/srv`` on its hosts.
+    hosts
+        By name.
+    slurm
+        What can be done to Slurm.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        number = int(directory.name.removeprefix(_PREFIX))
+        self.directory = directory
+        self.switch = Switch(directory, number)
+        network = self.switch.network
+        self.hosts = {
+            name: Host(directory, name, f"{network}.{last}") for name, last in _HOSTS.items()
+        }
+        self.login, self.pbs = self.hosts["login"], self.hosts["pbs"]
+        self.slurm = Slurm(
+            directory, self.hosts["head"], self.login, [self.hosts["c1"], self.hosts["c2"]]
+        )
+
+    @classmethod
+    def new(cls) -> Self:
+        """Return a rig of its own; several may be up at a time."""
+        for number in range(1, 250):
+            directory = _PLACE / f"{_PREFIX}{number}"
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o755)
+                return cls(directory)
+        raise RuntimeError(f"there are too many rigs in {_PLACE}")
+
+    @classmethod
+    def all(cls) -> list[Self]:
+        """Return the rigs that are up, or were left."""
+        return [cls(path) for path in sorted(_PLACE.glob(f"{_PREFIX}*"))]
+
+    def up(self) -> None:
+        """Bring everything up; takes some seconds."""
+        addresses = {"admin": f"{self.switch.network}.1"}
+        addresses |= {host.name: host.address for host in self.hosts.values()}
+        make_shared(self.directory, addresses)
+        self.slurm.configure()
+        self._write_ssh_config()
+        self.switch.up()
+        for host in self.hosts.values():
+            self.start_host(host)
+        self.login.run("bash", "-ec", "\n".join(make_venv(self.directory)))
+        for host in (self.login, self.pbs):
+            self._start_sshd(host)
+        self.slurm.start()
+
+    def start_host(self, host: Host) -> None:
+        """Bring up a host, with none of its daemons."""
+        host.up(mounts(self.directory, host.name, {"/etc/slurm": "slurm/etc"}), self.switch)
+
+    def restart_node(self, host: Host) -> None:
+        """Bring a node of Slurm that died up again."""
+        from schedulerrig.slurm import start_munge
+
+        self.start_host(host)
+        start_munge(host)
+        self.slurm.start_node(host)
+
+    @property
+    def ssh_config(self) -> Path:
+        """For ``ssh -F`` outside: hosts by their names, as any user (``-l``) or root."""
+        return self.directory / "keys" / "config"
+
+    def down(self) -> None:
+        """End everything; nothing of it is left."""
+        for host in self.hosts.values():
+            host.kill()
+        self.switch.down()
+        if f" {self.directory}" in Path("/proc/mounts").read_text():
+            raise RuntimeError(f"something is mounted below {self.directory}")
+        shutil.rmtree(self.directory)
+
+    def _write_ssh_config(self) -> None:
+        keys = self.directory / "keys"
+        lines = [
+            *(f"IdentityFile {keys}/id", f"UserKnownHostsFile {keys}/known_hosts"),
+            *("IdentitiesOnly yes", "BatchMode yes", "StrictHostKeyChecking yes"),
+        ]
+        for host in self.hosts.values():
+            lines += [f"Host {host.name}", f"  HostName {host.address}"]
+            lines += [f"  HostKeyAlias {host.name}"]
+        self.ssh_config.write_text("\n".join(lines) + "\n")
+
+    def _start_sshd(self, host: Host) -> None:
+        options = [word for option in _SSHD for word in ("-o", option)]
+        host.run("/usr/sbin/sshd", "-f", "/dev/null", "-E", f"/srv/log/sshd.{host.name}", *options)
+        listens = ("bash", "-c", "exec 3<> /dev/tcp/127.0.0.1/22")
+        wait_for("sshd", lambda: host.run(*listens, status=None).returncode == 0)
