@@ -83,4 +83,4 @@ golden-check: dev ## Fail if a golden file would change
 	@$(SITEKIT) golden --check
 
 endpoint-venv: ## Install globus-compute-endpoint into .cache/endpoint-venv
-	@$(PYTHON) deploy/sitekit/tools/endpoint_venv.py
+	@$(PYTHON) deploy/sitekit/tools/locked_venv.py endpoint

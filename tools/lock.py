@@ -3,8 +3,10 @@
 Usage: .venv/bin/python tools/lock.py [--upgrade]
 
 dev.lock pins everything, run.lock the part of it that running fitserve needs, at the same
-versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from them. All hold for
-every Python from the oldest supported one on, with hashes.
+versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from them; site.lock, what
+`make deploy` installs on a site: an endpoint, its worker and the client, with the endpoint's
+versions. ansible.lock and ansible-lint.lock are for deploying. All hold for every Python from the
+oldest supported one on, with hashes.
 """
 
 import subprocess
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "requirements"
 OLDEST = "3.11"
 RUN_EXTRAS = ("local", "plot")
+SITE_EXTRAS = ("local", "globus", "plot")
 OWN = ("fitserve",)
 
 
@@ -31,6 +34,12 @@ def main(options: list[str]) -> None:
     _compile("dev", [*base, *every, *groups["dev"]], options)
     _compile("run", [*base, *few], ["--constraints", str(OUT / "dev.lock"), *options])
     _compile("endpoint", groups["endpoint"], options)
+    site = [found for name in SITE_EXTRAS for found in extras[name]]
+    # pip too: the Python of a site may come without it.
+    site += [*groups["endpoint"], *client["dependencies"], *worker, "pip"]
+    _compile("site", site, ["--constraints", str(OUT / "endpoint.lock"), *options])
+    _compile("ansible", groups["ansible"], options)
+    _compile("ansible-lint", groups["ansible-lint"], options)
 
 
 def _load(name: str) -> dict:
