@@ -206,6 +206,7 @@ def run(
     output: str | Path | None = None,
     refit: bool = False,
     force: bool = False,
+    verify: float = 0.0,
     workers: int | None = None,
     bounds: Bounds | None = None,
     progress: bool = True,
@@ -235,6 +236,9 @@ def run(
         Fit also what has results already.
     force
         Go on although the patchset's digest is not the workspace's.
+    verify
+        Fraction of the hypotheses that pyhf fits too; each of them has the comparison in its
+        result, and is suspect where a CLs differs by more than 1e-4.
     workers
         Number of local workers.
     bounds
@@ -263,7 +267,9 @@ def run(
     with _running(backend):
         if isinstance(pallet, str | Path):
             pallet = load_pallet(pallet, region=region, force=force)
-        manifest, inputs = prepare(pallet, request or HypotestRequest(), patches, name, settings)
+        manifest, inputs = prepare(
+            pallet, request or HypotestRequest(), patches, name, settings, verify=verify
+        )
         path = Path(output) if output is not None else default_directory(manifest)
         with open_store(path, manifest, inputs, refit=refit) as store:
             return _completed(store, inputs, backend, bounds, progress=progress)

@@ -115,6 +115,7 @@ class _Drive:
         self._waiting: deque[_Piece] = deque()
         self._sent: dict[str, _Sent] = {}
         self._nonce = store.nonce()
+        self._verify = frozenset(store.manifest.verify)
         # Tickets are never used twice in a run directory.
         self._tickets = sum(event.event == "submitted" for event in store.read().events())
 
@@ -162,6 +163,7 @@ class _Drive:
             self._workspace,
             self._request,
             nonce=self._nonce,
+            verify=[one.name for one in piece.hypotheses if one.name in self._verify],
         )
         self._tickets += 1
         ticket = f"task-{self._tickets}"

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fitserve.contract import (
+    EngineOptions,
     FitRequest,
     HypotestRequest,
     LimitRequest,
     RankingRequest,
     ScanRequest,
+    cls_strengths,
 )
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from fitserve.contract import Request
 
-__all__ = ["free_parameters", "seconds_per_hypothesis"]
+__all__ = ["free_parameters", "seconds_per_hypothesis", "seconds_to_verify"]
 
 # pyhf with numpy and scipy on one core of a current server: SLSQP takes finite differences,
 # so that a fit needs a number of likelihoods proportional to that of the parameters, each
@@ -40,6 +42,9 @@ _TESTS_OF_LIMIT = 16
 _TESTS_OF_FIT = 4.0
 _TESTS_OF_INTERVAL = 0.4
 _TESTS_OF_IMPACT = 0.2
+# pyhf verifies with a tighter tolerance (on staus), and limits at three signal strengths.
+_TIGHT = 1.5
+_TESTS_TO_VERIFY_LIMIT = 3
 
 _ONE_PER_BIN = ("staterror", "shapesys", "shapefactor")
 
@@ -61,6 +66,17 @@ def seconds_per_hypothesis(workspace: dict[str, Any], request: Request) -> float
     pyhf = _tests(request, parameters) * parameters * likelihood
     by_kernel = isinstance(request, HypotestRequest) and request.engine.engine != "pyhf"
     return pyhf / _KERNEL_SPEED if by_kernel else pyhf
+
+
+def seconds_to_verify(workspace: dict[str, Any], request: Request) -> float:
+    """Return the estimated time of verifying one hypothesis with pyhf, in seconds."""
+    tests = (
+        _TESTS_TO_VERIFY_LIMIT
+        if isinstance(request, LimitRequest)
+        else sum(mu > 0 for mu in cls_strengths(request))
+    )
+    by_pyhf = HypotestRequest(engine=EngineOptions(engine="pyhf"))
+    return _TIGHT * tests * seconds_per_hypothesis(workspace, by_pyhf)
 
 
 def _tests(request: Request, parameters: int) -> float:

@@ -12,6 +12,7 @@ from fitserve.errors import BackendError, InterruptedRunError, StoreError
 from fitserve.plan import make_plan
 from fitserve.reuse import reusable
 from fitserve.store import RunStore, pending_tasks, read_run, register
+from fitserve.verification import to_verify
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,7 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
         _require_same(read_run(path), manifest)
         store = RunStore.open(path)
     try:
+        store.want_verified(manifest.verify)
         if refit:
             store.set_aside()
         else:
@@ -64,6 +66,10 @@ def complete(
     BackendError, StoreError
         It cannot go on; what had arrived is kept.
     """
+    unverified = to_verify(store.read())
+    if unverified:
+        # Fitted again with pyhf beside: what the kernel takes for that is nothing to pyhf.
+        store.set_aside(unverified)
     saved = store.read()
     unfinished = set(saved.unfinished)
     again = f"fitserve resume {store.path}"
@@ -87,6 +93,7 @@ def complete(
                 limits=backend.limits,
                 staged=staged,
                 bounds=bounds,
+                verify=manifest.verify,
             )
             drive(
                 store,

@@ -9,10 +9,10 @@ import msgspec
 
 from fitserve.contract import Task, compress, encode_task
 from fitserve.errors import RequestError
-from fitserve.estimate import seconds_per_hypothesis
+from fitserve.estimate import seconds_per_hypothesis, seconds_to_verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from fitserve.backends.base import Limits
     from fitserve.contract import Hypothesis, Request
@@ -69,6 +69,7 @@ def make_plan(
     limits: Limits,
     staged: bool,
     bounds: Bounds | None = None,
+    verify: Collection[str] = (),
 ) -> Plan:
     """Cut hypotheses into tasks.
 
@@ -87,6 +88,9 @@ def make_plan(
         The backend's.
     bounds
         The user's, by default `Bounds()`.
+    verify
+        Names of those that pyhf is to fit too. They have tasks of their own, which come first:
+        they take a thousand times as long.
 
     Raises
     ------
@@ -94,18 +98,31 @@ def make_plan(
         A single hypothesis does not fit into a task of the allowed size.
     """
     bounds = bounds or Bounds()
-    allowed = min(bounds.bytes, limits.task_bytes)
     carried = 0 if staged else _encoded_size(workspace)
+    once = seconds_per_hypothesis(workspace, request)
+    verified = [one for one in hypotheses if one.name in verify]
+    rest = [one for one in hypotheses if one.name not in verify]
+    tasks: list[PlannedTask] = []
+    if verified:
+        both = once + seconds_to_verify(workspace, request)
+        tasks += _tasks(verified, both, carried, limits, bounds)
+    tasks += _tasks(rest, once, carried, limits, bounds)
+    cpu = sum(task.seconds for task in tasks)
+    return Plan(tasks, sum(task.bytes for task in tasks), cpu, _makespan(tasks, limits.workers))
+
+
+def _tasks(
+    hypotheses: Sequence[Hypothesis], each: float, carried: int, limits: Limits, bounds: Bounds
+) -> list[PlannedTask]:
+    """Cut hypotheses of ``each`` seconds; ``carried`` is the workspace's size in a task."""
     fixed = _OVERHEAD + carried
-    each = seconds_per_hypothesis(workspace, request)
     sizes = [_encoded_size(hypothesis) for hypothesis in hypotheses]
     most = _hypotheses_per_task(sizes, carried, each, limits, bounds)
     tasks = []
-    for group in _pack(hypotheses, sizes, fixed, allowed, most):
+    for group in _pack(hypotheses, sizes, fixed, min(bounds.bytes, limits.task_bytes), most):
         size = fixed + sum(size for _, size in group)
         tasks.append(PlannedTask(tuple(one for one, _ in group), size, each * len(group)))
-    cpu = each * len(hypotheses)
-    return Plan(tasks, sum(task.bytes for task in tasks), cpu, _makespan(tasks, limits.workers))
+    return tasks
 
 
 def encode_planned(
@@ -115,6 +132,7 @@ def encode_planned(
     request: Request,
     *,
     nonce: str = "",
+    verify: Sequence[str] = (),
 ) -> str:
     """Encode one task; ``workspace`` is None where the backend has staged it."""
     return encode_task(
@@ -124,6 +142,7 @@ def encode_planned(
             hypotheses=list(hypotheses),
             request=request,
             nonce=nonce,
+            verify=list(verify),
         )
     )
 

@@ -14,6 +14,7 @@ import msgspec
 from fitserve.contract import digest, request_digest
 from fitserve.request import check_request, chosen_hypotheses
 from fitserve.store import Inputs, Manifest
+from fitserve.verification import chosen_to_verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,8 +33,12 @@ def prepare(
     patterns: Iterable[str],
     endpoint: str,
     options: Mapping[str, str] | None = None,
+    *,
+    verify: float = 0.0,
 ) -> tuple[Manifest, Inputs]:
     """Choose the hypotheses, check the request, and say what the run is.
+
+    ``verify`` is the fraction of hypotheses that pyhf is to fit too.
 
     Raises
     ------
@@ -42,8 +47,9 @@ def prepare(
     """
     hypotheses = chosen_hypotheses(pallet.hypotheses, patterns, request)
     check_request(pallet.workspace, hypotheses, request)
+    record = pallet.record()
     manifest = Manifest(
-        pallet=pallet.record(),
+        pallet=record,
         request=request,
         request_digest=request_digest(request),
         endpoint=endpoint,
@@ -54,6 +60,7 @@ def prepare(
         python=platform.python_version(),
         versions=_versions(),
         options=dict(options or {}),
+        verify=chosen_to_verify(record.workspace_digest, hypotheses, verify, request),
     )
     inputs = Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
     # As a resumed run reads them: the same tasks then have the same digests.

@@ -10,6 +10,7 @@ from fitserve._version import __version__
 from fitserve.contract import hypothesis_key
 from fitserve.errors import StoreError
 from fitserve.store import known_runs, read_run
+from fitserve.verification import lacks_verification
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
     """Return results of this user's other runs for these hypotheses.
 
     A result is reused when the workspace, the patch and the request are the same and it was
-    made by the same version of fitserve, whatever the hypothesis was called.
+    made by the same version of fitserve, whatever the hypothesis was called. One that is to be
+    verified is reused only if it was.
     """
     wanted = {
         hypothesis_key(manifest.pallet.workspace_digest, one, manifest.request_digest): one
@@ -43,7 +45,9 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
             continue
         for record in run.records.values():
             one = wanted.get(record.result.key)
-            if one is not None and one.name not in found:
+            if one is None or one.name in found:
+                continue
+            if one.name not in manifest.verify or not lacks_verification(record.result):
                 found[one.name] = _renamed(record, one, run)
     return list(found.values())
 

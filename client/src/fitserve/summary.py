@@ -15,6 +15,7 @@ from fitserve.contract import (
     ScanRequest,
     kind_of,
 )
+from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -177,6 +178,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
         "request": kind_of(run.manifest.request),
         "hypotheses": counts(run),
         "excluded": excluded(run),
+        "verification": verification_summary(run.results),
         "reused": sum(record.reused_from is not None for record in run.records.values()),
         "engines": {name: engines.count(name) for name in sorted(set(engines))},
         "hosts": sorted({record.worker.host for record in run.records.values()}),

@@ -23,6 +23,7 @@ from fitserve_worker.engines.base import Work
 from fitserve_worker.environment import worker_info, worker_version
 from fitserve_worker.outbox import find_outbox
 from fitserve_worker.staging import workspace_of
+from fitserve_worker.verification import verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ def answer(text: str) -> str:
     if kept is not None:
         return kept
     decoded = time.perf_counter()
-    results = list(perform(work))
+    results = list(perform(work, frozenset(task.verify)))
     worker = worker_info()
     result = TaskResult(
         task=digest,
@@ -74,17 +75,19 @@ def answer(text: str) -> str:
     return encode_result(result)
 
 
-def perform(work: Work) -> Iterator[HypothesisResult]:
+def perform(work: Work, verify: frozenset[str] = frozenset()) -> Iterator[HypothesisResult]:
     """Yield a result for every hypothesis, whatever the engine does.
 
     An engine that breaks costs the hypotheses that it had not finished, and each of them
-    says so.
+    says so. Those named in ``verify`` are fitted by pyhf too.
     """
     open_ = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
     try:
         for result in answers(work):
+            hypothesis = open_[result.name]
+            found = verified(work, hypothesis, result) if result.name in verify else result
             del open_[result.name]
-            yield result
+            yield found
     except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens
         for hypothesis in open_.values():
             yield failed(work, hypothesis, f"{type(error).__name__}: {error}")

@@ -26,6 +26,7 @@ def show_plan(
     region: str | None,
     patches: tuple[str, ...],
     force: bool,
+    verify: float,
     workers: int | None,
     bounds: Bounds,
     as_json: bool,
@@ -34,7 +35,7 @@ def show_plan(
     backend = open_backend(endpoint, workers, options)
     try:
         pallet = load_pallet(source, region=region, force=force)
-        manifest, inputs = prepare(pallet, request, patches, endpoint)
+        manifest, inputs = prepare(pallet, request, patches, endpoint, verify=verify)
         plan = make_plan(
             inputs.workspace,
             inputs.hypotheses,
@@ -43,6 +44,7 @@ def show_plan(
             # As over a network, where nothing is staged: this is what a user pays there.
             staged=False,
             bounds=bounds,
+            verify=manifest.verify,
         )
         if as_json:
             emit_json(_as_data(plan, manifest.request_digest, backend.limits.workers))

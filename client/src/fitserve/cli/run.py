@@ -113,6 +113,13 @@ def _settable(command: _Command) -> _Command:
 @click.option("--plan", "plan_only", is_flag=True, help="Show the tasks, and fit nothing.")
 @click.option("--refit", is_flag=True, help="Fit also what has results already.")
 @click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
+@click.option(
+    "--verify",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    metavar="FRACTION",
+    help="Have this fraction of the hypotheses fitted by pyhf too, and compare.",
+)
 @_bounded
 @click.pass_context
 def run(context: click.Context, /, pallet: str, **options: Any) -> None:
@@ -138,7 +145,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             )
         },
     )
-    chosen = {name: options[name] for name in ("region", "patches", "force")}
+    chosen = {name: options[name] for name in ("region", "patches", "force", "verify")}
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
     if options["plan_only"]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fitserve.console import emit_json, say, show_table, warn
 from fitserve.errors import IncompleteRunError
 from fitserve.summary import asked, columns, counts, excluded, failures, summary, table_rows, times
+from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
     from fitserve.store import SavedRun
@@ -62,6 +63,7 @@ def _show_state(run: SavedRun) -> None:
     say(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
     if out:
         say(f"excluded:    {out['observed']} observed, {out['expected']} expected at 95 % CL")
+    _show_verification(run)
     time = times(run)
     if time:
         say(
@@ -69,6 +71,20 @@ def _show_state(run: SavedRun) -> None:
             f"set-up {time['setup']:.1f} s, fits {time['fit']:.1f} s "
             f"(one: median {time['fit_median']:.2g} s, longest {time['fit_max']:.2g} s)"
         )
+
+
+def _show_verification(run: SavedRun) -> None:
+    found = verification_summary(run.results)
+    if not found:
+        return
+    told = f"{found['verified']} of {found['of']} with pyhf"
+    if found["hypothesis"] is not None:
+        told += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
+    say(f"verified:    {told}")
+    if found["beyond"]:
+        warn(f"{len(found['beyond'])} of them differ from pyhf by more than {found['tolerance']:g}")
+    for name, reason in found["unverified"].items():
+        warn(f"{name} could not be verified: {reason}")
 
 
 def _show_provenance(run: SavedRun) -> None:

@@ -43,6 +43,7 @@ from fitserve.contract.results import (
     SampleYields,
     Status,
     UpperLimits,
+    Verification,
     Yields,
 )
 from fitserve.contract.trampoline import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
@@ -87,6 +88,7 @@ __all__ = [
     "TaskResult",
     "Timing",
     "UpperLimits",
+    "Verification",
     "WorkerInfo",
     "Yields",
     "allowed",

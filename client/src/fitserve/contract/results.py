@@ -19,6 +19,7 @@ __all__ = [
     "SampleYields",
     "Status",
     "UpperLimits",
+    "Verification",
     "Yields",
 ]
 
@@ -162,11 +163,29 @@ class RankingAnswer(msgspec.Struct, frozen=True, kw_only=True):
     impacts: list[Impact]
 
 
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """A second answer, by pyhf, to compare a hypothesis' CLs with.
+
+    ``engine`` is how pyhf was set up and ``points`` what it found, at those signal strengths
+    that were verified. ``largest`` is the greatest difference of an observed or expected CLs,
+    None where pyhf has no number; above ``tolerance`` the hypothesis is suspect. ``reason`` is
+    what speaks against pyhf's own fits, if anything does.
+    """
+
+    engine: str
+    largest: float | None
+    tolerance: float
+    points: list[MuPoint]
+    seconds: float
+    reason: str | None = None
+
+
 class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of one hypothesis; ``CLs_obs`` and ``CLs_exp`` are at the first mu.
 
     They are null where the request asks for no CLs; for limits they are at a signal strength
-    of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for.
+    of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for,
+    ``verification`` where the hypothesis was chosen to be fitted by pyhf too.
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
     data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
@@ -193,3 +212,4 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     limit: UpperLimits | None = None
     fit: FitAnswer | None = None
     ranking: RankingAnswer | None = None
+    verification: Verification | None = None

@@ -30,7 +30,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``workspace`` is None where the backend has staged the workspace, compressed, in a
     directory of the worker under its digest. Tasks that differ in ``nonce`` alone are fitted
-    each; one with the same nonce may be answered from the worker's outbox.
+    each; one with the same nonce may be answered from the worker's outbox. ``verify`` names
+    the hypotheses that pyhf is to fit too: it is of the task and not of the request, because
+    the answer to the question is the same with it, and so is the key of every result.
     """
 
     workspace_digest: str
@@ -38,6 +40,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hypotheses: list[Hypothesis]
     request: Request
     nonce: str = ""
+    verify: list[str] = []
     contract: int = CONTRACT_VERSION
 
 

@@ -11,6 +11,7 @@ from fitserve.contract import LimitRequest
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
 from fitserve.summary import asked, counts, excluded, times
+from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,7 @@ def columns(run: SavedRun) -> list[tuple[str, str]]:
         *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
         ("\u03bc\u0302", "best-fit signal strength"),
         ("fit / s", "wall time of all fits of the hypothesis"),
+        *([("|\u0394CLs|", "greatest difference from pyhf's CLs")] if _verified(run) else []),
     ]
 
 
@@ -121,24 +123,35 @@ def _of_limits(run: SavedRun) -> bool:
     return isinstance(run.manifest.request, LimitRequest)
 
 
+def _verified(run: SavedRun) -> bool:
+    return bool(verification_summary(run.results))
+
+
 def rows(run: SavedRun) -> list[Row]:
     """Return the table: every hypothesis that was asked for, in the patchset's order."""
     width = len(run.manifest.pallet.labels)
-    return [_row(run, name, run.results.get(name), width) for name in run.manifest.hypotheses]
+    results, verified = run.results, _verified(run)
+    return [
+        _row(run, name, results.get(name), width, verified=verified)
+        for name in run.manifest.hypotheses
+    ]
 
 
-def _row(run: SavedRun, name: str, result: HypothesisResult | None, width: int) -> Row:
+def _row(
+    run: SavedRun, name: str, result: HypothesisResult | None, width: int, *, verified: bool
+) -> Row:
     values: Sequence[float | str | None]
     if result is None:
         values = run.manifest.values.get(name, ())
         cls: list[float | None] = [None] * (1 + _EXPECTED)
-        rest: list[float | None] = [None, None]
+        rest: list[float | None] = [None, None, None]
         status, out, reason = "unfinished", "", ""
     else:
         values = result.mass_hypotheses
         expected = result.CLs_exp if len(result.CLs_exp) == _EXPECTED else [None] * _EXPECTED
         cls = [result.CLs_obs, *expected]
-        rest = [result.muhat, result.fit_time]
+        second = result.verification
+        rest = [result.muhat, result.fit_time, second.largest if second else None]
         status, reason = result.status, result.reason or ""
         out = ""
         if result.CLs_obs is not None:
@@ -147,6 +160,8 @@ def _row(run: SavedRun, name: str, result: HypothesisResult | None, width: int) 
     if _of_limits(run):
         found = result.limit if result else None
         limits = [found.observed, *found.expected] if found else [None] * (1 + _EXPECTED)
+    if not verified:
+        rest.pop()
     masses = [*values, *[None] * width][:width]
     return Row(
         name,
@@ -248,11 +263,28 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("Client", f"{manifest.host}, Python {manifest.python}"),
         Fact("Client versions", _versions(manifest.versions)),
         Fact("Engines", ", ".join(engines) or _MISSING),
+        *_verification(run),
         Fact("Workers", "; ".join(places) or _MISSING),
         Fact("Worker versions", ", ".join(sorted(workers)) or _MISSING),
         *(Fact("Results reused from", source) for source in reused),
     ]
     return [("Pallet", of_pallet), ("Request", of_request), ("Execution", of_execution)]
+
+
+def _verification(run: SavedRun) -> list[Fact]:
+    found = verification_summary(run.results)
+    if not found:
+        return []
+    told = f"{found['verified']} of {found['of']} hypotheses"
+    if found["hypothesis"] is not None:
+        told += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
+    if found["beyond"]:
+        told += f"; beyond {found['tolerance']:g}: {', '.join(found['beyond'])}"
+    missing = [f"{name}: {reason}" for name, reason in found["unverified"].items()]
+    return [
+        Fact("Verified with pyhf", told),
+        *(Fact("Could not be verified", text) for text in missing),
+    ]
 
 
 def headline(run: SavedRun) -> list[Fact]:

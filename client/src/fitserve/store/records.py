@@ -43,7 +43,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     ``hypotheses`` are the names asked for, in the patchset's order, and ``values`` the mass
     values of each by name, so that those without a result yet have a place in a picture.
     ``endpoint`` has several names with commas between them where a run is shared, ``options``
-    what the user set of the sites.
+    what the user set of the sites. ``verify`` are the names of the hypotheses that pyhf is to
+    fit too.
     """
 
     pallet: PalletRecord
@@ -57,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     values: dict[str, tuple[float | str, ...]] = {}
     options: dict[str, str] = {}
+    verify: list[str] = []
     manifest_version: int = MANIFEST_VERSION
 
 

@@ -177,6 +177,20 @@ class RunStore:
         times = [event.time for event in self.read().events() if event.event == "set aside"]
         return f"{times[-1]:.6f}" if times else ""
 
+    def want_verified(self, names: Iterable[str]) -> None:
+        """Add to the hypotheses that pyhf is to fit too.
+
+        Raises
+        ------
+        StoreError
+            The manifest cannot be written.
+        """
+        wanted = {*self.manifest.verify, *names}
+        verify = [name for name in self.manifest.hypotheses if name in wanted]
+        if verify != self.manifest.verify:
+            self.manifest = msgspec.structs.replace(self.manifest, verify=verify)
+            write_atomic(self.path / "manifest.json", _pretty(self.manifest))
+
     def cancelled(self) -> bool:
         """Return whether somebody asks the process that works on the run to stop."""
         return (self.path / _CANCEL).exists()

@@ -91,13 +91,22 @@ class Climb(NamedTuple, Generic[_Found]):
 
 
 class Ladder:
-    """The ways to try, in the order in which they are tried."""
+    """The ways to try, in the order in which they are tried.
 
-    def __init__(self, options: EngineOptions) -> None:
+    Parameters
+    ----------
+    options
+        The backend, and the optimizer to begin with.
+    tight
+        Leave out the attempt with the optimizer's usual tolerance.
+    """
+
+    def __init__(self, options: EngineOptions, *, tight: bool = False) -> None:
         self.backend = options.backend
         other = "minuit" if options.optimizer == "scipy" else "scipy"
+        usual = [] if tight else [Rung(options.optimizer, "initial", tight=False)]
         self._rungs = (
-            Rung(options.optimizer, "initial", tight=False),
+            *usual,
             Rung(options.optimizer, "initial", tight=True),
             Rung(options.optimizer, "perturbed", tight=True),
             Rung(other, "initial", tight=True),

@@ -41,10 +41,18 @@ __all__ = ["PyhfEngine"]
 
 
 class PyhfEngine:
-    """pyhf with the backend and optimizer of the request."""
+    """pyhf with a backend and an optimizer.
 
-    def __init__(self, options: EngineOptions) -> None:
-        self._ladder = Ladder(options)
+    Parameters
+    ----------
+    options
+        Backend and optimizer.
+    tight
+        Begin with a tighter tolerance than the optimizer's usual one.
+    """
+
+    def __init__(self, options: EngineOptions, *, tight: bool = False) -> None:
+        self._ladder = Ladder(options, tight=tight)
         self._name = f"pyhf/{options.backend}/{options.optimizer}"
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
