@@ -114,6 +114,41 @@ def run() -> None:
     click.echo(perform(sys.stdin.read()))
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option(
+    "--device",
+    type=click.Choice(["any", "cpu", "gpu"]),
+    default="any",
+    show_default=True,
+    help="What must be fitted on.",
+)
+def selftest(*, as_json: bool, device: str) -> None:
+    """Say whether this worker can fit: versions, driver, device, float64 and a known CLs.
+
+    Ends with status 0 if it can, and with 5 and what is wrong if not. The test of images, the
+    smoke test of deployed sites and the readiness probe of pods.
+    """
+    from fitserve_worker.selftest import KNOWN
+    from fitserve_worker.selftest import selftest as test
+
+    found, problem = test(device)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+    else:
+        versions = ", ".join(f"{name} {one}" for name, one in found.versions.items())
+        click.echo(f"versions  {versions}, Python {found.python}")
+        if found.device:
+            click.echo(f"device    {found.device}, {'float64' if found.float64 else 'float32'}")
+        if found.CLs_obs is not None:
+            click.echo(f"CLs       {found.CLs_obs:.10f}, known {KNOWN[0]:.10f}")
+        click.echo(f"time      {found.seconds:.1f} s")
+    if problem:
+        raise problem
+
+
 def _outbox() -> Outbox:
     from fitserve_worker.environment import worker_version
     from fitserve_worker.outbox import CACHE_VARIABLE, find_outbox

@@ -1,0 +1,288 @@
+"""Whether this worker can fit: versions, driver, device, float64, and one known CLs.
+
+It is the test of an image, the smoke test of a deployed site and the readiness probe of a pod.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from fitserve.contract import (
+    EngineOptions,
+    HypotestRequest,
+    Hypothesis,
+    HypothesisResult,
+    Task,
+    decode_task,
+    digest,
+    encode_task,
+    request_digest,
+)
+from fitserve.errors import BackendError, FitserveError
+
+__all__ = ["KNOWN", "TOLERANCE", "Selftest", "check_driver", "check_versions", "selftest"]
+
+KNOWN = (
+    0.0525155255,
+    *(0.0026064046, 0.0138206403, 0.0644551567, 0.2352609044, 0.5730416579),
+)
+"""Observed CLs, and expected ones for -2 to +2 sigma, of the model tested here.
+
+From pyhf 0.7.6 with its numpy backend, q-tilde and a tolerance of 1e-12, where SLSQP and Minuit
+agree within 2e-8.
+"""
+TOLERANCE = 1e-6
+"""Largest difference from `KNOWN`."""
+
+IMAGE_VERSION = "FITSERVE_IMAGE_VERSION"
+"""Names the variable with which an image says the version that it was built for."""
+
+_DRIVER_FILE = Path("/proc/driver/nvidia/version")
+# The oldest driver of each CUDA release that JAX has wheels for (NVIDIA's compatibility table).
+_DRIVERS = {"jax-cuda12-plugin": 525, "jax-cuda13-plugin": 580}
+_RECORDED = ("fitserve", "fitserve-worker", "pyhf", "numpy", "scipy", "jax", "jaxlib")
+_RUNTIMES = ("parsl", "globus-compute-endpoint")
+
+_WORKSPACE = {
+    "channels": [
+        {
+            "name": "SR",
+            "samples": [
+                {
+                    "name": "background",
+                    "data": [50.0, 52.0],
+                    "modifiers": [{"name": "bkg", "type": "shapesys", "data": [3.0, 7.0]}],
+                }
+            ],
+        }
+    ],
+    "observations": [{"name": "SR", "data": [51.0, 48.0]}],
+    "measurements": [{"name": "main", "config": {"poi": "mu", "parameters": []}}],
+    "version": "1.0.0",
+}
+_SIGNAL = {
+    "op": "add",
+    "path": "/channels/0/samples/1",
+    "value": {
+        "name": "signal",
+        "data": [12.0, 11.0],
+        "modifiers": [{"name": "mu", "type": "normfactor", "data": None}],
+    },
+}
+
+
+class Selftest(msgspec.Struct, kw_only=True):
+    """What was found; fields that were not reached are None.
+
+    Attributes
+    ----------
+    passed
+        Whether this worker can fit.
+    problem, evidence, hint
+        What is wrong, what shows it, and what to do; empty where all is well.
+    versions
+        Of fitserve and of what decides its numbers, and of what runs workers where that is
+        installed.
+    python, machine
+        Version of Python and kind of processor.
+    image
+        Version that the image was built for; None outside fitserve's images.
+    device, float64
+        What JAX computes on, as ``platform: kind``, and whether in double precision.
+    CLs_obs, CLs_exp
+        CLs that were found for the model whose values are `KNOWN`.
+    difference
+        Largest absolute difference from `KNOWN`.
+    device_seconds, fit_seconds, seconds
+        Time to import JAX and find the device, to fit, and of everything from the start of
+        the test.
+    """
+
+    passed: bool = False
+    problem: str = ""
+    evidence: str = ""
+    hint: str = ""
+    versions: dict[str, str]
+    python: str
+    machine: str
+    image: str | None = None
+    device: str | None = None
+    float64: bool | None = None
+    CLs_obs: float | None = None
+    CLs_exp: list[float | None] = []
+    difference: float | None = None
+    device_seconds: float | None = None
+    fit_seconds: float | None = None
+    seconds: float = 0.0
+
+
+def selftest(device: str = "any") -> tuple[Selftest, FitserveError | None]:
+    """Test this worker.
+
+    Parameters
+    ----------
+    device
+        Platform that JAX must compute on, as JAX calls it (``cpu``, ``gpu``), or ``any`` for
+        the one that ``JAX_PLATFORMS`` allows.
+
+    Returns
+    -------
+    tuple
+        What was found, and what is wrong, None if nothing is.
+    """
+    begin = time.perf_counter()
+    found = Selftest(
+        versions=_versions((*_RECORDED, *_DRIVERS, *_RUNTIMES)),
+        python=platform.python_version(),
+        machine=platform.machine(),
+        image=os.environ.get(IMAGE_VERSION),
+    )
+    problem: FitserveError | None = None
+    try:
+        check_versions(found.versions, found.image)
+        check_driver(found.versions)
+        _find_device(found, device)
+        _fit(found)
+    except FitserveError as error:
+        problem = error
+        found.problem, found.evidence, found.hint = error.cause, error.evidence, error.hint
+    found.passed = problem is None
+    found.seconds = time.perf_counter() - begin
+    return found, problem
+
+
+def check_versions(versions: dict[str, str], image: str | None) -> None:
+    """Check that worker, wire contract and image are of one release.
+
+    Raises
+    ------
+    BackendError
+        If one is missing or of another release.
+    """
+    worker, client = versions.get("fitserve-worker"), versions.get("fitserve")
+    if worker is None or client != worker:
+        raise BackendError(
+            "the worker and its wire contract are not of one release",
+            evidence=f"fitserve-worker {worker or 'not installed'}, "
+            f"fitserve {client or 'not installed'}",
+            hint="install both in one step, at one version",
+        )
+    if image and image != worker:
+        raise BackendError(
+            "the image holds another worker than it was built for",
+            evidence=f"image {image}, fitserve-worker {worker}",
+            hint="build or pull the image anew, without installing into it",
+        )
+
+
+def check_driver(versions: dict[str, str], file: Path = _DRIVER_FILE) -> None:
+    """Check that the node's NVIDIA driver is new enough for the CUDA that JAX brings.
+
+    Nothing is checked where JAX has no CUDA, or there is no driver: whether that is an error
+    is for whoever asks for a GPU.
+
+    Raises
+    ------
+    BackendError
+        If the driver is too old; JAX itself would then only say that it finds no device.
+    """
+    wanted = max((_DRIVERS[name] for name in _DRIVERS if name in versions), default=0)
+    try:
+        text = file.read_text(encoding="ascii", errors="replace") if wanted else ""
+    except OSError:
+        return
+    seen = re.search(r"\s(\d+)\.\d[\d.]*\s", text)
+    if seen and int(seen[1]) < wanted:
+        older = wanted > min(_DRIVERS.values())
+        raise BackendError(
+            "the node's NVIDIA driver is too old for this worker",
+            evidence=f"driver {seen[0].strip()}, {wanted} or newer is needed",
+            hint="use the image for CUDA 12, or a newer driver" if older else "update the driver",
+        )
+
+
+def _find_device(found: Selftest, wanted: str) -> None:
+    begin = time.perf_counter()
+    from fitserve_worker.kernel.runtime import runtime
+
+    runs_on = runtime()
+    import jax.numpy as jnp
+
+    found.device = f"{runs_on.platform}: {runs_on.device}"
+    found.float64 = str(jnp.ones(1).dtype) == "float64"
+    found.device_seconds = time.perf_counter() - begin
+    if wanted not in {"any", runs_on.platform}:
+        raise BackendError(
+            f"the worker would not fit on a {wanted}",
+            evidence=f"JAX computes on {found.device}",
+            hint="see JAX_PLATFORMS, and whether the container was given the device",
+        )
+    if not found.float64:
+        raise BackendError(
+            "JAX computes in single precision", evidence=f"on {found.device}", hint="report it"
+        )
+
+
+def _fit(found: Selftest) -> None:
+    begin = time.perf_counter()
+    result = _answer()
+    found.fit_seconds = time.perf_counter() - begin
+    found.CLs_obs, found.CLs_exp = result.CLs_obs, result.CLs_exp
+    values = [result.CLs_obs, *result.CLs_exp]
+    if result.status != "ok" or result.engine != "kernel" or None in values:
+        raise BackendError(
+            "the fit of a simple model is in doubt",
+            evidence=f"{result.engine}: {result.status}, "
+            f"{result.reason or result.diagnostics.get('kernel doubt')}",
+            hint="compare the versions with those of a worker that passes",
+        )
+    found.difference = max(
+        abs(value - known) for value, known in zip(values, KNOWN, strict=True) if value is not None
+    )
+    if found.difference > TOLERANCE:
+        raise BackendError(
+            "the worker finds another CLs than the known one",
+            evidence=f"{result.CLs_obs:.10f}, known {KNOWN[0]:.10f}; the largest difference of "
+            f"observed and expected ones is {found.difference:.2g}",
+            hint="compare the versions with those of a worker that passes",
+        )
+
+
+def _answer() -> HypothesisResult:
+    """Fit as a task from a client is fitted, but without the outbox, which remembers answers."""
+    from fitserve_worker.engines.base import Work
+    from fitserve_worker.entry import perform
+
+    request = HypotestRequest(engine=EngineOptions(engine="kernel"))
+    sent = Task(
+        workspace_digest=digest(_WORKSPACE),
+        workspace=_WORKSPACE,
+        hypotheses=[Hypothesis(name="signal", values=(), patch=[_SIGNAL])],
+        request=request,
+    )
+    task = decode_task(encode_task(sent))
+    work = Work(
+        workspace_digest=task.workspace_digest,
+        workspace=task.workspace or {},
+        hypotheses=task.hypotheses,
+        request=task.request,
+        request_digest=request_digest(task.request),
+    )
+    return next(iter(perform(work)))
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
