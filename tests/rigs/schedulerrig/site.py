@@ -15,7 +15,7 @@ __all__ = ["CHECKOUT", "USERS", "VENV", "make_shared", "make_venv", "mounts"]
 CHECKOUT = Path(__file__).resolve().parents[3]
 USERS = {"ada": 7001, "ben": 7002, "cleo": 7003}
 VENV = "/srv/venv"
-_CHANGEABLE = ("/etc", "/opt", "/usr/local", "/var/lib")
+_CHANGEABLE = ("/etc", "/opt", "/usr/local", "/var/lib", "/var/cache")
 _SCRIPTS = ("fitserve", "fitserve-worker", "process_worker_pool.py", "interchange.py")
 
 
@@ -113,6 +113,8 @@ def mounts(directory: Path, host: str, also: dict[str, str] | None = None) -> st
         "mount -t tmpfs -o mode=0755 tmpfs /run",
         "mount -t tmpfs -o mode=0755 tmpfs /var/log",
         "mkdir -p /run/sshd /run/lock",
+        # Python's library is where it was built for, which users may not see.
+        "echo /srv/python/lib > /etc/ld.so.conf.d/000-rig.conf; ldconfig",
     ]
     return "\n".join(lines)
 

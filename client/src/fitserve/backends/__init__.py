@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _BUILT_IN = ("inline", "local")
+_DIRECT = "parsl:"
 
 
 def endpoint_names() -> list[str]:
@@ -46,8 +47,8 @@ def open_backend(
     Parameters
     ----------
     endpoint
-        ``local``, ``inline``, or an endpoint that was added; several with commas between
-        them share the work.
+        ``local``, ``inline``, ``parsl:SITE`` (a rendered site, on its login node), or an
+        endpoint that was added; several with commas between them share the work.
     workers
         Number of local workers.
     options
@@ -69,6 +70,10 @@ def open_backend(
 
 
 def _open(name: str, workers: int | None, options: Mapping[str, str]) -> Backend:
+    if name.startswith(_DIRECT):
+        from fitserve.backends.direct import SiteBackend
+
+        return SiteBackend(name, workers, options)
     if name not in _BUILT_IN:
         from fitserve.backends.globus import GlobusBackend
         from fitserve.endpoints import find_profile

@@ -1,9 +1,9 @@
 """Ends a backend's processes when the client is gone, however it went.
 
 The client holds the writing end of this process' standard input and writes one line for
-each process (``pid N``), process group (``group N``) or directory (``directory PATH``)
-that must not outlive it. The end of input without ``done`` before it means that the client
-was killed.
+each process (``pid N``), process group (``group N``), directory (``directory PATH``) or job
+(``job COMMAND ID``, with the scheduler's command that ends it) that must not outlive it. The
+end of input without ``done`` before it means that the client was killed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import IO
 __all__ = ["Guardian", "main"]
 
 _GRACE = 2.0
+_JOB_SECONDS = 60.0
 
 
 class Guardian:
@@ -37,7 +38,7 @@ class Guardian:
         )
 
     def watch(self, kind: str, target: object) -> None:
-        """End a ``pid`` or ``group``, or remove a ``directory``, when the client is gone."""
+        """End a ``pid``, ``group`` or ``job``, or remove a ``directory``, without the client."""
         self._write(f"{kind} {target}\n")
 
     def dismiss(self) -> None:
@@ -75,6 +76,12 @@ def main(lines: IO[str]) -> None:
             return
         targets.append((kind, target))
     _end(targets, signal.SIGTERM)
+    for kind, target in targets:
+        if kind == "job":
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(  # noqa: S603 - a scheduler's command and the id of a job
+                    target.split(), capture_output=True, check=False, timeout=_JOB_SECONDS
+                )
     time.sleep(_GRACE)
     _end(targets, signal.SIGKILL)
     for kind, target in targets:

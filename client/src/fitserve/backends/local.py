@@ -7,7 +7,6 @@ starts its one block here. Everything is on the loopback interface.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import shutil
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.base import BackendStatus, Limits, Outcome
 from fitserve.backends.guardian import Guardian
+from fitserve.backends.parsl_log import close_log, log_to
 from fitserve.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class _Engine:
 
         config, executor = _config(scratch, workers)
         self._executor = executor
-        self._log = _log_to(scratch / "parsl.log")
+        self._log = log_to(scratch / "parsl.log")
         self._guardian = Guardian()
         self._guardian.watch("directory", scratch)
         try:
@@ -201,7 +201,7 @@ class _Engine:
                 self._guardian.watch("group", os.getpgid(pid))
         except BaseException:
             self._guardian.dismiss()
-            self._close_log()
+            close_log(self._log)
             raise
         self._app = parsl.python_app(run, data_flow_kernel=self._kernel)
         self._known = (0.0, 0)
@@ -229,11 +229,7 @@ class _Engine:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(os.getpgid(pid), signal.SIGKILL)
         self._guardian.dismiss()
-        self._close_log()
-
-    def _close_log(self) -> None:
-        logging.getLogger("parsl").removeHandler(self._log)
-        self._log.close()
+        close_log(self._log)
 
 
 def _block_pids(provider: Any) -> list[int]:
@@ -242,18 +238,6 @@ def _block_pids(provider: Any) -> list[int]:
     while not provider.resources and time.monotonic() < end:
         time.sleep(0.05)
     return [job["remote_pid"] for job in provider.resources.values()]
-
-
-def _log_to(path: Path) -> logging.FileHandler:
-    # Parsl would do this itself, and never close the file. Its messages are not for the
-    # user's terminal.
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("parsl")
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    return handler
 
 
 def _config(scratch: Path, workers: int) -> tuple[Any, Any]:

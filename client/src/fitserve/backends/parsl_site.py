@@ -17,11 +17,18 @@ import msgspec
 from fitserve.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from parsl.config import Config
 
-__all__ = ["ENGINE_VERSION", "EngineDescription", "find_engine", "parsl_config", "read_engine"]
+__all__ = [
+    "ENGINE_VERSION",
+    "EngineDescription",
+    "find_engine",
+    "parsl_config",
+    "read_engine",
+    "site_directory",
+]
 
 ENGINE_VERSION = 1
 """Version of ``engine.json`` that this module reads."""
@@ -60,6 +67,7 @@ _PROVIDERS = (
     "KubernetesProvider",
     "LocalProvider",
     "PBSProProvider",
+    "PodProvider",
     "SlurmProvider",
     "TorqueProvider",
 )
@@ -151,7 +159,12 @@ def read_engine(path: Path) -> EngineDescription:
     return description
 
 
-def parsl_config(description: EngineDescription, *, run_dir: Path | None = None) -> Config:
+def parsl_config(
+    description: EngineDescription,
+    *,
+    run_dir: Path | None = None,
+    provider_type: Callable[[type[Any]], type[Any]] = lambda base: base,
+) -> Config:
     """Build Parsl's configuration of a site.
 
     Parameters
@@ -161,6 +174,8 @@ def parsl_config(description: EngineDescription, *, run_dir: Path | None = None)
     run_dir
         Directory for logs, submit scripts and keys; by default the site's own. Login and
         compute nodes must both see it.
+    provider_type
+        Returns what to use instead of one of Parsl's providers, derived from it.
 
     Returns
     -------
@@ -188,10 +203,10 @@ def parsl_config(description: EngineDescription, *, run_dir: Path | None = None)
             evidence=f"{engine.get('type')} with {', '.join(sorted(unknown)) or 'known fields'}",
             hint="render the site again with this release: make render SITE=...",
         )
-    place = run_dir or Path(_expand(description.run_dir))
+    place = run_dir or site_directory(description)
     fields = {name: value for name, value in engine.items() if name in _ENGINE_FIELDS}
     fields["address"] = _address(description.site, engine["address"])
-    provider = _provider(description.site, engine["provider"])
+    provider = _provider(description.site, engine["provider"], provider_type)
     executor = HighThroughputExecutor(
         **fields,
         provider=provider,
@@ -213,15 +228,22 @@ def parsl_config(description: EngineDescription, *, run_dir: Path | None = None)
     )
 
 
-def _expand(path: str) -> str:
-    expanded = os.path.expandvars(Path(path).expanduser())
+def site_directory(description: EngineDescription) -> Path:
+    """Return the site's directory for logs, submit scripts and keys.
+
+    Raises
+    ------
+    BackendError
+        It is named by a variable that is not set here.
+    """
+    expanded = os.path.expandvars(Path(description.run_dir).expanduser())
     if "$" in expanded:
         raise BackendError(
-            f"the site's run directory {path} cannot be found here",
+            f"the site's run directory {description.run_dir} cannot be found here",
             evidence=f"it expands to {expanded}",
             hint="set that variable, or log in to the site",
         )
-    return expanded
+    return Path(expanded)
 
 
 def _address(site: str, address: str | Mapping[str, Any]) -> str:
@@ -243,7 +265,9 @@ def _address(site: str, address: str | Mapping[str, Any]) -> str:
     return found
 
 
-def _provider(site: str, fields: Mapping[str, Any]) -> Any:
+def _provider(
+    site: str, fields: Mapping[str, Any], provider_type: Callable[[type[Any]], type[Any]]
+) -> Any:
     import parsl.launchers
     import parsl.providers
     from parsl.errors import OptionalModuleMissing
@@ -254,8 +278,12 @@ def _provider(site: str, fields: Mapping[str, Any]) -> Any:
         launcher = dict(given["launcher"])
         which = _known(site, launcher.pop("type"), _LAUNCHERS)
         given["launcher"] = getattr(parsl.launchers, which)(**launcher)
+    if kind == "PodProvider":
+        from fitserve.backends.pods import register
+
+        register()
     try:
-        return getattr(parsl.providers, kind)(**given)
+        return provider_type(getattr(parsl.providers, kind))(**given)
     except OptionalModuleMissing as error:
         raise MissingExtraError("a Kubernetes site", "kubernetes") from error
     except Exception as error:

@@ -1,0 +1,322 @@
+"""The backend `parsl:SITE`: the site's blocks are this run's own jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitserve.backends.base import BackendStatus, Limits, Outcome
+from fitserve.backends.direct.engine import STAGE_DIRECTORY, Engine
+from fitserve.backends.direct.sharing import Share
+from fitserve.backends.direct.troubles import Troubles
+from fitserve.backends.parsl_site import find_engine, read_engine, site_directory
+from fitserve.errors import BackendError, MissingExtraError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import Future
+
+__all__ = ["SiteBackend"]
+
+# Of an endpoint's name: the rest is a site's name, or the path that it was rendered to.
+_PREFIX = "parsl:"
+_TASK_BYTES = 64 * 1024**2
+_WORKERS = 4
+"""Of a node, assumed where the site does not say."""
+_ROOM_BYTES = 1024**2
+_RUNS = "runs"
+
+
+class SiteBackend:
+    """Drives a site from its login node.
+
+    Parameters
+    ----------
+    name
+        ``parsl:SITE``.
+    workers
+        No more blocks than these workers need; by default all that the site allows a user.
+    options
+        Must be empty: a site's options are in what was rendered.
+
+    Raises
+    ------
+    BackendError
+        The site was not rendered, or cannot be read.
+    RequestError
+        Options are given.
+    """
+
+    def __init__(
+        self, name: str, workers: int | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self._site = read_engine(find_engine(name.removeprefix(_PREFIX)))
+        if options:
+            words = " ".join(f"--option {key}={value}" for key, value in options.items())
+            raise RequestError(
+                f"{name} takes no options: they were fixed when the site was rendered",
+                evidence=f"--set {' '.join(options)}",
+                hint=f"make render SITE={self._site.site} ARGS='{words} --out ...'",
+            )
+        provider = self._site.engine["provider"]
+        per_node = self._site.engine.get("max_workers_per_node") or _WORKERS
+        per_block = max(1, int(per_node * provider.get("nodes_per_block", 1)))
+        most = int(provider["max_blocks"])
+        self._most = min(most, math.ceil(workers / per_block)) if workers else most
+        expected = workers or self._most * per_block
+        self.limits = Limits(
+            task_bytes=_TASK_BYTES,
+            outstanding=max(16, 4 * expected),
+            workers=expected,
+            task_seconds=_longest_task(self._site.engine),
+        )
+        self._directory: Path | None = None
+        self._ended: queue.Queue[tuple[str, Future[str]]] = queue.Queue()
+        self._engine: Engine | None = None
+        self._share: Share | None = None
+        self._troubles: Troubles | None = None
+        self._starting: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._troubled = False
+
+    def start(self) -> None:
+        """Begin to set the engine up, in a thread.
+
+        Raises
+        ------
+        MissingExtraError
+            Parsl or the worker is not installed.
+        BackendError
+            The site's run directory cannot be used.
+        """
+        try:
+            import parsl  # noqa: F401
+
+            import fitserve_worker  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError(f"the endpoint '{self.name}'", "local") from error
+        base = site_directory(self._site)
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _need_room(base)
+            self._directory = Path(tempfile.mkdtemp(prefix="direct-", dir=base))
+            (self._directory / STAGE_DIRECTORY).mkdir()
+            self._share = Share(base / _RUNS / self._site.site)
+            self._share.begin()
+        except OSError as error:
+            raise self._no_directory(base, error) from error
+        self._starting = threading.Thread(target=self._set_up, name="fitserve-site-start")
+        self._starting.start()
+
+    def stage(self, digest: str, compressed: bytes) -> bool:
+        """Put a compressed workspace into the run's directory, which workers see.
+
+        Raises
+        ------
+        BackendError
+            It cannot be written.
+        """
+        if self._directory is None or not _sees_stage(self._site.engine):
+            return False
+        target = self._directory / STAGE_DIRECTORY / f"{digest}.json.zst"
+        partial = target.with_suffix(".part")
+        try:
+            with partial.open("wb") as stream:
+                stream.write(compressed)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(target)
+        except OSError as error:
+            raise self._no_directory(target.parent, error) from error
+        return True
+
+    def submit(self, ticket: str, task: str) -> None:
+        """Submit a task.
+
+        Raises
+        ------
+        BackendError
+            The site cannot be driven, or takes no blocks.
+        """
+        engine, troubles = self._running()
+        try:
+            future = engine.submit(task)
+        except Exception as error:
+            raise troubles.broken(error) from error
+        future.add_done_callback(lambda done: self._ended.put((ticket, done)))
+
+    def outcomes(self, timeout: float) -> list[Outcome]:
+        """Return what ended; wait up to ``timeout`` seconds for the first of it.
+
+        Raises
+        ------
+        BackendError
+            Nothing more will end, for a reason that the user has to see to.
+        """
+        engine, troubles = self._running()
+        self._steer(engine)
+        troubles.check()
+        ended = []
+        with contextlib.suppress(queue.Empty):
+            ended.append(self._ended.get(timeout=timeout))
+            while True:
+                ended.append(self._ended.get_nowait())
+        outcomes = []
+        for ticket, done in ended:
+            error = done.exception()
+            if error is None:
+                outcomes.append(Outcome(ticket, done.result(), None))
+                continue
+            if engine.executor.bad_state_is_set:
+                raise troubles.broken(error)
+            text, again = troubles.explain(error)
+            self._troubled = True
+            outcomes.append(Outcome(ticket, None, text, again))
+        return outcomes
+
+    def status(self) -> BackendStatus:
+        """Return how many workers there are, and which blocks run or wait, and why."""
+        engine = self._engine
+        if engine is None:
+            return BackendStatus("starting", 0, f"starting the engine of {self._site.site}")
+        workers = engine.workers()
+        if engine.watch is None:
+            if workers:
+                text = f"{_count(workers, 'worker')} on {self._site.site}"
+                return BackendStatus("running", workers, text)
+            return BackendStatus("waiting", 0, f"waiting for the first worker of {self._site.site}")
+        waits = _waiting(engine)
+        running = engine.watch.count("running")
+        blocks = _count(running, "block")
+        if workers:
+            text = f"{_count(workers, 'worker')} on {self._site.site} in {blocks}"
+            return BackendStatus("running", workers, "; ".join([text, *waits]))
+        if running:
+            waits.insert(0, f"{blocks} of {self._site.site} running, workers are starting")
+        text = "; ".join(waits) or f"asking {self._site.site} for the first block"
+        return BackendStatus("waiting", 0, text if running else f"{self._site.site}: {text}")
+
+    def stop(self) -> None:
+        """Give the blocks back and remove the run's directory, unless it tells of trouble."""
+        if self._starting is not None:
+            self._starting.join()
+        if self._engine is not None:
+            self._troubled = self._troubled or self._engine.executor.bad_state_is_set
+            self._engine.stop()
+            self._engine = None
+        if self._share is not None:
+            self._share.end()
+        if self._directory is not None and not self._troubled and self._failure is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def logs(self) -> Path | None:
+        """Return the run's directory on the site, with the logs of Parsl and of its blocks."""
+        self._troubled = True
+        found = self._directory
+        return found if found is not None and found.exists() else None
+
+    def _set_up(self) -> None:
+        if self._directory is None:
+            return
+        try:
+            staged = _sees_stage(self._site.engine)
+            engine = Engine(self._site, self._directory, staged=staged)
+        except BaseException as error:  # noqa: BLE001 - told by `_running`, in its thread
+            self._failure = error
+            return
+        self._troubles = Troubles(self._site, engine)
+        self._engine = engine
+
+    def _running(self) -> tuple[Engine, Troubles]:
+        if self._starting is not None:
+            self._starting.join()
+        if self._engine is None or self._troubles is None:
+            if isinstance(self._failure, BackendError):
+                raise self._failure
+            if isinstance(self._failure, OSError):
+                base = self._directory or Path()
+                raise self._no_directory(base, self._failure) from self._failure
+            raise BackendError(
+                f"the engine of site {self._site.site} does not start",
+                evidence=repr(self._failure),
+                hint=f"make doctor SITE={self._site.site}",
+            )
+        return self._engine, self._troubles
+
+    def _steer(self, engine: Engine) -> None:
+        """Keep to this run's share, and ask for nothing while the scheduler refuses."""
+        watch = engine.watch
+        if watch is None or self._share is None:
+            return
+        most = self._share.blocks(self._most)
+        live = watch.count("queued") + watch.count("running")
+        engine.limit(min(most, live) if watch.wait or watch.silent else most)
+
+    def _no_directory(self, path: Path, error: OSError) -> BackendError:
+        return BackendError(
+            f"the run directory of site {self._site.site} cannot be used",
+            evidence=f"{path}: {error.strerror or error}",
+            hint="make room there (`df -h`, `quota`), or change directories.run in the site's "
+            "file and render it again",
+        )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _longest_task(engine: Mapping[str, Any]) -> float | None:
+    """Return what a block's time limit leaves for a task after it has stopped taking them."""
+    drain, walltime = engine.get("drain_period"), engine["provider"].get("walltime")
+    if not drain or not walltime:
+        return None
+    hours, minutes, seconds = (int(part) for part in walltime.split(":"))
+    return float(max(1, hours * 3600 + minutes * 60 + seconds - drain))
+
+
+def _sees_stage(engine: Mapping[str, Any]) -> bool:
+    """Return whether workers see the run's directory and variables of the block."""
+    return engine.get("container_type") in {None, "apptainer", "singularity"} and (
+        engine["provider"]["type"] != "KubernetesProvider"
+    )
+
+
+def _need_room(directory: Path) -> None:
+    """Write what a run needs at least.
+
+    Raises
+    ------
+    OSError
+        The disk is full, over quota or read-only.
+    """
+    with tempfile.TemporaryFile(dir=directory) as stream:
+        stream.write(bytes(_ROOM_BYTES))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _waiting(engine: Engine) -> list[str]:
+    """Return which blocks wait and why, and why no more are asked for."""
+    watch = engine.watch
+    if watch is None:
+        return []
+    told = []
+    reasons = Counter(job.reason for job in watch.jobs.values() if job.state == "queued")
+    if reasons:
+        why = ", ".join(filter(None, reasons))
+        count = _count(sum(reasons.values()), "block")
+        told.append(f"{count} queued{f': {why}' if why else ''}")
+    if watch.refusal:
+        told.append(f"another is refused: {watch.refusal.text} (asking again)")
+    if watch.silent:
+        told.append(f"the scheduler does not answer: {watch.silent.splitlines()[0]}")
+    return told

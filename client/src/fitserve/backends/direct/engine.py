@@ -1,0 +1,199 @@
+"""Parsl on a site: one executor, its blocks, and who sees to them if the client is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from fitserve.backends.direct.provider import SCHEDULERS, Watch, watched
+from fitserve.backends.guardian import Guardian
+from fitserve.backends.parsl_log import close_log, log_to
+from fitserve.backends.parsl_site import parsl_config
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from fitserve.backends.parsl_site import EngineDescription
+
+__all__ = ["STAGE_DIRECTORY", "Engine"]
+
+STAGE_DIRECTORY = "stage"
+"""Below a run's directory: workspaces that its workers read there."""
+# Parsl compares blocks with waiting tasks this often; the scheduler is asked less often.
+_STRATEGY_SECONDS = 1.0
+_LEAST_POLL_SECONDS = 2.0
+_CANCEL = {"slurm": "scancel", "pbspro": "qdel", "torque": "qdel"}
+
+
+class Engine:
+    """A Parsl kernel with the site's executor.
+
+    Parameters
+    ----------
+    description
+        The site's engine.
+    directory
+        Of this run on the site, seen by its nodes.
+    staged
+        Whether workers find workspaces in the run's directory.
+
+    Attributes
+    ----------
+    watch
+        What the scheduler says of the blocks; None where there is no scheduler.
+    connected
+        Ids of jobs whose workers have reported.
+
+    Raises
+    ------
+    BackendError
+        The site cannot be driven from here.
+    """
+
+    def __init__(self, description: EngineDescription, directory: Path, *, staged: bool) -> None:
+        import parsl
+
+        from fitserve_worker import run
+
+        kind = SCHEDULERS.get(description.engine["provider"]["type"])
+        timeout = float(description.engine["provider"].get("cmd_timeout", 60))
+        polling = float(description.engine["job_status_kwargs"]["strategy_period"])
+        self._guardian: Guardian | None = None
+        self.directory = directory
+        self._cancel = _CANCEL.get(kind or "", "")
+        self.watch = Watch(kind, timeout, self._submitted) if kind else None
+
+        def provider_type(base: type[Any]) -> type[Any]:
+            seconds = max(_LEAST_POLL_SECONDS, polling)
+            return watched(base, self.watch, seconds) if self.watch else base
+
+        config = parsl_config(description, run_dir=directory, provider_type=provider_type)
+        # Lost tasks are sent again by the run itself, which then knows of it.
+        config.retries, config.retry_handler = 0, None
+        config.strategy_period = min(_STRATEGY_SECONDS, config.strategy_period)
+        config.initialize_logging = False
+        [self.executor] = config.executors
+        self.provider = self.executor.provider
+        self.executor.worker_logdir_root = str(directory)
+        if self.watch is not None:
+            # Parsl gives the whole run up when its first block fails.
+            self.executor.block_error_handler = lambda _executor, _status: None
+        if staged:
+            self._export_stage(directory)
+        self._log = log_to(directory / "parsl.log")
+        self._guardian = Guardian()
+        try:
+            self._kernel = parsl.DataFlowKernel(config)
+            self._guardian.watch("pid", self.executor.interchange_proc.pid)
+        except BaseException:
+            self._guardian.dismiss()
+            close_log(self._log)
+            raise
+        self._app = parsl.python_app(run, data_flow_kernel=self._kernel)
+        self._lock = threading.Lock()
+        self._asked = 0.0
+        self._managers: list[dict[str, Any]] = []
+        self._block_of: dict[str, str] = {}
+        self._retiring: set[str] = set()
+        self.connected: set[str] = set()
+
+    def submit(self, task: str) -> Future[str]:
+        """Submit a task.
+
+        Raises
+        ------
+        Exception
+            The executor is broken, with Parsl's reason.
+        """
+        if self.executor.bad_state_is_set:
+            raise self.executor.executor_exception
+        future: Future[str] = self._app(task)
+        return future
+
+    def workers(self) -> int:
+        """Return how many workers have reported and take tasks."""
+        with self._lock:
+            # The interchange is asked at most once a second: it has tasks to move.
+            if time.monotonic() - self._asked > 1.0 and not self.executor.bad_state_is_set:
+                self._asked = time.monotonic()
+                self._managers = self.executor.connected_managers()
+                for manager in self._managers:
+                    self._block_of[manager["manager"]] = manager["block_id"]
+                    job = self.executor.blocks_to_job_id.get(manager["block_id"])
+                    if job is not None:
+                        self.connected.add(job)
+        return sum(manager["worker_count"] for manager in self._managers if manager["active"])
+
+    def job_of(self, error: BaseException) -> str | None:
+        """Return the job whose workers a task was lost with, if that is known."""
+        manager = getattr(error, "manager_id", b"")
+        name = manager.decode() if isinstance(manager, bytes) else str(manager)
+        block = self._block_of.get(name)
+        job: str | None = self.executor.blocks_to_job_id.get(block)
+        return job
+
+    def stderr_of(self, job: str) -> Path | None:
+        """Return the file of what a block has said on its standard error."""
+        from pathlib import Path
+
+        resource = self.provider.resources.get(job, {})
+        path = resource.get("job_stderr_path")
+        return Path(path) if path else None
+
+    def limit(self, blocks: int) -> None:
+        """Ask for no more than so many blocks, and give those above back when they are idle."""
+        self.provider.max_blocks = blocks
+        if self.watch is None:
+            return
+        jobs = self.watch.jobs
+        live = [one for one, job in jobs.items() if job.state != "ended"]
+        kept = [job for job in live if job not in self._retiring]
+        # Those that still wait are given back first, then the youngest.
+        order = sorted(kept, key=lambda job: (jobs[job].state != "queued", -kept.index(job)))
+        for job in order[: max(0, len(kept) - blocks)]:
+            self._retire(job)
+        for job in self._retiring.intersection(live):
+            self._give_back_if_idle(job)
+
+    def _retire(self, job: str) -> None:
+        self._retiring.add(job)
+        block = self.executor.job_ids_to_block.get(job)
+        if block is not None:
+            # Its workers finish what they have and get nothing more.
+            self.executor._hold_block(block)  # noqa: SLF001 - Parsl has no public way
+
+    def _give_back_if_idle(self, job: str) -> None:
+        block = self.executor.job_ids_to_block.get(job)
+        tasks = sum(one["tasks"] for one in self._managers if one["block_id"] == block)
+        if tasks == 0:
+            self.provider.cancel([job])
+
+    def gave_back(self, job: str) -> bool:
+        """Return whether a block ended because this run wanted it to."""
+        return job in self._retiring
+
+    def stop(self) -> None:
+        """Give every block back and end the kernel."""
+        broken = self.executor.bad_state_is_set
+        with contextlib.suppress(Exception):
+            self._kernel.cleanup()
+        if self.watch is not None and self._guardian is not None:
+            live = [one for one, job in self.watch.jobs.items() if job.state != "ended"]
+            if broken and live:
+                self.provider.cancel(live)
+        if self._guardian is not None:
+            self._guardian.dismiss()
+        close_log(self._log)
+
+    def _submitted(self, job: str) -> None:
+        if self._guardian is not None:
+            self._guardian.watch("job", f"{self._cancel} {job}")
+
+    def _export_stage(self, directory: Path) -> None:
+        from fitserve_worker.staging import STAGE_VARIABLE
+
+        stage = directory / STAGE_DIRECTORY
+        self.provider.worker_init += f'\nexport {STAGE_VARIABLE}="{stage}"\n'

@@ -1,0 +1,180 @@
+"""Why blocks do not come or were lost, in words, and when it is no use to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from fitserve.backends.direct.words import ended_words, never_runs
+from fitserve.errors import BackendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitserve.backends.direct.engine import Engine
+    from fitserve.backends.direct.jobs import Job
+    from fitserve.backends.direct.provider import Watch
+    from fitserve.backends.parsl_site import EngineDescription
+
+__all__ = ["Troubles"]
+
+_FAILED_BLOCKS = 3
+"""So many blocks in a row that never had a worker are enough."""
+_REFUSALS = 6
+_PATIENCE_SECONDS = 90.0
+# What a site's preparation of a node says before it gives up with this status.
+_OUR_WORD = "fitserve: "
+_LINES = 3
+
+
+class Troubles:
+    """Looks at a site's blocks for one run."""
+
+    def __init__(self, site: EngineDescription, engine: Engine) -> None:
+        self._site = site
+        self._engine = engine
+        self._walltime = str(site.engine["provider"].get("walltime", ""))
+        self._running_since: dict[str, float] = {}
+        self._patience = max(_PATIENCE_SECONDS, site.engine.get("heartbeat_threshold", 0.0))
+
+    def check(self) -> None:
+        """Look whether blocks can come at all.
+
+        Raises
+        ------
+        BackendError
+            They cannot, until somebody changes something.
+        """
+        engine, watch = self._engine, self._engine.watch
+        if engine.executor.bad_state_is_set:
+            raise self.broken(engine.executor.executor_exception)
+        if watch is None or engine.workers():
+            return
+        live = {one: job for one, job in watch.jobs.items() if job.state != "ended"}
+        self._check_refusals(watch, live)
+        self._check_queued(live)
+        self._check_failed(watch)
+        self._check_unreached(live)
+
+    def explain(self, error: BaseException) -> tuple[str, bool]:
+        """Return why a task was lost, and whether nothing speaks against the task itself."""
+        name = type(error).__name__
+        host = str(getattr(error, "hostname", "")) or "its node"
+        if name == "WorkerLost":
+            return f"its worker process on {host} died", False
+        if name != "ManagerLost":
+            return f"{name}: {error}".strip(), False
+        job, watch = self._engine.job_of(error), self._engine.watch
+        if job is None or watch is None:
+            return f"its workers on {host} went silent", True
+        watch.look([job])
+        found = watch.jobs[job]
+        if found.ending is None:
+            return f"its workers on {host} went silent, while job {job} goes on", True
+        text = f"its block (job {job} on {host}) {ended_words(found.ending, self._walltime)}"
+        if found.ending == "walltime":
+            text += " before the task was done"
+        return text, found.ending != "memory"
+
+    def broken(self, error: BaseException | None) -> BackendError:
+        """Return what to say of an engine that takes nothing more."""
+        lines = str(error).strip().splitlines()
+        return BackendError(
+            f"the engine of site {self._site.site} broke",
+            evidence=lines[-1] if lines else repr(error),
+            hint=f"read the logs in {self._engine.directory}",
+        )
+
+    def _check_refusals(self, watch: Watch, live: dict[str, Job]) -> None:
+        refused = watch.refusal
+        if refused is None or live:
+            return
+        if not refused.again or watch.refusals >= _REFUSALS:
+            often = "" if not refused.again else f" after {watch.refusals} times of asking"
+            raise BackendError(
+                f"the scheduler of site {self._site.site} takes no block{often}",
+                evidence=refused.text,
+                hint=refused.hint,
+            )
+
+    def _check_queued(self, live: dict[str, Job]) -> None:
+        if any(job.state == "running" for job in live.values()):
+            return
+        hints = {one: never_runs(job.reason) for one, job in live.items()}
+        if live and all(hints.values()):
+            job = next(iter(live))
+            raise BackendError(
+                f"the blocks of site {self._site.site} will never run",
+                evidence=f"job {job} is queued: {live[job].reason}",
+                hint=f"{hints[job]}; then render it again",
+            )
+
+    def _check_failed(self, watch: Watch) -> None:
+        engine = self._engine
+        failed: list[str] = []
+        for job, found in watch.jobs.items():
+            if job in engine.connected:
+                failed = []
+            elif found.state == "ended" and not self._wanted(job, found):
+                failed.append(job)
+        if not failed:
+            return
+        said = _last_words(engine.stderr_of(failed[-1]))
+        ours = [line for line in said if line.startswith(_OUR_WORD)]
+        if not ours and len(failed) < _FAILED_BLOCKS:
+            return
+        found = watch.jobs[failed[-1]]
+        how = ended_words(found.ending or "unknown", self._walltime)
+        where = f" on {found.nodes}" if found.nodes else ""
+        manager = self._manager_said()
+        evidence = "; ".join(ours or [*said, *manager]) or found.reason
+        raise BackendError(
+            f"blocks of site {self._site.site} end before a worker is there",
+            evidence=f"job {failed[-1]}{where} {how}: {evidence}",
+            hint=self._failed_hint(ours, manager),
+        )
+
+    def _wanted(self, job: str, found: Job) -> bool:
+        return found.ending == "cancelled" or self._engine.gave_back(job)
+
+    def _failed_hint(self, ours: list[str], manager: list[str]) -> str:
+        site = self._site.site
+        if ours:
+            return f"put that right in the site's file, then make render SITE={site}"
+        if manager:
+            return (
+                "workers do not reach this machine: network.interface in the site's file "
+                "(`ip -brief address` lists what there is), then render it again"
+            )
+        return f"make doctor SITE={site} tries a node; the blocks' logs: {self._engine.directory}"
+
+    def _check_unreached(self, live: dict[str, Job]) -> None:
+        now = time.monotonic()
+        for job, found in live.items():
+            if found.state != "running" or job in self._engine.connected:
+                continue
+            if now - self._running_since.setdefault(job, now) > self._patience:
+                raise BackendError(
+                    f"workers of site {self._site.site} do not reach this machine",
+                    evidence=f"job {job} has been running on {found.nodes} for "
+                    f"{self._patience:.0f} s and has not reported to "
+                    f"{self._engine.executor.address}",
+                    hint="network.interface in the site's file (`ip -brief address` lists what "
+                    "there is), then render it again; make doctor looks from a node",
+                )
+
+    def _manager_said(self) -> list[str]:
+        """Return what the last pool of workers said of not getting through."""
+        logs = sorted(self._engine.directory.glob("**/block-*/*/manager.log"))
+        lines = _last_words(logs[-1], 40) if logs else []
+        return [line.split(" ", 2)[-1] for line in lines if "viable address" in line][-1:]
+
+
+def _last_words(path: Path | None, most: int = _LINES) -> list[str]:
+    if path is None:
+        return []
+    with contextlib.suppress(OSError):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()][-most:]
+    return []
