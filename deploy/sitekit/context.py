@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sitekit.containers import container, home, image_file, probe_command
 from sitekit.derive import LAUNCHERS, Derived, derive
+from sitekit.kubernetes import COMMANDS, labels, worker_account
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +73,9 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
     fields = {**site.fields, "access": {**site.get("access"), "functions": functions}}
     cores = site.get("node.cores")
     multi = site.get("access.mode") == "multi-user"
+    path = f"{venv}/bin:{_SYSTEM_PATH}"
+    if site.get("scheduler.type") == "kubernetes":
+        path = f"{COMMANDS}:{path}"
     config = "/etc/fitserve" if multi else f"{rendering.home}/.config/fitserve"
     return {
         "site": _Fields.of(fields),
@@ -91,7 +95,9 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "idle_soft": max(1, site.get("endpoint.idle_minutes") * 60 // heartbeat),
         "idle_hard": max(1, site.get("endpoint.stuck_hours") * 3600 // heartbeat),
         "endpoint_venv": venv,
-        "endpoint_path": f"{venv}/bin:{_SYSTEM_PATH}",
+        "endpoint_path": path,
+        "worker_labels": labels(derived.endpoint_name, "worker"),
+        "worker_account": worker_account(site, derived.endpoint_name),
         "credentials_file": f"{config}/{derived.endpoint_name}.env",
         "identity_mapping_path": site.get("access.identity_mapping")
         or f"{rendering.home}/.globus_compute/{derived.endpoint_name}/identity_mapping.json",

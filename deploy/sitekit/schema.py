@@ -25,10 +25,8 @@ SCHEMA_FILE = Path(__file__).resolve().parents[2] / "endpoint_configs" / "site.s
 
 # Fields that people look for, and why there is no such field.
 _NOT_HERE = {
-    "node_selector": "Parsl's KubernetesProvider cannot set it: give the namespace a default "
-    "node selector, or an admission rule",
-    "tolerations": "Parsl's KubernetesProvider cannot set them: give the namespace default "
-    "tolerations, or an admission rule",
+    "node_selector": "use kubernetes.node_selector",
+    "tolerations": "use kubernetes.tolerations",
     "worker_init": "use environment.modules, environment.variables and environment.venv",
     "scheduler_options": "use scheduler.directives, one option each",
     "ifname": "use network.interface",
@@ -43,7 +41,7 @@ _SECRET_NAME = re.compile(
     r"secret|token|passw|passphrase|api_?key|private_?key|credential", re.IGNORECASE
 )
 _LONGEST_SHOWN = 60
-_NO_SECRET = {"pull_secret"}
+_NO_SECRET = {"pull_secret", "credentials_secret"}
 
 
 @functools.cache

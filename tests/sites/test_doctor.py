@@ -370,7 +370,9 @@ def _cluster(fakes: Any, old: str = "", new: str = "") -> None:
 
 def test_a_cluster_in_order_has_no_failures(patient: Callable[..., Patient], fakes: Any) -> None:
     _cluster(fakes)
-    examined = patient("kubernetes", kubernetes={"pull_secret": "registry"})
+    examined = patient(
+        "kubernetes", kubernetes={"pull_secret": "registry", "service_account": "workers"}
+    )
     findings = _examined(examined)
     assert _failures(findings) == [], report(examined.site, findings)
     good = {finding.check for finding in findings if finding.level == "ok"}
@@ -397,7 +399,7 @@ def test_each_failure_of_a_cluster_is_found(
     patient: Callable[..., Patient], fakes: Any,
 ) -> None:  # fmt: skip
     _cluster(fakes, old, new)
-    failures = _failures(_examined(patient(base)))
+    failures = _failures(_examined(patient(base, kubernetes={"service_account": "workers"})))
     assert (check, field) in {(one.check, one.field) for one in failures}
 
 

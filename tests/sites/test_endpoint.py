@@ -28,7 +28,7 @@ PROVIDERS = {
     "slurm": "SlurmProvider",
     "pbspro": "PBSProProvider",
     "torque": "TorqueProvider",
-    "kubernetes": "KubernetesProvider",
+    "kubernetes": "PodProvider",
     "local": "LocalProvider",
 }
 

@@ -63,7 +63,7 @@ def test_every_field_is_described() -> None:
         ({"blocks": {"parallelism": 0}}, "blocks.parallelism", "more than 0", "parallelism"),
         ({"blocks": {"walltime": "2 hours"}}, "blocks.walltime", "HH:MM:SS", "02:00:00"),
         ({"blocks": {"max_blocks": 2}}, "blocks.max_blocks", "no such field", "blocks.max"),
-        ({"kubernetes": {"tolerations": []}}, "kubernetes.tolerations", "no such", "namespace"),
+        ({"node": {"tolerations": []}}, "node.tolerations", "no such", "kubernetes.tolerations"),
         ({"environment": {"inherit": False}}, "environment.inherit", "true", "true"),
         ({"scheduler": "slurm"}, "scheduler", "fields below", "scheduler"),
         ({"description": "x" * 401}, "description", "at most 400", "description"),

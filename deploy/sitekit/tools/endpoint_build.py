@@ -11,6 +11,7 @@ JSON list with what was built, or the ``error``, goes to stdout. Nothing leaves 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import pwd
@@ -30,6 +31,7 @@ contexts: [{name: none, context: {cluster: none, user: none}}]
 clusters: [{name: none, cluster: {server: "https://192.0.2.1"}}]
 users: [{name: none, user: {}}]
 """
+PODS = Path(__file__).resolve().parents[3] / "client" / "src" / "fitserve" / "backends" / "pods.py"
 PRETEND = {
     "sacct": "exit 1",
     "sbatch": "echo Submitted batch job 1",
@@ -44,12 +46,23 @@ def main() -> None:
         place = Path(scratch)
         _pretend(place)
         os.chdir(place)
+        _register_provider()
         json.dump([_job(job, place) for job in jobs], sys.stdout, indent=2)
 
 
 def _loading() -> Any:
     # The Kubernetes client, which this imports, reads its environment when imported.
     return importlib.import_module("globus_compute_endpoint.endpoint.config.utils")
+
+
+def _register_provider() -> None:
+    """Do what an endpoint's pod does when it starts; fitserve itself is not installed here."""
+    spec = importlib.util.spec_from_file_location("pods", PODS)
+    assert spec is not None  # noqa: S101 - it is a file's path
+    assert spec.loader is not None  # noqa: S101
+    pods = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pods)
+    pods.register()
 
 
 def _job(job: dict[str, Any], place: Path) -> dict[str, Any]:
@@ -138,7 +151,7 @@ def _build(text: str, place: Path) -> dict[str, Any]:
         ),
         "retries": engine.max_retries_on_system_failure,
     }
-    if result["provider"] == "KubernetesProvider":
+    if result["provider"] == "PodProvider":
         return {**result, "pod": _pod(executor)}
     return {**result, "script": _script(executor, place)}
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site kubernetes-gpu (sha256 177e7d1832a1) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site kubernetes-gpu (sha256 6f05bc76490e) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-4}"

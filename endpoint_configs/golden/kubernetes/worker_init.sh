@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site kubernetes (sha256 5e6ace440483) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site kubernetes (sha256 3fdb5cd32c28) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Rendered from site river (sha256 6f84484f7813) by fitserve 0.0.0: change the site file, not this one.
+# Rendered from site river (sha256 ba53cd95b5c8) by fitserve 0.0.0: change the site file, not this one.
 # Prepares a node before its workers start. Nothing is installed here, ever.
 fitserve_stop() { echo "fitserve: $1" >&2; exit 78; }
 FITSERVE_THREADS="${FITSERVE_THREADS:-1}"

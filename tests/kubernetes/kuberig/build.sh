@@ -1,0 +1,66 @@
+#!/bin/bash
+# Build a Kubernetes (API server, scheduler, controller manager, kubelet) from Debian's source
+# package, once, into a cache outside the checkout. Needs root for the packages it builds with.
+#
+#   build.sh [DIRECTORY]    default: ${FITSERVE_CACHE:-~/.cache/fitserve-rigs}/kubernetes
+set -euo pipefail
+umask 022
+
+directory=${1:-${FITSERVE_CACHE:-$HOME/.cache/fitserve-rigs}/kubernetes}
+programs="kube-apiserver kube-controller-manager kube-scheduler kubelet"
+mkdir -p "$directory"
+cd "$directory"
+exec 9>lock
+flock 9
+
+complete() {
+  for program in $programs; do
+    [ -x "bin/$program" ] || return 1
+  done
+}
+if complete; then
+  exit 0
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+apt=(apt-get -q -o DPkg::Lock::Timeout=600)
+"${apt[@]}" install -y --no-install-recommends golang-1.19-go jq rsync dpkg-dev make git
+
+if [ ! -d source ]; then
+  # Debian's images list binary packages only. The lists of source packages are kept here, so that
+  # the machine's own are left as they are.
+  rm -rf apt unpacked
+  mkdir -p apt/lists/partial apt/cache/archives/partial
+  echo "deb-src http://deb.debian.org/debian bookworm main" >apt/sources.list
+  own=(
+    -o Dir::Etc::SourceList="$PWD/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+    -o Dir::State::Lists="$PWD/apt/lists" -o Dir::Cache="$PWD/apt/cache" -o APT::Sandbox::User=root
+  )
+  apt-get -q "${own[@]}" update
+  (mkdir -p apt/source && cd apt/source && apt-get -q "${own[@]}" source --download-only kubernetes)
+  dpkg-source --no-check -x apt/source/kubernetes_*.dsc unpacked
+  mv unpacked source
+fi
+
+export PATH=/usr/lib/go-1.19/bin:$PATH
+export GOMAXPROCS=${FITSERVE_BUILD_JOBS:-1} GOFLAGS=-p=${FITSERVE_BUILD_JOBS:-1}
+export GOCACHE=$directory/go-cache GO111MODULE=off CGO_ENABLED=0
+# What `git describe` would have said: the sources come without their history.
+version=v$(dpkg-parsechangelog -l source/debian/changelog -S Version | sed 's/.*really//; s/[+-].*//')
+cd source
+KUBE_GIT_TREE_STATE=archive KUBE_GIT_COMMIT=debian KUBE_GIT_VERSION=$version make generated_files
+gopath=$directory/gopath
+mkdir -p "$gopath/src/k8s.io" "$directory/bin"
+ln -sfn "$directory/source" "$gopath/src/k8s.io/kubernetes"
+package=k8s.io/kubernetes/vendor/k8s.io/component-base/version
+cd "$gopath/src/k8s.io/kubernetes"
+for program in $programs; do
+  [ -x "$directory/bin/$program" ] && continue
+  GOPATH=$gopath go build -ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=20" \
+    -o "$directory/bin/$program.new" "./cmd/$program"
+  mv "$directory/bin/$program.new" "$directory/bin/$program"
+done
+cd "$directory"
+complete
+# 2 GB that nothing needs any more.
+rm -rf source gopath go-cache apt
