@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
+
+from sitekit.load import load_site
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from sitekit.site import Site
 
 KUBECONFIG = """
 apiVersion: v1
@@ -65,3 +71,15 @@ def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     return path
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Callable[..., Site]:
+    """Return a function that loads a shipped site with changes."""
+
+    def make(base: str, /, **changes: Any) -> Site:
+        path = tmp_path / "changed.yaml"
+        path.write_text(yaml.safe_dump({"extends": base, **changes}))
+        return load_site(str(path))[0]
+
+    return make
