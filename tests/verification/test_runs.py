@@ -60,7 +60,7 @@ def test_a_fraction_is_between_0_and_1(fraction: float) -> None:
 
 
 def test_a_request_without_cls_cannot_be_verified(pallet_directory: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no CLs to verify"):
+    with pytest.raises(RequestError, match="no asymptotic CLs to verify"):
         chosen_to_verify("0" * 64, GRID, 0.1, FitRequest())
     done = _cli("run", pallet_directory, "--fit", "--verify", 1, "-o", tmp_path / "run")
     assert done.exit_code == 4

@@ -6,23 +6,29 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve.contract import compress
+from fitserve.contract import ToysRequest, compress
 from fitserve.drive import drive
 from fitserve.errors import BackendError, InterruptedRunError, StoreError
+from fitserve.neighbours import find_jumps, judged
 from fitserve.plan import make_plan
 from fitserve.reuse import reusable
-from fitserve.store import RunStore, pending_tasks, read_run, register
-from fitserve.verification import to_verify
+from fitserve.store import RunStore, missing_toys, pending_tasks, ranges, read_run, register
+from fitserve.verification import VERIFIABLE, lacks_verification, to_verify
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fitserve.backends import Backend
+    from fitserve.contract import ToyRange
     from fitserve.drive import Observer
     from fitserve.plan import Bounds
-    from fitserve.store import Inputs, Manifest, SavedRun
+    from fitserve.store import Inputs, Manifest, PendingTask, SavedRun
 
 __all__ = ["complete", "open_store"]
+
+# No more hypotheses than this are fitted by pyhf for their neighbours' sake.
+_MOST_AGAIN = 5
 
 
 def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -> RunStore:
@@ -66,54 +72,115 @@ def complete(
     BackendError, StoreError
         It cannot go on; what had arrived is kept.
     """
+    store.clear_cancel()
+    try:
+        _fit(store, inputs, backend, observer, bounds)
+        doubted = _to_look_at_again(store)
+        if doubted:
+            observer.trouble(
+                f"{', '.join(sorted(doubted))}: CLs jumps against all neighbours (asking pyhf too)"
+            )
+            store.want_verified(doubted)
+            _fit(store, inputs, backend, observer, bounds)
+    except (KeyboardInterrupt, InterruptedRunError) as error:
+        raise _interrupted(store, error, f"fitserve resume {store.path}") from error
+    except BackendError as error:
+        logs = backend.logs()
+        if logs is not None:
+            store.note("backend failed", cause=str(error), logs=str(logs))
+        again = f"fitserve resume {store.path}"
+        error.hint = f"{error.hint}; then {again}" if error.hint else again
+        raise
+    _judge(store)
+    store.write_results()
+    return store.read()
+
+
+def _fit(
+    store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
+) -> None:
+    """Fit what has no result, and what has none by pyhf where it should have."""
     unverified = to_verify(store.read())
     if unverified:
         # Fitted again with pyhf beside: what the kernel takes for that is nothing to pyhf.
         store.set_aside(unverified)
     saved = store.read()
     unfinished = set(saved.unfinished)
-    again = f"fitserve resume {store.path}"
-    store.clear_cancel()
+    if not unfinished:
+        return
     pending = [
         task._replace(hypotheses=tuple(name for name in task.hypotheses if name in unfinished))
         for task in pending_tasks(saved.events())
         if unfinished.intersection(task.hypotheses)
     ]
-    held = {name for task in pending for name in task.hypotheses}
+    missing = _missing_toys(saved, pending)
+    held = {name for task in pending for name in task.hypotheses if not missing.get(name)}
     left = [one for one in inputs.hypotheses if one.name in unfinished - held]
-    try:
-        if unfinished:
-            manifest = store.manifest
-            packed = compress(msgspec.json.encode(inputs.workspace))
-            staged = backend.stage(manifest.pallet.workspace_digest, packed)
-            plan = make_plan(
-                inputs.workspace,
-                left,
-                manifest.request,
-                limits=backend.limits,
-                staged=staged,
-                bounds=bounds,
-                verify=manifest.verify,
-            )
-            drive(
-                store,
-                inputs,
-                plan.tasks,
-                backend,
-                staged=staged,
-                observer=observer,
-                pending=pending,
-            )
-    except (KeyboardInterrupt, InterruptedRunError) as error:
-        raise _interrupted(store, error, again) from error
-    except BackendError as error:
-        logs = backend.logs()
-        if logs is not None:
-            store.note("backend failed", cause=str(error), logs=str(logs))
-        error.hint = f"{error.hint}; then {again}" if error.hint else again
-        raise
-    store.write_results()
-    return store.read()
+    manifest = store.manifest
+    packed = compress(msgspec.json.encode(inputs.workspace))
+    staged = backend.stage(manifest.pallet.workspace_digest, packed)
+    plan = make_plan(
+        inputs.workspace,
+        left,
+        manifest.request,
+        limits=backend.limits,
+        staged=staged,
+        bounds=bounds,
+        verify=manifest.verify,
+        toys=missing,
+    )
+    drive(
+        store,
+        inputs,
+        plan.tasks,
+        backend,
+        staged=staged,
+        observer=observer,
+        pending=pending,
+    )
+
+
+def _to_look_at_again(store: RunStore) -> set[str]:
+    """Return hypotheses whose CLs jump and that pyhf was not asked about.
+
+    Many of them are no matter of single fits: they are reported, and left as they are.
+    """
+    results, request = store.read().results, store.manifest.request
+    if not isinstance(request, VERIFIABLE):
+        return set()
+    jumps = find_jumps(request, results)
+    doubted = {name for name in jumps if lacks_verification(results[name])}
+    return doubted if len(doubted) <= _MOST_AGAIN else set()
+
+
+def _judge(store: RunStore) -> None:
+    """Write down anew which results jump against their neighbours.
+
+    Toys scatter, and say by how much themselves.
+    """
+    if isinstance(store.manifest.request, ToysRequest):
+        return
+    records = store.read().records
+    results = {name: record.result for name, record in records.items()}
+    jumps = find_jumps(store.manifest.request, results)
+    fresh = {name: judged(result, jumps.get(name)) for name, result in results.items()}
+    store.append(
+        msgspec.structs.replace(records[name], result=result)
+        for name, result in fresh.items()
+        if result != results[name]
+    )
+
+
+def _missing_toys(saved: SavedRun, pending: Sequence[PendingTask]) -> dict[str, list[ToyRange]]:
+    """Return which toys of each unfinished hypothesis are neither there nor sent for."""
+    request = saved.manifest.request
+    if not isinstance(request, ToysRequest):
+        return {}
+    there = {name: ranges(records) for name, records in saved.toy_parts().items()}
+    for task in pending:
+        for name in task.hypotheses:
+            there.setdefault(name, []).extend([task.toys] if task.toys else [])
+    return {name: missing_toys(request.toys, there.get(name, [])) for name in saved.unfinished}
 
 
 def _interrupted(store: RunStore, error: BaseException, again: str) -> InterruptedRunError:

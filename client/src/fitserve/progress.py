@@ -102,7 +102,8 @@ class LiveProgress:
 
     def finished(self, records: Sequence[StoredResult]) -> None:
         """Count finished hypotheses."""
-        self._done += len(records)
+        # Some are done twice: what jumps against its neighbours is fitted by pyhf too.
+        self._done = min(self._total, self._done + len(records))
         self._suspect += sum(record.result.status == "suspect" for record in records)
         self._failed += sum(record.result.status == "failed" for record in records)
         self._progress.update(self._task, completed=self._done, description=self._description())

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import cls_strengths, hypothesis_key, kind_of
+from fitserve.contract import (
+    HypotestRequest,
+    LimitRequest,
+    ScanRequest,
+    hypothesis_key,
+    kind_of,
+)
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -14,7 +20,16 @@ if TYPE_CHECKING:
     from fitserve.contract import Hypothesis, HypothesisResult, Request
     from fitserve.store import SavedRun
 
-__all__ = ["chosen_to_verify", "lacks_verification", "to_verify", "verification_summary"]
+__all__ = [
+    "VERIFIABLE",
+    "chosen_to_verify",
+    "lacks_verification",
+    "to_verify",
+    "verification_summary",
+]
+
+VERIFIABLE = (HypotestRequest, LimitRequest, ScanRequest)
+"""Requests whose answers pyhf can be asked for too."""
 
 
 def chosen_to_verify(
@@ -35,7 +50,7 @@ def chosen_to_verify(
     Raises
     ------
     RequestError
-        The fraction is none, or the request has no CLs to compare.
+        The fraction is none, or the request has no asymptotic CLs to compare.
 
     Examples
     --------
@@ -53,9 +68,9 @@ def chosen_to_verify(
         )
     if not fraction:
         return []
-    if not cls_strengths(request):
+    if not isinstance(request, VERIFIABLE):
         raise RequestError(
-            "there are no CLs to verify",
+            "there are no asymptotic CLs to verify",
             evidence=f"a {kind_of(request)} request has none",
             hint="leave --verify out",
         )

@@ -15,8 +15,8 @@ from fitserve.contract import (
     EngineOptions,
     HypotestRequest,
     LimitRequest,
+    ScanRequest,
     Verification,
-    cls_strengths,
     request_digest,
 )
 
@@ -76,9 +76,11 @@ def _claimed(work: Work, result: HypothesisResult) -> list[MuPoint]:
     if isinstance(work.request, LimitRequest):
         limits = [result.limit.observed, result.limit.expected[2]] if result.limit else []
         wanted = [1.0, *(_nearest(points, value) for value in limits if value is not None)]
-    else:
+    elif isinstance(work.request, HypotestRequest | ScanRequest):
         # Without a signal CLs is one, and sqrt(q) of nothing is all rounding.
-        wanted = [mu for mu in cls_strengths(work.request) if mu > 0]
+        wanted = [mu for mu in work.request.mu if mu > 0]
+    else:
+        wanted = []
     return [points[mu] for mu in dict.fromkeys(wanted) if mu in points]
 
 

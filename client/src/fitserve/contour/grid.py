@@ -49,6 +49,8 @@ class MassGrid:
         State of each hypothesis.
     mu
         Signal strength that the CLs are at.
+    jumps
+        Whether the CLs of each hypothesis jump against those of its neighbours.
     unplaced
         Unfinished hypotheses whose mass values are not known.
     notes
@@ -63,6 +65,7 @@ class MassGrid:
     cls_exp: NDArray[np.float64]
     states: tuple[State, ...]
     mu: float
+    jumps: tuple[bool, ...] = ()
     unplaced: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -140,6 +143,9 @@ def mass_grid(
         cls_exp=np.array([row.exp for row in rows]),
         states=tuple(row.state for row in rows),
         mu=mu,
+        jumps=tuple(
+            row.name in results and results[row.name].neighbours is not None for row in rows
+        ),
         unplaced=tuple(unplaced),
         notes=tuple(notes),
     )

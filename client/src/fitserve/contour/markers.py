@@ -24,6 +24,13 @@ _STYLES: dict[str, dict[str, Any]] = {
     "Suspect, left out": {"marker": "D", "markersize": 6.5, "fillstyle": "left"},
     "Failed": {"marker": "x", "markersize": 7.5, "markeredgewidth": 1.6},
     "Not finished": {"marker": "+", "markersize": 8.5, "markeredgewidth": 1.6},
+    # Around one of the others.
+    "Jumps against its neighbours": {
+        "marker": "o",
+        "markersize": 13,
+        "fillstyle": "none",
+        "markeredgewidth": 1.4,
+    },
 }
 
 
@@ -56,5 +63,6 @@ def _groups(grid: MassGrid) -> list[tuple[str, NDArray[np.bool_]]]:
         "Suspect, left out": ~known & suspect,
         "Failed": ~known & ~suspect & ~unfinished,
         "Not finished": unfinished,
+        "Jumps against its neighbours": np.array(grid.jumps, dtype=bool),
     }
     return [(name, chosen) for name, chosen in groups.items() if chosen.any()]

@@ -189,7 +189,8 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
     data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
-    where it was fitted.
+    where it was fitted. ``neighbours`` says how its CLs jumps against those of the hypotheses
+    around it, where it does: the client finds that when it has them all.
     """
 
     name: str
@@ -213,3 +214,4 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     fit: FitAnswer | None = None
     ranking: RankingAnswer | None = None
     verification: Verification | None = None
+    neighbours: str | None = None

@@ -1,0 +1,285 @@
+"""A result held against its neighbours in the plane of the mass values.
+
+CLs changes smoothly from one signal hypothesis to the next: the signal changes a little, the
+data and the background do not. A value that jumps against all its neighbours, and by more than
+the others do against theirs, is more likely a wrong fit or a wrong signal than physics. It is
+reported as doubtful; the number stays.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import msgspec
+
+from fitserve.contract import HypothesisResult, MuPoint, cls_strengths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fitserve.contract import Request
+
+__all__ = ["Jump", "find_jumps", "judged", "unjudged"]
+
+# A plane is fitted through this many neighbours, weighted with their closeness; the value must
+# be on one side of what each of the nearest of them lets expect.
+_NEIGHBOURS = 6
+_NEAREST = 4
+_LEAST_POINTS = 10
+# Jumps count from this significance on, and from this many times the usual distance. On the
+# published grids no value is beyond 0.5 (observed less expected) and 1.2 (expected), which are
+# 4.7 and 4.2 times the usual one.
+_LEAST = 0.5
+_UNUSUAL = 7.0
+# CLs of 1e-7 and 1e-12 are both excluded, and neither is known that well.
+_MOST = 5.0
+# Median distances of a normal distribution are this part of its width.
+_MEDIAN = 0.6745
+# Of the fit by least absolute distances: distances below the second are as good as zero.
+_ROUNDS = 12
+_SMALL = 0.01
+# Of the range of the grid; nothing is nearer.
+_SAME_PLACE = 1e-6
+
+_Judged = TypeVar("_Judged", HypothesisResult, MuPoint)
+
+
+class Jump(NamedTuple):
+    """A CLs that jumps.
+
+    Attributes
+    ----------
+    mu
+        The signal strength.
+    what
+        ``"expected"``, or ``"observed"`` where it is that beside the expected one.
+    found, neighbours
+        The CLs, and what its neighbours let expect.
+    sigma
+        By how much it jumps against the neighbour that agrees best, as a significance.
+    usual
+        Width of the distribution of distances from the neighbours in the run.
+    """
+
+    mu: float
+    what: str
+    found: float
+    neighbours: float
+    sigma: float
+    usual: float
+
+    def __str__(self) -> str:
+        beside = " and the expected CLs" if self.what == "observed" else ""
+        return (
+            f"at mu = {self.mu:g} the {self.what} CLs of {self.found:.3g} jumps against all its "
+            f"neighbours: they{beside} let expect {self.neighbours:.3g} "
+            f"({abs(self.sigma):.1f} sigma, the others scatter by {self.usual:.2g})"
+        )
+
+
+def find_jumps(request: Request, results: Mapping[str, HypothesisResult]) -> dict[str, Jump]:
+    """Return the jumps of a run by hypothesis, at most one of each.
+
+    Mass values are the coordinates; hypotheses that differ in one that is no number are not
+    neighbours. Two numbers of each hypothesis are looked at, as significances (the quantile of
+    the normal distribution): the median expected CLs, and the difference of the observed CLs
+    from it, in which the strength of the signal largely cancels. Each is compared with what a
+    plane through its nearest neighbours lets expect.
+
+    Parameters
+    ----------
+    request
+        What was asked: it says at which signal strengths there are CLs.
+    results
+        By hypothesis; those without CLs take no part. Where there are fewer than ten there is
+        no telling what is usual, and nothing is reported.
+    """
+    found: dict[str, Jump] = {}
+    for mu in cls_strengths(request):
+        if mu <= 0:
+            continue
+        for group in _groups(results, mu):
+            for name, jump in _jumps_of(group, mu):
+                found.setdefault(name, jump)
+    return found
+
+
+def judged(result: HypothesisResult, jump: Jump | None) -> HypothesisResult:
+    """Return a result as it is with a jump against its neighbours, or without one.
+
+    Every number stays as it is.
+    """
+    plain = unjudged(result)
+    if jump is None:
+        return plain
+    told = str(jump)
+    second = result.verification
+    if second is not None and second.largest is not None and second.largest <= second.tolerance:
+        told += "; pyhf finds the same: look at the signal itself"
+    points = [
+        _doubted(point, told) if math.isclose(point.mu, jump.mu) else point
+        for point in plain.points
+    ]
+    return msgspec.structs.replace(_doubted(plain, told), points=points, neighbours=told)
+
+
+def unjudged(result: HypothesisResult) -> HypothesisResult:
+    """Return a result as it was before it was held against its neighbours."""
+    told = result.neighbours
+    if told is None:
+        return result
+    points = [_trusted(point, told) for point in result.points]
+    return msgspec.structs.replace(_trusted(result, told), points=points, neighbours=None)
+
+
+def _doubted(one: _Judged, told: str) -> _Judged:
+    status = "suspect" if one.status == "ok" else one.status
+    reason = f"{one.reason}; {told}" if one.reason else told
+    return msgspec.structs.replace(one, status=status, reason=reason)
+
+
+def _trusted(one: _Judged, told: str) -> _Judged:
+    if not one.reason or not one.reason.endswith(told):
+        return one
+    reason = one.reason.removesuffix(told).removesuffix("; ")
+    # Without this reason it was doubted for another, or not at all.
+    status = one.status if reason else "ok"
+    return msgspec.structs.replace(one, status=status, reason=reason or None)
+
+
+class _Place(NamedTuple):
+    """A hypothesis in the mass plane, with its CLs."""
+
+    name: str
+    at: tuple[float, ...]
+    observed: float
+    expected: float
+
+
+def _groups(results: Mapping[str, HypothesisResult], mu: float) -> Iterable[list[_Place]]:
+    """Return the hypotheses with CLs, apart where a value that is no number differs."""
+    groups: dict[tuple[object, ...], list[_Place]] = {}
+    for name, result in results.items():
+        point = _point(result, mu)
+        if point is None or point.CLs_obs is None or point.CLs_exp[2] is None:
+            continue
+        at: list[float] = []
+        words: list[object] = [len(result.mass_hypotheses)]
+        for value in result.mass_hypotheses:
+            number = _number(value)
+            if math.isfinite(number):
+                at.append(number)
+            else:
+                words.append(value)
+        place = _Place(name, tuple(at), point.CLs_obs, point.CLs_exp[2])
+        groups.setdefault(tuple(words), []).append(place)
+    return groups.values()
+
+
+def _point(result: HypothesisResult, mu: float) -> MuPoint | None:
+    return next((point for point in result.points if math.isclose(point.mu, mu)), None)
+
+
+def _number(value: float | str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _significance(cls: float) -> float:
+    if not 0 < cls < 1:
+        return -_MOST if cls >= 1 else _MOST
+    return max(-_MOST, min(_MOST, -NormalDist().inv_cdf(cls)))
+
+
+def _jumps_of(group: Sequence[_Place], mu: float) -> Iterable[tuple[str, Jump]]:
+    import numpy as np
+
+    points = np.array([place.at for place in group], dtype=float)
+    if len(group) < _LEAST_POINTS or not points.size:
+        return
+    spans = np.ptp(points, axis=0)
+    if not spans.any():
+        return
+    points = points[:, spans > 0] / spans[spans > 0]
+    observed = np.array([_significance(place.observed) for place in group])
+    expected = np.array([_significance(place.expected) for place in group])
+    for what, values in (("expected", expected), ("observed", observed - expected)):
+        for index, sigma, usual in _outliers(points, values):
+            found: float = getattr(group[index], what)
+            let_expect = NormalDist().cdf(sigma - _significance(found))
+            yield group[index].name, Jump(mu, what, found, let_expect, sigma, usual)
+
+
+def _outliers(
+    points: NDArray[np.float64], values: NDArray[np.float64]
+) -> Iterable[tuple[int, float, float]]:
+    """Yield the values that jump, with by how much and what is usual.
+
+    The worst is set apart before the others are judged: it is a neighbour too. At the end
+    those that were set apart are judged once more, against those that were not.
+    """
+    import numpy as np
+
+    left = np.arange(len(points))
+    apart: list[int] = []
+    usual = 0.0
+    while len(left) >= _LEAST_POINTS:
+        residuals, jumps = _residuals(points[left], values[left])
+        usual = float(np.median(np.abs(residuals))) / _MEDIAN
+        worst = int(np.argmax(np.abs(jumps)))
+        if abs(jumps[worst]) < max(_LEAST, _UNUSUAL * usual):
+            break
+        apart.append(int(left[worst]))
+        left = np.delete(left, worst)
+    for index in apart:
+        # Among good neighbours only: one that was wrong may have been the reason.
+        chosen = np.append(left, index)
+        jump = float(_residuals(points[chosen], values[chosen])[1][-1])
+        if abs(jump) >= max(_LEAST, _UNUSUAL * usual):
+            yield index, jump, usual
+
+
+def _residuals(
+    points: NDArray[np.float64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how far each value is from the plane through its neighbours, and how far it jumps.
+
+    It jumps if it is on the same side of what each of the nearest neighbours, moved to its place
+    along the plane, lets expect; by the smallest of these distances.
+
+    Parameters
+    ----------
+    points, values
+        Of shape (n, d) and (n,).
+    """
+    import numpy as np
+
+    away = points[None] - points[:, None]
+    distance = np.sqrt((away**2).sum(axis=2))
+    np.fill_diagonal(distance, np.inf)
+    chosen = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    away = np.take_along_axis(away, chosen[:, :, None], axis=1)
+    closeness = 1 / np.maximum(np.take_along_axis(distance, chosen, axis=1), _SAME_PLACE)
+    near = values[chosen]
+    terms = np.concatenate([np.ones((*near.shape, 1)), away], axis=2)
+    weights, plane = closeness, np.zeros(terms.shape[::2])
+    for _ in range(_ROUNDS):
+        weighted = terms * weights[:, :, None]
+        # Where neighbours lie on a line there are many planes, and any will do.
+        inverse = np.linalg.pinv(weighted.transpose(0, 2, 1) @ terms, rcond=1e-9, hermitian=True)
+        plane = np.einsum("nij,nkj,nk->ni", inverse, weighted, near)
+        # Least absolute distances: one neighbour that is wrong does not tilt the plane.
+        left_over = np.abs(near - np.einsum("nkj,nj->nk", terms, plane))
+        weights = closeness / np.maximum(left_over, _SMALL)
+    moved = near - np.einsum("nkj,nj->nk", away, plane[:, 1:])
+    against = (values[:, None] - moved)[:, :_NEAREST]
+    same_side = (against > 0).all(axis=1) | (against < 0).all(axis=1)
+    least = np.take_along_axis(against, np.abs(against).argmin(axis=1)[:, None], axis=1)[:, 0]
+    return values - plane[:, 0], np.where(same_side, least, 0.0)
