@@ -52,12 +52,15 @@ KUBE_GIT_TREE_STATE=archive KUBE_GIT_COMMIT=debian KUBE_GIT_VERSION=$version mak
 gopath=$directory/gopath
 mkdir -p "$gopath/src/k8s.io" "$directory/bin"
 ln -sfn "$directory/source" "$gopath/src/k8s.io/kubernetes"
-package=k8s.io/kubernetes/vendor/k8s.io/component-base/version
+flags="-s -w"
+for package in component-base/version client-go/pkg/version; do
+  name=k8s.io/kubernetes/vendor/k8s.io/$package
+  flags+=" -X $name.gitVersion=$version -X $name.gitMajor=1 -X $name.gitMinor=20"
+done
 cd "$gopath/src/k8s.io/kubernetes"
 for program in $programs; do
   [ -x "$directory/bin/$program" ] && continue
-  GOPATH=$gopath go build -ldflags "-s -w -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=20" \
-    -o "$directory/bin/$program.new" "./cmd/$program"
+  GOPATH=$gopath go build -ldflags "$flags" -o "$directory/bin/$program.new" "./cmd/$program"
   mv "$directory/bin/$program.new" "$directory/bin/$program"
 done
 cd "$directory"

@@ -1,0 +1,1 @@
+"""Deploying to Kubernetes: one Helm release for each site, and what its pods are doing."""

@@ -1,0 +1,200 @@
+"""`sitekit cluster`: what `make deploy` and its siblings do for a site on Kubernetes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from fitserve._version import __version__
+from fitserve.errors import BackendError, RequestError
+from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
+from sitekit.context import Rendering
+from sitekit.documents import site_card, text
+from sitekit.helm_values import helm_values
+from sitekit.load import load_site
+from sitekit.render import write_files
+
+__all__ = ["cluster"]
+
+
+def _open(
+    site: str,
+    function_id: str | None = None,
+    endpoint_id: str | None = None,
+    values: Path | None = None,
+) -> tuple[Release, Rendering]:
+    loaded, warnings = load_site(site)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    rendering = Rendering(__version__, Path.home(), endpoint_id, function_id)
+    # A site of another scheduler is refused here, whatever is asked.
+    helm_values(loaded, rendering)
+    overrides = yaml.safe_load(values.read_text(encoding="utf-8")) if values else {}
+    if not isinstance(overrides, dict):
+        raise RequestError(f"{values} holds no Helm values", hint="NAME: VALUE, as in values.yaml")
+    return Release(loaded, rendering, overrides), rendering
+
+
+@click.group()
+def cluster() -> None:
+    """Deploy a site on Kubernetes, as the context of your kubeconfig says."""
+
+
+_site = click.argument("site")
+_function = click.option("--function-id", help="Id of fitserve's registered function.")
+_endpoint = click.option("--endpoint-id", help="Id of an endpoint that is registered already.")
+_seconds = click.option("--seconds", default=600, show_default=True, help="How long it may take.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+_values = click.option(
+    "--values",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Helm values that win over the site's.",
+)
+
+
+@cluster.command("values")
+@_site
+@_function
+@_endpoint
+def values_command(site: str, function_id: str | None, endpoint_id: str | None) -> None:
+    """Print the Helm values of SITE."""
+    release, rendering = _open(site, function_id, endpoint_id)
+    click.echo(yaml.safe_dump(helm_values(release.site, rendering), sort_keys=False), nl=False)
+
+
+@cluster.command("namespace")
+@_site
+def namespace_command(site: str) -> None:
+    """Print the namespace of SITE, which takes pods of the restricted profile alone."""
+    release, _ = _open(site)
+    click.echo(yaml.safe_dump(namespace_manifest(release.namespace), sort_keys=False), nl=False)
+
+
+@cluster.command("job")
+@_site
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True)
+def job_command(site: str, name: str, command: tuple[str, ...]) -> None:
+    """Print a Job NAME that runs COMMAND where `--endpoint parsl:SITE` works."""
+    from sitekit.cluster.job import run_job
+
+    release, rendering = _open(site)
+    job = run_job(release.site, rendering, name, command)
+    click.echo(yaml.safe_dump(job, sort_keys=False), nl=False)
+
+
+@cluster.command()
+@_site
+@_function
+@_endpoint
+@_values
+@_seconds
+@click.option("--smoke/--no-smoke", "try_it", default=True, help="Try it with a real fit.")
+def deploy(*, seconds: int, try_it: bool, **given: Any) -> None:
+    """Install SITE, or upgrade it to this version; what does not come up does not serve."""
+    release, rendering = _open(**given)
+    with_endpoint = release.install(seconds=seconds)
+    click.echo(f"{release.site.name} is up in namespace {release.namespace}")
+    if try_it:
+        _smoke(release, rendering, seconds)
+    if not with_endpoint:
+        click.echo(
+            f"clients in the cluster can use it: fitserve run ... --endpoint "
+            f"parsl:{release.site.name}\nfor use from elsewhere, through Globus Compute: set "
+            f"{' and '.join(CREDENTIALS)}, and deploy again"
+        )
+        return
+    card = _card(release, rendering)
+    click.echo(f"hand to users: {card}")
+
+
+def _card(release: Release, rendering: Rendering) -> Path:
+    ident = release.endpoint_id()
+    if ident is None:
+        raise BackendError(
+            f"{release.name} runs, but is not registered with Globus",
+            hint=f"kubectl --namespace {release.namespace} logs deployment/{release.name}",
+        )
+    known = Rendering(rendering.version, rendering.home, ident, rendering.function_id)
+    directory = Path("build") / "deploy" / release.site.name
+    write_files({"site-card.json": text(site_card(release.site, known))}, directory)
+    return directory / "site-card.json"
+
+
+@cluster.command()
+@_site
+@_as_json
+def status(*, site: str, as_json: bool) -> None:
+    """Say what SITE's pods are doing, and what they wait for."""
+    from sitekit.cluster import watch
+
+    found = watch.status(_open(site)[0])
+    click.echo(json.dumps(found, indent=2) if as_json else watch.words(found))
+
+
+@cluster.command()
+@_site
+@_seconds
+def smoke(*, site: str, seconds: int) -> None:
+    """Have a real fit done by a worker pod of SITE."""
+    _smoke(*_open(site), seconds)
+
+
+def _smoke(release: Release, rendering: Rendering, seconds: int) -> None:
+    from sitekit.cluster.job import smoke as have_a_fit
+
+    found = have_a_fit(release, rendering, seconds)
+    if not found["ok"]:
+        raise BackendError(
+            f"the example was not fitted on {release.site.name}: {found['ended']}",
+            evidence=found["said"][-2000:],
+            hint=f"make status SITE={release.site.name}",
+        )
+    click.echo(f"the example was fitted by a worker pod, {found['seconds']:.0f} s in all")
+
+
+@cluster.command()
+@_site
+@_seconds
+def rollback(*, site: str, seconds: int) -> None:
+    """Let the revision of SITE before this one serve again."""
+    release, _ = _open(site)
+    click.echo(f"{site} is served by what revision {release.rollback(seconds=seconds)} was")
+
+
+@cluster.command()
+@_site
+def stop(*, site: str) -> None:
+    """End the endpoint of SITE and its workers; deploying again starts them."""
+    release, _ = _open(site)
+    release.stop()
+    click.echo(f"{release.name} is stopped")
+
+
+@cluster.command()
+@_site
+@click.option("--lines", default=40, show_default=True, help="Of each pod.")
+def logs(*, site: str, lines: int) -> None:
+    """Show the end of what SITE's pods have said."""
+    click.echo(_open(site)[0].logs(lines), nl=False)
+
+
+@cluster.command()
+@_site
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def destroy(*, site: str, yes: bool) -> None:
+    """Take SITE out of its cluster, with everything that deploying made."""
+    release, _ = _open(site)
+    if not yes:
+        click.confirm(f"Remove {release.name} and the endpoint's state?", abort=True)
+    left = release.destroy()
+    if left:
+        raise BackendError(
+            f"something of {release.name} is left in namespace {release.namespace}",
+            evidence=", ".join(left),
+        )
+    click.echo(f"{release.name} is gone")

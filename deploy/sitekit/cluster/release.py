@@ -1,0 +1,237 @@
+"""A site's Helm release: installed, upgraded, rolled back, stopped, destroyed."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from fitserve.errors import BackendError
+from sitekit.cluster.tools import ask, items, run
+from sitekit.derive import derive
+from sitekit.helm_values import CHART, helm_values
+from sitekit.kubernetes import HOME
+
+if TYPE_CHECKING:
+    from sitekit.context import Rendering
+    from sitekit.site import Site
+
+__all__ = ["CREDENTIALS", "Release", "namespace_manifest"]
+
+CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
+"""Variables that hold a client's credentials, here and in the endpoint's secret."""
+_MADE = "fitserve/made-by-deploying"
+_KEPT_REVISIONS = "5"
+_KINDS = (
+    *("deployments", "pods", "jobs", "configmaps", "secrets", "persistentvolumeclaims"),
+    *("serviceaccounts", "roles", "rolebindings", "networkpolicies", "poddisruptionbudgets"),
+)
+
+
+def namespace_manifest(name: str) -> dict[str, Any]:
+    """Return a namespace that takes pods of the restricted Pod Security profile alone."""
+    profile = "pod-security.kubernetes.io"
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": {f"{profile}/{mode}": "restricted" for mode in ("enforce", "warn", "audit")},
+            "annotations": {_MADE: "true"},
+        },
+    }
+
+
+class Release:
+    """A site in its cluster.
+
+    Parameters
+    ----------
+    site
+        A Kubernetes site.
+    rendering
+        Version, and the ids that are known.
+    overrides
+        Helm values that win over the site's, as Helm merges them.
+
+    Attributes
+    ----------
+    name
+        Of the release, which is the endpoint's.
+    namespace
+        Of everything that belongs to it.
+    """
+
+    def __init__(
+        self, site: Site, rendering: Rendering, overrides: dict[str, Any] | None = None
+    ) -> None:
+        self.site = site
+        self._rendering = rendering
+        self._overrides = overrides or {}
+        self.name = derive(site).endpoint_name
+        self.namespace: str = site.get("kubernetes.namespace")
+        self.selector = f"app.kubernetes.io/instance={self.name}"
+
+    # -- what is there ----------------------------------------------------------------------
+
+    def revisions(self) -> list[dict[str, Any]]:
+        """Return the release's history, the oldest first; empty where there is none."""
+        text = ask("helm", "history", self.name, *self._here(), "--output", "json")
+        found: list[dict[str, Any]] = json.loads(text) if text else []
+        return found
+
+    def endpoint_id(self) -> str | None:
+        """Return the id under which the running endpoint is registered, if it is."""
+        path = f"{HOME}/.globus_compute/{self.name}/endpoint.json"
+        where = f"deployment/{self.name}"
+        words = ("exec", where, *self._here(), "--container", "endpoint", "--", "cat", path)
+        try:
+            text = run("kubectl", *words)
+        except BackendError:
+            return None
+        ident: str = json.loads(text)["endpoint_id"]
+        return ident
+
+    def leftovers(self) -> list[str]:
+        """Return what is in the namespace of this release, by kind and name."""
+        return [
+            f"{kind}/{one['metadata']['name']}"
+            for kind in _KINDS
+            for one in items(kind, self.namespace, self.selector)
+        ]
+
+    # -- what is done -----------------------------------------------------------------------
+
+    def values(self, credentials: tuple[str, str] | None) -> dict[str, Any]:
+        """Return the values to install with; without any credentials there is no endpoint."""
+        existing = self.site.get("kubernetes.credentials_secret")
+        values = helm_values(self.site, self._rendering, endpoint=bool(existing or credentials))
+        if credentials and not existing:
+            client, word = credentials
+            values["endpoint"]["credentials"] = {"clientId": client, "clientSecret": word}
+        return _merged(values, self._overrides)
+
+    def install(self, *, seconds: int = 600) -> bool:
+        """Install the site, or upgrade what is there; one that does not come up is undone.
+
+        Parameters
+        ----------
+        seconds
+            How long its pods may take to be ready.
+
+        Returns
+        -------
+        bool
+            Whether there is an endpoint: otherwise there were no credentials for one.
+
+        Raises
+        ------
+        BackendError
+            It did not come up; what served before serves again.
+        """
+        values = self.values(_credentials())
+        self._need_namespace()
+        words = ["upgrade", "--install", self.name, str(CHART), *self._here()]
+        words += ["--values", "-", "--rollback-on-failure", "--timeout", f"{seconds}s"]
+        words += ["--history-max", _KEPT_REVISIONS]
+        try:
+            run("helm", *words, stdin=json.dumps(values))
+        except BackendError as error:
+            raise BackendError(
+                f"{self.name} did not come up; what served before serves again",
+                evidence=error.evidence,
+                hint=f"kubectl --namespace {self.namespace} get events",
+            ) from error
+        return bool(values["endpoint"]["enabled"])
+
+    def rollback(self, *, seconds: int = 600) -> int:
+        """Let the revision before this one serve again; returns its number.
+
+        Raises
+        ------
+        BackendError
+            There is none, or it does not come up.
+        """
+        known = [int(one["revision"]) for one in self.revisions() if one["status"] == "superseded"]
+        if not known:
+            raise BackendError(
+                f"there is no earlier revision of {self.name}",
+                hint=f"helm history {self.name} --namespace {self.namespace}",
+            )
+        words = ("--wait", "--timeout", f"{seconds}s", "--history-max", _KEPT_REVISIONS)
+        run("helm", "rollback", self.name, str(known[-1]), *self._here(), *words)
+        return known[-1]
+
+    def stop(self) -> None:
+        """End the endpoint and its workers; installing again starts them."""
+        run("kubectl", "scale", f"deployment/{self.name}", *self._here(), "--replicas=0")
+        self._delete_pods()
+
+    def destroy(self) -> list[str]:
+        """Remove everything of the release; returns what is left, which should be nothing.
+
+        The namespace goes too, if deploying made it and nothing else is in it.
+        """
+        run(
+            "helm", "uninstall", self.name, *self._here(), "--ignore-not-found", "--wait",
+            "--cascade", "foreground",
+        )  # fmt: skip
+        run("kubectl", "delete", "jobs", *self._here(), "--selector", self.selector)
+        self._delete_pods()
+        left = self.leftovers()
+        if not left and self._made_namespace() and not self._others():
+            run("kubectl", "delete", "namespace", self.namespace)
+        return left
+
+    def logs(self, lines: int) -> str:
+        """Return the end of what the endpoint and its workers have said."""
+        words = (f"--tail={lines}", "--all-containers", "--prefix", "--ignore-errors")
+        return run("kubectl", "logs", "--selector", self.selector, *self._here(), *words)
+
+    # -- parts ------------------------------------------------------------------------------
+
+    def _here(self) -> tuple[str, str]:
+        return ("--namespace", self.namespace)
+
+    def _delete_pods(self) -> None:
+        workers = f"{self.selector},app.kubernetes.io/component in (worker,client)"
+        run("kubectl", "delete", "pods", *self._here(), "--selector", workers, "--wait=true")
+
+    def _need_namespace(self) -> None:
+        if ask("kubectl", "get", "namespace", self.namespace, "--output", "name") is None:
+            manifest = json.dumps(namespace_manifest(self.namespace))
+            run("kubectl", "create", "--filename", "-", stdin=manifest)
+
+    def _made_namespace(self) -> bool:
+        text = ask("kubectl", "get", "namespace", self.namespace, "--output", "json")
+        annotations = json.loads(text)["metadata"].get("annotations", {}) if text else {}
+        return _MADE in annotations
+
+    def _others(self) -> list[str]:
+        text = ask("helm", "list", *self._here(), "--output", "json")
+        pods = json.loads(run("kubectl", "get", "pods", *self._here(), "--output", "json"))
+        names = [one["metadata"]["name"] for one in pods["items"]]
+        return names + [one["name"] for one in json.loads(text or "[]")]
+
+
+def _credentials() -> tuple[str, str] | None:
+    client, word = (os.environ.get(name) for name in CREDENTIALS)
+    if not client and not word:
+        return None
+    if not client or not word:
+        missing = CREDENTIALS[1] if client else CREDENTIALS[0]
+        raise BackendError(
+            "client credentials are incomplete", evidence=f"{missing} is not set", hint="set both"
+        )
+    return client, word
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = dict(under)
+    for key, value in over.items():
+        below = both.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            both[key] = _merged(below, value)
+        else:
+            both[key] = value
+    return both
