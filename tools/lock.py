@@ -5,8 +5,10 @@ Usage: .venv/bin/python tools/lock.py [--upgrade]
 dev.lock pins everything, run.lock the part of it that running fitserve needs, at the same
 versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from them; site.lock, what
 `make deploy` installs on a site: an endpoint, its worker and the client, with the endpoint's
-versions. ansible.lock and ansible-lint.lock are for deploying. All hold for every Python from the
-oldest supported one on, with hashes.
+versions. ansible.lock and ansible-lint.lock are for deploying. worker.lock is what the image of a
+worker holds, at site.lock's versions, worker-cuda12.lock and worker-cuda13.lock the same for GPUs,
+worker-endpoint.lock that and what an endpoint needs to start pods; image-tools.lock is what builds
+images. All hold for every Python from the oldest supported one on, with hashes.
 """
 
 import subprocess
@@ -35,11 +37,23 @@ def main(options: list[str]) -> None:
     _compile("run", [*base, *few], ["--constraints", str(OUT / "dev.lock"), *options])
     _compile("endpoint", groups["endpoint"], options)
     site = [found for name in SITE_EXTRAS for found in extras[name]]
-    # pip too: the Python of a site may come without it.
-    site += [*groups["endpoint"], *client["dependencies"], *worker, "pip"]
+    # uv installs the others: the Python of a site may come without pip.
+    site += [*groups["endpoint"], *client["dependencies"], *worker, "uv>=0.5"]
     _compile("site", site, ["--constraints", str(OUT / "endpoint.lock"), *options])
+    _images([*client["dependencies"], *worker, *extras["local"]], groups, options)
     _compile("ansible", groups["ansible"], options)
     _compile("ansible-lint", groups["ansible-lint"], options)
+
+
+def _images(worker: list[str], groups: dict, options: list[str]) -> None:
+    within = ["--constraints", str(OUT / "site.lock"), *options]
+    # Workers of Globus Compute import its endpoint; Kubernetes' client is for the endpoint alone.
+    alone = [found for found in groups["endpoint"] if not found.startswith("kubernetes")]
+    _compile("worker", [*worker, *alone], within)
+    _compile("worker-endpoint", [*worker, *groups["endpoint"]], within)
+    for cuda in ("cuda12", "cuda13"):
+        _compile(f"worker-{cuda}", [*worker, *alone, f"jax[{cuda}]"], within)
+    _compile("image-tools", groups["image-tools"], options)
 
 
 def _load(name: str) -> dict:

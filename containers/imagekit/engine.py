@@ -1,0 +1,94 @@
+"""The program that builds and runs images: Podman or Docker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+from fitserve.errors import BackendError
+
+__all__ = ["ENGINES", "Engine", "find_engine"]
+
+ENGINES = ("podman", "docker")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A container engine that was found.
+
+    Attributes
+    ----------
+    name
+        ``podman`` or ``docker``.
+    command
+        Path of its command.
+    """
+
+    name: str
+    command: str
+
+    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of the engine.
+
+        Raises
+        ------
+        BackendError
+            If it fails, and ``check`` is true: with the last lines that it said.
+        """
+        done = subprocess.run(
+            [self.command, *words], capture_output=True, text=True, check=False, errors="replace"
+        )
+        if check and done.returncode:
+            raise BackendError(
+                f"{self.name} {words[0]} failed with status {done.returncode}",
+                evidence="\n        ".join(done.stderr.strip().splitlines()[-5:]),
+                hint="make image-check",
+            )
+        return done
+
+    def inspect(self, image: str) -> dict[str, Any] | None:
+        """Return what the engine knows of an image, None if it has none of that name."""
+        done = self.run("image", "inspect", image, check=False)
+        if done.returncode:
+            return None
+        found: dict[str, Any] = json.loads(done.stdout)[0]
+        return found
+
+    def storage(self) -> str:
+        """Return the directory in which images are kept.
+
+        Raises
+        ------
+        BackendError
+            If the engine does not work.
+        """
+        field = "{{.Store.GraphRoot}}" if self.name == "podman" else "{{.DockerRootDir}}"
+        return self.run("info", "--format", field).stdout.strip()
+
+
+def find_engine(wanted: str | None = None) -> Engine:
+    """Return the engine that was asked for, or the first that is installed.
+
+    Raises
+    ------
+    BackendError
+        If there is none.
+    """
+    if wanted and wanted not in ENGINES:
+        raise BackendError(
+            f"{wanted} is not an engine for building images",
+            evidence=f"known are {' and '.join(ENGINES)}",
+            hint="Apptainer's image is made from theirs: make sif",
+        )
+    for name in [wanted] if wanted else ENGINES:
+        command = shutil.which(name)
+        if command:
+            return Engine(name, command)
+    raise BackendError(
+        f"{wanted or 'no container engine'} is {'not ' if wanted else ''}installed",
+        evidence=f"there is no {wanted or ' and no '.join(ENGINES)} on PATH",
+        hint="apt install podman buildah uidmap, or docker.io",
+    )

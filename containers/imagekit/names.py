@@ -1,0 +1,60 @@
+"""What images there are, and what they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fitserve._version import __version__
+from fitserve.errors import RequestError
+
+__all__ = ["ROOT", "TARGETS", "image_name", "require_target", "required_driver", "sif_name"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TARGETS = ("worker", "endpoint", "worker-cuda12", "worker-cuda13")
+"""Targets of the Dockerfile."""
+
+_DRIVERS = {"worker-cuda12": 525, "worker-cuda13": 580}
+
+
+def require_target(target: str) -> None:
+    """Raise `RequestError` for what is not a target."""
+    if target not in TARGETS:
+        raise RequestError(
+            f"there is no image {target}",
+            evidence=f"images are {', '.join(TARGETS)}",
+            hint="make images TARGET=worker",
+        )
+
+
+def image_name(target: str, version: str = __version__) -> str:
+    """Return the name that site files use.
+
+    Examples
+    --------
+    >>> image_name("worker-cuda12", "1.2.0")
+    'fitserve/worker-cuda12:1.2.0'
+    """
+    return f"fitserve/{target}:{version}"
+
+
+def sif_name(target: str, version: str = __version__) -> str:
+    """Return the name of the file that site files use.
+
+    Examples
+    --------
+    >>> sif_name("worker", "1.2.0")
+    'worker-1.2.0.sif'
+    """
+    return f"{target}-{version}.sif"
+
+
+def required_driver(target: str) -> int | None:
+    """Return the oldest NVIDIA driver that a target runs with; None without a GPU.
+
+    Examples
+    --------
+    >>> required_driver("worker"), required_driver("worker-cuda13")
+    (None, 580)
+    """
+    return _DRIVERS.get(target)
