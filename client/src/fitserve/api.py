@@ -124,6 +124,8 @@ def make_request(
     level: float = 0.95,
     intervals: bool = False,
     background_only: bool = False,
+    toys: int = 1000,
+    seed: int = 0,
     test_stat: str = "qtilde",
     measurement: str | None = None,
     poi: str | None = None,
@@ -139,14 +141,16 @@ def make_request(
     ----------
     kind
         ``"hypotest"`` (CLs), ``"limit"`` (upper limits on the signal strength), ``"scan"``
-        (profile likelihood and CLs), ``"fit"`` (best fit, pulls, yields) or ``"ranking"``
-        (impacts of the nuisance parameters).
+        (profile likelihood and CLs), ``"fit"`` (best fit, pulls, yields), ``"ranking"``
+        (impacts of the nuisance parameters) or ``"toys"`` (CLs by pseudo-experiments).
     mu
-        Signal strengths of a hypotest or scan.
+        Signal strengths of a hypotest or scan, or the one of toys.
     level
         Confidence level of limits.
     intervals, background_only
         Of a fit: profile-likelihood intervals too; the workspace without a signal.
+    toys, seed
+        How many pseudo-experiments with signal, and as many without; and which.
     test_stat
         ``"qtilde"`` or ``"q"``, where there is CLs.
     measurement, poi
@@ -181,7 +185,9 @@ def make_request(
     }
     if kind in ("hypotest", "scan"):
         asked["mu"] = [mu] if isinstance(mu, int | float) else list(mu)
-    if kind in ("hypotest", "scan", "limit"):
+    if kind == "toys":
+        asked |= {"toys": toys, "seed": seed, "mu": mu}
+    if kind in ("hypotest", "scan", "limit", "toys"):
         asked["test_stat"] = test_stat
     if kind == "limit":
         asked["level"] = level

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve.backends import Backend, BackendStatus, Outcome
-    from fitserve.contract import Hypothesis
+    from fitserve.contract import Hypothesis, ToyRange
     from fitserve.plan import PlannedTask
     from fitserve.store import Inputs, PendingTask, RunStore
 
@@ -49,12 +49,14 @@ class Observer(Protocol):
 class _Piece(NamedTuple):
     """Hypotheses to be submitted together, and how often such a task was lost.
 
-    ``repeats`` counts losses that were not the task's own.
+    ``repeats`` counts losses that were not the task's own. ``toys`` are which of the toys of a
+    request for toys are asked for.
     """
 
     hypotheses: tuple[Hypothesis, ...]
     losses: int = 0
     repeats: int = 0
+    toys: ToyRange | None = None
 
 
 class _Sent(NamedTuple):
@@ -121,7 +123,7 @@ class _Drive:
 
     def run(self, tasks: Sequence[PlannedTask], pending: Sequence[PendingTask]) -> None:
         self._take_up(pending)
-        self._waiting.extend(_Piece(task.hypotheses) for task in tasks)
+        self._waiting.extend(_Piece(task.hypotheses, toys=task.toys) for task in tasks)
         while self._waiting or self._sent:
             if self._store.cancelled():
                 raise InterruptedRunError("cancelled; nothing that was finished is lost")
@@ -137,7 +139,7 @@ class _Drive:
         known = {one.name: one for one in self._inputs.hypotheses}
         collected = []
         for task in pending:
-            piece = _Piece(tuple(known[name] for name in task.hypotheses))
+            piece = _Piece(tuple(known[name] for name in task.hypotheses), toys=task.toys)
             if task.handle and isinstance(self._backend, Resumable):
                 self._sent[task.ticket] = _Sent(piece, task.submitted, task.bytes)
                 collected.append(Accepted(task.ticket, task.handle))
@@ -163,6 +165,7 @@ class _Drive:
             self._workspace,
             self._request,
             nonce=self._nonce,
+            toys=piece.toys,
             verify=[one.name for one in piece.hypotheses if one.name in self._verify],
         )
         self._tickets += 1
@@ -170,11 +173,13 @@ class _Drive:
         submitted = time.time()
         self._backend.submit(ticket, encoded)
         self._sent[ticket] = _Sent(piece, submitted, len(encoded))
+        which = {"toys": [piece.toys.first, piece.toys.count]} if piece.toys else {}
         self._store.note(
             "submitted",
             task=ticket,
             bytes=len(encoded),
             hypotheses=[one.name for one in piece.hypotheses],
+            **which,
         )
 
     def _take(self, outcome: Outcome) -> None:
@@ -190,9 +195,13 @@ class _Drive:
             return
         result = self._decoded(outcome.ticket, outcome.result)
         records = self._records(outcome.ticket, sent, result)
-        self._store.append(records)
+        if sent.piece.toys is None:
+            self._store.append(records)
+            finished = records
+        else:
+            finished = self._store.append_toys(records)
         self._store.note("finished", task=outcome.ticket, bytes=len(outcome.result))
-        self._observer.finished(records)
+        self._observer.finished(finished)
         answered = {record.result.name for record in records}
         rest = tuple(one for one in sent.piece.hypotheses if one.name not in answered)
         if rest:
@@ -219,7 +228,9 @@ class _Drive:
             for one in sent.piece.hypotheses
         }
         for found in result.results:
-            if keys.get(found.name) != found.key:
+            values = found.toy_values
+            asked = values is None or values.toys == sent.piece.toys
+            if not asked or keys.get(found.name) != found.key:
                 raise ContractError(
                     "a worker answered another question than it was asked",
                     evidence=f"task {ticket}, hypothesis '{found.name}'",
@@ -267,7 +278,7 @@ class _Drive:
             if half:
                 # A part of a lost task is a new suspect: only one alone is counted against.
                 again = losses if len(names) == 1 else 0
-                self._waiting.append(_Piece(half, again, piece.repeats))
+                self._waiting.append(_Piece(half, again, piece.repeats, piece.toys))
 
 
 def _few(names: Sequence[str]) -> str:

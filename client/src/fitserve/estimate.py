@@ -15,6 +15,7 @@ from fitserve.contract import (
     LimitRequest,
     RankingRequest,
     ScanRequest,
+    ToysRequest,
     cls_strengths,
 )
 
@@ -35,9 +36,10 @@ _SECONDS_MODIFIER = 1.1e-5
 # The kernel takes a 500th of that on the published pallets (7 ms staus, 27 ms 1Lbb).
 _KERNEL_SPEED = 500
 
-# In units of CLs at one signal strength: the six limits of a hypothesis (on the bundled
-# example), a fit by Minuit with its Hessian (on staus), and the interval and the impact of one
-# parameter (on the example).
+# In units of CLs at one signal strength: a toy with signal and one without (on staus), the six
+# limits of a hypothesis (on the bundled example), a fit by Minuit with its Hessian (on staus),
+# and the interval and the impact of one parameter (on the example).
+_TESTS_OF_TOY = 1.0
 _TESTS_OF_LIMIT = 16
 _TESTS_OF_FIT = 4.0
 _TESTS_OF_INTERVAL = 0.4
@@ -64,7 +66,8 @@ def seconds_per_hypothesis(workspace: dict[str, Any], request: Request) -> float
     likelihood = _SECONDS_FIXED + _SECONDS_MODIFIER * modifiers
     parameters = 1 + free_parameters(workspace)
     pyhf = _tests(request, parameters) * parameters * likelihood
-    by_kernel = isinstance(request, HypotestRequest) and request.engine.engine != "pyhf"
+    offered = isinstance(request, HypotestRequest | ToysRequest)
+    by_kernel = offered and request.engine.engine != "pyhf"
     return pyhf / _KERNEL_SPEED if by_kernel else pyhf
 
 
@@ -84,6 +87,8 @@ def _tests(request: Request, parameters: int) -> float:
     match request:
         case HypotestRequest() | ScanRequest():
             return len(request.mu)
+        case ToysRequest():
+            return _TESTS_OF_TOY * request.toys
         case LimitRequest():
             return _TESTS_OF_LIMIT
         case FitRequest():

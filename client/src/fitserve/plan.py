@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import Task, compress, encode_task
+from fitserve.chunks import toy_parts
+from fitserve.contract import Task, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
 from fitserve.estimate import seconds_per_hypothesis, seconds_to_verify
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from fitserve.backends.base import Limits
-    from fitserve.contract import Hypothesis, Request
+    from fitserve.contract import Hypothesis, Request, ToyRange
 
 __all__ = ["Bounds", "Plan", "PlannedTask", "encode_planned", "make_plan"]
 
@@ -45,11 +46,15 @@ class Bounds(NamedTuple):
 
 
 class PlannedTask(NamedTuple):
-    """Hypotheses to be sent together; ``bytes`` is an estimate until it is encoded."""
+    """Hypotheses to be sent together; ``bytes`` is an estimate until it is encoded.
+
+    ``toys`` are which of the toys of a request for toys are made of each of them.
+    """
 
     hypotheses: tuple[Hypothesis, ...]
     bytes: int
     seconds: float
+    toys: ToyRange | None = None
 
 
 class Plan(NamedTuple):
@@ -70,6 +75,7 @@ def make_plan(
     staged: bool,
     bounds: Bounds | None = None,
     verify: Collection[str] = (),
+    toys: Mapping[str, Sequence[ToyRange]] | None = None,
 ) -> Plan:
     """Cut hypotheses into tasks.
 
@@ -91,6 +97,8 @@ def make_plan(
     verify
         Names of those that pyhf is to fit too. They have tasks of their own, which come first:
         they take a thousand times as long.
+    toys
+        Of a request for toys: those to make, by hypothesis, where that is not all of them.
 
     Raises
     ------
@@ -106,7 +114,15 @@ def make_plan(
     if verified:
         both = once + seconds_to_verify(workspace, request)
         tasks += _tasks(verified, both, carried, limits, bounds)
-    tasks += _tasks(rest, once, carried, limits, bounds)
+    if isinstance(request, ToysRequest):
+        each = once / request.toys
+        for part in toy_parts(
+            hypotheses, request, toys or {}, each, limits.workers, _longest(limits, bounds)
+        ):
+            of_part = _tasks(part.hypotheses, each * part.toys.count, carried, limits, bounds)
+            tasks += [task._replace(toys=part.toys) for task in of_part]
+    else:
+        tasks += _tasks(rest, once, carried, limits, bounds)
     cpu = sum(task.seconds for task in tasks)
     return Plan(tasks, sum(task.bytes for task in tasks), cpu, _makespan(tasks, limits.workers))
 
@@ -133,6 +149,7 @@ def encode_planned(
     *,
     nonce: str = "",
     verify: Sequence[str] = (),
+    toys: ToyRange | None = None,
 ) -> str:
     """Encode one task; ``workspace`` is None where the backend has staged it."""
     return encode_task(
@@ -143,6 +160,7 @@ def encode_planned(
             request=request,
             nonce=nonce,
             verify=list(verify),
+            toys=toys,
         )
     )
 
@@ -163,9 +181,15 @@ def _hypotheses_per_task(
         tasks = min(tasks, max(cheap, busy, 1))
     if tasks > limits.workers:
         tasks -= tasks % limits.workers  # the last round has a task for every worker
-    longest = [one for one in (bounds.seconds, limits.task_seconds) if one is not None]
-    by_time = math.floor(min(longest) / each) if longest and each > 0 else total
+    longest = _longest(limits, bounds)
+    by_time = math.floor(longest / each) if longest is not None and each > 0 else total
     return max(1, min(bounds.hypotheses, by_time, math.ceil(total / tasks)))
+
+
+def _longest(limits: Limits, bounds: Bounds) -> float | None:
+    """Return the longest time that a task may take, if it is bounded."""
+    both = [one for one in (bounds.seconds, limits.task_seconds) if one is not None]
+    return min(both) if both else None
 
 
 def _pack(

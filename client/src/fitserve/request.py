@@ -7,7 +7,15 @@ import math
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import FitRequest, HypotestRequest, Hypothesis, LimitRequest, ScanRequest
+from fitserve.contract import (
+    FitRequest,
+    HypotestRequest,
+    Hypothesis,
+    LimitRequest,
+    ScanRequest,
+    ToysRequest,
+    cls_strengths,
+)
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -102,7 +110,7 @@ def check_request(
             hint="fitserve run PALLET --poi NAME",
         )
     bounds = _bounds(measurement, poi)
-    if isinstance(request, HypotestRequest | ScanRequest):
+    if isinstance(request, HypotestRequest | ScanRequest | ToysRequest):
         _check_mu(request, poi, bounds)
     if isinstance(request, LimitRequest) and bounds[1] <= max(0.0, bounds[0]):
         raise RequestError(
@@ -135,12 +143,13 @@ def _bounds(measurement: dict[str, Any], poi: str) -> tuple[float, float]:
 
 
 def _check_mu(
-    request: HypotestRequest | ScanRequest, poi: str, bounds: tuple[float, float]
+    request: HypotestRequest | ScanRequest | ToysRequest, poi: str, bounds: tuple[float, float]
 ) -> None:
-    option = "--mu" if isinstance(request, HypotestRequest) else "--scan"
-    if not request.mu:
+    option = "--scan" if isinstance(request, ScanRequest) else "--mu"
+    strengths = cls_strengths(request)
+    if not strengths:
         raise RequestError("no signal strength is asked for", hint=f"{option} 1.0")
-    for value in request.mu:
+    for value in strengths:
         if not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
             raise RequestError(
                 f"the signal strength {value:g} is outside the bounds of {poi}",

@@ -13,6 +13,7 @@ from fitserve.contract import (
     LimitRequest,
     RankingRequest,
     ScanRequest,
+    ToysRequest,
     kind_of,
 )
 from fitserve.verification import verification_summary
@@ -49,6 +50,9 @@ def asked(request: Request) -> list[tuple[str, str]]:
             count = len(request.mu)
             ends = f"{min(request.mu):g} to {max(request.mu):g}"
             told = [("Scan", f"{count} signal strengths from {ends}")]
+        case ToysRequest():
+            each = f"{request.toys} with and {request.toys} without signal"
+            told = [("Toys", f"{each}, signal strength {request.mu:g}, seed {request.seed}")]
         case FitRequest():
             of = "the background-only workspace" if request.background_only else "each hypothesis"
             how = ", with profile-likelihood intervals" if request.intervals else ""
@@ -63,7 +67,7 @@ def excluded(run: SavedRun) -> dict[str, int]:
 
     It is empty for a run that does not ask for exclusion.
     """
-    if not isinstance(run.manifest.request, HypotestRequest | LimitRequest):
+    if not isinstance(run.manifest.request, HypotestRequest | LimitRequest | ToysRequest):
         return {}
     good = [found for found in run.results.values() if found.status == "ok"]
     return {
@@ -103,11 +107,14 @@ def table_rows(run: SavedRun) -> Iterator[tuple[str, list[str]]]:
     """Yield the name and cells of each hypothesis: masses, then those of `columns`."""
     request = run.manifest.request
     width = len(columns(request)) - 1
+    partial = run.partial()
     for name in run.manifest.hypotheses:
         values = [_text(value) for value in run.manifest.values.get(name, ())]
         values += [""] * (len(run.manifest.pallet.labels) - len(values))
         found = run.results.get(name)
-        if found is None:
+        if name in partial:
+            yield name, [*values, *_numbers(request, partial[name]), "unfinished"]
+        elif found is None:
             yield name, [*values, *[""] * width, "unfinished"]
         else:
             yield name, [*values, *_numbers(request, found), found.status]
@@ -118,6 +125,8 @@ def columns(request: Request) -> list[str]:
     match request:
         case HypotestRequest():
             numbers = ["CLs obs", "CLs exp"]
+        case ToysRequest():
+            numbers = ["toy CLs obs", "+-", "toy CLs exp", "+-", "asymptotic obs", "exp", "toys"]
         case LimitRequest():
             numbers = ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]
         case ScanRequest():
@@ -133,11 +142,10 @@ def _numbers(request: Request, found: HypothesisResult) -> list[str]:
     match request:
         case HypotestRequest():
             return [_cls(found.CLs_obs), _cls(found.CLs_exp[2])]
+        case ToysRequest():
+            return _toys(found)
         case LimitRequest():
-            limit = found.limit
-            if limit is None:
-                return ["-"] * 4
-            return [_cls(limit.observed), *(_cls(limit.expected[i]) for i in (2, 1, 3))]
+            return _limits(found)
         case ScanRequest():
             good = sum(point.status == "ok" for point in found.points)
             return [_cls(found.muhat), str(len(found.points)), str(good)]
@@ -147,6 +155,29 @@ def _numbers(request: Request, found: HypothesisResult) -> list[str]:
             return [_cls(found.muhat), _cls(uncertainty), _cls(found.twice_nll)]
         case RankingRequest():
             return _ranking(found)
+
+
+def _limits(found: HypothesisResult) -> list[str]:
+    limit = found.limit
+    if limit is None:
+        return ["-"] * 4
+    return [_cls(limit.observed), *(_cls(limit.expected[i]) for i in (2, 1, 3))]
+
+
+def _toys(found: HypothesisResult) -> list[str]:
+    toys = found.toys
+    if toys is None:
+        return ["-"] * 7
+    numbers = (
+        found.CLs_obs,
+        toys.CLs_obs_error,
+        found.CLs_exp[2],
+        toys.CLs_exp_error[2],
+        toys.asymptotic.CLs_obs,
+        toys.asymptotic.CLs_exp[2],
+    )
+    whole = toys.done == toys.asked
+    return [*map(_cls, numbers), str(toys.done) if whole else f"{toys.done} of {toys.asked}"]
 
 
 def _poi(found: HypothesisResult) -> FittedParameter | None:
@@ -189,6 +220,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
             for found in failures(run)
         ],
         "unfinished": run.unfinished,
+        "partial": {name: found.reason for name, found in run.partial().items()},
         "manifest": manifest,
     }
 

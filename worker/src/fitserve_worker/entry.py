@@ -46,6 +46,7 @@ def answer(text: str) -> str:
             hypotheses=task.hypotheses,
             request=task.request,
             request_digest=request_digest(task.request),
+            toys=task.toys,
         )
         digest = envelope_digest(text)
     except ContractError as error:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from fitserve.contract import MAX_TOYS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,14 +18,15 @@ __all__ = ["asking", "request_options"]
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 _MOST_POINTS = 10_000
-_KINDS = ("limit", "scan", "fit", "ranking")
+_KINDS = ("limit", "scan", "fit", "ranking", "toys")
 # Which options belong to which kinds of request, besides those of every kind.
 _OF_KINDS = {
-    "mu": ("hypotest",),
+    "mu": ("hypotest", "toys"),
     "level": ("limit",),
     "intervals": ("fit",),
     "background_only": ("fit",),
-    "test_stat": ("hypotest", "limit", "scan"),
+    "seed": ("toys",),
+    "test_stat": ("hypotest", "limit", "scan", "toys"),
 }
 
 
@@ -49,6 +52,19 @@ def _strengths(_: click.Context, __: click.Parameter, text: str | None) -> list[
 def asking(command: _Command) -> _Command:
     """Add the options that say what to compute: by default CLs at ``--mu``."""
     for option in (
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0, max=2**53 - 1),
+            default=0,
+            show_default=True,
+            help="With --toys: decides which toys.",
+        ),
+        click.option(
+            "--toys",
+            type=click.IntRange(min=1, max=MAX_TOYS),
+            metavar="N",
+            help="CLs by N pseudo-experiments with signal and N without, at one --mu.",
+        ),
         click.option("--ranking", is_flag=True, help="Impacts of the nuisance parameters."),
         click.option(
             "--background-only",
@@ -109,6 +125,10 @@ def request_options(context: click.Context, options: dict[str, Any]) -> dict[str
             if kind == "hypotest":
                 raise click.UsageError(f"--{flag} goes with --{kinds[0]}")
             raise click.UsageError(f"--{flag} does not go with --{kind}")
+    if kind == "toys":
+        if len(options["mu"]) > 1:
+            raise click.UsageError("toys are made at one --mu: make a run for each")
+        arguments |= {"toys": options["toys"], "mu": options["mu"][0]}
     if kind == "scan":
         arguments["mu"] = options["scan"]
     return arguments

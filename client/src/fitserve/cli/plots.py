@@ -1,4 +1,4 @@
-"""`fitserve plot`: pictures of limits, scans, fits and rankings."""
+"""`fitserve plot`: pictures of limits, scans, fits, rankings and toys."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _save(run: Path, output: Path, draw: Callable[..., Any], *args: Any, **optio
 
 @click.group()
 def plot() -> None:
-    """Draw limits, scans, fits and rankings; for contours there is 'fitserve contour'."""
+    """Draw limits, scans, fits, rankings and toys; for contours there is 'fitserve contour'."""
 
 
 @plot.command()
@@ -126,3 +126,13 @@ def ranking(run: Path, *, output: Path, name: str | None, most: int) -> None:
     from fitserve.pictures import draw_ranking
 
     _save(run, output, draw_ranking, name, most=most)
+
+
+@plot.command()
+@_drawing
+@_of_one
+def toys(run: Path, *, output: Path, name: str | None) -> None:
+    """Draw the distributions of the test statistic of a --toys run."""
+    from fitserve.pictures import draw_toys
+
+    _save(run, output, draw_toys, name)

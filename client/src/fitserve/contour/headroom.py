@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contour.style import safe_text
+from fitserve.contract import ToysRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ def heading(manifest: Manifest, title: str | None) -> list[str]:
 def caption(manifest: Manifest) -> str:
     """Return the references of the analysis, on one line that has room above the frame."""
     parts = [_reference(key, value) for key, value in manifest.pallet.references.items()]
+    if isinstance(manifest.request, ToysRequest):
+        parts.insert(0, f"by {manifest.request.toys:,} toys")
     return textwrap.shorten(", ".join(parts), _LINE, placeholder=" ...")
 
 

@@ -18,6 +18,7 @@ from fitserve.contract.codec import (
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
 from fitserve.contract.requests import (
+    MAX_TOYS,
     EngineOptions,
     FitRequest,
     HypotestRequest,
@@ -26,6 +27,7 @@ from fitserve.contract.requests import (
     RankingRequest,
     Request,
     ScanRequest,
+    ToysRequest,
     allowed,
     cls_strengths,
     kind_of,
@@ -46,6 +48,13 @@ from fitserve.contract.results import (
     Verification,
     Yields,
 )
+from fitserve.contract.toys import (
+    AsymptoticCLs,
+    ToyDistribution,
+    ToyRange,
+    ToysAnswer,
+    ToyValues,
+)
 from fitserve.contract.trampoline import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
 from fitserve.contract.types import (
     CONTRACT_VERSION,
@@ -63,6 +72,8 @@ __all__ = [
     "FUNCTION_NAME",
     "FUNCTION_SOURCE",
     "MAX_DECODED_BYTES",
+    "MAX_TOYS",
+    "AsymptoticCLs",
     "Attempt",
     "ChannelYields",
     "ContractError",
@@ -87,6 +98,11 @@ __all__ = [
     "Task",
     "TaskResult",
     "Timing",
+    "ToyDistribution",
+    "ToyRange",
+    "ToyValues",
+    "ToysAnswer",
+    "ToysRequest",
     "UpperLimits",
     "Verification",
     "WorkerInfo",

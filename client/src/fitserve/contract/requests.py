@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 
 __all__ = [
+    "MAX_TOYS",
     "EngineOptions",
     "FitRequest",
     "HypotestRequest",
@@ -15,10 +16,14 @@ __all__ = [
     "RankingRequest",
     "Request",
     "ScanRequest",
+    "ToysRequest",
     "allowed",
     "cls_strengths",
     "kind_of",
 ]
+
+MAX_TOYS = 10_000_000
+"""No more toys may be asked for of a hypothesis."""
 
 
 class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -110,7 +115,25 @@ class RankingRequest(
     engine: EngineOptions = EngineOptions()
 
 
-Request = HypotestRequest | LimitRequest | ScanRequest | FitRequest | RankingRequest
+class ToysRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="toys"
+):
+    """CLs at a signal strength from the test statistic of pseudo-experiments ("toys").
+
+    There are ``toys`` of them with this signal strength and as many without signal. Their
+    nuisance parameters are those fitted to the observed data with the signal strength held;
+    events and auxiliary data are both drawn. ``seed`` decides all of them, on any worker.
+    """
+
+    toys: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOYS)]
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
+    mu: float = 1.0
+    test_stat: Literal["qtilde", "q"] = "qtilde"
+    model: ModelOptions = ModelOptions()
+    engine: EngineOptions = EngineOptions()
+
+
+Request = HypotestRequest | LimitRequest | ScanRequest | FitRequest | RankingRequest | ToysRequest
 """Any request; its ``type`` in JSON tells which."""
 
 
@@ -144,6 +167,8 @@ def cls_strengths(request: Request) -> tuple[float, ...]:
             return request.mu
         case LimitRequest():
             return (1.0,)
+        case ToysRequest():
+            return (request.mu,)
         case _:
             return ()
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from fitserve.contract.toys import ToysAnswer, ToyValues
+
 __all__ = [
     "Attempt",
     "ChannelYields",
@@ -185,7 +187,8 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
 
     They are null where the request asks for no CLs; for limits they are at a signal strength
     of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for,
-    ``verification`` where the hypothesis was chosen to be fitted by pyhf too.
+    ``verification`` where the hypothesis was chosen to be fitted by pyhf too. ``toys`` is there
+    in the result of a request for toys, and ``toy_values`` in a worker's answer to a part of it.
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
     data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
@@ -215,3 +218,5 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     ranking: RankingAnswer | None = None
     verification: Verification | None = None
     neighbours: str | None = None
+    toys: ToysAnswer | None = None
+    toy_values: ToyValues | None = None

@@ -11,6 +11,7 @@ import msgspec
 
 from fitserve.contract.requests import Request
 from fitserve.contract.results import HypothesisResult
+from fitserve.contract.toys import ToyRange
 
 __all__ = ["CONTRACT_VERSION", "Hypothesis", "Task", "TaskResult", "Timing", "WorkerInfo"]
 
@@ -32,7 +33,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     directory of the worker under its digest. Tasks that differ in ``nonce`` alone are fitted
     each; one with the same nonce may be answered from the worker's outbox. ``verify`` names
     the hypotheses that pyhf is to fit too: it is of the task and not of the request, because
-    the answer to the question is the same with it, and so is the key of every result.
+    the answer to the question is the same with it, and so is the key of every result. So it is
+    with ``toys``, which of the toys of a request for toys the task is to make (None: all).
     """
 
     workspace_digest: str
@@ -41,6 +43,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     request: Request
     nonce: str = ""
     verify: list[str] = []
+    toys: ToyRange | None = None
     contract: int = CONTRACT_VERSION
 
 

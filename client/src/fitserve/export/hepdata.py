@@ -16,7 +16,14 @@ import yaml
 
 from fitserve.contour import CURVES, contour_lines, draw_contour, figure_bytes
 from fitserve.contour.needed import need_pictures
-from fitserve.contract import FitRequest, LimitRequest, RankingRequest, cls_strengths, kind_of
+from fitserve.contract import (
+    FitRequest,
+    LimitRequest,
+    RankingRequest,
+    ToysRequest,
+    cls_strengths,
+    kind_of,
+)
 from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
 from fitserve.export.links import reference_url
 from fitserve.export.rows import mass_columns, table_rows
@@ -307,7 +314,8 @@ def _test_stat(manifest: Manifest) -> str:
     request = manifest.request
     if isinstance(request, FitRequest | RankingRequest):
         return "-"
-    return {"qtilde": "q-tilde", "q": "q"}[request.test_stat]
+    name = {"qtilde": "q-tilde", "q": "q"}[request.test_stat]
+    return f"{name}, {request.toys} toys" if isinstance(request, ToysRequest) else name
 
 
 def _level(manifest: Manifest) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import FitRequest, LimitRequest, RankingRequest, cls_strengths
+from fitserve.contract import FitRequest, LimitRequest, RankingRequest, ToysRequest, cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,6 +18,7 @@ __all__ = [
     "FIT_COLUMNS",
     "LIMIT_COLUMNS",
     "RANKING_COLUMNS",
+    "TOY_COLUMNS",
     "columns_of",
     "mass_columns",
     "table_rows",
@@ -55,6 +56,29 @@ LIMIT_COLUMNS: Mapping[str, str] = {
     "limit_reasons": "why a limit is missing",
 }
 """What runs for limits have besides."""
+
+TOY_COLUMNS: Mapping[str, str] = {
+    "toys": "toys made with this signal strength, and as many without signal: CLs is by them",
+    "toys_asked": "how many were asked for",
+    "toys_failed": "toys of both kinds without a valid fit",
+    "CLsb_obs": "CLs+b: fraction of toys with signal beyond the observed test statistic",
+    "CLsb_obs_error": "its statistical standard deviation",
+    "CLb_obs": "CLb: fraction of toys without signal beyond the observed test statistic",
+    "CLb_obs_error": "its statistical standard deviation",
+    "CLs_obs_error": "statistical standard deviation of CLs_obs",
+    "CLs_exp_m2_error": "statistical standard deviation of CLs_exp_m2",
+    "CLs_exp_m1_error": "statistical standard deviation of CLs_exp_m1",
+    "CLs_exp_0_error": "statistical standard deviation of CLs_exp_0",
+    "CLs_exp_p1_error": "statistical standard deviation of CLs_exp_p1",
+    "CLs_exp_p2_error": "statistical standard deviation of CLs_exp_p2",
+    "asymptotic_CLs_obs": "observed CLs by the asymptotic formulae",
+    "asymptotic_CLs_exp_m2": "expected CLs by them, background fluctuation of -2 sigma",
+    "asymptotic_CLs_exp_m1": "expected CLs by them, background fluctuation of -1 sigma",
+    "asymptotic_CLs_exp_0": "median expected CLs by them",
+    "asymptotic_CLs_exp_p1": "expected CLs by them, background fluctuation of +1 sigma",
+    "asymptotic_CLs_exp_p2": "expected CLs by them, background fluctuation of +2 sigma",
+}
+"""What runs for toys have besides."""
 
 FIT_COLUMNS: Mapping[str, str] = {
     "parameter": "name of the parameter",
@@ -94,6 +118,8 @@ def columns_of(request: Request) -> dict[str, str]:
             besides = RANKING_COLUMNS
         case LimitRequest():
             return {**COLUMNS, **LIMIT_COLUMNS}
+        case ToysRequest():
+            return {**COLUMNS, **TOY_COLUMNS}
         case _:
             return dict(COLUMNS)
     return {name: text for name, text in COLUMNS.items() if name not in _NO_FIT} | dict(besides)
@@ -155,6 +181,9 @@ def _at_strengths(
             # Its status is that of the limits, which rest on all points.
             yield {"mu": mu, **_numbers(result), **_limits(result)}
             continue
+        if result.toys is not None:
+            yield {"mu": mu, **_numbers(result), **_toys(result)}
+            continue
         # A hypothesis that failed altogether has its reason and no points.
         whole = mu == strengths[0] or result.status == "failed"
         yield {"mu": mu, **_numbers(at.get(mu) or (result if whole else None))}
@@ -182,6 +211,26 @@ def _limits(result: HypothesisResult) -> dict[str, Any]:
         **dict(zip(LIMIT_COLUMNS, numbers, strict=False)),
         "limit_reasons": "; ".join(reasons) or None,
     }
+
+
+def _toys(result: HypothesisResult) -> dict[str, Any]:
+    toys = result.toys
+    if toys is None:
+        return {}
+    numbers = (
+        toys.done,
+        toys.asked,
+        toys.failed,
+        toys.CLsb_obs,
+        toys.CLsb_obs_error,
+        toys.CLb_obs,
+        toys.CLb_obs_error,
+        toys.CLs_obs_error,
+        *toys.CLs_exp_error,
+        toys.asymptotic.CLs_obs,
+        *toys.asymptotic.CLs_exp,
+    )
+    return dict(zip(TOY_COLUMNS, numbers, strict=True))
 
 
 def _parameters(result: HypothesisResult) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from fitserve.contour import ContourOptions, draw_contour, figure_bytes
 from fitserve.contract import LimitRequest
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
+from fitserve.report.toys import toy_columns, toy_numbers
 from fitserve.summary import asked, counts, excluded, times
 from fitserve.verification import verification_summary
 
@@ -111,6 +112,7 @@ def columns(run: SavedRun) -> list[tuple[str, str]]:
     ]
     return [
         *(limits if _of_limits(run) else []),
+        *toy_columns(run.manifest.request),
         ("CLs obs.", "observed CLs"),
         *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
         ("\u03bc\u0302", "best-fit signal strength"),
@@ -130,7 +132,7 @@ def _verified(run: SavedRun) -> bool:
 def rows(run: SavedRun) -> list[Row]:
     """Return the table: every hypothesis that was asked for, in the patchset's order."""
     width = len(run.manifest.pallet.labels)
-    results, verified = run.results, _verified(run)
+    results, verified = {**run.partial(), **run.results}, _verified(run)
     return [
         _row(run, name, results.get(name), width, verified=verified)
         for name in run.manifest.hypotheses
@@ -152,7 +154,8 @@ def _row(
         cls = [result.CLs_obs, *expected]
         second = result.verification
         rest = [result.muhat, result.fit_time, second.largest if second else None]
-        status, reason = result.status, result.reason or ""
+        status = result.status if name in run.records else "unfinished"
+        reason = result.reason or ""
         out = ""
         if result.CLs_obs is not None:
             out = "excluded" if result.CLs_obs < 1 - 0.95 else "not excluded"
@@ -160,13 +163,14 @@ def _row(
     if _of_limits(run):
         found = result.limit if result else None
         limits = [found.observed, *found.expected] if found else [None] * (1 + _EXPECTED)
+    toys = toy_numbers(run.manifest.request, result)
     if not verified:
         rest.pop()
     masses = [*values, *[None] * width][:width]
     return Row(
         name,
         [_cell(value) for value in masses],
-        [_cell(value) for value in (*limits, *cls, *rest)],
+        [_cell(value) for value in (*limits, *toys, *cls, *rest)],
         status,
         out,
         reason,

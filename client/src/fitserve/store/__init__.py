@@ -5,6 +5,7 @@ from fitserve.store.pending import PendingTask, pending_tasks
 from fitserve.store.records import Event, Inputs, Manifest, PalletRecord, StoredResult
 from fitserve.store.registry import known_runs, register
 from fitserve.store.run_store import RunStore, SavedRun, ask_to_cancel, read_run
+from fitserve.store.toys import missing_toys, ranges
 
 __all__ = [
     "Event",
@@ -17,7 +18,9 @@ __all__ = [
     "StoredResult",
     "ask_to_cancel",
     "known_runs",
+    "missing_toys",
     "pending_tasks",
+    "ranges",
     "read_run",
     "register",
     "write_atomic",

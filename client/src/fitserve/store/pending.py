@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from fitserve.contract import ToyRange
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -18,7 +20,8 @@ class PendingTask(NamedTuple):
     """A task without an end.
 
     ``hypotheses`` are the names of those in it, in order; ``submitted`` is in seconds since
-    the epoch. ``handle`` is what a service knows the task by, empty where none took it.
+    the epoch. ``handle`` is what a service knows the task by, empty where none took it. ``toys``
+    are which of the toys of a request for toys it makes.
     """
 
     ticket: str
@@ -26,6 +29,7 @@ class PendingTask(NamedTuple):
     submitted: float
     bytes: int
     handle: dict[str, str]
+    toys: ToyRange | None = None
 
 
 def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
@@ -50,7 +54,9 @@ def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
         ticket = details.get("task", "")
         if event.event == "submitted":
             names = tuple(details["hypotheses"])
-            found[ticket] = PendingTask(ticket, names, event.time, details["bytes"], {})
+            first, count = details.get("toys") or (0, 0)
+            toys = ToyRange(first=first, count=count) if count else None
+            found[ticket] = PendingTask(ticket, names, event.time, details["bytes"], {}, toys)
         elif event.event == "accepted" and ticket in found:
             handle = {name: value for name, value in details.items() if name != "task"}
             found[ticket] = found[ticket]._replace(handle=handle)

@@ -7,6 +7,8 @@ manifest.json     what was asked (`fitserve.store.records.Manifest`)
 inputs.json.zst   the workspace and the hypotheses asked for: a run needs no pallet
 results.jsonl     one line for each finished hypothesis, appended as they arrive
 events.jsonl      what happened to tasks, with times: for people and for `show`
+toys.jsonl        of a run for toys: what tasks answered, one line for a hypothesis and
+                  range of toys, with the test statistic of each toy
 results.json      written at the end: all hypotheses by name, see docs/results.md
 lock              held by the process that writes
 cancel            there while that process is asked to stop
@@ -21,20 +23,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from fitserve.contract import HypothesisResult, compress, decompress
+from fitserve.contract import HypothesisResult, ToysRequest, compress, decompress
 from fitserve.errors import ContractError, StoreError
 from fitserve.store.atomic import unwritable, write_atomic
 from fitserve.store.journal import Journal, read_journal
 from fitserve.store.lock import RunLock
 from fitserve.store.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
+from fitserve.store.toys import merged, merged_record, missing_toys, ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 __all__ = ["RunStore", "SavedRun", "ask_to_cancel", "read_run"]
 
 _INPUT_LIMIT = 2 * 1024**3
 _CANCEL = "cancel"
+_TOYS = "toys.jsonl"
 
 
 class SavedRun:
@@ -59,6 +63,38 @@ class SavedRun:
     def results(self) -> dict[str, HypothesisResult]:
         """Finished hypotheses by name, in the order of the manifest."""
         return {name: record.result for name, record in self.records.items()}
+
+    def toy_parts(self) -> dict[str, list[StoredResult]]:
+        """Return, by name, the parts of the toys of hypotheses that are not finished.
+
+        Raises
+        ------
+        StoreError
+            They cannot be read.
+        """
+        found: dict[str, list[StoredResult]] = {}
+        for record in read_journal(self.path / _TOYS, StoredResult):
+            if record.result.name not in self.records:
+                found.setdefault(record.result.name, []).append(record)
+        return found
+
+    def partial(self) -> dict[str, HypothesisResult]:
+        """Return what there is of hypotheses whose toys are not all done, by name.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read.
+        """
+        request = self.manifest.request
+        if not isinstance(request, ToysRequest):
+            return {}
+        parts = self.toy_parts()
+        return {
+            name: merged(request, [record.result for record in parts[name]])
+            for name in self.manifest.hypotheses
+            if name in parts
+        }
 
     @property
     def unfinished(self) -> list[str]:
@@ -111,6 +147,11 @@ class RunStore:
         self._lock = lock
         self._results: Journal[StoredResult] = Journal(path / "results.jsonl")
         self._events: Journal[Event] = Journal(path / "events.jsonl")
+        self._toys: Journal[StoredResult] | None = None
+        self._parts: dict[str, list[StoredResult]] = {}
+        if isinstance(manifest.request, ToysRequest):
+            self._toys = Journal(path / _TOYS)
+            self._parts = self.read().toy_parts()
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest, inputs: Inputs) -> RunStore:
@@ -158,6 +199,8 @@ class RunStore:
         """Close the files and give the directory free."""
         self._results.close()
         self._events.close()
+        if self._toys is not None:
+            self._toys.close()
         self._lock.release()
 
     def read(self) -> SavedRun:
@@ -167,6 +210,30 @@ class RunStore:
     def append(self, records: Iterable[StoredResult]) -> None:
         """Write finished hypotheses; they are on disk when this returns."""
         self._results.append(list(records))
+
+    def append_toys(self, records: Sequence[StoredResult]) -> list[StoredResult]:
+        """Write parts of toys, and the results of hypotheses of which these are the last parts.
+
+        Returns
+        -------
+        list
+            The records of the hypotheses that are finished by it. Parts without test statistics
+            are the end of theirs.
+        """
+        request = self.manifest.request
+        if self._toys is None or not isinstance(request, ToysRequest):
+            raise TypeError("the run is none for toys")
+        parts = [record for record in records if record.result.toy_values is not None]
+        self._toys.append(parts)
+        finished = [record for record in records if record.result.toy_values is None]
+        for record in parts:
+            name = record.result.name
+            known = self._parts.setdefault(name, [])
+            known.append(record)
+            if not missing_toys(request.toys, ranges(known)):
+                finished.append(merged_record(request, self._parts.pop(name)))
+        self.append(finished)
+        return finished
 
     def note(self, event: str, **details: Any) -> None:
         """Write what happened."""
@@ -215,6 +282,15 @@ class RunStore:
             raise unwritable(path, error) from error
         self._results = Journal(path)
         self.append(kept)
+        if names is None and self._toys is not None:
+            self._toys.close()
+            toys = self.path / _TOYS
+            try:
+                toys.replace(toys.with_name(f"toys-until-{time.time_ns()}.jsonl"))
+            except OSError as error:
+                raise unwritable(toys, error) from error
+            self._toys = Journal(toys)
+        self._parts = self.read().toy_parts()
         self.note("set aside", hypotheses=None if names is None else sorted(names))
 
     def write_results(self) -> Path:
@@ -223,7 +299,7 @@ class RunStore:
         Hypotheses that have no result yet are in it too, as failed and with the reason.
         """
         saved = self.read()
-        found = saved.results
+        found = {**saved.partial(), **saved.results}
         document = {
             name: found.get(name) or _missing(self.manifest, name)
             for name in self.manifest.hypotheses
@@ -288,7 +364,7 @@ def _make_directory(path: Path) -> None:
 
 def _ours(name: str) -> bool:
     # A crash may have left the lock and temporary files of a directory that is being made.
-    return name.startswith((".", "lock", "inputs.json", "results", "events", _CANCEL))
+    return name.startswith((".", "lock", "inputs.json", "results", "events", "toys", _CANCEL))
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitserve.contract import HypothesisResult, hypothesis_key, kind_of
+from fitserve.contract import HypothesisResult, ToysRequest, hypothesis_key, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitserve.contract import Hypothesis, Request
     from fitserve_worker.engines.base import Engine, Work
+    from fitserve_worker.engines.kernel_toys import KernelToys
+    from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
 __all__ = ["answers", "failed", "select"]
 
@@ -18,7 +20,7 @@ __all__ = ["answers", "failed", "select"]
 _WORTH_COMPILING = 50
 
 
-def select(work: Work) -> Engine:
+def select(work: Work) -> Engine | KernelToys:
     """Return the engine that a task asks for.
 
     ``auto`` is the kernel, unless pyhf is done before the kernel is even compiled.
@@ -26,6 +28,10 @@ def select(work: Work) -> Engine:
     choice = work.request.engine.engine
     if choice == "pyhf" or (choice == "auto" and _modifiers(work) < _WORTH_COMPILING):
         return _reference(work.request)
+    if isinstance(work.request, ToysRequest):
+        from fitserve_worker.engines.kernel_toys import KernelToys
+
+        return KernelToys(lambda: _reference(work.request))
     from fitserve_worker.engines.kernel import KernelEngine
 
     return KernelEngine(lambda: _reference(work.request))
@@ -35,10 +41,11 @@ def _modifiers(work: Work) -> int:
     """Return how many modifiers of the background the hypotheses meet in all."""
     channels = work.workspace.get("channels", [])
     each = sum(len(sample["modifiers"]) for one in channels for sample in one["samples"])
-    return len(work.hypotheses) * each
+    toys = work.request.toys if isinstance(work.request, ToysRequest) else 1
+    return len(work.hypotheses) * each * toys
 
 
-def _reference(request: Request) -> Engine:
+def _reference(request: Request) -> PyhfEngine:
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
     return PyhfEngine(request.engine)

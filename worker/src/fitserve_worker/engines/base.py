@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request
+    from fitserve.contract import Hypothesis, HypothesisResult, Request, ToyRange
 
 __all__ = ["Engine", "Work"]
 
@@ -15,7 +15,8 @@ __all__ = ["Engine", "Work"]
 class Work(NamedTuple):
     """A decoded task: hypotheses on one background-only workspace.
 
-    ``request_digest`` is `fitserve.contract.request_digest` of the request.
+    ``request_digest`` is `fitserve.contract.request_digest` of the request, ``toys`` which of
+    the toys of a request for toys are to be made (None: all).
     """
 
     workspace_digest: str
@@ -23,6 +24,7 @@ class Work(NamedTuple):
     hypotheses: Sequence[Hypothesis]
     request: Request
     request_digest: str
+    toys: ToyRange | None = None
 
 
 class Engine(Protocol):

@@ -17,6 +17,7 @@ from fitserve.contract import (
     LimitRequest,
     RankingRequest,
     ScanRequest,
+    ToysRequest,
     hypothesis_key,
 )
 from fitserve_worker.engines import failed
@@ -28,6 +29,7 @@ from fitserve_worker.engines.points import at_strengths
 from fitserve_worker.engines.pyhf_fit import fit_answer, ranking_answer
 from fitserve_worker.engines.pyhf_limit import find_limits
 from fitserve_worker.engines.pyhf_scan import Profile, profile
+from fitserve_worker.engines.pyhf_toys import ToyFits, toys_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,6 +133,23 @@ class PyhfEngine:
             return {**fields, "ranking": ranking}
 
         yield from self._each(work, answer)
+
+    def toys(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the test statistic of toys of each hypothesis."""
+        request = _of_kind(work, ToysRequest)
+        # As many fits as these are not to be doubted one by one: they begin tight.
+        ladder = Ladder(request.engine, tight=True)
+        for hypothesis in work.hypotheses:
+
+            def answer(
+                built: BuiltModel, seed: int, hypothesis: Hypothesis = hypothesis
+            ) -> dict[str, Any]:
+                observed = self._climb(built, request.mu, request.test_stat, seed)
+                return toys_answer(
+                    ToyFits(work, request, hypothesis, built, observed, ladder, seed)
+                )
+
+            yield from self._each(work._replace(hypotheses=[hypothesis]), answer)
 
     def _of_fit(self, built: BuiltModel, climb: Climb[BestFit]) -> dict[str, Any]:
         poi, best = built.model.config.poi_index, climb.best
