@@ -6,22 +6,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve.contract import compress
+from fitserve.contract import ToysRequest, compress
 from fitserve.drive import drive
 from fitserve.errors import BackendError, InterruptedRunError, StoreError
 from fitserve.neighbours import find_jumps, judged
 from fitserve.plan import make_plan
 from fitserve.reuse import reusable
-from fitserve.store import RunStore, pending_tasks, read_run, register
+from fitserve.store import RunStore, missing_toys, pending_tasks, ranges, read_run, register
 from fitserve.verification import VERIFIABLE, lacks_verification, to_verify
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fitserve.backends import Backend
+    from fitserve.contract import ToyRange
     from fitserve.drive import Observer
     from fitserve.plan import Bounds
-    from fitserve.store import Inputs, Manifest, SavedRun
+    from fitserve.store import Inputs, Manifest, PendingTask, SavedRun
 
 __all__ = ["complete", "open_store"]
 
@@ -111,7 +113,8 @@ def _fit(
         for task in pending_tasks(saved.events())
         if unfinished.intersection(task.hypotheses)
     ]
-    held = {name for task in pending for name in task.hypotheses}
+    missing = _missing_toys(saved, pending)
+    held = {name for task in pending for name in task.hypotheses if not missing.get(name)}
     left = [one for one in inputs.hypotheses if one.name in unfinished - held]
     manifest = store.manifest
     packed = compress(msgspec.json.encode(inputs.workspace))
@@ -124,6 +127,7 @@ def _fit(
         staged=staged,
         bounds=bounds,
         verify=manifest.verify,
+        toys=missing,
     )
     drive(
         store,
@@ -150,7 +154,12 @@ def _to_look_at_again(store: RunStore) -> set[str]:
 
 
 def _judge(store: RunStore) -> None:
-    """Write down anew which results jump against their neighbours."""
+    """Write down anew which results jump against their neighbours.
+
+    Toys scatter, and say by how much themselves.
+    """
+    if isinstance(store.manifest.request, ToysRequest):
+        return
     records = store.read().records
     results = {name: record.result for name, record in records.items()}
     jumps = find_jumps(store.manifest.request, results)
@@ -160,6 +169,18 @@ def _judge(store: RunStore) -> None:
         for name, result in fresh.items()
         if result != results[name]
     )
+
+
+def _missing_toys(saved: SavedRun, pending: Sequence[PendingTask]) -> dict[str, list[ToyRange]]:
+    """Return which toys of each unfinished hypothesis are neither there nor sent for."""
+    request = saved.manifest.request
+    if not isinstance(request, ToysRequest):
+        return {}
+    there = {name: ranges(records) for name, records in saved.toy_parts().items()}
+    for task in pending:
+        for name in task.hypotheses:
+            there.setdefault(name, []).extend([task.toys] if task.toys else [])
+    return {name: missing_toys(request.toys, there.get(name, [])) for name in saved.unfinished}
 
 
 def _interrupted(store: RunStore, error: BaseException, again: str) -> InterruptedRunError:
