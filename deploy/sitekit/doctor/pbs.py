@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, hms
@@ -171,7 +173,11 @@ def _held(patient: Patient, *, pro: bool) -> Result:
         words += ["-l", f"nodes={site.get('blocks.nodes')}:ppn=1"]
     for option in site.get("scheduler.directives"):
         words += option.split(" ")
-    return run(*words, timeout=patient.timeout, text="#!/bin/bash\ntrue\n")
+    # As a file: not every qsub reads a script from its standard input.
+    with tempfile.TemporaryDirectory() as scratch:
+        script = Path(scratch) / "trial.sh"
+        script.write_text("#!/bin/bash\ntrue\n", encoding="utf-8")
+        return run(*words, str(script), timeout=patient.timeout)
 
 
 def _trial(patient: Patient, *, pro: bool) -> Iterator[Finding]:

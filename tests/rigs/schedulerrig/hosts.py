@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["PATH", "Host", "Switch", "alive", "sh", "wait_for"]
+__all__ = ["PATH", "Host", "Switch", "alive", "end_process", "sh", "wait_for"]
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 # The first process of a host: it ends with all others, and reaps what they leave.
@@ -104,7 +104,8 @@ def _start_anchor(
     return pid
 
 
-def _end(pid: int) -> None:
+def end_process(pid: int) -> None:
+    """Kill a process and wait for its end; it may be gone already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     wait_for(f"the end of process {pid}", lambda: not alive(pid))
@@ -157,7 +158,7 @@ class Switch:
 
     def down(self) -> None:
         if self._pid_file.is_file():
-            _end(self.pid)
+            end_process(self.pid)
         with contextlib.suppress(RuntimeError):
             sh("ip", "link", "del", self.outside)
 
@@ -199,7 +200,7 @@ class Host:
     def kill(self) -> None:
         """Let it die as by a power cut: every process on it ends at once."""
         if self._pid_file.is_file():
-            _end(self.pid)
+            end_process(self.pid)
         while self._started:
             self._started.pop().wait()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from schedulerrig.hosts import Host, Switch, wait_for
+from schedulerrig.hosts import Host, Switch, end_process, wait_for
+from schedulerrig.pbs import DEFAULTS
 from schedulerrig.site import make_shared, make_venv, mounts
 from schedulerrig.slurm import Slurm
 
@@ -26,6 +30,8 @@ _COMMANDS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "q
 _PLACE = Path("/var/tmp")  # noqa: S108 - its own directory is made anew, and is root's
 _PREFIX = "fitserve-rig-"
 _HOSTS = {"login": 2, "head": 3, "c1": 11, "c2": 12, "pbs": 4, "p1": 21, "p2": 22}
+_PBS_HOSTS = ("pbs", "p1", "p2")
+_PBS_COMMANDS = ("qsub", "qstat", "qdel")
 _SSHD = (
     *("HostKey=/srv/keys/host", "PidFile=/run/sshd.pid", "UsePAM=no", "StrictModes=yes"),
     *("PasswordAuthentication=no", "KbdInteractiveAuthentication=no"),
@@ -66,6 +72,8 @@ class Rig:
             name: Host(directory, name, f"{network}.{last}") for name, last in _HOSTS.items()
         }
         self.login, self.pbs = self.hosts["login"], self.hosts["pbs"]
+        self._pbs_server: subprocess.Popen[bytes] | None = None
+        self._pbs_pid_file = directory / "pbs" / "server.pid"
         self.slurm = Slurm(
             directory, self.hosts["head"], self.login, [self.hosts["c1"], self.hosts["c2"]]
         )
@@ -92,17 +100,29 @@ class Rig:
         make_shared(self.directory, addresses)
         self.slurm.configure()
         self._write_ssh_config()
+        self._configure_pbs()
         self.switch.up()
         for host in self.hosts.values():
             self.start_host(host)
         self.login.run("bash", "-ec", "\n".join(make_venv(self.directory)))
         for host in (self.login, self.pbs):
             self._start_sshd(host)
+        self._start_pbs()
         self.slurm.start()
+
+    def set_pbs(self, **settings: object) -> None:
+        """Change the simulated PBS' settings (`schedulerrig.pbs.DEFAULTS`)."""
+        path = self.directory / "pbs" / "settings.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({**DEFAULTS, **settings}))
+        part.replace(path)
 
     def start_host(self, host: Host) -> None:
         """Bring up a host, with none of its daemons."""
-        host.up(mounts(self.directory, host.name, {"/etc/slurm": "slurm/etc"}), self.switch)
+        covered = {"/etc/slurm": "slurm/etc"}
+        if host.name in _PBS_HOSTS:
+            covered = {f"/usr/bin/{name}": f"pbs/bin/{name}" for name in _PBS_COMMANDS}
+        host.up(mounts(self.directory, host.name, covered), self.switch)
 
     def restart_node(self, host: Host) -> None:
         """Bring a node of Slurm that died up again."""
@@ -119,8 +139,12 @@ class Rig:
 
     def down(self) -> None:
         """End everything; nothing of it is left."""
+        if self._pbs_pid_file.is_file():
+            end_process(int(self._pbs_pid_file.read_text()))
         for host in self.hosts.values():
             host.kill()
+        if self._pbs_server is not None:
+            self._pbs_server.wait()
         self.switch.down()
         if f" {self.directory}" in Path("/proc/mounts").read_text():
             raise RuntimeError(f"something is mounted below {self.directory}")
@@ -136,6 +160,29 @@ class Rig:
             lines += [f"Host {host.name}", f"  HostName {host.address}"]
             lines += [f"  HostKeyAlias {host.name}"]
         self.ssh_config.write_text("\n".join(lines) + "\n")
+
+    def _configure_pbs(self) -> None:
+        commands = self.directory / "pbs" / "bin"
+        commands.mkdir(parents=True)
+        (self.directory / "pbs" / "spool").mkdir()
+        source = Path(__file__).with_name("pbs_command.py").read_text()
+        for name in _PBS_COMMANDS:
+            (commands / name).write_text(f"#!/srv/python/bin/python3 -IS\n{source}")
+            (commands / name).chmod(0o755)
+        self.set_pbs()
+
+    def _start_pbs(self) -> None:
+        with (self.directory / "log" / "pbs.log").open("ab") as log:
+            self._pbs_server = subprocess.Popen(
+                [sys.executable, "-m", "schedulerrig.pbs", str(self.directory)],
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._pbs_pid_file.write_text(str(self._pbs_server.pid))
+        wait_for("PBS", (self.directory / "pbs" / "socket").exists)
 
     def _start_sshd(self, host: Host) -> None:
         options = [word for option in _SSHD for word in ("-o", option)]

@@ -58,7 +58,7 @@ class Engine:
 
         from fitserve_worker import run
 
-        kind = SCHEDULERS.get(description.engine["provider"]["type"])
+        self._kind = kind = SCHEDULERS.get(description.engine["provider"]["type"])
         timeout = float(description.engine["provider"].get("cmd_timeout", 60))
         polling = float(description.engine["job_status_kwargs"]["strategy_period"])
         self._guardian: Guardian | None = None
@@ -140,8 +140,15 @@ class Engine:
         from pathlib import Path
 
         resource = self.provider.resources.get(job, {})
+        # Where Parsl does not know it, it is where PBS puts it by itself.
+        by_default = sorted(Path.cwd().glob(f"*.e{job.split('.', maxsplit=1)[0]}"))
         path = resource.get("job_stderr_path")
-        return Path(path) if path else None
+        return Path(path) if path else next(iter(by_default), None)
+
+    def avoid(self, nodes: str) -> None:
+        """Ask for no block on these nodes any more, where the scheduler can be told so."""
+        if self._kind == "slurm" and nodes:
+            self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
 
     def limit(self, blocks: int) -> None:
         """Ask for no more than so many blocks, and give those above back when they are idle."""

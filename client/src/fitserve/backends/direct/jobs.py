@@ -33,6 +33,8 @@ _SLURM_ENDED: dict[str, Ending] = {
 # https://github.com/openpbs/openpbs, src/include/job.h: exit statuses that are PBS' own
 _PBS_WALLTIME, _PBS_MEMORY = -29, (-26, -27)
 _PBS_SIGNALLED = 256
+# Exit statuses of qstat: well, unknown job, job that has finished, server without history.
+_PBS_FORGOTTEN = (0, 153, 35, 34)
 _PBS_QUEUED = ("Q", "H", "W", "T", "M")
 
 
@@ -144,13 +146,9 @@ def _ask_pbspro(ids: Sequence[str], timeout: float) -> dict[str, Job]:
         if ident not in found:
             one = _run(("qstat", "-f", "-F", "json", ident), timeout)
             found |= read_pbspro(one.stdout, [ident])
-            if one.returncode and not _forgotten(one.stderr):
+            if one.returncode not in _PBS_FORGOTTEN:
                 raise SilentSchedulerError(one.stderr.strip())
     return found
-
-
-def _forgotten(text: str) -> bool:
-    return re.search(r"Unknown Job Id|has finished|job history", text, re.IGNORECASE) is not None
 
 
 def read_pbspro(text: str, ids: Sequence[str]) -> dict[str, Job]:
@@ -209,7 +207,7 @@ def _pbs_seconds(text: str) -> int:
 
 def _ask_torque(ids: Sequence[str], timeout: float) -> dict[str, Job]:
     done = _run(("qstat", "-f", *ids), timeout)
-    if done.returncode and not done.stdout and not _forgotten(done.stderr):
+    if done.returncode not in _PBS_FORGOTTEN:
         raise SilentSchedulerError(done.stderr.strip())
     found: dict[str, Job] = {}
     for text in re.split(r"^Job Id:\s*", done.stdout, flags=re.MULTILINE)[1:]:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["Troubles"]
 
 _FAILED_BLOCKS = 3
-"""So many blocks in a row that never had a worker are enough."""
+"""So many blocks in a row that never had a worker are enough, ..."""
+_FAILED_OURS = 2
+"""... and so many where the site's own preparation of the node says why."""
 _REFUSALS = 6
 _PATIENCE_SECONDS = 90.0
 # What a site's preparation of a node says before it gives up with this status.
@@ -35,6 +37,7 @@ class Troubles:
         self._site = site
         self._engine = engine
         self._walltime = str(site.engine["provider"].get("walltime", ""))
+        self._avoided = False
         self._running_since: dict[str, float] = {}
         self._patience = max(_PATIENCE_SECONDS, site.engine.get("heartbeat_threshold", 0.0))
 
@@ -120,9 +123,13 @@ class Troubles:
                 failed.append(job)
         if not failed:
             return
+        if not self._avoided:
+            # One bad node takes every block there is, for it is always free.
+            self._avoided = True
+            engine.avoid(watch.jobs[failed[0]].nodes)
         said = _last_words(engine.stderr_of(failed[-1]))
         ours = [line for line in said if line.startswith(_OUR_WORD)]
-        if not ours and len(failed) < _FAILED_BLOCKS:
+        if len(failed) < (_FAILED_OURS if ours else _FAILED_BLOCKS):
             return
         found = watch.jobs[failed[-1]]
         how = ended_words(found.ending or "unknown", self._walltime)
