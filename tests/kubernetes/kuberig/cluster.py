@@ -48,7 +48,7 @@ class Cluster:
     """One node, its control plane on it, and what a test does to them."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="fitserve-kube-", dir="/var/tmp"))  # noqa: S108
+        self.directory = Path(tempfile.mkdtemp(prefix="fitserve-kube-", dir="/var/tmp"))
         self.directory.chmod(0o755)
         self.node = Node(self.directory / "node", _NETWORK)
         self.pki = self.directory / "pki"
@@ -241,7 +241,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         path = f"{tools}:{os.environ['PATH']}"
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path, "HOME": str(home)}
 
-    def _kubectl(self, *words: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def _kubectl(
+        self, *words: object, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [command("kubectl"), *map(str, words)],
             input=stdin,

@@ -108,7 +108,19 @@ class Node:
         wait_for("the node's namespaces", pid_file.exists, 10)
         children = Path(f"/proc/{self._anchor.pid}/task/{self._anchor.pid}/children")
         self._pid = int(children.read_text().split()[0])
-        _sh("ip", "link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self._pid)
+        _sh(
+            "ip",
+            "link",
+            "add",
+            self._link,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self._pid,
+        )
         _sh("ip", "addr", "add", f"{self.outside}/24", "dev", self._link)
         _sh("ip", "link", "set", self._link, "up")
         for words in (
@@ -174,9 +186,8 @@ class Node:
             self._anchor.wait()
         for process in self._processes.values():
             process.wait()
-        for words in (("ip", "link", "del", self._link),):
-            with contextlib.suppress(RuntimeError):
-                _sh(*words)
+        with contextlib.suppress(RuntimeError):
+            _sh("ip", "link", "del", self._link)
         for top in _CGROUPS.glob("*/kubepods"):
             below = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
             for path in [*below, top]:

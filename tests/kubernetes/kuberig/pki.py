@@ -70,9 +70,7 @@ def write_kubeconfig(place: Path, user: str, server: str, token: str | None = No
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [
-            {"name": "rig", "cluster": {"server": server, "certificate-authority": ca}}
-        ],
+        "clusters": [{"name": "rig", "cluster": {"server": server, "certificate-authority": ca}}],
         "users": [{"name": user, "user": {"token": token}}],
         "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": user}}],
         "current-context": "rig",

@@ -1,0 +1,96 @@
+"""Clients of fitserve in pods of the cluster, and what their runs gave."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitserve._version import __version__
+from kuberig.node import wait_for
+from sitekit.cluster.job import run_job
+from sitekit.load import load_site
+from sitekit.render import Rendering
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kuberig.cluster import Cluster
+
+__all__ = ["Run", "local_cls"]
+
+_MARK = "== results"
+
+
+class Run:
+    """`fitserve run --endpoint parsl:SITE` as a Job.
+
+    Parameters
+    ----------
+    site
+        The site's file; it is deployed.
+    pallet
+        What is fitted, as the command line takes it; a file goes along in a ConfigMap.
+    """
+
+    def __init__(
+        self, kube: Cluster, site: Path, name: str, pallet: str | Path, options: Sequence[str] = ()
+    ) -> None:
+        loaded, _ = load_site(str(site))
+        self._kube = kube
+        self._name = name
+        self._namespace: str = loaded.get("kubernetes.namespace")
+        given = f"/pallet/{pallet.name}" if isinstance(pallet, Path) else pallet
+        words = " ".join(["fitserve run", given, f"--endpoint parsl:{loaded.name}", *options])
+        script = f"{words} --quiet --output /tmp/run && echo '{_MARK}' && cat /tmp/run/results.json"
+        job = run_job(loaded, Rendering(__version__, Path("/")), name, ["bash", "-c", script])
+        if isinstance(pallet, Path):
+            self._send(pallet, job["spec"]["template"]["spec"])
+        kube.kubectl("create", "-n", self._namespace, "-f", "-", stdin=json.dumps(job))
+
+    def _send(self, pallet: Path, spec: dict[str, Any]) -> None:
+        where = ("--namespace", self._namespace)
+        self._kube.kubectl("create", "configmap", self._name, *where, f"--from-file={pallet}")
+        volume = {"name": "pallet", "configMap": {"name": self._name}}
+        spec["volumes"].append(volume)
+        mount = {"name": "pallet", "mountPath": "/pallet"}
+        spec["containers"][0]["volumeMounts"].append(mount)
+
+    def logs(self) -> str:
+        """Return what the client has said."""
+        words = ("logs", f"job/{self._name}", "--namespace", self._namespace)
+        return self._kube.answers(*words) or ""
+
+    def ended(self) -> str | None:
+        """Return ``Complete`` or ``Failed`` once the client has ended."""
+        text = self._kube.kubectl(
+            "get", "job", self._name, "--namespace", self._namespace, "--output", "json"
+        )
+        for condition in json.loads(text)["status"].get("conditions", []):
+            if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
+                return str(condition["type"])
+        return None
+
+    def results(self, seconds: float) -> dict[str, dict[str, Any]]:
+        """Wait for the end; returns the results by hypothesis."""
+        ended = wait_for(f"the end of {self._name}", self.ended, seconds)
+        said = self.logs()
+        assert ended == "Complete", said
+        found: dict[str, dict[str, Any]] = json.loads(said.partition(_MARK)[2])
+        return found
+
+
+def local_cls(place: Path, pallet: str | Path, options: Sequence[str] = ()) -> dict[str, float]:
+    """Return the CLs of each hypothesis as this machine fits them."""
+    output = place / "local"
+    words = ["run", str(pallet), "--endpoint", "inline", "--refit", "--quiet", *options]
+    subprocess.run(
+        [sys.executable, "-m", "fitserve", *words, "--output", str(output)],
+        check=True,
+        capture_output=True,
+        cwd=place,
+    )
+    results = json.loads((output / "results.json").read_text())
+    return {name: result["CLs_obs"] for name, result in results.items()}

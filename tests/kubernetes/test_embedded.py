@@ -1,0 +1,126 @@
+"""On a real Kubernetes: a site without the cloud service, driven from pods of the cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kuberig.fixtures import NAMESPACE, Admin, admin, kube
+from kuberig.jobs import Run, local_cls
+from kuberig.node import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kuberig.cluster import Cluster
+
+__all__ = ["admin", "kube"]
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
+
+WORKERS = "app.kubernetes.io/component=worker"
+# pyhf's engine takes some seconds for these on one worker: long enough to break something.
+LONG = (
+    "--engine",
+    "pyhf",
+    "--patch",
+    "'X_700_*'",
+    "--patch",
+    "'X_600_*'",
+    "--max-task-hypotheses",
+    "2",
+)
+
+
+@pytest.fixture(scope="module")
+def site(admin: Admin) -> Iterator[Path]:
+    """Deploy a site; at the end it is destroyed, and nothing of it may be left."""
+    path = admin.site()
+    said = admin("deploy", path)
+    assert "the example was fitted by a worker pod" in said
+    assert "parsl:rig" in said
+    assert "GLOBUS_COMPUTE_CLIENT_ID" in said
+    yield path
+    admin("destroy", path, "--yes")
+    # Namespace and all: deploying had made it.
+    assert admin.kube.answers("get", "namespace", NAMESPACE) is None
+
+
+def _workers(kube: Cluster) -> list[dict[str, Any]]:
+    return kube.get("pods", NAMESPACE, WORKERS)
+
+
+def _running(kube: Cluster) -> list[str]:
+    return [
+        one["metadata"]["name"] for one in _workers(kube) if one["status"]["phase"] == "Running"
+    ]
+
+
+def _same(found: dict[str, Any], expected: dict[str, float]) -> None:
+    assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(expected, "ok")
+    for name, cls in expected.items():
+        assert found[name]["CLs_obs"] == pytest.approx(cls, rel=1e-5, abs=1e-12), name
+
+
+def test_the_examples_cls_are_those_of_this_machine(
+    kube: Cluster, site: Path, tmp_path: Path
+) -> None:
+    run = Run(kube, site, "example", "example")
+    worker = wait_for("a worker pod", lambda: _workers(kube), 120)[0]
+    owner = worker["metadata"]["ownerReferences"][0]
+    assert owner["name"].startswith("example-")
+    assert worker["spec"]["restartPolicy"] == "Never"
+    assert not any("token" in one["name"] for one in worker["spec"]["volumes"])
+    found = run.results(300)
+    _same(found, local_cls(tmp_path, "example"))
+    # The worker's host is its pod.
+    assert {one["host"] for one in found.values()} <= {worker["metadata"]["name"]} | {
+        one["host"] for one in found.values() if one["host"].startswith("fitserve-rig.")
+    }
+    wait_for("no worker pods", lambda: not _workers(kube), 60)
+
+
+def test_staus_cls_are_those_of_this_machine(kube: Cluster, site: Path, tmp_path: Path) -> None:
+    shared = Path(os.environ.get("FITSERVE_SHARED") or Path(__file__).parents[3] / "shared")
+    pallet = shared / "pallets" / "staus.tar.xz"
+    if not pallet.exists() and not os.environ.get("CI"):
+        pytest.skip(f"{pallet} is not there")
+    found = Run(kube, site, "staus", pallet).results(480)
+    assert len(found) == 57
+    _same(found, local_cls(tmp_path, pallet))
+
+
+def test_a_worker_pod_that_is_killed_costs_nothing(
+    kube: Cluster, site: Path, tmp_path: Path
+) -> None:
+    run = Run(kube, site, "killed-worker", "example", LONG)
+    [name, *_] = wait_for("a running worker", lambda: _running(kube), 120)
+    kube.kubectl("delete", "pod", name, "-n", NAMESPACE, "--grace-period=0", "--force")
+    found = run.results(400)
+    _same(found, local_cls(tmp_path, "example", [word.strip("'") for word in LONG]))
+
+
+def test_a_kubelet_that_is_killed_costs_nothing(kube: Cluster, site: Path, tmp_path: Path) -> None:
+    run = Run(kube, site, "killed-kubelet", "example", LONG)
+    wait_for("a running worker", lambda: _running(kube), 120)
+    kube.node.kill("kubelet")
+    kube.start_kubelet()
+    found = run.results(400)
+    _same(found, local_cls(tmp_path, "example", [word.strip("'") for word in LONG]))
+
+
+def test_a_client_that_is_killed_takes_its_workers_along(kube: Cluster, site: Path) -> None:
+    Run(kube, site, "killed-client", "example", LONG)
+    wait_for("a running worker", lambda: _running(kube), 120)
+    kube.kubectl("delete", "job", "killed-client", "-n", NAMESPACE)
+    wait_for("no worker pods", lambda: not _workers(kube), 60)
+
+
+def test_status_says_what_there_is(admin: Admin, site: Path) -> None:
+    found = admin.status(site)
+    assert found["release"]["status"] == "deployed"
+    assert found["endpoint"] == []
+    assert "revision 1" in admin("status", site)
