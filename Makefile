@@ -20,7 +20,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
-.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-slow lint types docs lock
+.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-deploy test-slow lint types docs lock
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -42,6 +42,9 @@ test-globus: dev endpoint-venv ## Run the whole way through Globus Compute; need
 test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-wlm, see tests/rigs
 	@$(BIN)/python -m pytest -m "schedulers" --durations=10
 
+test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints here and on the hosts of test-schedulers; needs root
+	@$(BIN)/python -m pytest -m "deploy" --durations=10
+
 test-slow: dev ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not published"
 
@@ -60,7 +63,8 @@ lock: dev ## Write the lock files anew, within their versions
 
 ##@ Site admin
 SITEKIT := PYTHONPATH=deploy $(BIN)/python -m sitekit
-.PHONY: sites check render doctor new-site golden golden-check endpoint-venv
+.PHONY: sites check render doctor new-site golden golden-check endpoint-venv ansible-venv ansible-lint
+.PHONY: deploy status smoke upgrade rollback stop logs destroy
 sites: install ## List the shipped sites
 	@$(SITEKIT) list
 
@@ -73,6 +77,30 @@ render: install ## Render an endpoint's directory into build/sites/SITE
 doctor: install ## On the login node: say what is wrong before anything is registered
 	@$(SITEKIT) doctor $(SITE) $(ARGS)
 
+deploy: install ansible-venv ## Bring an endpoint up, here or on its login node: make deploy SITE=mine
+	@$(SITEKIT) deploy $(SITE) $(ARGS)
+
+status: install ansible-venv ## Say what an endpoint is doing and waits for; ARGS=--json
+	@$(SITEKIT) status $(SITE) $(ARGS)
+
+smoke: install ansible-venv ## Have a real fit done on a site, timed stage by stage
+	@$(SITEKIT) smoke $(SITE) $(ARGS)
+
+upgrade: install ansible-venv ## Let this version serve, once it has passed its trial
+	@$(SITEKIT) upgrade $(SITE) $(ARGS)
+
+rollback: install ansible-venv ## Let the version before serve again
+	@$(SITEKIT) rollback $(SITE) $(ARGS)
+
+stop: install ansible-venv ## Stop an endpoint with its workers and jobs
+	@$(SITEKIT) stop $(SITE) $(ARGS)
+
+logs: install ansible-venv ## Show the end of an endpoint's logs
+	@$(SITEKIT) logs $(SITE) $(ARGS)
+
+destroy: install ansible-venv ## Remove an endpoint and all that deploying made
+	@$(SITEKIT) destroy $(SITE) $(ARGS)
+
 new-site: install ## Write a site file: make new-site NAME=mine SCHEDULER=slurm
 	@$(SITEKIT) new-site "$(NAME)" --scheduler $(or $(SCHEDULER),ask) $(ARGS)
 
@@ -84,3 +112,10 @@ golden-check: dev ## Fail if a golden file would change
 
 endpoint-venv: ## Install globus-compute-endpoint into .cache/endpoint-venv
 	@$(PYTHON) deploy/sitekit/tools/locked_venv.py endpoint
+
+ansible-venv: ## Install Ansible into .cache/ansible-venv
+	@$(PYTHON) deploy/sitekit/tools/locked_venv.py ansible
+
+ansible-lint: ## Check the playbooks by ansible-lint's strictest profile
+	@$(PYTHON) deploy/sitekit/tools/locked_venv.py ansible-lint
+	@.cache/ansible-lint-venv/bin/ansible-lint --offline --quiet --profile production deploy/ansible

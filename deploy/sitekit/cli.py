@@ -1,4 +1,4 @@
-"""The command line behind `make check`, `render`, `doctor`, `golden` and `new-site`."""
+"""The command line behind `make check`, `render`, `doctor`, `deploy` and their siblings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import click
 from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
 from sitekit.check import require_valid
+from sitekit.cluster.commands import cluster
+from sitekit.deployment.commands import add_commands
 from sitekit.derive import derive
 from sitekit.fields import PAGE, fields_page
 from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
@@ -218,6 +220,10 @@ def golden(*, only_check: bool, submit: bool) -> None:
             f"the files in {GOLDEN} are not what the sites render to",
             hint="`make golden`, then review the diff",
         )
+
+
+add_commands(commands)
+commands.add_command(cluster)
 
 
 def main() -> None:

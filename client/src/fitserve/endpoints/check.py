@@ -23,9 +23,10 @@ from fitserve.errors import BackendError, FitserveError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitserve.backends.base import Backend
     from fitserve.endpoints.profiles import Profile
 
-__all__ = ["Finding", "check_endpoint"]
+__all__ = ["Finding", "check_endpoint", "round_trip", "small_task"]
 
 _POLL_SECONDS = 0.5
 
@@ -98,7 +99,7 @@ def _fit(profile: Profile, options: dict[str, str], timeout: float) -> Iterator[
         yield _stopped("fit", error)
         return
     try:
-        result, workers = _round_trip(backend, timeout)
+        result, workers = round_trip(backend, timeout)
         took = time.monotonic() - begin
     except FitserveError as error:
         yield _stopped("fit", error)
@@ -124,8 +125,15 @@ def _fit(profile: Profile, options: dict[str, str], timeout: float) -> Iterator[
     )
 
 
-def _round_trip(backend: GlobusBackend, timeout: float) -> tuple[TaskResult, str]:
-    backend.submit("check", encode_task(_small_task()))
+def round_trip(backend: Backend, timeout: float) -> tuple[TaskResult, str]:
+    """Have one small fit done; returns its result and what is known of the workers.
+
+    Raises
+    ------
+    BackendError
+        It is lost, or does not come back in time.
+    """
+    backend.submit("check", encode_task(small_task()))
     end = time.monotonic() + timeout
     seen = ""
     while time.monotonic() < end:
@@ -143,7 +151,7 @@ def _round_trip(backend: GlobusBackend, timeout: float) -> tuple[TaskResult, str
     )
 
 
-def _small_task() -> Task:
+def small_task() -> Task:
     """Return a counting experiment in one bin, different each time so that it is really fitted."""
     workspace = {
         "channels": [

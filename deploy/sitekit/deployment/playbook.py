@@ -1,0 +1,153 @@
+"""Run one of Ansible's playbooks for a site, with nothing secret on a command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fitserve._version import __version__
+from fitserve.errors import BackendError
+from sitekit.check import require_valid
+from sitekit.deployment.inventory import inventory
+from sitekit.derive import derive
+from sitekit.target.places import places_of
+
+if TYPE_CHECKING:
+    from sitekit.deployment.inventory import Reach
+    from sitekit.site import Site
+
+__all__ = ["Deployment"]
+
+_ROOT = Path(__file__).resolve().parents[3]
+_ANSIBLE = _ROOT / "deploy" / "ansible"
+_SMOKE_SECONDS = 900
+
+
+class Deployment:
+    """A site to be deployed, from this machine.
+
+    Attributes
+    ----------
+    directory
+        What is written here for it: inventory, variables, and what came back.
+    """
+
+    def __init__(self, site: Site, site_file: Path, reach: Reach) -> None:
+        require_valid(site)
+        self._site = site
+        self._file = site_file
+        self._reach = reach
+        self._inventory = inventory(site, reach)
+        self.directory = Path("build") / "deploy" / site.name
+
+    def run(self, playbook: str, *options: str, quiet: bool = False, **variables: Any) -> bool:
+        """Run a playbook; returns whether it came to its end.
+
+        Parameters
+        ----------
+        playbook
+            Its name.
+        options
+            Ansible's.
+        quiet
+            What it says is shown only if it fails; otherwise it goes to standard error.
+        variables
+            More variables, each with ``fitserve_`` before its name.
+
+        Raises
+        ------
+        BackendError
+            Ansible is not installed.
+        """
+        program = _ansible()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        place = self.directory.resolve()
+        for name in ("returned.json", "site-card.json"):
+            (place / name).unlink(missing_ok=True)
+        (place / "inventory.json").write_text(json.dumps(self._inventory, indent=2))
+        (place / "variables.json").write_text(json.dumps(self._variables(variables), indent=2))
+        command = [
+            *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
+            *("--inventory", str(place / "inventory.json")),
+            *("--extra-vars", f"@{place / 'variables.json'}", *_vault(), *options),
+        ]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(_ANSIBLE / "ansible.cfg")}
+        environment["ANSIBLE_HOME"] = str(_ROOT / ".cache" / "ansible")
+        done = subprocess.run(  # noqa: S603
+            command,
+            check=False,
+            cwd=_ANSIBLE,
+            env=environment,
+            stdout=subprocess.PIPE if quiet else sys.stderr,
+            text=True,
+        )
+        if quiet and done.returncode:
+            sys.stderr.write(done.stdout)
+        return done.returncode == 0
+
+    def returned(self) -> dict[str, Any]:
+        """Return the document that the playbook brought back.
+
+        Raises
+        ------
+        BackendError
+            It brought none.
+        """
+        path = self.directory / "returned.json"
+        if not path.is_file():
+            raise BackendError(
+                f"{self._site.name} did not answer",
+                hint=f"make deploy SITE={self._site.name}, if it was not deployed",
+            )
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def _variables(self, more: dict[str, Any]) -> dict[str, Any]:
+        site = self._site
+        paths = os.pathsep.join(path for path in (str(_ROOT / "deploy"), _python_path()) if path)
+        longest = derive(site).longest_seconds
+        return {
+            "fitserve_version": __version__,
+            "fitserve_site": site.name,
+            "fitserve_site_file": str(self._file.resolve()),
+            "fitserve_endpoint": derive(site).endpoint_name,
+            "fitserve_digest": site.digest,
+            "fitserve_scheduler": site.get("scheduler.type"),
+            "fitserve_multi_user": site.get("access.mode") == "multi-user",
+            "fitserve_places": places_of(site).as_data(),
+            "fitserve_build": str(self.directory.resolve()),
+            "fitserve_kit": [sys.executable, "-m", "sitekit"],
+            "fitserve_kit_path": paths,
+            "fitserve_python": self._reach.python or "",
+            "fitserve_this_python": f"python3.{sys.version_info.minor}",
+            "fitserve_smoke_seconds": _SMOKE_SECONDS,
+            "fitserve_drain_seconds": longest + 120 * site.get("endpoint.idle_minutes"),
+            **{f"fitserve_{name}": value for name, value in more.items() if value is not None},
+        }
+
+
+def _python_path() -> str:
+    return os.environ.get("PYTHONPATH", "")
+
+
+def _vault() -> list[str]:
+    """Return the options of a file that Ansible vault encrypted, if there is one."""
+    path = os.environ.get("FITSERVE_VAULT")
+    if not path:
+        return []
+    options = ["--extra-vars", f"@{Path(path).expanduser().resolve()}"]
+    if not os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE"):
+        options.append("--ask-vault-pass")
+    return options
+
+
+def _ansible() -> Path:
+    place = Path(os.environ.get("FITSERVE_ANSIBLE_VENV", _ROOT / ".cache" / "ansible-venv"))
+    program = place / "bin" / "ansible-playbook"
+    if not program.is_file():
+        raise BackendError("Ansible is not installed", hint="make ansible-venv")
+    return program

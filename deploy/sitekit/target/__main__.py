@@ -1,0 +1,230 @@
+"""``python -m sitekit.target SITE VERB``: one JSON document on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fitserve._version import __version__
+from fitserve.errors import BackendError, FitserveError
+from sitekit.load import load_site
+from sitekit.target.deployed import Deployed
+from sitekit.target.manifest import write_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sitekit.target.smoke import Stage
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("site", type=click.Path(exists=True, dir_okay=False))
+@click.pass_context
+def commands(context: click.Context, site: str) -> None:
+    """Do what deploying SITE does on the machine that it is deployed on."""
+    deployed = Deployed(load_site(site)[0])
+    # Before any SDK is imported; nothing is ever given on a command line.
+    os.environ.update(deployed.credentials())
+    context.obj = deployed
+
+
+def _emit(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _staged(stages: Iterable[Stage]) -> dict[str, Any]:
+    found = list(stages)
+    return {"ok": all(one.ok for one in found), "stages": [one.as_data() for one in found]}
+
+
+@commands.command()
+@click.option("--release", required=True)
+@click.option("--examined", help="What the doctor found in order.")
+@click.pass_obj
+def select(deployed: Deployed, release: str, examined: str | None) -> None:
+    """Let RELEASE serve: the links of the site's environments lead to it from now on."""
+    manifest = deployed.manifest
+    target = deployed.path(deployed.places.releases) / release
+    if not (target / ".complete").is_file():
+        raise BackendError(f"there is no release {release}", evidence=str(target))
+    moved = False
+    for link in map(deployed.path, deployed.places.links):
+        if link.is_symlink() and Path(os.readlink(link)) == target:  # noqa: PTH115 -- as text
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        part = link.with_name(f".{link.name}.part")
+        part.unlink(missing_ok=True)
+        part.symlink_to(target)
+        os.replace(part, link)  # noqa: PTH105 -- no moment without a release
+        moved = True
+    before = manifest.current
+    changes: dict[str, Any] = {
+        "current": release,
+        "links": [str(deployed.path(link)) for link in deployed.places.links],
+    }
+    if release not in manifest.releases:
+        changes["releases"] = [*manifest.releases, release]
+    if before not in {None, release}:
+        changes["previous"] = before
+    if examined is not None:
+        changes["examined"] = examined
+    written = write_manifest(deployed.path(deployed.places.manifest), manifest, **changes)
+    _emit({"changed": moved or written, "before": before, "release": release})
+
+
+@commands.command()
+@click.pass_obj
+def register(deployed: Deployed) -> None:
+    """Register fitserve's function as the site wants it shared, or find it registered."""
+    from fitserve_worker.function import register as register_function
+
+    given = deployed.site.get("access.functions")
+    manifest = deployed.manifest
+    sharing = deployed.site.get("access.function_sharing")
+    if given:
+        function = str(given[0])
+    else:
+        group = sharing if sharing not in {"public", "private"} else None
+        registration = register_function(public=sharing == "public", group=group)
+        function = registration.function_id
+    path = deployed.path(deployed.places.manifest)
+    _emit(
+        {
+            "changed": write_manifest(path, manifest, function_id=function),
+            "function_id": function,
+            "sharing": sharing,
+        }
+    )
+
+
+@commands.command()
+@click.pass_obj
+def render(deployed: Deployed) -> None:
+    """Write the configuration anew, as this release renders it."""
+    from sitekit.target.rendering import render as render_here
+
+    _emit({"changed": render_here(deployed)})
+
+
+@commands.command()
+@click.option("--drain-seconds", default=0.0)
+@click.pass_obj
+def ensure(deployed: Deployed, drain_seconds: float) -> None:
+    """Have the endpoint running with its present configuration, and started at boot."""
+    from sitekit.target import service
+
+    _emit(service.ensure(deployed, drain_seconds=drain_seconds))
+
+
+@commands.command()
+@click.option("--endpoint", required=True, help="local, or parsl:DIRECTORY.")
+@click.option("--seconds", default=300.0)
+def trial(endpoint: str, seconds: float) -> None:
+    """Have a fit done without the service."""
+    from sitekit.target.smoke import direct
+
+    _emit(_staged(direct(endpoint, seconds)))
+
+
+@commands.command()
+@click.option("--seconds", default=300.0)
+@click.pass_obj
+def smoke(deployed: Deployed, seconds: float) -> None:
+    """Have a fit done through the service, and see another function refused."""
+    from sitekit.target.smoke import refusal, through_the_service
+
+    card = deployed.path(deployed.places.direct) / "site-card.json"
+    stages = list(through_the_service(deployed, card, seconds))
+    if all(stage.ok for stage in stages):
+        manifest = deployed.manifest
+        stage, refused = refusal(deployed, manifest.refused_id)
+        stages.append(stage)
+        path = deployed.path(deployed.places.manifest)
+        write_manifest(path, manifest, refused_id=refused)
+    _emit(_staged(stages))
+
+
+@commands.command()
+@click.option("--find-orphans/--end-orphans", "keep", default=True)
+@click.pass_obj
+def status(deployed: Deployed, *, keep: bool) -> None:
+    """Say what the endpoint is doing."""
+    from sitekit.target.processes import end_orphans
+    from sitekit.target.status import status as look
+
+    found = look(deployed)
+    if not keep and found["orphans"] and deployed.endpoint_id:
+        found["orphans_ended"] = end_orphans(deployed.endpoint_id)
+    _emit(found)
+
+
+@commands.command()
+@click.option("--drain-seconds", default=0.0)
+@click.option("--disable", is_flag=True)
+@click.pass_obj
+def stop(deployed: Deployed, drain_seconds: float, *, disable: bool) -> None:
+    """Stop the endpoint, once its users' fits are done or the time is over."""
+    from sitekit.target import service
+
+    idle = service.wait_until_idle(deployed, drain_seconds)
+    _emit({**service.stop(deployed, disable=disable), "idle": idle})
+
+
+@commands.command()
+@click.option("--lines", default=40)
+@click.pass_obj
+def logs(deployed: Deployed, lines: int) -> None:
+    """Show the end of each log."""
+    run = deployed.path(deployed.places.run)
+    files = [deployed.state / "supervisor.log", deployed.configuration / "endpoint.log"]
+    errors = run.glob("**/*.stderr") if run.is_dir() else []
+    # Of the blocks, the last one that said something.
+    files += sorted((one for one in errors if one.stat().st_size), key=_changed)[-1:]
+    shown = {
+        str(one): one.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        for one in files
+        if one.is_file()
+    }
+    _emit({"logs": shown})
+
+
+def _changed(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+@commands.command()
+@click.pass_obj
+def destroy(deployed: Deployed) -> None:
+    """Take the endpoint away, with everything that deploying made."""
+    from sitekit.target.removal import destroy as remove
+
+    _emit(remove(deployed))
+
+
+@commands.command()
+def version() -> None:
+    """Say which fitserve this is."""
+    _emit({"fitserve": __version__})
+
+
+def main() -> None:
+    """Run a command; what is wrong is said on standard error, with its exit code."""
+    try:
+        commands.main(prog_name="sitekit.target", standalone_mode=False)
+    except click.exceptions.Exit as stopped:
+        sys.exit(stopped.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except FitserveError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""An endpoint as it is deployed on this machine: its site, its paths, its credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fitserve.errors import BackendError
+from sitekit.derive import derive
+from sitekit.target.manifest import read_manifest
+from sitekit.target.places import places_of
+
+if TYPE_CHECKING:
+    from sitekit.site import Site
+    from sitekit.target.manifest import Manifest
+    from sitekit.target.places import Places
+
+__all__ = ["Deployed"]
+
+_PASSED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """An endpoint on this machine.
+
+    Attributes
+    ----------
+    site
+        The site.
+    places
+        Where its files are; `path` expands them.
+    """
+
+    site: Site
+    places: Places = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", places_of(self.site))
+
+    def path(self, place: str) -> Path:
+        """Return one of `places` as it is on this machine."""
+        return Path(os.path.expandvars(os.path.expanduser(place)))  # noqa: PTH111
+
+    @property
+    def name(self) -> str:
+        """Name of the endpoint."""
+        return derive(self.site).endpoint_name
+
+    @property
+    def link(self) -> Path:
+        """The environment of the endpoint, a link to the release that serves."""
+        return self.path(self.places.links[0])
+
+    @property
+    def state(self) -> Path:
+        """Directory of what the deployment remembers."""
+        return self.path(self.places.state)
+
+    @property
+    def configuration(self) -> Path:
+        """Directory of the Globus Compute endpoint."""
+        return self.path(self.places.configuration)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What was made."""
+        return read_manifest(self.path(self.places.manifest))
+
+    @property
+    def endpoint_id(self) -> str | None:
+        """Id of the endpoint, once it is registered."""
+        registered = self.configuration / "endpoint.json"
+        if not registered.is_file():
+            return None
+        return str(json.loads(registered.read_text(encoding="utf-8"))["endpoint_id"])
+
+    @property
+    def in_the_cloud(self) -> bool:
+        """Whether there is a Globus Compute endpoint, and not the site for direct use alone."""
+        return (self.configuration / "config.yaml").is_file()
+
+    def credentials(self) -> dict[str, str]:
+        """Return the variables of the credentials file; none where there is no such file.
+
+        Raises
+        ------
+        BackendError
+            Others can read the file.
+        """
+        path = self.path(self.places.credentials)
+        if not path.is_file():
+            return {}
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise BackendError(
+                "others can read the endpoint's credentials",
+                evidence=f"{path} has mode {stat.S_IMODE(path.stat().st_mode):o}",
+                hint=f"chmod 600 {path}, and replace the secret: it may be known",
+            )
+        pairs = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines())
+        return {name: value for name, equals, value in pairs if equals and name[:1] != "#"}
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of the endpoint, as a systemd unit would have it."""
+        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        proxy = self.site.get("network.proxy") or {}
+        proxies = {
+            f"{name.upper()}_PROXY": proxy[name] for name in ("https", "http") if proxy.get(name)
+        }
+        if proxies:
+            proxies["NO_PROXY"] = ",".join(proxy["none_for"])
+        path = f"{self.link}/bin:/usr/local/bin:/usr/bin:/bin"
+        return {**passed, **proxies, "PATH": path, **self.credentials()}

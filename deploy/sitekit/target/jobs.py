@@ -1,0 +1,106 @@
+"""An endpoint's jobs in the site's scheduler, by the names that Parsl gives them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from sitekit.doctor.shell import run
+
+if TYPE_CHECKING:
+    from sitekit.site import Site
+
+__all__ = ["Job", "cancel_jobs", "find_jobs"]
+
+_SLURM = "%i|%j|%T|%r|%M|%D|%N"
+_WAITING = {"PENDING": "queued", "Q": "queued", "H": "held", "W": "queued"}
+_RUNNING = {"RUNNING": "running", "R": "running", "E": "ending", "COMPLETING": "ending"}
+_ENDED = {"C", "F"}
+
+
+class Job(NamedTuple):
+    """A job: one block of workers.
+
+    Attributes
+    ----------
+    state
+        ``queued``, ``running``, or the scheduler's own word.
+    reason
+        Why it waits, in the scheduler's words; empty where it gives none.
+    of_endpoint
+        Whether the Globus Compute endpoint asked for it; a client on this machine did
+        otherwise (``parsl:SITE``).
+    """
+
+    id: str
+    name: str
+    state: str
+    reason: str
+    elapsed: str
+    nodes: str
+    of_endpoint: bool
+
+
+def find_jobs(site: Site, endpoint: str) -> list[Job]:
+    """Return this user's jobs of an endpoint and of direct runs on its site."""
+    kind = site.get("scheduler.type")
+    timeout = float(site.get("scheduler.cmd_timeout"))
+    if kind == "slurm":
+        done = run("squeue", "--noheader", "--me", f"--format={_SLURM}", timeout=timeout)
+        rows = [line.split("|") for line in done.out.splitlines() if line.count("|") == 6]  # noqa: PLR2004
+        found = [Job(*_told(row), of_endpoint=False) for row in rows]
+    elif kind in {"pbspro", "torque"}:
+        found = _pbs_jobs(timeout)
+    else:
+        return []
+    ours = re.compile(rf"parsl\.{re.escape(endpoint)}(-HighThroughputExecutor)?\.")
+    return [
+        job._replace(of_endpoint=bool(matched[1]))
+        for job in found
+        if (matched := ours.match(job.name))
+    ]
+
+
+def _told(row: list[str]) -> tuple[str, str, str, str, str, str]:
+    ident, name, state, reason, elapsed, count, nodes = row
+    word = _WAITING.get(state) or _RUNNING.get(state, state.lower())
+    return ident, name, word, "" if reason == "None" else reason, elapsed, nodes or count
+
+
+def _pbs_jobs(timeout: float) -> list[Job]:
+    """Read `qstat -f`, which every PBS has: names are cut short in its tables."""
+    done = run("qstat", "-f", timeout=timeout)
+    jobs = []
+    for block in re.split(r"(?m)^Job Id: *", done.out)[1:]:
+        ident, _, rest = block.partition("\n")
+        # Long values go on in lines that start with a tab.
+        fields = dict(re.findall(r"(?m)^ {4}([\w.]+) = (.*)$", rest.replace("\n\t", "")))
+        state = fields.get("job_state", "")
+        if state in _ENDED:
+            continue
+        jobs.append(
+            Job(
+                ident.strip(),
+                fields.get("Job_Name", ""),
+                _WAITING.get(state) or _RUNNING.get(state) or state,
+                fields.get("comment", ""),
+                fields.get("resources_used.walltime", ""),
+                fields.get("exec_host", ""),
+                of_endpoint=False,
+            )
+        )
+    return jobs
+
+
+def cancel_jobs(site: Site, endpoint: str) -> list[str]:
+    """Cancel the jobs of an endpoint, each by its id; those of direct runs are left alone.
+
+    Returns
+    -------
+    list of str
+        Ids that were cancelled.
+    """
+    command = "scancel" if site.get("scheduler.type") == "slurm" else "qdel"
+    timeout = float(site.get("scheduler.cmd_timeout"))
+    found = [job.id for job in find_jobs(site, endpoint) if job.of_endpoint]
+    return [ident for ident in found if run(command, ident, timeout=timeout).ok]

@@ -1,0 +1,91 @@
+"""Take an endpoint away: its processes and jobs by id, and what deploying made."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sitekit.doctor.shell import run
+from sitekit.target.manifest import read_manifest
+from sitekit.target.service import stop
+
+if TYPE_CHECKING:
+    from sitekit.target.deployed import Deployed
+    from sitekit.target.manifest import Manifest
+
+__all__ = ["destroy"]
+
+_SECONDS = 120.0
+
+
+def destroy(deployed: Deployed) -> dict[str, Any]:
+    """Stop an endpoint, take it off the service, and remove what deploying made.
+
+    A directory that was there before, or that something else was put into, is left.
+
+    Returns
+    -------
+    dict
+        What was ended and removed, what is ``left`` and why, and whether the service was
+        ``told``.
+    """
+    manifest = deployed.manifest
+    ended = stop(deployed, disable=True)
+    told = _tell_service(deployed)
+    ours = {
+        deployed.path(path)
+        for path in (
+            *(deployed.places.state, deployed.places.configuration, deployed.places.direct),
+            *(deployed.places.run, deployed.places.cache),
+        )
+    }
+    removed, left = [], []
+    for release in _unused(deployed, manifest):
+        shutil.rmtree(release, ignore_errors=True)
+        removed.append(str(release))
+    for made in reversed(manifest.made):
+        path = Path(made)
+        if _remove(path, whole=path in ours):
+            removed.append(made)
+        elif path.exists():
+            left.append(made)
+    return {**ended, "removed": removed, "left": left, "told": told}
+
+
+def _unused(deployed: Deployed, manifest: Manifest) -> list[Path]:
+    """Return this endpoint's releases that no other endpoint on this machine has."""
+    own = deployed.path(deployed.places.manifest)
+    others = {
+        release
+        for other in own.parent.parent.glob("*/manifest.json")
+        if other != own
+        for release in read_manifest(other).releases
+    }
+    place = deployed.path(deployed.places.releases)
+    return [place / release for release in manifest.releases if release not in others]
+
+
+def _remove(path: Path, *, whole: bool) -> bool:
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+            return True
+        if path.is_dir():
+            if whole:
+                shutil.rmtree(path)
+            else:
+                path.rmdir()  # refuses a directory with something in it
+            return True
+    return False
+
+
+def _tell_service(deployed: Deployed) -> str:
+    """Take the endpoint off the service; what it says where that does not work."""
+    if deployed.endpoint_id is None:
+        return "it was not registered"
+    command = deployed.link / "bin" / "globus-compute-endpoint"
+    words = ("delete", "--yes", "--force", deployed.name)
+    done = run(str(command), *words, timeout=_SECONDS, environment=deployed.environment())
+    return "" if done.ok else done.words[-500:]

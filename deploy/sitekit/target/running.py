@@ -1,0 +1,90 @@
+"""Whether an endpoint runs, and whether it runs with what is there now."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sitekit.target.processes import alive
+
+if TYPE_CHECKING:
+    from sitekit.target.deployed import Deployed
+
+__all__ = [
+    "endpoint_version",
+    "lock_file",
+    "manager_pid",
+    "running_digest",
+    "running_file",
+    "supervisor_pid",
+    "wanted_digest",
+]
+
+
+def lock_file(deployed: Deployed) -> Path:
+    """Return the file that the supervisor locks, with its process id."""
+    return deployed.state / "supervisor.lock"
+
+
+def running_file(deployed: Deployed) -> Path:
+    """Return the file that says with what the endpoint was started."""
+    return deployed.state / "running.json"
+
+
+def supervisor_pid(deployed: Deployed) -> int | None:
+    """Return the process that looks after the endpoint, or None if there is none."""
+    lock = lock_file(deployed)
+    if not lock.is_file():
+        return None
+    with lock.open(encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            text = stream.read().strip()
+            return int(text) if text.isdigit() else None
+    return None
+
+
+def manager_pid(deployed: Deployed) -> int | None:
+    """Return the process of the endpoint itself, or None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((deployed.configuration / "daemon.pid").read_text(encoding="utf-8"))
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        # The number may be another process' by now.
+        if alive(pid) and ("globus-compute-endpoint" in title or deployed.name in title):
+            return pid
+    return None
+
+
+def endpoint_version(deployed: Deployed) -> str | None:
+    """Return the version of globus-compute-endpoint in the release that serves."""
+    found = list(
+        deployed.link.glob("lib/python*/site-packages/globus_compute_endpoint-*.dist-info")
+    )
+    return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else None
+
+
+def running_digest(deployed: Deployed) -> str | None:
+    """Return the digest of what the endpoint was last started with."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(running_file(deployed).read_text(encoding="utf-8"))["digest"])
+    return None
+
+
+def wanted_digest(deployed: Deployed) -> str:
+    """Return a digest of what the endpoint reads once, when it starts.
+
+    The template and the schema of users' options are not among it: it reads them for each
+    child that it starts. Comments are not either, so that a new version of fitserve alone
+    does not start an endpoint anew.
+    """
+    parts = [endpoint_version(deployed) or "", json.dumps(sorted(deployed.credentials().items()))]
+    for name in ("config.yaml", "user_environment.yaml"):
+        text = (deployed.configuration / name).read_text(encoding="utf-8")
+        parts.append(re.sub(r"(?m)^#.*\n", "", text))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
