@@ -49,6 +49,11 @@ class ToyMaker:
         The fit at whose parameters the toys are made is the first of these.
     key
         Of the stream of random numbers, see `fitserve_worker.sampling.stream_key`.
+
+    Attributes
+    ----------
+    law, sampler
+        What the toys are drawn from, and what draws them.
     """
 
     def __init__(self, batch: Batch, loaded: Loaded, fits: Fits, key: int) -> None:
@@ -57,11 +62,12 @@ class ToyMaker:
         self._slots = loaded.slots
         self._places = _Places(batch, fits.x[0], fits.local[0])
         rates = np.maximum(fits.yields[0, self._slots], 0.0)
-        self._sampler = Sampler(Law(rates, self._places.centres, self._places.widths), key)
+        self.law = Law(rates, self._places.centres, self._places.widths)
+        self.sampler = Sampler(self.law, key)
 
     def make(self, toys: ToyRange) -> Data:
         """Return the data of toys, auxiliary measurements included."""
-        events, auxiliary = self._sampler.draw(toys)
+        events, auxiliary = self.sampler.draw(toys)
         every = np.zeros(toys.count, dtype=int)
         data = self._around.take(every)
         data.events[:, self._slots] = events
