@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 from fitserve._version import __version__
@@ -24,6 +25,18 @@ _BASES = {
     "BUILD_IMAGE": "localhost/fitserve/base-build:bookworm",
 }
 _IMAGE = f"localhost/fitserve/endpoint:{__version__}"
+_RIG_IMAGE = "localhost/fitserve/endpoint:rig"
+# Modules of the image are compiled beforehand, and not looked at again: both are replaced.
+_OVERLAY = f"""FROM {_IMAGE}
+USER 0:0
+COPY . /overlay
+RUN place=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \\
+    rm -rf $place/fitserve $place/fitserve_worker && \\
+    mv /overlay/fitserve /overlay/fitserve_worker $place/ && rm -rf /overlay && \\
+    python -m compileall -q --invalidation-mode unchecked-hash \\
+        $place/fitserve $place/fitserve_worker
+USER 1000:1000
+"""
 
 PAUSE = "localhost/pause:catatonit"
 
@@ -63,15 +76,17 @@ def pause_archive(directory: Path) -> Path:
 
 
 def fitserve_archive(root: Path) -> Path:
-    """Return the archive of the endpoint's image, which is built if there is none.
+    """Return the archive of the endpoint's image with this checkout's own code.
+
+    The image itself is built if there is none, which takes minutes; laying the code over it takes
+    seconds.
 
     Parameters
     ----------
     root
         Of the checkout.
     """
-    found = _podman("image", "inspect", "--format", "{{.Id}}", _IMAGE)
-    if found.returncode:
+    if _podman("image", "exists", _IMAGE, check=False).returncode:
         base = root / "containers" / "tools" / "base.sh"
         subprocess.run(["bash", str(base)], check=True, capture_output=True)
         subprocess.run(
@@ -81,20 +96,24 @@ def fitserve_archive(root: Path) -> Path:
             check=True,
             capture_output=True,
         )
-        found = _podman("image", "inspect", "--format", "{{.Id}}", _IMAGE)
-    place = cache() / "images"
-    place.mkdir(parents=True, exist_ok=True)
-    archive = place / f"{found.stdout.strip()[:16]}.tar"
-    if not archive.exists():
-        for old in place.glob("*.tar"):
-            old.unlink()
-        part = archive.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        saved = _podman("save", "--format", "docker-archive", "--output", str(part), _IMAGE)
-        assert saved.returncode == 0, saved.stderr
-        part.rename(archive)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        for source in ("client/src/fitserve", "worker/src/fitserve_worker"):
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(root / source, place / Path(source).name, ignore=ignore)
+        (place / "Dockerfile").write_text(_OVERLAY)
+        _podman("build", "--layers=false", "--tag", _RIG_IMAGE, str(place))
+    ident = _podman("image", "inspect", "--format", "{{.Id}}", _RIG_IMAGE).stdout.strip()
+    images = cache() / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for old in images.iterdir():
+        old.unlink()
+    archive = images / f"{ident[:16]}.tar"
+    _podman("save", "--format", "docker-archive", "--output", str(archive), _RIG_IMAGE)
     return archive
 
 
-def _podman(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["podman", *words], capture_output=True, text=True, check=False)
+def _podman(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["podman", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, f"podman {words[0]}: {done.stderr}"
+    return done

@@ -33,6 +33,8 @@ _WORKERS = 4
 """Of a node, assumed where the site does not say."""
 _ROOM_BYTES = 1024**2
 _RUNS = "runs"
+# Their workers share no file system with the client.
+_APART = {"KubernetesProvider", "PodProvider"}
 
 
 class SiteBackend:
@@ -286,7 +288,7 @@ def _longest_task(engine: Mapping[str, Any]) -> float | None:
 def _sees_stage(engine: Mapping[str, Any]) -> bool:
     """Return whether workers see the run's directory and variables of the block."""
     return engine.get("container_type") in {None, "apptainer", "singularity"} and (
-        engine["provider"]["type"] != "KubernetesProvider"
+        engine["provider"]["type"] not in _APART
     )
 
 
