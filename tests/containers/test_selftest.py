@@ -143,3 +143,11 @@ def test_a_driver_too_old_is_named(
 
 def test_no_driver_is_left_to_whoever_asks_for_a_gpu(tmp_path: Path) -> None:
     selftest.check_driver({"jax-cuda12-plugin": "0.10.2"}, tmp_path / "missing")
+
+
+def test_what_it_compiled_is_kept_for_the_next_fit(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = _command("--json", JAX_PLATFORMS="cpu", FITSERVE_JIT_CACHE=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert kept

@@ -275,7 +275,9 @@ def _answer() -> HypothesisResult:
         request=task.request,
         request_digest=request_digest(task.request),
     )
-    return next(iter(perform(work)))
+    # To the end: only then are programs that were compiled put into the cache.
+    [result] = perform(work)
+    return result
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
