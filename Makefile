@@ -20,7 +20,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
-.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-deploy test-slow lint types docs lock
+.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-deploy test-slow lint types docs lock benchmark gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -47,6 +47,12 @@ test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints her
 
 test-slow: dev ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not published"
+
+benchmark: dev ## Measure the kernel beside pyhf and cabinetry, a quarter of an hour if idle
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+gpu-check: dev ## Check and time the kernel on the device that JAX has here
+	@$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 lint: dev ## Check style
 	@$(BIN)/ruff check .

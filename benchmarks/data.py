@@ -10,7 +10,7 @@ import numpy as np
 
 from fitserve.contract import Hypothesis
 
-__all__ = ["Problem", "published", "synthetic"]
+__all__ = ["Problem", "example", "pallet_file", "published", "synthetic"]
 
 _ROOT = Path(__file__).parent.parent
 # A synthetic analysis: samples in a channel, how many of them a normsys acts on, in how many
@@ -29,12 +29,25 @@ class Problem(NamedTuple):
     hypotheses: list[Hypothesis]
 
 
+def example() -> Problem:
+    """Return the bundled example."""
+    from fitserve.pallet import load_pallet
+
+    pallet = load_pallet("example")
+    return Problem("example", pallet.workspace, list(pallet.hypotheses))
+
+
+def pallet_file(name: str) -> Path:
+    """Return where the archive of a published analysis is, if it is here."""
+    shared = Path(os.environ.get("FITSERVE_SHARED", _ROOT.parent / "shared"))
+    return shared / "pallets" / f"{name}.tar.xz"
+
+
 def published(name: str) -> Problem | None:
     """Return a published analysis, ``1Lbb`` or ``staus``; None where its pallet is not here."""
     from fitserve.pallet import load_pallet
 
-    shared = Path(os.environ.get("FITSERVE_SHARED", _ROOT.parent / "shared"))
-    path = shared / "pallets" / f"{name}.tar.xz"
+    path = pallet_file(name)
     if not path.exists():
         return None
     pallet = load_pallet(str(path))

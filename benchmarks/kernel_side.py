@@ -9,6 +9,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from machine import cores
+
 from fitserve.contract import EngineOptions, HypotestRequest, digest, request_digest
 from fitserve_worker.engines.base import Work
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from data import Problem
 
-__all__ = ["KernelTiming", "cores", "first_use", "measure"]
+__all__ = ["KernelTiming", "first_use", "fit_all", "measure", "work"]
 
 _MIB = 1024
 
@@ -25,13 +27,15 @@ _MIB = 1024
 class KernelTiming(NamedTuple):
     """Seconds of wall time to test all hypotheses, once for each repetition.
 
-    ``peak`` is the largest memory of a worker in MiB, ``programs`` how many were compiled in
-    each, ``results`` the CLs by hypothesis: observed, then expected.
+    ``first`` is the first time, with compiling. ``peak`` is the largest memory of a worker in
+    MiB, ``programs`` how many were compiled in each, ``results`` the CLs by hypothesis:
+    observed, then expected.
     """
 
     workers: int
     hypotheses: int
     seconds: list[float]
+    first: float
     peak: float
     programs: int
     results: dict[str, list[float]]
@@ -45,11 +49,6 @@ class KernelTiming(NamedTuple):
     def core_seconds(self) -> float:
         """Time of one core for one hypothesis."""
         return self.median * self.workers / self.hypotheses
-
-
-def cores() -> list[int]:
-    """Return the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0))
 
 
 def work(problem: Problem, hypotheses: Any = None) -> Work:
@@ -96,6 +95,7 @@ def measure(problem: Problem, repetitions: int = 5, workers: int | None = None) 
         workers=len(places),
         hypotheses=len(problem.hypotheses),
         seconds=seconds,
+        first=max(one["first"] for one in told),
         peak=max(one["peak"] for one in told),
         programs=max(one["programs"] for one in told),
         results={name: cls for one in told for name, cls in one["results"].items()},
@@ -113,24 +113,28 @@ def _worker(
 ) -> None:
     os.sched_setaffinity(0, {place})
     mine = work(problem, problem.hypotheses[index::count])
-    results = _test(mine)
+    begin = time.perf_counter()
+    results = fit_all(mine)
+    first = time.perf_counter() - begin
     barrier.wait()
     for _ in range(repetitions):
         barrier.wait()
-        results = _test(mine)
+        results = fit_all(mine)
         barrier.wait()
     from fitserve_worker.kernel.program import run
 
     queue.put(
         {
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB,
+            "first": first,
             "programs": run._cache_size(),  # noqa: SLF001 - JAX's, for want of another way
             "results": results,
         }
     )
 
 
-def _test(task: Work) -> dict[str, list[float]]:
+def fit_all(task: Work) -> dict[str, list[float]]:
+    """Return the CLs of each hypothesis, observed and then expected, by the kernel alone."""
     from fitserve_worker.engines.kernel import KernelEngine
 
     found = {}
@@ -158,5 +162,5 @@ def _first(problem: Problem, cache: str, queue: Any) -> None:
     os.environ["FITSERVE_JIT_CACHE"] = cache
     task = work(problem, problem.hypotheses[:1])
     begin = time.perf_counter()
-    _test(task)
+    fit_all(task)
     queue.put(time.perf_counter() - begin)

@@ -44,7 +44,12 @@ def measure(problem: Problem, engine: str, index: int, limit: float) -> Referenc
     process.start()
     sender.close()
     # Importing is not counted, but takes time too.
-    told = receiver.recv() if receiver.poll(limit + 30) else None
+    told = None
+    if receiver.poll(limit + 30):
+        try:
+            told = receiver.recv()
+        except EOFError:  # it was killed, for its memory say
+            told = "it ended without a word"
     if told is None:
         process.kill()
     process.join()

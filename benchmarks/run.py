@@ -1,12 +1,12 @@
 """Measure the kernel beside pyhf and cabinetry, all in one run on this machine.
 
-    python benchmarks/run.py                      # everything, about an hour
-    python benchmarks/run.py --only kernel        # the kernel alone, a minute or two
-    python benchmarks/run.py --sample 3 --limit 120
+    python benchmarks/run.py                      # everything, a quarter of an hour
+    python benchmarks/run.py --only kernel run    # parts of it
+    python benchmarks/run.py --sample 3 --limit 300 --minutes 90
 
 Writes benchmarks.json and benchmarks.png to the output directory (``build/benchmarks``) and
-prints a table. Published pallets are used where they are (see tests/conftest.py), otherwise
-only synthetic analyses.
+prints a table. Published pallets are used where they are (`FITSERVE_SHARED`, else ../shared),
+otherwise only synthetic analyses. What does not fit into the time is left out and said to be.
 """
 
 from __future__ import annotations
@@ -14,79 +14,107 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import command_side
 import kernel_side
+import machine
+import profile_side
 import reference_side
-from data import Problem, published, synthetic
+from data import Problem, pallet_file, published, synthetic
+from table import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+__all__ = ["PARTS", "Plan", "main", "measure"]
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("kernel", "run", "patches", "engines", "growth")
+PARTS = ("kernel", "run", "patches", "profile", "engines", "growth")
 # Bins and nuisance parameters, besides one for each bin.
 GROWTH = ((50, 20), (200, 100), (500, 200), (1000, 300), (2500, 600), (5000, 1000))
+# Minuit takes several times as long as the others.
+_SAMPLED_ONCE = ("pyhf numpy+minuit",)
+
+
+class Plan(NamedTuple):
+    """How much is measured.
+
+    ``sample`` hypotheses for slow engines, each for ``limit`` seconds at most; ``repetitions``
+    of the kernel; ``growth`` sizes; ``until`` when (of `time.monotonic`) slow engines are left
+    out.
+    """
+
+    sample: int
+    limit: float
+    repetitions: int
+    growth: Sequence[tuple[int, int]]
+    until: float
+
+    def left(self) -> float:
+        """Return how many seconds a slow engine may still take."""
+        return min(self.limit, self.until - time.monotonic())
 
 
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--sample", type=int, default=3, help="hypotheses for slow engines")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for each of them")
+    parser.add_argument("--sample", type=int, default=2, help="hypotheses for slow engines")
+    parser.add_argument("--limit", type=float, default=90.0, help="seconds for each of them")
+    parser.add_argument("--minutes", type=float, default=14.0, help="for all of it, about")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "benchmarks")
     arguments = parser.parse_args()
     problems = [problem for name in ("1Lbb", "staus") if (problem := published(name))]
-    problems = problems or [synthetic(200, 100, hypotheses=50)]
-    found: dict[str, Any] = {"machine": _machine()}
-    parts: dict[str, Callable[[], Any]] = {
-        "kernel": lambda: _kernel(problems, arguments.repetitions),
-        "run": lambda: _end_to_end(problems),
-        "patches": lambda: _patches(problems[0]),
-        "engines": lambda: _engines(problems, arguments.sample, arguments.limit),
-        "growth": lambda: _growth(arguments.limit),
-    }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    target = arguments.output / "benchmarks.json"
-    for name in arguments.only:
-        print(f"measuring: {name} (load {os.getloadavg()[0]:.2f})", flush=True)
-        found[name] = parts[name]()
-        target.write_text(json.dumps(found, indent=1))
+    plan = Plan(
+        sample=arguments.sample,
+        limit=arguments.limit,
+        repetitions=arguments.repetitions,
+        growth=GROWTH,
+        until=time.monotonic() + 60 * arguments.minutes,
+    )
+    found = measure(
+        problems or [synthetic(200, 100, hypotheses=50)], plan, arguments.only, arguments.output
+    )
     print(table(found))
+    print(f"\nwritten to {arguments.output}")
+
+
+def measure(
+    problems: Sequence[Problem], plan: Plan, only: Sequence[str], output: Path
+) -> dict[str, Any]:
+    """Measure the parts named in ``only``, and write and draw what was found."""
+    found: dict[str, Any] = {"machine": machine.describe()}
+    parts: dict[str, Callable[[], Any]] = {
+        "kernel": lambda: _kernel(problems, plan),
+        "run": lambda: _commands(problems),
+        "patches": lambda: _patches(problems[0]),
+        "profile": lambda: _profile(problems),
+        "engines": lambda: _engines(problems, plan, found.get("kernel", {})),
+        "growth": lambda: _growth(plan),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    for name, part in parts.items():
+        if name not in only:
+            continue
+        print(f"measuring: {name} (load {os.getloadavg()[0]:.2f})", flush=True)
+        found[name] = part()
+        (output / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
     from plot import draw
 
-    draw(found, arguments.output / "benchmarks.png")
-    print(f"written to {arguments.output}")
+    draw(found, output / "benchmarks.png")
+    return found
 
 
-def _machine() -> dict[str, Any]:
-    model = platform.processor()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-    return {
-        "processor": model,
-        "cores": len(kernel_side.cores()),
-        "load at the start": os.getloadavg()[0],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("pyhf", "jax", "numpy", "scipy", "cabinetry")},
-    }
-
-
-def _kernel(problems: list[Problem], repetitions: int) -> dict[str, Any]:
+def _kernel(problems: Sequence[Problem], plan: Plan) -> dict[str, Any]:
     found = {}
     for problem in problems:
-        timing = kernel_side.measure(problem, repetitions)
+        timing = kernel_side.measure(problem, plan.repetitions)
         with tempfile.TemporaryDirectory() as cache:
             cold = kernel_side.first_use(problem, cache)
             warm = min(kernel_side.first_use(problem, cache) for _ in range(2))
@@ -100,76 +128,73 @@ def _kernel(problems: list[Problem], repetitions: int) -> dict[str, Any]:
     return found
 
 
-def _end_to_end(problems: list[Problem]) -> dict[str, Any]:
-    """Time `fitserve run` from the start of its process to results.json."""
-    found = {}
-    for problem in problems:
-        path = ROOT.parent / "shared" / "pallets" / f"{problem.name}.tar.xz"
-        shared = os.environ.get("FITSERVE_SHARED")
-        if shared:
-            path = Path(shared) / "pallets" / path.name
-        if not path.exists():
-            continue
-        with tempfile.TemporaryDirectory() as scratch:
-            seconds = [_one_run(path, Path(scratch), number) for number in range(4)]
-        found[problem.name] = {"cold": seconds[0], "warm": seconds[1:]}
-    return found
-
-
-def _one_run(pallet: Path, scratch: Path, number: int) -> float:
-    environment = os.environ | {
-        "FITSERVE_JIT_CACHE": str(scratch / "jit"),
-        "XDG_STATE_HOME": str(scratch / "state"),
-    }
-    command = [sys.executable, "-m", "fitserve", "run", str(pallet), "--refit"]
-    begin = time.perf_counter()
-    subprocess.run(
-        [*command, "--output", str(scratch / f"run{number}")],
-        check=True,
-        capture_output=True,
-        env=environment,
-    )
-    return time.perf_counter() - begin
+def _commands(problems: Sequence[Problem]) -> dict[str, Any]:
+    files = {problem.name: pallet_file(problem.name) for problem in problems}
+    return {name: command_side.measure(path) for name, path in files.items() if path.exists()}
 
 
 def _patches(problem: Problem) -> list[dict[str, float]]:
+    """Measure parts of the hypotheses; the programs must be the same for all of them."""
     found = []
-    for count in (1, 5, 4, 3, 2):
-        part = problem.hypotheses[: -(-len(problem.hypotheses) // count)]
+    for share in (5, 4, 3, 2, 1):
+        part = problem.hypotheses[: -(-len(problem.hypotheses) // share)]
         timing = kernel_side.measure(problem._replace(hypotheses=part), 5)
-        found.append({"hypotheses": len(part), "seconds": timing.median})
-    return sorted(found, key=lambda one: one["hypotheses"])
+        found.append(
+            {"hypotheses": len(part), "seconds": timing.median, "programs": timing.programs}
+        )
+    counts = {one["programs"] for one in found}
+    if len(counts) > 1:
+        raise RuntimeError(f"more patches make more programs: {found}")
+    return found
 
 
-def _engines(problems: list[Problem], sample: int, limit: float) -> dict[str, Any]:
+def _profile(problems: Sequence[Problem]) -> dict[str, Any]:
+    peak = machine.dgemm_peak()
+    return {"peak": peak} | {problem.name: profile_side.measure(problem) for problem in problems}
+
+
+def _engines(problems: Sequence[Problem], plan: Plan, measured: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for problem in problems:
-        kernel = kernel_side.measure(problem, 5)
         count = len(problem.hypotheses)
-        chosen = sorted({round(i * (count - 1) / max(1, sample - 1)) for i in range(sample)})
-        rows = {}
+        kernel = measured.get(problem.name)
+        if kernel is None:
+            timing = kernel_side.measure(problem, plan.repetitions)
+            kernel = {**timing._asdict(), "median": timing.median}
+            kernel["core seconds per hypothesis"] = timing.core_seconds
+        rows: dict[str, Any] = {}
         for engine in reference_side.ENGINES:
-            timings = [reference_side.measure(problem, engine, at, limit) for at in chosen]
+            sample = 1 if engine in _SAMPLED_ONCE else plan.sample
+            timings = [
+                reference_side.measure(problem, engine, at, plan.left())
+                for at in _spread(count, sample)
+                if plan.left() > 0
+            ]
             done = [one.seconds for one in timings if one.seconds is not None]
             rows[engine] = {
-                "seconds": [one.seconds for one in timings],
+                "hypotheses": [one.hypothesis for one in timings],
+                "seconds": done,
+                "limit": plan.limit,
                 "median": statistics.median(done) if done else None,
-                "largest difference in CLs": _difference(timings, kernel.results),
+                "largest difference in CLs": _difference(timings, kernel["results"]),
             }
             print(f"  {problem.name}, {engine}: {rows[engine]}", flush=True)
         found[problem.name] = {
-            "hypotheses": [problem.hypotheses[at].name for at in chosen],
-            "limit": limit,
             "kernel": {
-                "seconds per hypothesis": kernel.median / count,
-                "core seconds per hypothesis": kernel.core_seconds,
+                "seconds per hypothesis": kernel["median"] / count,
+                "core seconds per hypothesis": kernel["core seconds per hypothesis"],
             },
             "engines": rows,
         }
     return found
 
 
-def _difference(timings: list[Any], kernel: dict[str, list[float]]) -> float | None:
+def _spread(count: int, sample: int) -> list[int]:
+    """Return places from all over ``count`` hypotheses, none at an end."""
+    return sorted({round((i + 0.5) * count / sample - 0.5) for i in range(sample)})
+
+
+def _difference(timings: Sequence[Any], kernel: dict[str, list[float]]) -> float | None:
     differences = [
         abs(ours - theirs)
         for one in timings
@@ -179,74 +204,30 @@ def _difference(timings: list[Any], kernel: dict[str, list[float]]) -> float | N
     return max(differences, default=None)
 
 
-def _growth(limit: float) -> list[dict[str, Any]]:
-    found = []
-    for bins, parameters in GROWTH:
-        problem = synthetic(bins, parameters, hypotheses=4)
-        one = {"bins": bins, "parameters": parameters + bins}
+def _growth(plan: Plan) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    too_long = False
+    for bins, nuisance in plan.growth:
+        problem = synthetic(bins, nuisance, hypotheses=2)
         timing = kernel_side.measure(problem, 1, workers=1)
-        one |= {
+        one: dict[str, Any] = {
+            "bins": bins,
+            "nuisance": nuisance,
+            "parameters": nuisance + bins,
             "kernel": timing.core_seconds,
-            "kernel, compiling": _first(problem),
+            "kernel, compiling": timing.first,
             "kernel, MiB": timing.peak,
+            "pyhf jax+scipy": None,
         }
-        last = found[-1] if found else None
-        if last is None or last["pyhf jax+scipy"] is not None:
-            theirs = reference_side.measure(problem, "pyhf jax+scipy", 0, limit)
+        if not too_long and plan.left() > 0:
+            theirs = reference_side.measure(problem, "pyhf jax+scipy", 0, plan.left())
             one["pyhf jax+scipy"] = theirs.seconds
-            if theirs.results:
-                one["difference in CLs"] = _difference([theirs], timing.results)
-        else:
-            one["pyhf jax+scipy"] = None  # the smaller one took too long already
+            one["difference in CLs"] = _difference([theirs], timing.results)
+            # What takes too long here takes longer for everything larger.
+            too_long = theirs.seconds is None
         print(f"  {one}", flush=True)
         found.append(one)
     return found
-
-
-def _first(problem: Problem) -> float:
-    with tempfile.TemporaryDirectory() as cache:
-        return kernel_side.first_use(problem, cache)
-
-
-def table(found: dict[str, Any]) -> str:
-    """Return what was measured as text."""
-    lines = [f"on {found['machine']['processor']}, {found['machine']['cores']} cores"]
-    for name, one in found.get("kernel", {}).items():
-        lines.append(
-            f"{name}: {one['hypotheses']} hypotheses, {one['workers']} warm workers: "
-            f"median {one['median']:.3f} s, best {min(one['seconds']):.3f} s"
-        )
-        lines.append(
-            f"  {1e3 * one['core seconds per hypothesis']:.2f} ms of a core per hypothesis, "
-            f"{one['peak']:.0f} MiB, programs compiled: {one['programs']}"
-        )
-        lines.append(
-            f"  first result in a new process {one['first result, nothing compiled']:.1f} s, "
-            f"compiled before {one['first result, compiled before']:.1f} s"
-        )
-    for name, one in found.get("run", {}).items():
-        warm = statistics.median(one["warm"])
-        lines.append(f"fitserve run {name}: {one['cold']:.1f} s, compiled before {warm:.1f} s")
-    for name, one in found.get("engines", {}).items():
-        kernel = one["kernel"]["seconds per hypothesis"]
-        core = one["kernel"]["core seconds per hypothesis"]
-        lines.append(f"{name}, seconds per hypothesis (kernel: {kernel:.4f}, one core {core:.4f})")
-        for engine, row in one["engines"].items():
-            median = row["median"]
-            lines.append(
-                f"  {engine:20s} more than {one['limit']:.0f}"
-                if median is None
-                else f"  {engine:20s} {median:9.2f}  {median / kernel:8.0f} x, "
-                f"one core {median / core:8.0f} x"
-            )
-    for one in found.get("growth", []):
-        theirs = one["pyhf jax+scipy"]
-        told = "too long" if theirs is None else f"{theirs:.1f} s"
-        lines.append(
-            f"{one['bins']} bins, {one['parameters']} parameters: kernel {one['kernel']:.3f} s, "
-            f"{one['kernel, MiB']:.0f} MiB, pyhf jax {told}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
