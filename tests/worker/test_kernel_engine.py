@@ -21,7 +21,7 @@ from fitserve.contract import (
     decode_result,
     encode_task,
 )
-from fitserve_worker.engines import kernel as engine_module
+from fitserve_worker.engines import kernel_hypotest as engine_module
 from fitserve_worker.engines import select
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.kernel import KernelEngine

@@ -13,14 +13,20 @@ are therefore secants of z, kept inside a bracket that is halved where they do n
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-__all__ = ["FLUCTUATIONS", "Crossing", "upper_limits"]
+__all__ = ["FLUCTUATIONS", "Crossing", "Searching", "search", "upper_limits"]
+
+_Found = TypeVar("_Found")
+
+Searching: TypeAlias = Generator[float, Sequence[float], _Found]
+"""A search that yields signal strengths, wants the six CLs there, and returns what it found."""
 
 FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 """Background fluctuations in standard deviations: the observed CLs, then the expected ones."""
@@ -87,16 +93,45 @@ def upper_limits(
     >>> [round(found.mu, 3) for found in upper_limits(cls, (0, 10))]
     [0.784, 0.421, 0.565, 0.784, 1.091, 1.462]
     """
-    search = _Search(cls_at, max(0.0, bounds[0]), bounds[1], 1 - level)
-    search.evaluate(search.first)
-    return [search.crossing(curve) for curve in range(len(FLUCTUATIONS))]
+    searching = search(bounds, level)
+    asked = next(searching)
+    while True:
+        try:
+            asked = searching.send(cls_at(asked))
+        except StopIteration as done:
+            return list(done.value)
+
+
+def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[Crossing]]:
+    """Search as `upper_limits` does, yielding the signal strengths to evaluate.
+
+    Each wants the six CLs sent back. So several searches can go on at a time, and what they
+    ask for can be evaluated together.
+
+    Parameters
+    ----------
+    bounds, level
+        As for `upper_limits`, whose result is the value that this generator returns.
+
+    Examples
+    --------
+    >>> searching = search((0, 10))
+    >>> next(searching)
+    1.0
+    """
+    made = _Search(max(0.0, bounds[0]), bounds[1], 1 - level)
+    yield from made.evaluate(made.first)
+    found = []
+    for curve in range(len(FLUCTUATIONS)):
+        crossing = yield from made.crossing(curve)
+        found.append(crossing)
+    return found
 
 
 class _Search:
-    def __init__(
-        self, cls_at: Callable[[float], Sequence[float]], low: float, high: float, alpha: float
-    ) -> None:
-        self._cls_at = cls_at
+    """What is known of six curves; its generators yield signal strengths to evaluate."""
+
+    def __init__(self, low: float, high: float, alpha: float) -> None:
         self._low, self._high = low, high
         self._alpha = alpha
         self._known: dict[float, Sequence[float]] = {}
@@ -105,34 +140,33 @@ class _Search:
             self._known[0.0] = [1.0] * len(FLUCTUATIONS)
         self.first = min(max(1.0, low), high)
 
-    def evaluate(self, mu: float) -> None:
+    def evaluate(self, mu: float) -> Searching[None]:
         if mu in self._known:
             return
         if self._broken >= _MOST_BROKEN:
             raise _UndefinedError(mu)
-        self._known[mu] = self._cls_at(mu)
+        self._known[mu] = yield mu
         self._broken += not all(map(math.isfinite, self._known[mu]))
 
-    def crossing(self, curve: int) -> Crossing:
+    def crossing(self, curve: int) -> Searching[Crossing]:
         try:
-            above = self._excluded(curve)
+            above = yield from self._excluded(curve)
             if above is None:
                 cls = self._known[self._high][curve]
                 return Crossing(
                     None, f"above the POI's bound of {self._high:g}: CLs is {cls:.3g} there"
                 )
-            below = self._allowed(curve, above)
+            below = yield from self._allowed(curve, above)
             if below is None:
                 cls = self._known[self._low][curve]
                 return Crossing(
                     None, f"below the POI's bound of {self._low:g}: CLs is {cls:.3g} there"
                 )
-            return self._narrowed(curve, below, above)
+            return (yield from self._narrowed(curve, below, above))
         except _UndefinedError as error:
             return Crossing(None, str(error), doubtful=True)
 
     def _value(self, curve: int, mu: float) -> float:
-        self.evaluate(mu)
         return self._known[mu][curve]
 
     def _z(self, curve: int, mu: float) -> float:
@@ -141,7 +175,7 @@ class _Search:
     def _finite(self, curve: int) -> list[float]:
         return sorted(mu for mu, found in self._known.items() if math.isfinite(found[curve]))
 
-    def _excluded(self, curve: int) -> float | None:
+    def _excluded(self, curve: int) -> Searching[float | None]:
         """Return the smallest known mu that is excluded, going up until there is one."""
         target = _z(self._alpha, FLUCTUATIONS[curve])
         for _ in range(_MOST):
@@ -154,20 +188,20 @@ class _Search:
                 return None
             broken = [mu for mu in self._known if mu > last]
             if broken:
-                self._step_over(last, broken)
+                yield from self._step_over(last, broken)
                 continue
-            self.evaluate(min(self._high, self._beyond(curve, last, target)))
+            yield from self.evaluate(min(self._high, self._beyond(curve, last, target)))
         raise _UndefinedError(max(self._known))
 
-    def _step_over(self, last: float, broken: list[float]) -> None:
+    def _step_over(self, last: float, broken: list[float]) -> Searching[None]:
         """Go on beyond what could not be computed, or below it where there is no beyond."""
         if max(broken) < self._high and len(broken) <= _MOST_BROKEN // 2:
-            self.evaluate(min(self._high, 1.5 * max(broken)))
+            yield from self.evaluate(min(self._high, 1.5 * max(broken)))
             return
         nearest = min(broken)
         if nearest - last <= _TOLERANCE * nearest:
             raise _UndefinedError(nearest)
-        self.evaluate((last + nearest) / 2)
+        yield from self.evaluate((last + nearest) / 2)
 
     def _beyond(self, curve: int, last: float, target: float) -> float:
         """Return a mu where z is likely to have passed the target, not too far away."""
@@ -175,16 +209,17 @@ class _Search:
         guess = last * (target - before) / (z - before) if z > before else math.inf
         return float(np.clip(1.05 * guess, 1.3 * last, 4 * last)) or self.first
 
-    def _allowed(self, curve: int, above: float) -> float | None:
+    def _allowed(self, curve: int, above: float) -> Searching[float | None]:
         below = [mu for mu in self._finite(curve) if mu < above]
         if below:
             return below[-1]
+        yield from self.evaluate(self._low)
         cls = self._value(curve, self._low)
         if math.isnan(cls):
             raise _UndefinedError(self._low)
         return self._low if cls >= self._alpha else None
 
-    def _narrowed(self, curve: int, low: float, high: float) -> Crossing:
+    def _narrowed(self, curve: int, low: float, high: float) -> Searching[Crossing]:
         target = _z(self._alpha, FLUCTUATIONS[curve])
         moved, same, widths = 0, 0, [high - low]
         for _ in range(_MOST):
@@ -203,7 +238,7 @@ class _Search:
                 nudge = 2**same * _TOLERANCE / 4 * guess
                 at = guess + nudge if guess - low < high - guess else guess - nudge
                 at = float(np.clip(at, low + 0.01 * (high - low), high - 0.01 * (high - low)))
-            at = self._computed(curve, low, at, high)
+            at = yield from self._computed(curve, low, at, high)
             side = -1 if self._value(curve, at) >= self._alpha else 1
             same = same + 1 if side == moved else 0
             moved = side
@@ -218,10 +253,13 @@ class _Search:
         sides = (self._known.get(left), self._known.get(right))
         return all(side is not None and math.isnan(side[curve]) for side in sides)
 
-    def _computed(self, curve: int, low: float, at: float, high: float) -> float:
+    def _computed(self, curve: int, low: float, at: float, high: float) -> Searching[float]:
         """Return a place inside the bracket where CLs is known, ``at`` if possible."""
         for mu in (at, (low + at) / 2, (at + high) / 2):
-            if not self._in_hole(curve, mu) and math.isfinite(self._value(curve, mu)):
+            if self._in_hole(curve, mu):
+                continue
+            yield from self.evaluate(mu)
+            if math.isfinite(self._value(curve, mu)):
                 return mu
         raise _UndefinedError(at)
 

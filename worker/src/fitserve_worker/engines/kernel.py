@@ -1,33 +1,35 @@
 """The kernel engine: all hypotheses of a task by one compiled program, watched.
 
 What the kernel does not support goes to the reference engine, with the reason in the
-result's diagnostics. A hypothesis whose fits are doubted is fitted again by the reference
+result's diagnostics. A hypothesis whose fits are doubted is answered again by the reference
 engine: where the two agree the result holds, where they do not it is ``suspect`` and its
 reason has both values.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from cachetools import LRUCache
 
 from fitserve.contract import (
     Attempt,
-    HypotestRequest,
+    FitRequest,
     HypothesisResult,
-    MuPoint,
     digest,
     hypothesis_key,
+    kind_of,
 )
-from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.engines.kernel_fit import answer_fit, answer_ranking
+from fitserve_worker.engines.kernel_hypotest import answer_hypotest
+from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
+from fitserve_worker.engines.kernel_pieces import Piece
+from fitserve_worker.engines.opinions import disagreement
+from fitserve_worker.kernel.compilation import Compilation, compile_hypotheses
+from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.fits import load
-from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
 
@@ -38,16 +40,11 @@ if TYPE_CHECKING:
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.kernel.arraytypes import FloatArray
     from fitserve_worker.kernel.batch import Batch
-    from fitserve_worker.kernel.compilation import Compilation
-    from fitserve_worker.kernel.fits import Fits, Loaded
-    from fitserve_worker.kernel.hypotest import Tests
+
+    Answer = Callable[[Piece], tuple[list[dict[str, Any]], FloatArray | None]]
+    """Fields of the results of some hypotheses, and where fits to the next ones may start."""
 
 __all__ = ["KernelEngine"]
-
-# pyhf's fits and the kernel's agree to 4e-5 on the published pallets; what differs by more
-# than this is a different minimum.
-_AGREEMENT = 1e-3
-_ROUNDING = 1e-9
 
 # Workspaces looked up by name, with the samples and arrays that their hypotheses share.
 _backgrounds: LRUCache[str, Background] = LRUCache(maxsize=4)
@@ -68,16 +65,36 @@ class KernelEngine:
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the CLs of each hypothesis at every signal strength of the request."""
+        yield from self._each(work, answer_hypotest)
+
+    def limit(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the upper limits of each hypothesis, with every signal strength evaluated."""
+        yield from self._each(work, answer_limit)
+
+    def scan(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the profile likelihood and CLs of each hypothesis at the signal strengths."""
+        yield from self._each(work, answer_scan)
+
+    def fit(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the best fit of each hypothesis, or of the workspace without a signal."""
+        yield from self._each(work, answer_fit)
+
+    def ranking(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield the impact of every nuisance parameter for each hypothesis."""
+        yield from self._each(work, answer_ranking)
+
+    def _each(self, work: Work, answer: Answer) -> Iterator[HypothesisResult]:
         begin = time.perf_counter()
         compilation = _compile(work)
         setup = (time.perf_counter() - begin) / max(1, len(work.hypotheses))
         by_name = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
         for batch in compilation.batches:
-            for found in _test_batch(work, batch, by_name, setup):
+            for name, fields in _answers(work, batch, answer):
+                found = _result(work, by_name[name], {"setup_time": setup, **fields})
                 if found.status == "ok":
                     yield found
                 else:
-                    yield self._second_opinion(work, by_name[found.name], found)
+                    yield self._second_opinion(work, by_name[name], found)
         for name, reason in compilation.unsupported.items():
             yield self._instead(work, by_name[name], reason)
 
@@ -86,19 +103,15 @@ class KernelEngine:
     ) -> HypothesisResult:
         """Return the reference's result, and what becomes of it beside the doubted one."""
         second = self._refer(work, hypothesis)
-        difference = _difference(found, second)
+        apart = disagreement(found, second)
         diagnostics = {
             "kernel doubt": found.reason,
             "kernel CLs_obs": found.CLs_obs,
             **second.diagnostics,
         }
         changed: dict[str, Any] = {"diagnostics": diagnostics}
-        if second.status == "ok" and difference is not None and difference > _AGREEMENT:
-            changed |= {
-                "status": "suspect",
-                "reason": f"the kernel finds CLs {found.CLs_obs:.6g} ({found.reason}), "
-                f"pyhf {second.CLs_obs:.6g}",
-            }
+        if second.status == "ok" and apart:
+            changed |= {"status": "suspect", "reason": apart}
         return msgspec.structs.replace(
             second,
             attempts=[*found.attempts, *second.attempts],
@@ -116,7 +129,10 @@ class KernelEngine:
     def _refer(self, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
         if self._reference is None:
             self._reference = self._make_reference()
-        return next(iter(self._reference.hypotest(work._replace(hypotheses=[hypothesis]))))
+        answers: Iterator[HypothesisResult] = getattr(self._reference, kind_of(work.request))(
+            work._replace(hypotheses=[hypothesis])
+        )
+        return next(iter(answers))
 
 
 def _compile(work: Work) -> Compilation:
@@ -124,135 +140,44 @@ def _compile(work: Work) -> Compilation:
     key = digest([work.workspace_digest, options])
     background = _backgrounds.get(key)
     if background is None:
-        compilation = compile_hypotheses(work.workspace, work.hypotheses, options)
-        if compilation.batches:
-            _backgrounds[key] = Background(work.workspace, options)
-        return compilation
-    return compile_hypotheses(background, work.hypotheses, options)
+        try:
+            background = Background(work.workspace, options)
+        except UnsupportedModelError as error:
+            return Compilation([], {one.name: error.reason for one in work.hypotheses})
+        _backgrounds[key] = background
+    without = isinstance(work.request, FitRequest) and work.request.background_only
+    return compile_hypotheses(background, work.hypotheses, options, may_lack_poi=without)
 
 
-def _test_batch(
-    work: Work, batch: Batch, by_name: dict[str, Hypothesis], setup: float
-) -> Iterator[HypothesisResult]:
-    request = work.request
-    if not isinstance(request, HypotestRequest):
-        raise TypeError(f"the kernel engine has no answer to {type(request).__name__}")
+def _answers(work: Work, batch: Batch, answer: Answer) -> Iterator[tuple[str, dict[str, Any]]]:
     setting = runtime()
     start: FloatArray | None = None
     size = batch.capacity(setting.capacity)
     members = range(len(batch.members))
     for first in range(0, len(members), size):
-        piece = members[first : first + size]
+        some = members[first : first + size]
         begin = time.perf_counter()
-        loaded = load(batch, piece, setting)
-        tests = hypotest(loaded, request.mu, request.test_stat, start)
-        seconds = (time.perf_counter() - begin) / len(piece)
+        loaded = load(batch, some, setting)
         # The background does not change much from one signal to the next.
-        start = tests.null.x[0] if bool(tests.null.converged[0]) else None
-        for index, member in enumerate(piece):
-            hypothesis = by_name[batch.members[member].name]
-            yield _result(work, hypothesis, _One(loaded, tests, index, request.mu), setup, seconds)
+        answers, start = answer(Piece(work, batch, loaded, some, start))
+        seconds = (time.perf_counter() - begin) / len(some)
+        for member, fields in zip(some, answers, strict=True):
+            yield batch.members[member].name, {"fit_time": seconds, **fields}
     setting.cache.publish()
 
 
-class _One(NamedTuple):
-    """One hypothesis of some that were tested together."""
-
-    loaded: Loaded
-    tests: Tests
-    at: int
-    mu: tuple[float, ...]
-
-    def fits(self) -> dict[str, Fits]:
-        """Return all fits that were made, by what they were made for."""
-        tests = self.tests
-        named = {"background": tests.null, "free": tests.free}
-        for mu, fixed, asimov in zip(self.mu, tests.fixed, tests.asimov, strict=True):
-            named |= {f"mu = {mu:g}": fixed, f"Asimov, mu = {mu:g}": asimov}
-        return named
-
-
-def _result(
-    work: Work, hypothesis: Hypothesis, one: _One, setup: float, seconds: float
-) -> HypothesisResult:
-    tests, index = one.tests, one.at
-    problems = _problems(one)
-    reason = "; ".join(problems) or None
-    constant = one.loaded.chunk.constant[index]
-    free = float(tests.free.value[index])
-    points = [
-        MuPoint(
-            mu=mu,
-            CLs_obs=_finite(tests.CLs_obs[index, at]),
-            CLs_exp=[_finite(value) for value in tests.CLs_exp[index, at]],
-            status="suspect" if problems else "ok",
-            reason=reason,
-            twice_delta_nll=2 * max(0.0, float(tests.fixed[at].value[index]) - free),
-        )
-        for at, mu in enumerate(one.mu)
-    ]
+def _result(work: Work, hypothesis: Hypothesis, fields: dict[str, Any]) -> HypothesisResult:
+    attempt = Attempt(
+        engine="kernel",
+        start="chain",
+        seconds=fields["fit_time"],
+        problems=[fields["reason"]] if fields["reason"] else [],
+    )
     return HypothesisResult(
         name=hypothesis.name,
         key=hypothesis_key(work.workspace_digest, hypothesis, work.request_digest),
         mass_hypotheses=hypothesis.values,
-        status="suspect" if problems else "ok",
-        reason=reason,
-        CLs_obs=points[0].CLs_obs,
-        CLs_exp=points[0].CLs_exp,
-        fit_time=seconds,
-        setup_time=setup,
         engine="kernel",
-        points=points,
-        muhat=_finite(tests.muhat[index]),
-        twice_nll=_finite(2 * (free + constant)),
-        attempts=[Attempt(engine="kernel", start="chain", seconds=seconds, problems=problems)],
-        diagnostics=_diagnostics(one),
+        attempts=[attempt],
+        **fields,
     )
-
-
-def _problems(one: _One) -> list[str]:
-    tests, index = one.tests, one.at
-    values = np.concatenate([tests.CLs_obs[index], tests.CLs_exp[index].ravel()])
-    if not np.isfinite(values).all():
-        return ["a result is not a finite number"]
-    problems = [
-        f"the fit with {name} {what}"
-        for name, fit in one.fits().items()
-        for what in doubts(one.loaded, fit, index)
-    ]
-    if (values < -_ROUNDING).any() or (values > 1 + _ROUNDING).any():
-        problems.append("a CLs is outside 0 to 1")
-    rows = tests.CLs_exp[index]
-    if any(low > high + _ROUNDING for row in rows for low, high in itertools.pairwise(row)):
-        problems.append("the expected CLs are not in order")
-    return problems
-
-
-def _diagnostics(one: _One) -> dict[str, float | int | bool | str | None]:
-    fits = one.fits().values()
-    columns, free = one.loaded.chunk.columns, one.tests.free.x[one.at]
-    lower, upper = columns["lower"][one.at], columns["upper"][one.at]
-    return {
-        "iterations": int(sum(fit.steps[one.at] for fit in fits)),
-        "edm": _finite(max(abs(float(fit.edm[one.at])) for fit in fits)),
-        "at_bounds": int(np.sum((lower < upper) & ((free <= lower) | (free >= upper)))),
-        "q": _finite(one.tests.q[one.at, 0]),
-        "q_asimov": _finite(one.tests.q_asimov[one.at, 0]),
-    }
-
-
-def _difference(first: HypothesisResult, second: HypothesisResult) -> float | None:
-    """Return the largest difference in CLs, None where one of them has no number."""
-    pairs = [
-        pair
-        for one, other in zip(first.points, second.points, strict=False)
-        for pair in zip((one.CLs_obs, *one.CLs_exp), (other.CLs_obs, *other.CLs_exp), strict=True)
-    ]
-    if not pairs or any(value is None for pair in pairs for value in pair):
-        return None
-    return max(abs(one - other) for one, other in pairs if one is not None and other is not None)
-
-
-def _finite(value: Any) -> float | None:
-    number = float(value)
-    return number if np.isfinite(number) else None

@@ -1,26 +1,22 @@
-"""Upper limits from evaluations of CLs, and the reasons to doubt them."""
+"""Upper limits by pyhf's evaluations of CLs."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import UpperLimits
-from fitserve_worker.engines.crossing import upper_limits
+from fitserve_worker.engines.crossing import FLUCTUATIONS, upper_limits
+from fitserve_worker.engines.limits import in_order, judged, limits_of
+from fitserve_worker.engines.points import at_strengths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from fitserve.contract import UpperLimits
     from fitserve_worker.engines.asymptotic import Evaluation
-    from fitserve_worker.engines.crossing import Crossing
     from fitserve_worker.engines.ladder import Climb
 
 __all__ = ["find_limits"]
-
-_NAMES = ("observed", "expected_m2", "expected_m1", "expected_0", "expected_p1", "expected_p2")
-# CLs falls with the signal strength; fits that are good to sqrt(q) = 1e-3 make it rise by less.
-_RISE = 1e-3
 
 
 def find_limits(
@@ -52,45 +48,9 @@ def find_limits(
     def cls_at(mu: float) -> list[float]:
         climbs[mu] = climb(mu)
         best = climbs[mu].best
-        return [best.CLs_obs, *best.CLs_exp] if best else [math.nan] * len(_NAMES)
+        return [best.CLs_obs, *best.CLs_exp] if best else [math.nan] * len(FLUCTUATIONS)
 
     found = upper_limits(cls_at, bounds, level)
-    first = next(iter(climbs))
-    ordered = {mu: climbs[mu] for mu in (first, *sorted(set(climbs) - {first}))}
-    limits = UpperLimits(
-        level=level,
-        observed=found[0].mu,
-        expected=[crossing.mu for crossing in found[1:]],
-        reasons={
-            name: crossing.reason
-            for name, crossing in zip(_NAMES, found, strict=True)
-            if crossing.reason
-        },
-    )
-    fields = _judged(found, climbs)
-    if first != 1.0:
-        fields |= {"CLs_obs": None, "CLs_exp": [None] * (len(_NAMES) - 1)}
-    return ordered, limits, fields
-
-
-def _judged(found: list[Crossing], climbs: Mapping[float, Climb[Evaluation]]) -> dict[str, Any]:
-    if not any(one.best for one in climbs.values()):
-        return {"status": "failed", "reason": next(iter(climbs.values())).reason}
-    doubts = {
-        f"{name}: {crossing.reason}": None
-        for name, crossing in zip(_NAMES, found, strict=True)
-        if crossing.doubtful
-    }
-    for mu in sorted({mu for crossing in found for mu in crossing.ends}):
-        if climbs[mu].status != "ok":
-            doubts[f"at mu = {mu:.4g}: {climbs[mu].reason}"] = None
-    known = [one.best for _, one in sorted(climbs.items()) if one.best]
-    for name, values in (
-        ("observed", [one.CLs_obs for one in known]),
-        ("median expected", [one.CLs_exp[2] for one in known]),
-    ):
-        if any(later > earlier + _RISE for earlier, later in itertools.pairwise(values)):
-            doubts[f"the {name} CLs does not fall with mu everywhere"] = None
-    if not doubts:
-        return {"status": "ok", "reason": None}
-    return {"status": "suspect", "reason": "; ".join(doubts)}
+    ordered = {mu: climbs[mu] for mu in in_order(climbs)}
+    points = at_strengths(ordered)["points"]
+    return ordered, limits_of(found, level), judged(found, points)

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitserve.contract import ChannelYields, SampleYields, Yields
+from fitserve_worker.engines.solution import Channel, yields_by_channel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fitserve.contract import ChannelYields
     from fitserve_worker.engines.minuit import BestFit
     from fitserve_worker.engines.models import BuiltModel
 
@@ -42,32 +43,23 @@ def channel_yields(
     after, after_sigma = _propagated(built, found, found.values, found.covariance)
     config = built.model.config
     observed = np.asarray(built.data[: config.nmaindata], dtype=float)
-    channels = []
-    for channel in built.model.spec["channels"]:
-        bins = config.channel_slices[channel["name"]]
-
-        def yields(row: int, bins: slice = bins) -> Yields:
-            return Yields(
-                prefit=before[row, bins].tolist(),
-                prefit_uncertainty=before_sigma[row, bins].tolist(),
-                postfit=after[row, bins].tolist(),
-                postfit_uncertainty=after_sigma[row, bins].tolist(),
-            )
-
-        channels.append(
-            ChannelYields(
-                name=channel["name"],
-                data=observed[bins].tolist(),
-                total=yields(-1),
-                samples=[
-                    SampleYields(
-                        name=sample["name"], yields=yields(config.samples.index(sample["name"]))
-                    )
-                    for sample in channel["samples"]
-                ],
-            )
+    channels = [
+        Channel(
+            channel["name"],
+            config.channel_slices[channel["name"]],
+            [
+                (sample["name"], config.samples.index(sample["name"]))
+                for sample in channel["samples"]
+            ],
         )
-    return sorted(channels, key=lambda one: config.channels.index(one.name))
+        for channel in built.model.spec["channels"]
+    ]
+    return yields_by_channel(
+        sorted(channels, key=lambda one: config.channels.index(one.name)),
+        observed,
+        (before, before_sigma),
+        (after, after_sigma),
+    )
 
 
 def _propagated(

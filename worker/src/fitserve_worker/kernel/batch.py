@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from fitserve.contract import ModelOptions
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
+    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.members import Member, Reader
     from fitserve_worker.kernel.parameters import ParameterSet
     from fitserve_worker.kernel.patches import Structure
@@ -40,8 +40,9 @@ class Chunk(NamedTuple):
 
     ``columns`` and ``local`` hold init, lower, upper, precision, mean, rate and counted of the
     parameters, of shape (hypotheses, columns) and (hypotheses, bins); ``data`` are the
-    observed events (hypotheses, bins). ``poi`` is the column of the parameter of interest,
-    ``constant`` what the fit's objective lacks of -log L.
+    observed events (hypotheses, bins). ``poi`` is the column of the parameter of interest
+    (-1 where a model without one is allowed and has none), ``constant`` what the fit's
+    objective lacks of -log L.
     """
 
     samples: SampleArrays
@@ -158,6 +159,16 @@ class Batch:
         )
 
     @property
+    def poi(self) -> str:
+        """Name of the parameter of interest."""
+        return self._poi
+
+    @property
+    def layout(self) -> Layout:
+        """Where channels and bins lie."""
+        return self._layout
+
+    @property
     def slots(self) -> IntArray:
         """Positions of the model's bins in arrays of bins."""
         return self._layout.slots
@@ -196,7 +207,7 @@ class Batch:
         observed = np.stack([self.members[index].observed for index in members])
         data = np.zeros((capacity, self.shape.bins))
         data[: len(members)] = self._layout.spread(observed)
-        poi = [self._places[index].columns[self._poi] for index in members]
+        poi = [self._places[index].columns.get(self._poi, -1) for index in members]
         constant = [
             vector.constant + poisson_constant(counts)
             for vector, counts in zip(vectors, observed, strict=False)
@@ -219,6 +230,52 @@ class Batch:
             usage = self._usage if name in self._usage.names else hypothesis.usage
             found.append((made, self.placement(made, usage, places)))
         return Parameters(found)
+
+    def sample_slots(self, member: int) -> dict[tuple[str, str], int]:
+        """Return the slots of a hypothesis' samples, by channel and sample name.
+
+        Those of the background come first, as in `fitserve_worker.kernel.rows.Rows`.
+        """
+        found = {}
+        for samples, first in (
+            (self._background, 0),
+            (self.members[member].samples, self.shape.slots),
+        ):
+            taken: Counter[str] = Counter()
+            for sample in samples:
+                found[sample.channel, sample.name] = first + taken[sample.channel]
+                taken[sample.channel] += 1
+        return found
+
+    def names_at(self, member: int, columns: BoolArray, bins: BoolArray) -> list[str]:
+        """Return the names of parameters, as pyhf has them, given their places.
+
+        Parameters
+        ----------
+        member
+            The hypothesis.
+        columns, bins
+            Which columns, (columns,), and which bins' local parameters, (bins,).
+        """
+        places, own = self._places[member], self.members[member].usage
+        found: list[str] = []
+
+        def add(name: str, chosen: BoolArray, offset: int) -> None:
+            usage = self._usage if name in self._usage.names else own
+            per_bin = usage.kind(name).per_bin
+            found.extend(
+                f"{name}[{offset + index}]" if per_bin else name
+                for index in np.flatnonzero(chosen).tolist()
+            )
+
+        for name, first in places.columns.items():
+            usage = self._usage if name in self._usage.names else own
+            add(name, columns[first : first + usage.size(name, self._bins)], 0)
+        for channel, name in places.local.items():
+            usage = self._usage if name in self._usage.names else own
+            where = self._layout.slots[self._layout.bin_range(channel)]
+            add(name, bins[where], usage.offset(name, channel, self._bins))
+        return found
 
     def _enter(
         self,

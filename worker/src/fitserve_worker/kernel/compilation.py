@@ -35,6 +35,8 @@ def compile_hypotheses(
     workspace: dict[str, Any] | Background,
     hypotheses: Iterable[Hypothesis],
     options: ModelOptions,
+    *,
+    may_lack_poi: bool = False,
 ) -> Compilation:
     """Compile hypotheses into batches of those that differ in numbers only.
 
@@ -47,6 +49,8 @@ def compile_hypotheses(
         Patches for the workspace.
     options
         Measurement, parameter of interest and interpolation codes.
+    may_lack_poi
+        Whether to compile models without the parameter of interest too.
     """
     hypotheses = list(hypotheses)
     unsupported: dict[str, str] = {}
@@ -66,7 +70,7 @@ def compile_hypotheses(
             groups[patched.structure].append((hypothesis.name, patched))
     batches = []
     for structure, group in groups.items():
-        members, refused = _read(background, structure, group)
+        members, refused = _read(background, structure, group, may_lack_poi=may_lack_poi)
         unsupported |= refused
         for first in range(0, len(members), _LARGEST):
             part = members[first : first + _LARGEST]
@@ -75,7 +79,11 @@ def compile_hypotheses(
 
 
 def _read(
-    background: Background, structure: Structure, group: list[tuple[str, Patched]]
+    background: Background,
+    structure: Structure,
+    group: list[tuple[str, Patched]],
+    *,
+    may_lack_poi: bool,
 ) -> tuple[list[Member], dict[str, str]]:
     try:
         reader = background.reader(structure)
@@ -84,7 +92,7 @@ def _read(
     members, refused = [], {}
     for name, patched in group:
         try:
-            members.append(reader.read(name, patched))
+            members.append(reader.read(name, patched, may_lack_poi=may_lack_poi))
         except UnsupportedModelError as error:
             refused[name] = error.reason
     return members, refused

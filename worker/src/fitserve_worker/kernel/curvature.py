@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.likelihood import Bins, Parts, Target, Terms
     from fitserve_worker.kernel.rows import Rows
 
-__all__ = ["Curvature", "curvature", "diagonal_of"]
+__all__ = ["Curvature", "bin_jacobian", "curvature", "diagonal_of"]
 
 
 class Curvature(NamedTuple):
@@ -117,13 +117,7 @@ def _bin_products(
     information = jnp.where(positive, shared, 0.0)[slots]
 
     def jacobian(mask: Array) -> Array:
-        by_row = jnp.einsum("kiw,kip->iwp", mask * rows.rates, _by_slot(shape, rows.log1)).reshape(
-            shape.bins, -1
-        )
-        by_bin = rows.steps_by_bin(
-            jnp.broadcast_to(mask * rows.factor[..., None], rows.rates.shape)
-        )
-        return in_columns(shape, by_bin, by_row.reshape(shape.bins, -1))[slots]
+        return bin_jacobian(shape, rows, mask, slots)
 
     local, bend, relaxed = bins.local[slots], bins.bend[slots], relaxed[slots]
     if shape.local == "none":
@@ -149,6 +143,23 @@ def _bin_products(
         jnp.concatenate([bend, relaxed]),
         information,
     )
+
+
+def bin_jacobian(shape: Shape, rows: Rows, mask: Array, slots: Array) -> Array:
+    """Return the derivatives of weighted sums of rows, of shape (model bins, columns).
+
+    Parameters
+    ----------
+    shape, rows
+        The rows, at a point.
+    mask
+        What each row of a bin counts, to be broadcast to (slots, blocks, width).
+    slots
+        Positions of the model's bins among all, of shape (model bins,).
+    """
+    by_row = jnp.einsum("kiw,kip->iwp", mask * rows.rates, _by_slot(shape, rows.log1))
+    by_bin = rows.steps_by_bin(jnp.broadcast_to(mask * rows.factor[..., None], rows.rates.shape))
+    return in_columns(shape, by_bin, by_row.reshape(shape.bins, -1))[slots]
 
 
 def diagonal_of(matrix: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from fitserve_worker.kernel.arraytypes import FloatArray
     from fitserve_worker.kernel.fits import Fits, Loaded
 
 __all__ = ["doubts"]
@@ -15,7 +16,7 @@ __all__ = ["doubts"]
 _NONE = 1e-30
 
 
-def doubts(loaded: Loaded, fits: Fits, at: int) -> list[str]:
+def doubts(loaded: Loaded, fits: Fits, at: int, events: FloatArray | None = None) -> list[str]:
     """Return what speaks against a fit, in words that go on from "the fit".
 
     Parameters
@@ -23,16 +24,19 @@ def doubts(loaded: Loaded, fits: Fits, at: int) -> list[str]:
     loaded
         The hypotheses.
     fits
-        Fits, one for each of them.
+        Fits; one for each of them, unless ``events`` are given.
     at
         Which one to judge.
+    events
+        What it was made to, of shape (bins,); by default the observed events.
     """
     found = []
     if not fits.converged[at]:
         found.append("did not converge")
     if not fits.positive[at]:
         found.append("ended where the Hessian is not positive definite")
-    yields, data = fits.yields[at, loaded.slots], loaded.observed.events[at, loaded.slots]
+    made_to = loaded.observed.events[at] if events is None else events
+    yields, data = fits.yields[at, loaded.slots], made_to[loaded.slots]
     if (yields < 0).any():
         found.append("expects less than no events in a bin")
     if ((np.abs(yields) < _NONE) & (data > 0)).any():

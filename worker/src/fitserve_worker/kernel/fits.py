@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,13 +10,14 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arraytypes import BoolArray, DeviceArray, FloatArray, IntArray
     from fitserve_worker.kernel.batch import Batch, Chunk
     from fitserve_worker.kernel.curvature import Curvature
+    from fitserve_worker.kernel.details import SampleYields, Seconds
     from fitserve_worker.kernel.likelihood import Evaluation
     from fitserve_worker.kernel.runtime import Runtime
 
-__all__ = ["Data", "Fits", "Loaded", "load"]
+__all__ = ["Bounds", "Data", "Fits", "Loaded", "load"]
 
 
 class Data(NamedTuple):
@@ -34,6 +36,22 @@ class Data(NamedTuple):
     def take(self, which: IntArray | BoolArray) -> Data:
         """Return the data of some of the fits."""
         return Data._make(array[which] for array in self)
+
+
+class Bounds(NamedTuple):
+    """Between what fits look, with the fit as first axis; a parameter is held by equal bounds.
+
+    ``lower`` and ``upper`` (fits, columns), and those of local parameters (fits, bins).
+    """
+
+    lower: DeviceArray
+    upper: DeviceArray
+    local_lower: DeviceArray
+    local_upper: DeviceArray
+
+    def take(self, which: IntArray | BoolArray) -> Bounds:
+        """Return the bounds of some of the fits."""
+        return Bounds._make(array[which] for array in self)
 
 
 class Fits(NamedTuple):
@@ -95,8 +113,6 @@ class Loaded:
             terms=Terms(
                 precision=columns["precision"],
                 rate=columns["rate"],
-                local_lower=local["lower"],
-                local_upper=local["upper"],
                 local_precision=local["precision"],
                 local_rate=local["rate"],
             ),
@@ -128,9 +144,9 @@ class Loaded:
         columns = self.chunk.columns
         return np.stack([columns["lower"][at], columns["upper"][at]], axis=1)
 
-    @property
+    @functools.cached_property
     def observed(self) -> Data:
-        """The observed data of each hypothesis."""
+        """The observed data of each hypothesis; not to be changed."""
         chunk = self.chunk
         every = Data(
             chunk.data,
@@ -155,6 +171,30 @@ class Loaded:
             local["rate"][hypothesis] * fits.local,
         )
 
+    def bounds(self, hypothesis: IntArray, poi: FloatArray | None = None) -> Bounds:
+        """Return the bounds of the models' parameters, for one fit for each index.
+
+        Parameters
+        ----------
+        hypothesis
+            Index of the hypothesis of each fit, of shape (fits,).
+        poi
+            Value that the parameter of interest is held at, of shape (fits,); it is free
+            where this is NaN, and everywhere if it is None.
+        """
+        columns, local = self.chunk.columns, self.chunk.local
+        found = Bounds(
+            columns["lower"][hypothesis],
+            columns["upper"][hypothesis],
+            local["lower"][hypothesis],
+            local["upper"][hypothesis],
+        )
+        if poi is not None:
+            held = np.flatnonzero(np.isfinite(poi))
+            at = held, self.chunk.poi[hypothesis[held]]
+            found.lower[at] = found.upper[at] = poi[held]
+        return found
+
     def fit(
         self,
         hypothesis: IntArray,
@@ -162,7 +202,11 @@ class Loaded:
         data: Data,
         poi: FloatArray | None = None,
     ) -> Fits:
-        """Fit.
+        """Fit with the parameter of interest held or free: as many fits as there are data sets.
+
+        All of them are done by one compiled program, cut into calls of its fixed size. To
+        fit many data sets to one model repeat its index: ``hypothesis`` of zeros, a row of
+        ``data`` and of ``start`` for each data set.
 
         Parameters
         ----------
@@ -173,19 +217,19 @@ class Loaded:
         data
             What it is made to.
         poi
-            Value that the parameter of interest is fixed at, of shape (fits,); it is free
+            Value that the parameter of interest is held at, of shape (fits,); it is free
             where this is NaN, and everywhere if it is None.
         """
-        lower = self.chunk.columns["lower"][hypothesis]
-        upper = self.chunk.columns["upper"][hypothesis]
-        if poi is not None:
-            fixed = np.flatnonzero(np.isfinite(poi))
-            at = fixed, self.chunk.poi[hypothesis[fixed]]
-            lower[at] = upper[at] = poi[fixed]
+        return self.fit_between(hypothesis, start, data, self.bounds(hypothesis, poi))
+
+    def fit_between(
+        self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds
+    ) -> Fits:
+        """Fit, as `fit`, between given bounds, whatever they hold."""
         pieces = self._pieces(len(hypothesis))
         done = self._runtime.side_by_side(
             lambda piece: self._run(
-                hypothesis[piece], start[piece], lower[piece], upper[piece], data.take(piece)
+                hypothesis[piece], start[piece], data.take(piece), bounds.take(piece)
             ),
             pieces,
         )
@@ -199,8 +243,7 @@ class Loaded:
         Parameters
         ----------
         hypothesis
-            Index of the hypothesis of each point, of shape (points,), at most as many as
-            there are hypotheses.
+            Index of the hypothesis of each point, of shape (points,).
         x, local
             The points: columns (points, columns) and local parameters (points, bins).
         data
@@ -209,30 +252,59 @@ class Loaded:
         from fitserve_worker.kernel.likelihood import Target
         from fitserve_worker.kernel.program import Jobs, evaluate_at
 
-        here = self._models.terms
-        pinned = {"local_lower": here.local_lower.copy(), "local_upper": here.local_upper.copy()}
-        for bound in pinned.values():
-            bound[hypothesis] = local
-        models = self._models._replace(terms=here._replace(**pinned))
-        jobs = Jobs(hypothesis, x, x, x, Target(*data))
-        found, bend = evaluate_at(self._shape, models, jobs)
+        jobs = Jobs(hypothesis, x, Bounds(x, x, local, local), Target(*data))
+        found, bend = evaluate_at(self._shape, self._models, jobs)
         return (
             found._make(np.asarray(array) for array in found),
             bend._make(np.asarray(array) for array in bend),
         )
 
+    def seconds(self, hypothesis: int, fit: Fits) -> Seconds:
+        """Return all second derivatives at a fit to the observed data.
+
+        Parameters
+        ----------
+        hypothesis
+            Index of the hypothesis.
+        fit
+            One fit.
+        """
+        from fitserve_worker.kernel.details import seconds_at
+        from fitserve_worker.kernel.likelihood import Target
+        from fitserve_worker.kernel.program import Jobs
+
+        x, local = fit.x[0], fit.local[0]
+        target = Target(*(array[hypothesis] for array in self.observed))
+        job = Jobs(hypothesis, x, Bounds(x, x, local, local), target)
+        found: Seconds = seconds_at(self._shape, self._models, job)
+        return type(found)(*(np.asarray(array) for array in found))
+
+    def sample_yields(
+        self, hypothesis: int, x: FloatArray, local: FloatArray, ends: FloatArray
+    ) -> SampleYields:
+        """Return the yields of all samples of a hypothesis at a point, and their slopes.
+
+        Parameters
+        ----------
+        hypothesis
+            Index of the hypothesis.
+        x, local
+            The point: columns (columns,) and local parameters (bins,).
+        ends
+            Between which values of each column to take the slope, of shape (2, columns).
+        """
+        from fitserve_worker.kernel.details import sample_yields_at
+
+        found: SampleYields = sample_yields_at(
+            self._shape, self._models, hypothesis, (x, local), ends
+        )
+        return type(found)(*(np.asarray(array) for array in found))
+
     def _pieces(self, count: int) -> list[IntArray]:
         parts = max(-(-count // self._runtime.capacity), min(self._runtime.threads, count))
         return np.array_split(np.arange(count), parts)
 
-    def _run(
-        self,
-        hypothesis: IntArray,
-        start: FloatArray,
-        lower: FloatArray,
-        upper: FloatArray,
-        data: Data,
-    ) -> Fits:
+    def _run(self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds) -> Fits:
         from fitserve_worker.kernel.likelihood import Target
         from fitserve_worker.kernel.program import Jobs, run
 
@@ -246,8 +318,7 @@ class Loaded:
         jobs = Jobs(
             padded(hypothesis),
             padded(start),
-            padded(lower),
-            padded(upper),
+            Bounds(*(padded(array) for array in bounds)),
             Target(*(padded(array) for array in data)),
         )
         found = run(self._shape, self._models, jobs, count, in_turn=self._runtime.in_turn)

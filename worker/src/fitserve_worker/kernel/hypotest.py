@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
+from fitserve_worker.kernel.retries import SLACK, better, persistent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
 
-__all__ = ["Tests", "hypotest"]
+__all__ = ["Tests", "free_fit", "hypotest"]
 
-# Free and fixed fits may differ by this much in -log L in the wrong direction.
-_SLACK = 1e-7
 # Signal strengths that are the same.
 _NEAR = 1e-3
 
@@ -76,7 +75,13 @@ def hypotest(
         last = _fixed(loaded, every, [last.x, null.x, initial], data, mus[index])
         fixed[index] = last
     by_mu = [fixed[index] for index in range(len(mus))]
-    free = _free(loaded, every, data, null, [(mus[index], fixed[index]) for index in order])
+    by_strength = {0.0: null, **{mus[index]: fixed[index] for index in order}}
+    free = free_fit(
+        loaded,
+        every,
+        data,
+        [(np.full(loaded.size, mu), by_strength[mu]) for mu in sorted(by_strength)],
+    )
     null = _consistent(loaded, every, data, null, 0.0, free)
     by_mu = [
         _consistent(loaded, every, data, fit, mu, free) for mu, fit in zip(mus, by_mu, strict=True)
@@ -111,79 +116,53 @@ def hypotest(
 def _fixed(
     loaded: Loaded, every: IntArray, starts: Sequence[FloatArray], data: Data, mu: float
 ) -> Fits:
-    return _persistent(loaded, every, starts, data, np.full(len(every), float(mu)))
+    at = np.full(len(every), float(mu))
+    return persistent(loaded, every, starts, data, loaded.bounds(every, at))
 
 
-def _persistent(
-    loaded: Loaded,
-    every: IntArray,
-    starts: Sequence[FloatArray],
-    data: Data,
-    poi: FloatArray | None,
+def free_fit(
+    loaded: Loaded, every: IntArray, data: Data, tested: Sequence[tuple[FloatArray, Fits]]
 ) -> Fits:
-    """Fit from the first start, and from the others where that does not converge.
+    """Fit with the parameter of interest free, starting between fits with it held.
 
-    A kink at zero may have a minimum on either side of it: each is tried.
+    Parameters
+    ----------
+    loaded
+        The hypotheses.
+    every
+        Index of the hypothesis of each fit, of shape (fits,).
+    data
+        What each is made to.
+    tested
+        Signal strengths, of shape (fits,), in rising order, and the fits there.
     """
-
-    def refit(fits: Fits, which: IntArray, start: FloatArray) -> Fits:
-        at = None if poi is None else poi[which]
-        second = loaded.fit(every[which], start[which], data.take(which), at)
-        return fits.replaced(which, _better(fits.take(which), second))
-
-    fits = loaded.fit(every, starts[0], data, poi)
-    for start in starts[1:]:
-        again = np.flatnonzero(~_sound(fits))
-        if not again.size:
-            break
-        fits = refit(fits, again, start)
-    if loaded.kinked is not None:
-        fits = refit(fits, np.arange(len(every)), np.where(loaded.kinked, -fits.x, fits.x))
-    return fits
-
-
-def _sound(fits: Fits) -> BoolArray:
-    return fits.converged & fits.positive
-
-
-def _better(first: Fits, second: Fits) -> Fits:
-    """Return of each two fits the sound one, or the lower one if both are or neither is."""
-    lower = (second.value < first.value - _SLACK) | ~np.isfinite(first.value)
-    takes = np.where(_sound(first) == _sound(second), lower, _sound(second))
-    return first.replaced(np.flatnonzero(takes), second.take(takes))
-
-
-def _free(
-    loaded: Loaded, every: IntArray, data: Data, null: Fits, tested: list[tuple[float, Fits]]
-) -> Fits:
-    """Fit with the parameter of interest free, starting between the fits with it fixed."""
+    rows = np.arange(len(every))
     poi = loaded.chunk.poi[every]
-    by_mu = {0.0: null, **dict(tested)}
-    at = np.array(sorted(by_mu))
-    fits = [by_mu[mu] for mu in at]
+    at = np.stack([mu for mu, _ in tested])
+    fits = [fit for _, fit in tested]
     values = np.stack([np.nan_to_num(fit.value, nan=np.inf) for fit in fits])
-    slopes = np.stack([fit.gradient[every, poi] for fit in fits])
+    slopes = np.stack([fit.gradient[rows, poi] for fit in fits])
     points = np.stack([fit.x for fit in fits])
     best = np.argmin(values, axis=0)
-    lowest = points[best, every]
+    lowest = points[best, rows]
     # The neighbour towards which the objective falls.
-    neighbour = np.clip(best + np.where(slopes[best, every] < 0, 1, -1), 0, len(at) - 1)
+    neighbour = np.clip(best + np.where(slopes[best, rows] < 0, 1, -1), 0, len(at) - 1)
     low, high = np.minimum(best, neighbour), np.maximum(best, neighbour)
     fraction = _cubic_minimum(
-        at[high] - at[low],
-        values[low, every],
-        slopes[low, every],
-        values[high, every],
-        slopes[high, every],
+        at[high, rows] - at[low, rows],
+        values[low, rows],
+        slopes[low, rows],
+        values[high, rows],
+        slopes[high, rows],
     )[:, None]
-    between = (1 - fraction) * points[low, every] + fraction * points[high, every]
+    between = (1 - fraction) * points[low, rows] + fraction * points[high, rows]
     initial = loaded.chunk.columns["init"][every]
-    free = _persistent(loaded, every, [between, lowest, initial], data, None)
-    above = np.flatnonzero(free.value > values[best, every] + _SLACK)
+    free = persistent(loaded, every, [between, lowest, initial], data, loaded.bounds(every))
+    above = np.flatnonzero(free.value > values[best, rows] + SLACK)
     if above.size:
         # It fell into another minimum than the fixed fits did.
-        second = loaded.fit(above, lowest[above], data.take(above))
-        free = free.replaced(above, _better(free.take(above), second))
+        second = loaded.fit(every[above], lowest[above], data.take(above))
+        free = free.replaced(above, better(free.take(above), second))
     return free
 
 
@@ -192,12 +171,12 @@ def _consistent(
 ) -> Fits:
     """Refit at mu where the free fit ended at mu too, and lower."""
     here = np.abs(free.x[every, loaded.chunk.poi[every]] - mu) < _NEAR
-    again = np.flatnonzero(here & (free.value < fixed.value - _SLACK))
+    again = np.flatnonzero(here & (free.value < fixed.value - SLACK))
     if not again.size:
         return fixed
     at = np.full(len(again), float(mu))
     second = loaded.fit(again, free.x[again], data.take(again), at)
-    return fixed.replaced(again, _better(fixed.take(again), second))
+    return fixed.replaced(again, better(fixed.take(again), second))
 
 
 def _cubic_minimum(

@@ -46,8 +46,6 @@ class Terms(NamedTuple):
 
     precision: DeviceArray
     rate: DeviceArray
-    local_lower: DeviceArray
-    local_upper: DeviceArray
     local_precision: DeviceArray
     local_rate: DeviceArray
 
@@ -121,6 +119,7 @@ def evaluate(
     samples: tuple[SampleArrays, SampleArrays],
     terms: Terms,
     target: Target,
+    local: tuple[DeviceArray, DeviceArray],
     x: Array,
     side: Array,
 ) -> tuple[Evaluation, Parts]:
@@ -134,6 +133,8 @@ def evaluate(
         Samples of the background and of the hypothesis.
     terms, target
         Constraints, and data.
+    local
+        Bounds of the local parameters, each of shape (bins,).
     x
         The point, of shape (columns,).
     side
@@ -142,7 +143,7 @@ def evaluate(
     alpha = x[: shape.alphas]
     positive = (alpha > 0) | ((alpha == 0) & (side[: shape.alphas] > 0))
     rows = evaluate_rows(shape, samples, x, positive)
-    bins = _bins(rows, terms, target)
+    bins = _bins(rows, terms, target, local)
     value = (
         jnp.sum(_poisson(bins.yields, target.data))
         + jnp.sum(0.5 * terms.precision * (x - target.mean) ** 2)
@@ -173,7 +174,9 @@ def evaluate(
     )
 
 
-def _bins(rows: Rows, terms: Terms, target: Target) -> Bins:
+def _bins(
+    rows: Rows, terms: Terms, target: Target, bounds: tuple[DeviceArray, DeviceArray]
+) -> Bins:
     scaled = jnp.sum(rows.local * rows.rates, axis=0).ravel()
     rest = jnp.sum((1 - rows.local) * rows.rates, axis=0).ravel()
     local, free = minimum(
@@ -181,8 +184,8 @@ def _bins(rows: Rows, terms: Terms, target: Target) -> Bins:
         scaled,
         target.data,
         LocalTerms(
-            lower=terms.local_lower,
-            upper=terms.local_upper,
+            lower=bounds[0],
+            upper=bounds[1],
             precision=terms.local_precision,
             mean=target.local_mean,
             rate=terms.local_rate,

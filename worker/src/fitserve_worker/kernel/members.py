@@ -63,8 +63,15 @@ class Reader:
         self._common: list[tuple[dict[str, Any], dict[str, ParameterSet]]] = []
         self._check_bins(self.background)
 
-    def read(self, name: str, patched: Patched) -> Member:
+    def read(self, name: str, patched: Patched, *, may_lack_poi: bool = False) -> Member:
         """Read a hypothesis.
+
+        Parameters
+        ----------
+        name, patched
+            The hypothesis.
+        may_lack_poi
+            Whether it may be a model without the parameter of interest.
 
         Raises
         ------
@@ -98,7 +105,9 @@ class Reader:
             sets=sets,
             observed=self._observed(patched.observations),
         )
-        self._check_poi(member)
+        known = self._poi in member.sets or self._poi in member.common
+        if known or not may_lack_poi:
+            self._check_poi(member)
         return member
 
     def _common_sets(self, measurement: dict[str, Any]) -> dict[str, ParameterSet]:

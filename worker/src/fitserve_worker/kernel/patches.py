@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from fitserve.contract import ModelOptions
 
-__all__ = ["Background", "Patched", "Structure", "resolve"]
+__all__ = ["Background", "Patched", "Structure", "resolve", "sample_names"]
 
 _ADD_SAMPLE = re.compile(r"/channels/(0|[1-9]\d*)/samples/(0|[1-9]\d*|-)")
 
@@ -140,6 +140,30 @@ def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
             f"the patch does not apply: {type(error).__name__}: {error}"
         ) from error
     return _compare(background, _take_apart(patched, background.options))
+
+
+def sample_names(workspace: dict[str, Any], patch: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the names of a patched workspace's samples by channel, in their order in the JSON.
+
+    Examples
+    --------
+    >>> workspace = {"channels": [{"name": "SR", "samples": [{"name": "background"}]}]}
+    >>> add = {"op": "add", "path": "/channels/0/samples/0", "value": {"name": "signal"}}
+    >>> sample_names(workspace, [add])
+    {'SR': ['signal', 'background']}
+    """
+    # Only names matter for what adds samples, and copying those is cheap.
+    adds = _only_adds_samples(workspace, patch) is not None
+    channels = [
+        {"name": channel["name"], "samples": [{"name": one["name"]} for one in channel["samples"]]}
+        for channel in workspace["channels"]
+    ]
+    copy = {"channels": channels} if adds else msgspec.json.decode(msgspec.json.encode(workspace))
+    patched = jsonpatch.JsonPatch(patch).apply(copy, in_place=True)
+    return {
+        channel["name"]: [sample["name"] for sample in channel["samples"]]
+        for channel in patched["channels"]
+    }
 
 
 def _only_adds_samples(

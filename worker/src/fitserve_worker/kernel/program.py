@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from fitserve_worker.kernel.arrays import SampleArrays, Shape
     from fitserve_worker.kernel.arraytypes import DeviceArray
+    from fitserve_worker.kernel.fits import Bounds
 
-__all__ = ["Jobs", "Models", "evaluate_at", "run"]
+__all__ = ["Jobs", "Models", "evaluate_at", "local_bounds", "run"]
 
 
 class Models(NamedTuple):
@@ -40,14 +41,18 @@ class Models(NamedTuple):
 class Jobs(NamedTuple):
     """Fits to do, with the fit as first axis.
 
-    ``hypothesis`` is an index into `Models`. A parameter is fixed by equal bounds.
+    ``hypothesis`` is an index into `Models`.
     """
 
     hypothesis: DeviceArray
     start: DeviceArray
-    lower: DeviceArray
-    upper: DeviceArray
+    bounds: Bounds
     target: Target
+
+
+def local_bounds(job: Jobs) -> tuple[DeviceArray, DeviceArray]:
+    """Return the bounds of a job's local parameters, each of shape (bins,)."""
+    return job.bounds.local_lower, job.bounds.local_upper
 
 
 def _fit(shape: Shape, models: Models, job: Jobs) -> Minimum:
@@ -55,12 +60,12 @@ def _fit(shape: Shape, models: Models, job: Jobs) -> Minimum:
 
     def function(x: Array, side: Array) -> tuple[Evaluation, Parts]:
         samples = (models.background, added)
-        return evaluate(shape, samples, terms, job.target, x, side)
+        return evaluate(shape, samples, terms, job.target, local_bounds(job), x, side)
 
     def bend(parts: Parts) -> Curvature:
         return curvature(shape, terms, job.target, models.slots, parts)
 
-    problem = Problem(function, bend, job.lower, job.upper, shape.kinked)
+    problem = Problem(function, bend, job.bounds.lower, job.bounds.upper, shape.kinked)
     return minimise(problem, job.start, shape.bins, len(models.slots))
 
 
@@ -83,7 +88,8 @@ def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn
     if not in_turn:
         # What only pads gets bounds without room, and is done at once.
         idle = (jnp.arange(len(jobs.start)) >= count)[:, None]
-        jobs = jobs._replace(upper=jnp.where(idle, jobs.lower, jobs.upper))
+        upper = jnp.where(idle, jobs.bounds.lower, jobs.bounds.upper)
+        jobs = jobs._replace(bounds=jobs.bounds._replace(upper=upper))
         at_once: Minimum = jax.vmap(lambda job: _fit(shape, models, job))(jobs)
         return at_once
 
@@ -111,7 +117,9 @@ def evaluate_at(shape: Shape, models: Models, jobs: Jobs) -> tuple[Evaluation, C
         added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
         samples = (models.background, added)
         side = jnp.ones(shape.columns)
-        found, parts = evaluate(shape, samples, terms, job.target, job.start, side)
+        found, parts = evaluate(
+            shape, samples, terms, job.target, local_bounds(job), job.start, side
+        )
         return found, curvature(shape, terms, job.target, models.slots, parts)
 
     every: tuple[Evaluation, Curvature] = jax.lax.map(one, jobs)

@@ -1,0 +1,168 @@
+"""Limits and scans by the fit kernel: many signal strengths of many hypotheses at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fitserve.contract import LimitRequest, MuPoint, ScanRequest
+from fitserve_worker.engines.crossing import search
+from fitserve_worker.engines.kernel_hypotest import cls_problems
+from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_kind
+from fitserve_worker.engines.limits import in_order, judged, limits_of
+from fitserve_worker.kernel.strengths import Strengths
+
+if TYPE_CHECKING:
+    from fitserve_worker.engines.crossing import Crossing, Searching
+    from fitserve_worker.engines.kernel_pieces import Piece
+    from fitserve_worker.kernel.arraytypes import FloatArray
+
+__all__ = ["answer_limit", "answer_scan"]
+
+# A rise of -2 log L below zero that shifts a significance by 1e-3.
+_BELOW = 1e-6
+
+
+def answer_limit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
+    """Return fields of the results of hypotheses, and where the next ones may start.
+
+    Notes
+    -----
+    The searches of all hypotheses go on at a time: each round has one signal strength of every
+    hypothesis whose limits are not all found, and its fits are done by one call.
+    """
+    request = of_kind(piece.work, LimitRequest)
+    bounds = piece.loaded.poi_bounds
+    low = np.maximum(bounds[:, 0], 0.0)
+    first = np.minimum(np.maximum(1.0, low), bounds[:, 1])
+    strengths = Strengths(piece.loaded, first, request.test_stat, piece.start)
+    searches = [
+        _Search(strengths, at, (float(low), float(high)), request.level)
+        for at, (low, high) in enumerate(bounds)
+    ]
+    running = [one for one in searches if not one.go_on()]
+    while running:
+        which, mu = zip(*((one.at, one.asked) for one in running), strict=True)
+        strengths.evaluate(np.array(which), np.array(mu))
+        running = [one for one in running if not one.go_on()]
+    return [_limit_fields(piece, strengths, one, request) for one in searches], _next(strengths)
+
+
+class _Search:
+    """The search for the limits of one hypothesis."""
+
+    def __init__(
+        self, strengths: Strengths, at: int, bounds: tuple[float, float], level: float
+    ) -> None:
+        self.at = at
+        self.asked = 0.0
+        self.found: list[Crossing] = []
+        self.evaluated: dict[float, None] = {}
+        self._strengths = strengths
+        self._bounds = bounds
+        self._level = level
+        self._searching: Searching[list[Crossing]]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._improved = self._strengths.improved[self.at]
+        self._searching = search(self._bounds, self._level)
+        self.asked = next(self._searching)
+
+    def go_on(self) -> bool:
+        """Search on as far as what is known allows; return whether everything is found."""
+        if self._improved != self._strengths.improved[self.at]:
+            # The curves are not what they were. What was fitted is not fitted again.
+            self._begin()
+        while self._strengths.tested(self.at, self.asked):
+            self.evaluated[self.asked] = None
+            outcome = self._strengths.outcome(self.at, self.asked)
+            try:
+                self.asked = self._searching.send([outcome.CLs_obs, *outcome.CLs_exp])
+            except StopIteration as done:
+                self.found = done.value
+                return True
+        return False
+
+
+def _limit_fields(
+    piece: Piece, strengths: Strengths, search: _Search, request: LimitRequest
+) -> dict[str, Any]:
+    points = [_point(strengths, search.at, mu) for mu in in_order(search.evaluated)]
+    return {
+        **_of_free_fit(piece, strengths, search.at),
+        "CLs_obs": points[0].CLs_obs,
+        "CLs_exp": points[0].CLs_exp,
+        "points": points,
+        "limit": limits_of(search.found, request.level),
+        **judged(search.found, points),
+    }
+
+
+def answer_scan(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
+    """Return fields of the results of hypotheses, and where the next ones may start."""
+    request = of_kind(piece.work, ScanRequest)
+    loaded = piece.loaded
+    # The others start on the line from zero through this one.
+    first = min(request.mu, key=lambda mu: abs(mu - 1.0))
+    strengths = Strengths(loaded, np.full(loaded.size, first), request.test_stat, piece.start)
+    every = np.arange(loaded.size)
+    strengths.evaluate(
+        np.tile(every, len(request.mu)), np.repeat(np.array(request.mu, dtype=float), len(every))
+    )
+    answers = []
+    for at in every.tolist():
+        points = [_point(strengths, at, mu) for mu in request.mu]
+        doubted = [point for point in points if point.status != "ok"]
+        answers.append(
+            {
+                **_of_free_fit(piece, strengths, at),
+                "status": "suspect" if doubted else "ok",
+                "reason": doubted[0].reason if doubted else None,
+                "CLs_obs": points[0].CLs_obs,
+                "CLs_exp": points[0].CLs_exp,
+                "points": points,
+            }
+        )
+    return answers, _next(strengths)
+
+
+def _point(strengths: Strengths, at: int, mu: float) -> MuPoint:
+    outcome = strengths.outcome(at, mu)
+    cls = [outcome.CLs_obs, *outcome.CLs_exp]
+    problems = [*outcome.problems]
+    wanted = [*cls, outcome.twice_delta_nll] if mu >= 0 else [outcome.twice_delta_nll]
+    if not np.isfinite(wanted).all():
+        problems = ["a result is not a finite number", *problems]
+    elif mu >= 0:
+        problems += cls_problems(np.array([cls]))
+    if outcome.twice_delta_nll < -_BELOW:
+        problems.append(
+            f"the free fit stopped {-outcome.twice_delta_nll:.2g} above a known minimum of -2 log L"
+        )
+    return MuPoint(
+        mu=mu,
+        CLs_obs=finite(outcome.CLs_obs),
+        CLs_exp=[finite(value) for value in outcome.CLs_exp],
+        status="suspect" if problems else "ok",
+        reason="; ".join(problems) or None,
+        twice_delta_nll=finite(max(outcome.twice_delta_nll, 0.0)),
+    )
+
+
+def _of_free_fit(piece: Piece, strengths: Strengths, at: int) -> dict[str, Any]:
+    chunk, free = piece.loaded.chunk, strengths.free
+    return {
+        "muhat": finite(free.x[at, chunk.poi[at]]),
+        "twice_nll": finite(2 * (free.value[at] + chunk.constant[at])),
+        "diagnostics": {
+            "iterations": int(strengths.iterations[at]),
+            "edm": finite(strengths.edm[at]),
+            **at_bounds(piece, at, free),
+        },
+    }
+
+
+def _next(strengths: Strengths) -> FloatArray | None:
+    return strengths.null.x[0] if bool(strengths.null.converged[0]) else None

@@ -1,0 +1,81 @@
+"""What the answers of the kernel engine have in common."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fitserve_worker.engines.base import Work
+    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel.batch import Batch
+    from fitserve_worker.kernel.fits import Fits, Loaded
+
+__all__ = ["Piece", "at_bounds", "finite", "of_kind"]
+
+# So many parameters at bounds are named.
+_NAMED = 10
+
+_Request = TypeVar("_Request", bound=Struct)
+
+
+class Piece(NamedTuple):
+    """Hypotheses that are on the device together.
+
+    ``members`` are their indices in the batch. ``start`` (columns,) is where fits without
+    signal may start, from those to hypotheses before; None if there are none.
+    """
+
+    work: Work
+    batch: Batch
+    loaded: Loaded
+    members: range
+    start: FloatArray | None
+
+
+def of_kind(work: Work, kind: type[_Request]) -> _Request:
+    """Return the request of a task, which must be of a kind."""
+    if not isinstance(work.request, kind):
+        raise TypeError(f"the request is no {kind.__name__}")
+    return work.request
+
+
+def finite(value: Any) -> float | None:
+    """Return a number of Python, or None for one that is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def at_bounds(piece: Piece, index: int, fits: Fits) -> dict[str, Any]:
+    """Return for a result's diagnostics which free parameters ended at a bound.
+
+    Parameters
+    ----------
+    piece
+        The hypotheses.
+    index
+        Which of them.
+    fits
+        Fits, one for each of them.
+    """
+    chunk = piece.loaded.chunk
+    columns, bins = (
+        (of["lower"][index] < of["upper"][index])
+        & ((value <= of["lower"][index]) | (value >= of["upper"][index]))
+        for of, value in ((chunk.columns, fits.x[index]), (chunk.local, fits.local[index]))
+    )
+    count = int(columns.sum() + bins.sum())
+    if not count:
+        return {"at_bounds": 0}
+    names = piece.batch.names_at(piece.members[index], columns, bins)
+    return {"at_bounds": count, "parameters_at_bounds": _listed(names)}
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

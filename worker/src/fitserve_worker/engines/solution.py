@@ -1,0 +1,208 @@
+"""From a best fit, by whatever engine, to what is told of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fitserve.contract import (
+    ChannelYields,
+    Correlations,
+    FittedParameter,
+    Impact,
+    RankingAnswer,
+    SampleYields,
+    Yields,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+__all__ = ["Channel", "Solution", "correlations", "parameters", "ranked", "yields_by_channel"]
+
+# Correlations are told to this many decimals: more are not known, and they are many.
+_DECIMALS = 5
+
+
+class Solution(NamedTuple):
+    """The minimum of -2 log L.
+
+    Each array has shape (parameters,) but ``bounds``, (parameters, 2), and ``covariance``,
+    (parameters, parameters), which is zero for what is fixed or at a bound. ``centres`` and
+    ``widths`` are those of the constraints; a width of zero is none. ``intervals`` has the
+    ends, by parameter, of the profile-likelihood intervals that were asked for; None for an
+    end beyond the bound.
+    """
+
+    names: Sequence[str]
+    values: Array
+    bounds: Array
+    fixed: NDArray[np.bool_]
+    at_bound: NDArray[np.bool_]
+    covariance: Array
+    centres: Array
+    widths: Array
+    intervals: Mapping[int, tuple[float | None, float | None]]
+
+    @property
+    def free(self) -> NDArray[np.intp]:
+        """Indices of the parameters that have an uncertainty."""
+        return np.flatnonzero(~self.fixed & ~self.at_bound)
+
+    @property
+    def uncertainties(self) -> Array:
+        """Uncertainties of all parameters, zero where there is none, shape (parameters,)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+
+def parameters(found: Solution) -> list[FittedParameter]:
+    """Return what is told of each parameter."""
+    made = []
+    free = set(found.free.tolist())
+    sigmas = found.uncertainties
+    for index, name in enumerate(found.names):
+        fixed = bool(found.fixed[index])
+        value, centre = float(found.values[index]), float(found.centres[index])
+        sigma = float(sigmas[index]) if index in free else None
+        width = None if fixed else float(found.widths[index]) or None
+        lower, upper = found.intervals.get(index, (None, None))
+        made.append(
+            FittedParameter(
+                name=name,
+                bestfit=value,
+                uncertainty=sigma,
+                prefit=centre,
+                prefit_uncertainty=width,
+                pull=(value - centre) / width if width else None,
+                constraint=sigma / width if width and sigma is not None else None,
+                lower=lower,
+                upper=upper,
+                fixed=fixed,
+                at_bound=bool(found.at_bound[index]),
+            )
+        )
+    return made
+
+
+def correlations(found: Solution) -> Correlations:
+    """Return the correlation coefficients of the free parameters."""
+    free, sigmas = found.free, found.uncertainties
+    names = [found.names[index] for index in free]
+    if not (sigmas[free] > 0).all():
+        return Correlations(names=[], lower=[])
+    matrix = found.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
+    rounded = np.round(matrix, _DECIMALS).tolist()
+    return Correlations(names=names, lower=[row[:count] for count, row in enumerate(rounded)])
+
+
+def ranked(
+    found: Solution, poi: int, shifts: Callable[[NDArray[np.int64], Array], Sequence[float | None]]
+) -> tuple[RankingAnswer, list[str]]:
+    """Rank the nuisance parameters by their impact on the parameter of interest.
+
+    Parameters
+    ----------
+    found
+        The fit.
+    poi
+        Index of the parameter of interest.
+    shifts
+        Given indices of parameters and the values they are held at, (fits,), returns by how
+        much each fit moves the parameter of interest; None for one that failed.
+
+    Returns
+    -------
+    ranking
+        The impacts, the largest after the fit first.
+    problems
+        Names of the parameters for which a fit failed.
+    """
+    told = parameters(found)
+    low, high = found.bounds.T
+    asked: list[tuple[int, str, float]] = []
+    for index, parameter in enumerate(told):
+        if index == poi or parameter.fixed:
+            continue
+        for name, width in (
+            ("postfit", parameter.uncertainty),
+            ("prefit", parameter.prefit_uncertainty),
+        ):
+            for end, step in (("up", width), ("down", -width if width else None)):
+                if step:
+                    value = np.clip(found.values[index] + step, low[index], high[index])
+                    asked.append((index, f"{name}_{end}", float(value)))
+    moved = shifts(
+        np.array([index for index, _, _ in asked], dtype=int),
+        np.array([value for _, _, value in asked]),
+    )
+    by_parameter: dict[int, dict[str, float | None]] = {
+        index: dict.fromkeys(("postfit_up", "postfit_down", "prefit_up", "prefit_down"))
+        for index, parameter in enumerate(told)
+        if index != poi and not parameter.fixed
+    }
+    broken: dict[str, None] = {}
+    for (index, name, _), shift in zip(asked, moved, strict=True):
+        by_parameter[index][name] = shift
+        if shift is None:
+            broken[found.names[index]] = None
+    impacts = [Impact(parameter=told[index], **ends) for index, ends in by_parameter.items()]
+    impacts.sort(key=_size, reverse=True)
+    return RankingAnswer(poi=told[poi], impacts=impacts), list(broken)
+
+
+def _size(impact: Impact) -> float:
+    return max(abs(impact.postfit_up or 0.0), abs(impact.postfit_down or 0.0))
+
+
+class Channel(NamedTuple):
+    """A channel: which bins of the model it has, and the rows of its samples' yields."""
+
+    name: str
+    bins: slice
+    samples: Sequence[tuple[str, int]]
+
+
+def yields_by_channel(
+    channels: Sequence[Channel],
+    observed: Array,
+    before: tuple[Array, Array],
+    after: tuple[Array, Array],
+) -> list[ChannelYields]:
+    """Return the yields of channels.
+
+    Parameters
+    ----------
+    channels
+        The channels, in order.
+    observed
+        Observed events, of shape (bins,).
+    before, after
+        Yields before and after the fit and their uncertainties, each (rows, bins); the last
+        row is the sum of samples.
+    """
+
+    def yields(row: int, bins: slice) -> Yields:
+        return Yields(
+            prefit=before[0][row, bins].tolist(),
+            prefit_uncertainty=before[1][row, bins].tolist(),
+            postfit=after[0][row, bins].tolist(),
+            postfit_uncertainty=after[1][row, bins].tolist(),
+        )
+
+    return [
+        ChannelYields(
+            name=channel.name,
+            data=observed[channel.bins].tolist(),
+            total=yields(-1, channel.bins),
+            samples=[
+                SampleYields(name=name, yields=yields(row, channel.bins))
+                for name, row in channel.samples
+            ],
+        )
+        for channel in channels
+    ]

@@ -1,0 +1,196 @@
+"""The covariance of all parameters of a fit, and fits with one of them held."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fitserve_worker.kernel.retries import persistent
+
+if TYPE_CHECKING:
+    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.details import Seconds
+    from fitserve_worker.kernel.fits import Bounds, Fits, Loaded
+
+__all__ = ["Best", "Covariance", "Places", "covariance", "hold", "settle"]
+
+# A parameter is at a bound where moving it there costs no more than this of -2 log L, which
+# is a hundredth of its uncertainty, and where it is within this part of its range (or of 1).
+_COST = 1e-4
+_NEAR = 1e-2
+
+
+class Covariance(NamedTuple):
+    """Covariances, zero for what does not move.
+
+    Of ``columns`` (columns, columns), of these and local parameters, ``mixed`` (columns, model
+    bins), and of ``local`` parameters (model bins, model bins).
+    """
+
+    columns: FloatArray
+    mixed: FloatArray
+    local: FloatArray
+
+
+def covariance(seconds: Seconds, columns: BoolArray, bins: BoolArray) -> Covariance | None:
+    """Return the inverse of the Hessian of -log L, None if it is not positive definite.
+
+    Parameters
+    ----------
+    seconds
+        Second derivatives.
+    columns, bins
+        Which columns and which bins' local parameters move, (columns,) and (model bins,).
+
+    Notes
+    -----
+    With A, M and D the second derivatives in columns, mixed and in local parameters, that of
+    the columns is the inverse of A - M D^-1 M^T, and the others follow from it.
+    """
+    n, m = len(columns), len(bins)
+    stiff = seconds.local[bins]
+    if (stiff <= 0).any():
+        return None
+    mixed = seconds.mixed[np.ix_(bins, columns)].T
+    reach = mixed / stiff
+    schur = seconds.columns[np.ix_(columns, columns)] - reach @ mixed.T
+    try:
+        factor = np.linalg.cholesky(schur)
+    except np.linalg.LinAlgError:
+        return None
+    root = np.linalg.inv(factor)
+    inverse = root.T @ root
+    if not np.isfinite(inverse).all():
+        return None
+    made = Covariance(np.zeros((n, n)), np.zeros((n, m)), np.zeros((m, m)))
+    made.columns[np.ix_(columns, columns)] = inverse
+    made.mixed[np.ix_(columns, bins)] = -inverse @ reach
+    made.local[np.ix_(bins, bins)] = reach.T @ inverse @ reach + np.diag(1 / stiff)
+    return made
+
+
+class Best(NamedTuple):
+    """The best fit of one hypothesis.
+
+    ``fit`` and ``bounds`` are of one fit. ``at_column`` (columns,) and ``at_bin`` (model bins,)
+    say which free parameters are at a bound. ``covariance`` is None if there is none.
+    """
+
+    hypothesis: int
+    fit: Fits
+    bounds: Bounds
+    seconds: Seconds
+    at_column: BoolArray
+    at_bin: BoolArray
+    covariance: Covariance | None
+
+
+def settle(loaded: Loaded, hypothesis: int, fit: Fits, bounds: Bounds) -> Best:
+    """Put parameters that are at a bound there, fit the others again, and find the covariance.
+
+    Parameters
+    ----------
+    loaded
+        The hypotheses.
+    hypothesis
+        Index of the one that was fitted.
+    fit, bounds
+        One fit to its observed data, and between what.
+    """
+    slots = loaded.slots
+    seconds = loaded.seconds(hypothesis, fit)
+    columns, column_bound = _at_bound(
+        fit.x[0],
+        (bounds.lower[0], bounds.upper[0]),
+        seconds.gradient,
+        np.diag(seconds.columns),
+    )
+    bins, bin_bound = _at_bound(
+        fit.local[0, slots],
+        (bounds.local_lower[0, slots], bounds.local_upper[0, slots]),
+        np.zeros(len(slots)),
+        seconds.local,
+    )
+    moved = (columns & (fit.x[0] != column_bound)).any()
+    moved |= (bins & (fit.local[0, slots] != bin_bound)).any()
+    if moved:
+        held = bounds.take(np.zeros(1, dtype=int))
+        held.lower[0, columns] = held.upper[0, columns] = column_bound[columns]
+        at = slots[bins]
+        held.local_lower[0, at] = held.local_upper[0, at] = bin_bound[bins]
+        one = np.array([hypothesis])
+        fit = persistent(loaded, one, [fit.x], loaded.observed.take(one), held)
+        seconds = loaded.seconds(hypothesis, fit)
+    free = (bounds.lower[0] < bounds.upper[0]) & ~columns
+    free_bins = (bounds.local_lower[0] < bounds.local_upper[0])[slots] & ~bins
+    found = covariance(seconds, free, free_bins)
+    return Best(hypothesis, fit, bounds, seconds, columns, bins, found)
+
+
+def _at_bound(
+    value: FloatArray,
+    bounds: tuple[FloatArray, FloatArray],
+    gradient: FloatArray,
+    second: FloatArray,
+) -> tuple[BoolArray, FloatArray]:
+    """Return which free parameters are at a bound, and the bound next to each."""
+    low, high = bounds
+    bound = np.where(value - low < high - value, low, high)
+    step = bound - value
+    cost = 2 * (gradient * step + 0.5 * second * step**2)
+    near = np.abs(step) <= _NEAR * np.minimum(high - low, 1.0)
+    return (low < high) & near & (cost <= _COST), bound
+
+
+class Places(NamedTuple):
+    """Where parameters are, each of shape (parameters,).
+
+    ``column`` of the fit or ``bin`` of the model, -1 if it is the other one or neither.
+    """
+
+    column: IntArray
+    bin: IntArray
+
+    def take(self, which: IntArray) -> Places:
+        """Return the places of some of the parameters."""
+        return Places(self.column[which], self.bin[which])
+
+
+def hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Fits:
+    """Fit again with one parameter held at a time, beginning where the covariance says.
+
+    Parameters
+    ----------
+    loaded
+        The hypotheses.
+    best
+        The best fit.
+    places, values
+        Of the parameter that each fit holds, and where, of shape (fits,).
+    """
+    count, slots = len(values), loaded.slots
+    which = np.full(count, best.hypothesis)
+    one = np.zeros(count, dtype=int)
+    bounds, x = best.bounds.take(one), best.fit.x[one]
+    columns, bins = np.flatnonzero(places.column >= 0), np.flatnonzero(places.bin >= 0)
+    column, bin_ = places.column[columns], places.bin[bins]
+    at = columns, column
+    bounds.lower[at] = bounds.upper[at] = values[columns]
+    at = bins, slots[bin_]
+    bounds.local_lower[at] = bounds.local_upper[at] = values[bins]
+    start = x.copy()
+    if best.covariance is not None:
+        known = best.covariance
+        step = values[columns] - x[columns, column]
+        start[columns] += _direction(known.columns[column], known.columns[column, column], step)
+        step = values[bins] - best.fit.local[0, slots[bin_]]
+        start[bins] += _direction(known.mixed.T[bin_], known.local[bin_, bin_], step)
+    start[columns, column] = values[columns]
+    initial = loaded.chunk.columns["init"][which]
+    return persistent(loaded, which, [start, x, initial], loaded.observed.take(which), bounds)
+
+
+def _direction(row: FloatArray, variance: FloatArray, step: FloatArray) -> FloatArray:
+    moved: FloatArray = row * (step / np.where(variance > 0, variance, np.inf))[:, None]
+    return moved

@@ -1,0 +1,248 @@
+"""Tests of hypotheses at signal strengths of their own, chosen as one goes along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fitserve_worker.kernel.asymptotics import asymptotic_cls
+from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.kernel.hypotest import free_fit
+from fitserve_worker.kernel.retries import SLACK, better, persistent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
+    from fitserve_worker.kernel.fits import Data, Fits, Loaded
+
+__all__ = ["Outcome", "Strengths"]
+
+# The free fit ended at a tested signal strength that is as near as this.
+_NEAR = 1e-3
+
+
+class Outcome(NamedTuple):
+    """The test of a hypothesis at a signal strength.
+
+    ``CLs_exp`` are the expected values for -2 to +2 sigma. ``twice_delta_nll`` is what
+    -2 log L of the observed data rises by when the signal strength is held here.
+    """
+
+    CLs_obs: float
+    CLs_exp: tuple[float, ...]
+    twice_delta_nll: float
+    problems: tuple[str, ...]
+
+
+class _Held(NamedTuple):
+    """A fit with the signal strength held, on its own."""
+
+    value: float
+    x: FloatArray
+    problems: tuple[str, ...]
+
+
+class Strengths:
+    """Hypotheses, and all fits made to them so far.
+
+    Parameters
+    ----------
+    loaded
+        The hypotheses.
+    first
+        The signal strength of each to begin with, of shape (hypotheses,).
+    test_stat
+        ``"qtilde"`` or ``"q"``.
+    start
+        Where the fits without signal start, of shape (columns,); by default where pyhf would.
+
+    Attributes
+    ----------
+    null, free
+        Fits to the observed data, one for each hypothesis: with the signal strength at zero
+        and free.
+    improved
+        How often each hypothesis' free fit was replaced by a lower one, which changes all
+        its observed CLs, of shape (hypotheses,).
+    iterations
+        Gradients evaluated for each hypothesis, of shape (hypotheses,).
+    edm
+        The largest estimated distance to a minimum of the fits to each hypothesis.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        first: FloatArray,
+        test_stat: str,
+        start: FloatArray | None = None,
+    ) -> None:
+        self._loaded = loaded
+        self._test_stat = test_stat
+        every = np.arange(loaded.size)
+        self._initial = loaded.chunk.columns["init"][every]
+        self.iterations = np.zeros(loaded.size, dtype=int)
+        self.edm = np.zeros(loaded.size)
+        self.improved = np.zeros(loaded.size, dtype=int)
+        self._observed: list[dict[float, _Held]] = [{} for _ in every]
+        self._asimov: list[dict[float, _Held]] = [{} for _ in every]
+
+        data = loaded.observed
+        known = self._initial if start is None else np.broadcast_to(start, self._initial.shape)
+        zero = np.zeros(loaded.size)
+        null = self._fit(every, [known, self._initial], data, zero)
+        held = self._fit(every, [null.x, self._initial], data, first)
+        free = free_fit(loaded, every, data, [(zero, null), (first, held)])
+        self._count(every, free)
+        self.null = self._nearer(every, null, data, zero, free)
+        self.free = free
+        self._asimov_data = loaded.asimov(self.null, every)
+        for at in every:
+            exact = _Held(0.0, self.null.x[at], ())
+            self._asimov[at][0.0] = exact
+        self._note(self._observed, every, zero, self.null, data)
+        self._null_problems = [self._observed[at][0.0].problems for at in every]
+        if np.any(first != 0):
+            self._note(self._observed, every, first, held, data)
+
+    def evaluate(self, which: IntArray, mu: FloatArray) -> None:
+        """Fit hypotheses at signal strengths, all at once, to observed and Asimov data.
+
+        Parameters
+        ----------
+        which, mu
+            Index of the hypothesis and signal strength of each test, of shape (tests,).
+        """
+        sets = (self._observed, self._asimov)
+        asked = list(zip(which.tolist(), mu.tolist(), strict=True))
+        pairs = [
+            [(at, strength) for at, strength in asked if strength not in made[at]] for made in sets
+        ]
+        # Below zero there is no CLs.
+        pairs[1] = [(at, strength) for at, strength in pairs[1] if strength > 0]
+        index = np.array([at for some in pairs for at, _ in some], dtype=int)
+        if not index.size:
+            return
+        strength = np.array([mu for some in pairs for _, mu in some])
+        split = len(pairs[0])
+        observed, asimov = index[:split], index[split:]
+        data = type(self._asimov_data)._make(
+            np.concatenate([one[observed], other[asimov]])
+            for one, other in zip(self._loaded.observed, self._asimov_data, strict=True)
+        )
+        begin = [
+            self._between(made[at], mu)
+            for made, some in zip(sets, pairs, strict=True)
+            for at, mu in some
+        ]
+        starts = [np.stack(begin), self.null.x[index], self._initial[index]]
+        fits = self._fit(index, starts, data, strength)
+        first = np.arange(split)
+        self._improve(observed, fits.take(first))
+        seen = data.take(first)
+        of_observed = self._nearer(
+            observed, fits.take(first), seen, strength[:split], self.free.take(observed)
+        )
+        self._note(self._observed, observed, strength[:split], of_observed, seen)
+        rest = np.arange(split, len(index))
+        self._note(self._asimov, asimov, strength[split:], fits.take(rest), data.take(rest))
+
+    def tested(self, at: int, mu: float) -> bool:
+        """Tell whether a hypothesis was tested at a signal strength."""
+        return mu in self._observed[at] and (mu < 0 or mu in self._asimov[at])
+
+    def outcome(self, at: int, mu: float) -> Outcome:
+        """Return the test of a hypothesis at a signal strength that was evaluated.
+
+        Below zero there is no CLs: those are NaN.
+        """
+        loaded = self._loaded
+        observed = self._observed[at][mu]
+        free = float(self.free.value[at])
+        rise = 2 * (observed.value - free)
+        muhat = self.free.x[at, loaded.chunk.poi[at]]
+        named = {
+            "background": self._null_problems[at],
+            "free": doubts(loaded, self.free, at),
+            f"mu = {mu:.4g}": observed.problems,
+        }
+        if mu < 0:
+            cls = np.full(6, np.nan)
+        else:
+            asimov = self._asimov[at][mu]
+            q = 0.0 if muhat > mu else max(rise, 0.0)
+            both = asymptotic_cls(
+                np.array([q]), np.array([max(2 * asimov.value, 0.0)]), self._test_stat
+            )
+            cls = np.array([both.observed[0], *both.expected[0]])
+            named[f"Asimov, mu = {mu:.4g}"] = asimov.problems
+        return Outcome(
+            float(cls[0]),
+            tuple(cls[1:].tolist()),
+            rise,
+            tuple(f"the fit with {name} {what}" for name, found in named.items() for what in found),
+        )
+
+    def _fit(
+        self, which: IntArray, starts: Sequence[FloatArray], data: Data, mu: FloatArray
+    ) -> Fits:
+        bounds = self._loaded.bounds(which, mu)
+        fits = persistent(self._loaded, which, starts, data, bounds)
+        self._count(which, fits)
+        return fits
+
+    def _count(self, which: IntArray, fits: Fits) -> None:
+        np.add.at(self.iterations, which, fits.steps)
+        np.maximum.at(self.edm, which, np.abs(fits.edm))
+
+    def _note(
+        self,
+        made: list[dict[float, _Held]],
+        which: IntArray,
+        mu: FloatArray,
+        fits: Fits,
+        data: Data,
+    ) -> None:
+        for row, (at, strength) in enumerate(zip(which.tolist(), mu.tolist(), strict=True)):
+            problems = doubts(self._loaded, fits, row, data.events[row])
+            made[at][strength] = _Held(float(fits.value[row]), fits.x[row], tuple(problems))
+
+    def _between(self, known: dict[float, _Held], mu: float) -> FloatArray:
+        """Return a start: on the straight line through the two nearest fits around mu."""
+        at = np.array(sorted(known))
+        if len(at) == 1:
+            return known[float(at[0])].x
+        above = int(np.clip(np.searchsorted(at, mu), 1, len(at) - 1))
+        low, high = float(at[above - 1]), float(at[above])
+        # Not far beyond what is known.
+        fraction = float(np.clip((mu - low) / (high - low), -1.0, 2.0))
+        return (1 - fraction) * known[low].x + fraction * known[high].x
+
+    def _nearer(self, which: IntArray, fixed: Fits, data: Data, mu: FloatArray, free: Fits) -> Fits:
+        """Refit at mu where the free fit ended at mu too, and lower."""
+        rows = np.arange(len(which))
+        muhat = free.x[rows, self._loaded.chunk.poi[which]]
+        again = np.flatnonzero((np.abs(muhat - mu) < _NEAR) & (free.value < fixed.value - SLACK))
+        if not again.size:
+            return fixed
+        second = self._loaded.fit(which[again], free.x[again], data.take(again), mu[again])
+        self._count(which[again], second)
+        return fixed.replaced(again, better(fixed.take(again), second))
+
+    def _improve(self, which: IntArray, fixed: Fits) -> None:
+        """Fit freely from where a fit with the signal strength held is lower than the free one."""
+        poi = self._loaded.chunk.poi[which]
+        columns = self._loaded.chunk.columns
+        inside = fixed.x[np.arange(len(which)), poi]
+        within = (inside >= columns["lower"][which, poi]) & (inside <= columns["upper"][which, poi])
+        lower = np.flatnonzero(within & (fixed.value < self.free.value[which] - SLACK))
+        for row in lower.tolist():
+            at = which[row : row + 1]
+            second = self._loaded.fit(at, fixed.x[row : row + 1], self._loaded.observed.take(at))
+            self._count(at, second)
+            found = better(self.free.take(at), second)
+            if found.value[0] < self.free.value[at[0]]:
+                self.free = self.free.replaced(at, found)
+                self.improved[at] += 1
