@@ -41,7 +41,7 @@ _SCHEDULERS: dict[str, dict[str, Any]] = {
 }
 
 
-def site(scheduler: str, **changes: dict[str, Any]) -> dict[str, Any]:
+def site(scheduler: str, /, **changes: dict[str, Any]) -> dict[str, Any]:
     """Return a site file's content; ``changes`` go into its sections."""
     fields = {"extends": scheduler, "scheduler": _SCHEDULERS[scheduler], **_COMMON}
     for section, change in changes.items():
@@ -55,7 +55,7 @@ class Running:
     def __init__(self, user: User, process: subprocess.Popen[str], name: str, log: Path) -> None:
         self._user = user
         self.process = process
-        self._name = name
+        self.name = name
         self._log = log
 
     @property
@@ -64,11 +64,11 @@ class Running:
 
     @property
     def saved(self) -> SavedRun:
-        return read_run(self._user.home / self._name)
+        return read_run(self._user.home / self.name)
 
     def done(self) -> int:
         """Return how many hypotheses have results."""
-        path = self._user.home / self._name
+        path = self._user.home / self.name
         return len(self.saved.records) if (path / "manifest.json").exists() else 0
 
     def wait_until_done(self, count: int, seconds: float = 150) -> None:

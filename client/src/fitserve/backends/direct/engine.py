@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from fitserve.backends.direct.provider import SCHEDULERS, Watch, watched
 from fitserve.backends.guardian import Guardian
 from fitserve.backends.parsl_log import close_log, log_to
 from fitserve.backends.parsl_site import parsl_config
+from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -64,7 +66,14 @@ class Engine:
         self._guardian: Guardian | None = None
         self.directory = directory
         self._cancel = _CANCEL.get(kind or "", "")
-        self.watch = Watch(kind, timeout, self._submitted) if kind else None
+        self._avoided = ""
+        self._retiring: set[str] = set()
+        self.connected: set[str] = set()
+        self.watch = (
+            Watch(kind, timeout, submitting=self._submitting, submitted=self._submitted)
+            if kind
+            else None
+        )
 
         def provider_type(base: type[Any]) -> type[Any]:
             seconds = max(_LEAST_POLL_SECONDS, polling)
@@ -81,6 +90,7 @@ class Engine:
         if self.watch is not None:
             # Parsl gives the whole run up when its first block fails.
             self.executor.block_error_handler = lambda _executor, _status: None
+        _need_address(description.site, self.executor.address)
         if staged:
             self._export_stage(directory)
         self._log = log_to(directory / "parsl.log")
@@ -97,8 +107,6 @@ class Engine:
         self._asked = 0.0
         self._managers: list[dict[str, Any]] = []
         self._block_of: dict[str, str] = {}
-        self._retiring: set[str] = set()
-        self.connected: set[str] = set()
 
     def submit(self, task: str) -> Future[str]:
         """Submit a task.
@@ -145,10 +153,15 @@ class Engine:
         path = resource.get("job_stderr_path")
         return Path(path) if path else next(iter(by_default), None)
 
-    def avoid(self, nodes: str) -> None:
-        """Ask for no block on these nodes any more, where the scheduler can be told so."""
-        if self._kind == "slurm" and nodes:
-            self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
+    def failed(self) -> list[str]:
+        """Return the blocks in a row, up to the last, that ended and never had a worker."""
+        failed: list[str] = []
+        for job, found in (self.watch.jobs if self.watch else {}).items():
+            if job in self.connected:
+                failed = []
+            elif found.ending not in {None, "cancelled"} and job not in self._retiring:
+                failed.append(job)
+        return failed
 
     def limit(self, blocks: int) -> None:
         """Ask for no more than so many blocks, and give those above back when they are idle."""
@@ -178,10 +191,6 @@ class Engine:
         if tasks == 0:
             self.provider.cancel([job])
 
-    def gave_back(self, job: str) -> bool:
-        """Return whether a block ended because this run wanted it to."""
-        return job in self._retiring
-
     def stop(self) -> None:
         """Give every block back and end the kernel."""
         broken = self.executor.bad_state_is_set
@@ -195,6 +204,16 @@ class Engine:
             self._guardian.dismiss()
         close_log(self._log)
 
+    def _submitting(self) -> None:
+        failed = self.failed()
+        if self._kind != "slurm" or self._avoided or self.watch is None or not failed:
+            return
+        nodes = self.watch.jobs[failed[0]].nodes
+        if nodes:
+            # A bad node would take every block there is, for it is always free.
+            self._avoided = nodes
+            self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
+
     def _submitted(self, job: str) -> None:
         if self._guardian is not None:
             self._guardian.watch("job", f"{self._cancel} {job}")
@@ -204,3 +223,24 @@ class Engine:
 
         stage = directory / STAGE_DIRECTORY
         self.provider.worker_init += f'\nexport {STAGE_VARIABLE}="{stage}"\n'
+
+
+def _need_address(site: str, address: str) -> None:
+    """Require that workers are told an address of this machine.
+
+    Raises
+    ------
+    BackendError
+        It has no such address.
+    """
+    try:
+        family, *_, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.bind(where)
+    except OSError as error:
+        raise BackendError(
+            f"site {site} tells its workers an address that this machine does not have",
+            evidence=f"{address}: {error.strerror or error}",
+            hint="log in to the site, or change network in its file (`ip -brief address` lists "
+            "what there is) and render it again",
+        ) from error

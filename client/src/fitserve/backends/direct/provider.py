@@ -28,8 +28,8 @@ class Watch:
         One of `SCHEDULERS`.
     timeout
         Seconds that a command of the scheduler may take.
-    submitted
-        Is called with the id of each block.
+    submitting, submitted
+        Are called before each block is asked for, and with its id when it was taken.
 
     Attributes
     ----------
@@ -42,10 +42,16 @@ class Watch:
     """
 
     def __init__(
-        self, scheduler: str, timeout: float, submitted: Callable[[str], None] = lambda _: None
+        self,
+        scheduler: str,
+        timeout: float,
+        *,
+        submitting: Callable[[], None] = lambda: None,
+        submitted: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._scheduler = scheduler
         self._timeout = timeout
+        self.submitting = submitting
         self._submitted = submitted
         self._lock = threading.Lock()
         self._again = 0.0
@@ -123,6 +129,7 @@ def watched(base: type[Any], watch: Watch, seconds: float) -> type[Any]:
     def submit(self: Any, *arguments: Any, **named: Any) -> Any:
         if watch.wait:
             raise RuntimeError("a block was refused a moment ago")
+        watch.submitting()
         try:
             ident = base.submit(self, *arguments, **named)
         except Exception as error:

@@ -37,7 +37,6 @@ class Troubles:
         self._site = site
         self._engine = engine
         self._walltime = str(site.engine["provider"].get("walltime", ""))
-        self._avoided = False
         self._running_since: dict[str, float] = {}
         self._patience = max(_PATIENCE_SECONDS, site.engine.get("heartbeat_threshold", 0.0))
 
@@ -115,18 +114,9 @@ class Troubles:
 
     def _check_failed(self, watch: Watch) -> None:
         engine = self._engine
-        failed: list[str] = []
-        for job, found in watch.jobs.items():
-            if job in engine.connected:
-                failed = []
-            elif found.state == "ended" and not self._wanted(job, found):
-                failed.append(job)
+        failed = engine.failed()
         if not failed:
             return
-        if not self._avoided:
-            # One bad node takes every block there is, for it is always free.
-            self._avoided = True
-            engine.avoid(watch.jobs[failed[0]].nodes)
         said = _last_words(engine.stderr_of(failed[-1]))
         ours = [line for line in said if line.startswith(_OUR_WORD)]
         if len(failed) < (_FAILED_OURS if ours else _FAILED_BLOCKS):
@@ -141,9 +131,6 @@ class Troubles:
             evidence=f"job {failed[-1]}{where} {how}: {evidence}",
             hint=self._failed_hint(ours, manager),
         )
-
-    def _wanted(self, job: str, found: Job) -> bool:
-        return found.ending == "cancelled" or self._engine.gave_back(job)
 
     def _failed_hint(self, ours: list[str], manager: list[str]) -> str:
         site = self._site.site

@@ -1,0 +1,279 @@
+"""What goes wrong on a cluster: nothing is lost, and the user is told what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from schedulerrig.hosts import wait_for
+from schedulerrig.users import User, fitted_once, lost, site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from schedulerrig.rig import Rig
+    from schedulerrig.users import Running
+
+pytestmark = pytest.mark.schedulers
+
+# Some of the example's hypotheses, a second each with pyhf.
+FEW = ("--patch", "X_[678]00_*", "--engine", "pyhf", "--max-task-hypotheses", "1")
+ONE_BLOCK = {"max": 1, "walltime": "00:10:00", "idle_seconds": 10, "strategy_seconds": 2}
+
+
+def _block_on(rig: Rig, node: str) -> str:
+    """Return the block of ada's that runs on a node."""
+
+    def found() -> str | None:
+        jobs = rig.slurm.jobs("ada", form="%i %T %N")
+        return next(
+            (job for job, state, where in jobs if [state, where] == ["RUNNING", node]), None
+        )
+
+    return str(wait_for(f"a block on {node}", found, 60))
+
+
+def _refused(run: Running, status: int = 5) -> str:
+    """Return what a run says that cannot go on."""
+    assert run.process.wait(180) == status, run.said
+    assert "next: " in run.said
+    assert "Traceback" not in run.said
+    assert "fitserve resume" in run.said
+    return f"\n{run.said}".partition("\nerror: ")[2]
+
+
+@pytest.fixture(scope="module")
+def far(rig: Rig) -> None:
+    """Give the login node an interface to a network that nodes do not reach."""
+    for words in (
+        "link add far0 type veth peer name far1",
+        "addr add 10.79.0.1/24 dev far0",
+        "link set far0 up",
+        "link set far1 up",
+    ):
+        rig.login.run("ip", *words.split())
+
+
+@pytest.fixture
+def two_blocks(quiet: Rig, ada: User) -> User:
+    ada.render("faults", site("slurm"))
+    return ada
+
+
+def test_scancel_of_a_block(quiet: Rig, two_blocks: User) -> None:
+    run = two_blocks.start("faults", *FEW)
+    run.wait_until_done(2)
+    job = _block_on(quiet, "c2")
+    quiet.login.run("scancel", job, user="ada")
+    saved = run.end()
+    fitted_once(saved)
+    assert any(f"job {job} on c2) was cancelled" in reason for reason in lost(saved))
+    assert "(sending it again)" in run.said
+
+
+def test_a_node_dies(quiet: Rig, two_blocks: User) -> None:
+    run = two_blocks.start("faults", *FEW)
+    run.wait_until_done(2)
+    job = _block_on(quiet, "c2")
+    try:
+        quiet.hosts["c2"].kill()
+        saved = run.end()
+    finally:
+        quiet.restart_node(quiet.hosts["c2"])
+        wait_for("both nodes", lambda: quiet.slurm.idle() == 2, 60)
+    fitted_once(saved)
+    told = lost(saved)
+    assert told
+    # Its silence is noticed a little before Slurm notices it.
+    assert all(f"job {job}" in reason and "c2" in reason for reason in told)
+
+
+def test_slurmctld_restarts(quiet: Rig, two_blocks: User) -> None:
+    run = two_blocks.start("faults", *FEW)
+    run.wait_until_done(2)
+    quiet.slurm.stop_controller()
+    run.wait_until_said("the scheduler does not answer", 90)
+    before = run.done()
+    run.wait_until_done(before + 1)
+    quiet.slurm.start_controller()
+    saved = run.end()
+    fitted_once(saved)
+    assert not lost(saved)
+    wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 60)
+
+
+def test_the_time_limit_ends_in_the_middle_of_a_task(quiet: Rig, ada: User) -> None:
+    """Its worker hangs, which no drain period can foresee."""
+    ada.render("ends", site("slurm", blocks=ONE_BLOCK))
+    run = ada.start("ends", *FEW)
+    run.wait_until_done(1)
+    job = _block_on(quiet, "c1")
+    quiet.hosts["c1"].run("pkill", "-STOP", "-f", "spawn_main|HTEX-Worker", "-u", "ada")
+    quiet.slurm.control("update", f"JobId={job}", "TimeLimit=1")
+    saved = run.end()
+    fitted_once(saved)
+    told = lost(saved)
+    limit = "reached its time limit (00:10:00) before the task was done"
+    assert told
+    assert set(told) == {f"its block (job {job} on c1) {limit}"}
+
+
+def test_a_full_queue_is_waited_for(quiet: Rig, rig: Rig) -> None:
+    cleo = User(rig, rig.login, "cleo")
+    cleo.render("narrow", site("slurm", scheduler={"account": "narrow"}))
+    sleep = ("sbatch", "--parsable", "--account=narrow", "--wrap", "sleep 600")
+    other = rig.login.run(*sleep, user="cleo").stdout.strip()
+    run = cleo.start("narrow", "--patch", "X_700_*", "--engine", "pyhf")
+    run.wait_until_said("another is refused: ")
+    assert "asking again" in run.said
+    rig.login.run("scancel", other, user="cleo")
+    saved = run.end()
+    fitted_once(saved)
+    assert {record.worker.host for record in saved.records.values()} == {"c1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "user", "cause", "seen", "hint"),
+    [
+        (
+            "account",
+            {"scheduler": {"account": "nobodys"}},
+            "ada",
+            "takes no block",
+            "Invalid account",
+            "scheduler.account",
+        ),
+        (
+            "partition",
+            {"scheduler": {"partition": "nowhere"}},
+            "ada",
+            "takes no block",
+            "invalid partition",
+            "scheduler.partition",
+        ),
+        (
+            "hours",
+            {"scheduler": {"account": "spent"}},
+            "cleo",
+            "will never run",
+            "MinutesLimit",
+            "another account",
+        ),
+        (
+            "limit",
+            {"scheduler": {"partition": "short"}},
+            "ada",
+            "will never run",
+            "PartitionTimeLimit",
+            "blocks.walltime",
+        ),
+        (
+            "image",
+            {"environment": {"container": {"image": "/srv/none.sif"}, "venv": None}},
+            "ada",
+            "end before a worker is there",
+            "no image /srv/none.sif",
+            "site's file",
+        ),
+        (
+            "unreached",
+            {"network": {"interface": "far0"}},
+            "ada",
+            "end before a worker is there",
+            "viable address",
+            "network.interface",
+        ),
+        (
+            "address",
+            {"network": {"interface": None, "address": "192.0.2.1"}},
+            "ada",
+            "an address that this machine does not have",
+            "192.0.2.1",
+            "change network",
+        ),
+        (
+            "interface",
+            {"network": {"interface": "ib0"}},
+            "ada",
+            "no address for the workers",
+            "ib0",
+            "network.interface",
+        ),
+    ],
+)
+def test_a_site_that_cannot_work_says_why(
+    quiet: Rig, far: None, name: str, changes: dict[str, dict[str, object]], user: str, cause: str,
+    seen: str, hint: str,
+) -> None:  # fmt: skip
+    who = User(quiet, quiet.login, user)
+    who.render(name, site("slurm", **changes))
+    before = len(quiet.slurm.control("show", "jobs", "--oneliner").splitlines())
+    run = who.start(name, *FEW)
+    said = _refused(run)
+    told, _, rest = said.partition("seen: ")
+    evidence, _, advice = rest.partition("next: ")
+    assert cause in told
+    assert seen in evidence
+    assert hint in advice
+    after = len(quiet.slurm.control("show", "jobs", "--oneliner").splitlines())
+    assert after - before <= 6
+    wait_for("no blocks", lambda: not quiet.slurm.jobs(user), 30)
+
+
+def test_a_bad_node_is_left_out(quiet: Rig, ada: User) -> None:
+    """The environment is missing on c1, which is free first."""
+    ada.render("bad", site("slurm", blocks=ONE_BLOCK, environment={"venv": "/tmp/venv"}))  # noqa: S108
+    quiet.hosts["c2"].run("ln", "-s", "/srv/venv", "/tmp/venv")  # noqa: S108
+    run = ada.start("bad", "--patch", "X_700_*", "--engine", "pyhf")
+    saved = run.end()
+    fitted_once(saved)
+    assert {record.worker.host for record in saved.records.values()} == {"c2"}
+
+
+@pytest.fixture
+def small(rig: Rig) -> Iterator[str]:
+    """Return a directory with hardly any room."""
+    rig.login.run("mkdir", "-p", "/home/ada/small", user="ada")
+    rig.login.run("mount", "-t", "tmpfs", "-o", "size=200k,mode=0777", "tmpfs", "/home/ada/small")
+    try:
+        yield "small"
+    finally:
+        rig.login.run("umount", "/home/ada/small")
+
+
+def test_a_full_disk(quiet: Rig, ada: User, small: str) -> None:
+    ada.render("full", site("slurm", directories={"run": f"~/{small}/run"}))
+    said = ada.start("full", *FEW)
+    assert said.process.wait(60) == 5
+    assert "the run directory of site full cannot be used" in said.said
+    assert "No space left on device" in said.said
+    assert "directories.run" in said.said
+    assert not quiet.slurm.jobs("ada")
+
+
+def test_a_client_that_is_killed_leaves_no_block(quiet: Rig, two_blocks: User) -> None:
+    run = two_blocks.start("faults", *FEW)
+    run.wait_until_done(1)
+    assert quiet.slurm.jobs("ada")
+    quiet.login.run("pkill", "-KILL", "-u", "ada", "-f", "fitserve run")
+    run.process.wait(30)
+    wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 30)
+    left = quiet.login.run("pgrep", "-u", "ada", "-f", "interchange", status=None).stdout
+    assert not left
+    finished = run.done()
+    resumed = two_blocks.host.run(
+        "/srv/venv/bin/fitserve", "resume", run.name, user="ada", timeout=240
+    )
+    assert f"{len(run.saved.manifest.hypotheses)} of" in resumed.stderr
+    fitted = [event.details for event in run.saved.events() if event.event == "finished"]
+    assert len(fitted) >= finished
+    assert len(run.saved.records) == len(run.saved.manifest.hypotheses)
+
+
+def test_an_interrupted_run_gives_its_blocks_back(quiet: Rig, two_blocks: User) -> None:
+    run = two_blocks.start("faults", *FEW)
+    run.wait_until_done(1)
+    quiet.login.run("pkill", "-INT", "-u", "ada", "-f", "fitserve run")
+    assert run.process.wait(60) == 130
+    assert not quiet.slurm.jobs("ada")
