@@ -25,6 +25,7 @@ import kernel_side
 import machine
 import profile_side
 import reference_side
+import toys_side
 from data import Problem, pallet_file, published, synthetic
 from table import table
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PARTS", "Plan", "main", "measure"]
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("kernel", "run", "patches", "profile", "engines", "growth")
+PARTS = ("kernel", "run", "patches", "profile", "toys", "engines", "growth")
 # Bins and nuisance parameters, besides one for each bin.
 GROWTH = ((50, 20), (200, 100), (500, 200), (1000, 300), (2500, 600), (5000, 1000))
 # Minuit takes several times as long as the others.
@@ -46,7 +47,7 @@ class Plan(NamedTuple):
 
     ``sample`` hypotheses for slow engines, each for ``limit`` seconds at most; ``repetitions``
     of the kernel; ``growth`` sizes; ``until`` when (of `time.monotonic`) slow engines are left
-    out.
+    out; ``toys`` with signal and as many without.
     """
 
     sample: int
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     repetitions: int
     growth: Sequence[tuple[int, int]]
     until: float
+    toys: int = 2000
 
     def left(self) -> float:
         """Return how many seconds a slow engine may still take."""
@@ -95,6 +97,7 @@ def measure(
         "run": lambda: _commands(problems),
         "patches": lambda: _patches(problems[0]),
         "profile": lambda: _profile(problems),
+        "toys": lambda: _toys(problems, plan.toys),
         "engines": lambda: _engines(problems, plan, found.get("kernel", {})),
         "growth": lambda: _growth(plan),
     }
@@ -151,6 +154,10 @@ def _patches(problem: Problem) -> list[dict[str, float]]:
 def _profile(problems: Sequence[Problem]) -> dict[str, Any]:
     peak = machine.dgemm_peak()
     return {"peak": peak} | {problem.name: profile_side.measure(problem) for problem in problems}
+
+
+def _toys(problems: Sequence[Problem], toys: int) -> dict[str, Any]:
+    return {problem.name: toys_side.measure(problem, toys) for problem in problems}
 
 
 def _engines(problems: Sequence[Problem], plan: Plan, measured: dict[str, Any]) -> dict[str, Any]:

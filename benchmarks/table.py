@@ -155,7 +155,7 @@ def table(found: dict[str, Any]) -> str:
     ]
     marks = {True: "", False: "   NOT REACHED", None: ""}
     lines += [f"{g.what:48s} {g.reach:26s} {g.reached}{marks[g.met]}" for g in goals(found)]
-    for part in (_of_kernel, _of_engines, _of_growth, _of_profile):
+    for part in (_of_kernel, _of_toys, _of_engines, _of_growth, _of_profile):
         told = list(part(found))
         if told:
             lines += ["", *told]
@@ -177,6 +177,14 @@ def _of_kernel(found: dict[str, Any]) -> Iterator[str]:
     for name, one in found.get("run", {}).items():
         warm = ", ".join(f"{value:.1f}" for value in one["warm"])
         yield f"fitserve run {name}: cold {one['cold']:.1f} s, warm {warm} s"
+
+
+def _of_toys(found: dict[str, Any]) -> Iterator[str]:
+    for name, one in found.get("toys", {}).items():
+        yield (
+            f"{name}: {one['toys']} toys in {one['fits']} fits on one core in "
+            f"{one['seconds']:.1f} s, {one['fits per second and core']:.0f} fits per second"
+        )
 
 
 def _of_engines(found: dict[str, Any]) -> Iterator[str]:

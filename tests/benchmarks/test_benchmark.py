@@ -93,6 +93,14 @@ def _found(**changes: object) -> dict:
                 "pyhf jax+scipy": None,
             },
         ],
+        "toys": {
+            "staus": {
+                "toys": 4000,
+                "fits": 8001,
+                "seconds": 10.0,
+                "fits per second and core": 800.1,
+            }
+        },
         "profile": {"peak": 4e10, "1Lbb": profile},
     } | changes
 
@@ -117,6 +125,7 @@ def test_the_table_says_what_is_reached_and_what_is_not(benchmark_module: Module
         "|delta CLs| <= 2.0e-06",
         "pyhf jax+scipy not in time",
         "75.0 %",
+        "8001 fits on one core in 10.0 s",
         "25 % of the 40.0",
     ):
         assert part in text, part
@@ -217,6 +226,7 @@ def test_everything_is_measured_written_and_drawn(benchmark_module: Module, tmp_
         repetitions=2,
         growth=[(4, 2), (6, 3)],
         until=time.monotonic() + 600,
+        toys=20,
     )
     problem = data.synthetic(8, 3, hypotheses=5)
     found = run.measure([problem], plan, run.PARTS, tmp_path)
@@ -232,6 +242,8 @@ def test_everything_is_measured_written_and_drawn(benchmark_module: Module, tmp_
             assert row["largest difference in CLs"] < 1e-3, engine
     assert [one["hypotheses"] for one in found["patches"]] == [1, 2, 2, 3, 5]
     assert all(one["pyhf jax+scipy"] > 0 for one in found["growth"])
+    assert found["toys"][problem.name]["toys"] == 40
+    assert found["toys"][problem.name]["fits"] >= 80
     profile = found["profile"][problem.name]
     assert profile["counts"]["fits"] == 4
     assert 0 < profile["operations per second"] < found["profile"]["peak"]
