@@ -268,12 +268,17 @@ class Endpoint:
                 process.kill()
 
     def processes(self, what: str = "") -> list[psutil.Process]:
-        """Return the processes of this endpoint, known by the home in their environment."""
+        """Return the processes of this endpoint, known by the home in their environment.
+
+        Those that write a title over it, as Parsl's interchange does, are known by their log.
+        """
         found = []
         for process in psutil.process_iter(["cmdline"]):
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error, OSError):
                 command = " ".join(process.info["cmdline"] or [])
-                if process.environ().get("HOME") == str(self.home) and what in command:
+                output = Path(f"/proc/{process.pid}/fd/2").readlink()
+                ours = process.environ().get("HOME") == str(self.home)
+                if (ours or output.is_relative_to(self.home)) and what in command:
                     found.append(process)
         return [one for one in found if one.is_running() and one.status() != "zombie"]
 

@@ -31,7 +31,8 @@ def find_processes(endpoint: str) -> list[Found]:
     """Return the processes of an endpoint's children that this user may look at.
 
     Globus Compute gives each child the name ``uep.ENDPOINT.CHILD``, which all that it starts
-    has in its environment.
+    has in its environment, and whose directory its log is in: Parsl's interchange writes its
+    title over its environment.
 
     Parameters
     ----------
@@ -45,7 +46,11 @@ def find_processes(endpoint: str) -> list[Found]:
         command = _read(place / "cmdline")
         if _MANAGER.match(command):
             titles.append(command)
-        found = named.search(command) or named.search(_read(place / "environ"))
+        found = (
+            named.search(command)
+            or named.search(_read(place / "environ"))
+            or named.search(_output(place))
+        )
         if found and int(place.name) != os.getpid():
             known[int(place.name)] = (found[1], command)
     alive = {child for child, _ in known.values() if any(child in title for title in titles)}
@@ -77,6 +82,14 @@ def _alive(one: Found) -> bool:
 def _signal(pid: int, sign: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, sign)
+
+
+def _output(place: Path) -> str:
+    """Return where a process writes its errors to."""
+    try:
+        return str((place / "fd" / "2").readlink())
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> str:
