@@ -20,7 +20,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
-.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-deploy test-slow lint types docs lock benchmark gpu-check
+.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-deploy test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -44,6 +44,13 @@ test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-w
 
 test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints here and on the hosts of test-schedulers; needs root
 	@$(BIN)/python -m pytest -m "deploy" --durations=10
+
+test-kubernetes: dev ## Run sites on a real Kubernetes, built once; needs root, see docs/kubernetes.md
+	@bash tests/kubernetes/kuberig/build.sh
+	@$(BIN)/python -m pytest -m "kubernetes" --durations=10
+
+chart: dev ## Lint the Helm chart, and hold it against Kubernetes' schemas; fetches Helm
+	@$(BIN)/python -m pytest tests/kubernetes/test_chart.py
 
 test-slow: dev ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not published"
@@ -69,7 +76,7 @@ lock: dev ## Write the lock files anew, within their versions
 
 ##@ Site admin
 SITEKIT := PYTHONPATH=deploy $(BIN)/python -m sitekit
-.PHONY: sites check render doctor new-site golden golden-check endpoint-venv ansible-venv ansible-lint
+.PHONY: sites check render values doctor new-site golden golden-check endpoint-venv ansible-venv ansible-lint
 .PHONY: deploy status smoke upgrade rollback stop logs destroy
 sites: install ## List the shipped sites
 	@$(SITEKIT) list
@@ -79,6 +86,9 @@ check: install ## Check a site file: make check SITE=expanse
 
 render: install ## Render an endpoint's directory into build/sites/SITE
 	@$(SITEKIT) render $(SITE) $(ARGS)
+
+values: install ## Print the Helm values of a Kubernetes site
+	@$(SITEKIT) cluster values $(SITE) $(ARGS)
 
 doctor: install ## On the login node: say what is wrong before anything is registered
 	@$(SITEKIT) doctor $(SITE) $(ARGS)

@@ -12,7 +12,7 @@ import click
 from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
 from sitekit.check import require_valid
-from sitekit.cluster.commands import cluster
+from sitekit.cluster.commands import SiteGroup, cluster
 from sitekit.deployment.commands import add_commands
 from sitekit.derive import derive
 from sitekit.fields import PAGE, fields_page
@@ -35,7 +35,7 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SiteGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """From one site file to a checked, rendered and examined endpoint."""
 

@@ -18,7 +18,7 @@ from sitekit.helm_values import helm_values
 from sitekit.load import load_site
 from sitekit.render import write_files
 
-__all__ = ["cluster"]
+__all__ = ["SiteGroup", "cluster"]
 
 
 def _open(
@@ -54,6 +54,22 @@ _values = click.option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Helm values that win over the site's.",
 )
+
+
+class SiteGroup(click.Group):
+    """Commands of which those named as one of `cluster` go there for a site on Kubernetes."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that its name and its first argument ask for."""
+        name, command, rest = super().resolve_command(ctx, args)
+        there = cluster.commands.get(name or "")
+        if there is not None and rest and not rest[0].startswith("-"):
+            site, _ = load_site(rest[0])
+            if site.get("scheduler.type") == "kubernetes":
+                return name, there, rest
+        return name, command, rest
 
 
 @cluster.command("values")
@@ -94,8 +110,30 @@ def job_command(site: str, name: str, command: tuple[str, ...]) -> None:
 @_values
 @_seconds
 @click.option("--smoke/--no-smoke", "try_it", default=True, help="Try it with a real fit.")
-def deploy(*, seconds: int, try_it: bool, **given: Any) -> None:
+def deploy(**given: Any) -> None:
     """Install SITE, or upgrade it to this version; what does not come up does not serve."""
+    _install(**given)
+
+
+@cluster.command()
+@_site
+@_function
+@_endpoint
+@_values
+@_seconds
+@click.option("--smoke/--no-smoke", "try_it", default=True, help="Try it with a real fit.")
+def upgrade(**given: Any) -> None:
+    """Bring SITE, which is deployed, to this version; what does not come up is undone."""
+    release, _ = _open(given["site"])
+    if not release.revisions():
+        raise BackendError(
+            f"{release.site.name} is not deployed in namespace {release.namespace}",
+            hint=f"make deploy SITE={release.site.name}",
+        )
+    _install(**given)
+
+
+def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
     release, rendering = _open(**given)
     with_endpoint = release.install(seconds=seconds)
     click.echo(f"{release.site.name} is up in namespace {release.namespace}")

@@ -21,6 +21,8 @@ __all__ = ["run_job", "smoke"]
 
 _POLL_SECONDS = 1.0
 _KEPT_SECONDS = 3600
+_HYPOTHESIS = "X_200_0"
+"""Of the example; one is enough to see that a pod fits."""
 
 
 def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str]) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
 
 
 def smoke(release: Release, rendering: Rendering, seconds: float) -> dict[str, Any]:
-    """Have the bundled example fitted by a worker pod; returns what happened.
+    """Have a hypothesis of the bundled example fitted by a worker pod; returns what happened.
 
     Raises
     ------
@@ -113,7 +115,8 @@ def smoke(release: Release, rendering: Rendering, seconds: float) -> dict[str, A
     """
     name = f"{release.name}-smoke"
     endpoint = f"parsl:{release.site.name}"
-    command = ["fitserve", "run", "example", "--endpoint", endpoint, "--output", "/tmp/run"]  # noqa: S108
+    command = ["fitserve", "run", "example", "--patch", _HYPOTHESIS, "--endpoint", endpoint]
+    command += ["--output", "/tmp/run"]  # noqa: S108
     job = run_job(release.site, rendering, name, command)
     here = ("--namespace", release.namespace)
     started = time.monotonic()

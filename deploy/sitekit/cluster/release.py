@@ -130,19 +130,16 @@ class Release:
             It did not come up; what served before serves again.
         """
         values = self.values(_credentials())
+        endpoint = values["endpoint"]
+        if endpoint["enabled"] and not endpoint["id"]:
+            endpoint["id"] = self._known_id()
         self._need_namespace()
-        words = ["upgrade", "--install", self.name, str(CHART), *self._here()]
-        words += ["--values", "-", "--rollback-on-failure", "--timeout", f"{seconds}s"]
-        words += ["--history-max", _KEPT_REVISIONS]
-        try:
-            run("helm", *words, stdin=json.dumps(values))
-        except BackendError as error:
-            raise BackendError(
-                f"{self.name} did not come up; what served before serves again",
-                evidence=error.evidence,
-                hint=f"kubectl --namespace {self.namespace} get events",
-            ) from error
-        return bool(values["endpoint"]["enabled"])
+        self._upgrade(values, seconds)
+        if endpoint["enabled"] and not endpoint["id"] and not endpoint["state"]["size"]:
+            # Its pod's state is gone with the pod: the id that it got is kept by the release.
+            endpoint["id"] = self.endpoint_id()
+            self._upgrade(values, seconds)
+        return bool(endpoint["enabled"])
 
     def rollback(self, *, seconds: int = 600) -> int:
         """Let the revision before this one serve again; returns its number.
@@ -189,6 +186,26 @@ class Release:
         return run("kubectl", "logs", "--selector", self.selector, *self._here(), *words)
 
     # -- parts ------------------------------------------------------------------------------
+
+    def _upgrade(self, values: dict[str, Any], seconds: int) -> None:
+        words = ["upgrade", "--install", self.name, str(CHART), *self._here()]
+        words += ["--values", "-", "--rollback-on-failure", "--timeout", f"{seconds}s"]
+        words += ["--history-max", _KEPT_REVISIONS]
+        try:
+            run("helm", *words, stdin=json.dumps(values))
+        except BackendError as error:
+            raise BackendError(
+                f"{self.name} did not come up; what served before serves again",
+                evidence=error.evidence,
+                hint=f"kubectl --namespace {self.namespace} get events",
+            ) from error
+
+    def _known_id(self) -> str | None:
+        """Return the id that an earlier revision registered, kept in its values."""
+        text = ask("helm", "get", "values", self.name, *self._here(), "--output", "json")
+        given = (json.loads(text) if text else None) or {}
+        known: str | None = given.get("endpoint", {}).get("id")
+        return known or (self.endpoint_id() if given else None)
 
     def _here(self) -> tuple[str, str]:
         return ("--namespace", self.namespace)

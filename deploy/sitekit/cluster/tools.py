@@ -12,7 +12,7 @@ from fitserve.errors import BackendError
 __all__ = ["ask", "items", "run"]
 
 _HINTS = {
-    "helm": "install Helm 4, or 3.8 and newer",
+    "helm": "install Helm 4",
     "kubectl": "install kubectl, and let its context be the cluster (kubectl config get-contexts)",
 }
 

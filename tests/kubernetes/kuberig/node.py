@@ -93,18 +93,19 @@ class Node:
             # It ends with the process that started it, and reaps what the others leave.
             'trap "exit 0" TERM; while :; do sleep 3600 & wait $!; done',
         ]
-        self._anchor = subprocess.Popen(
-            [
-                *("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"),
-                *("--kill-child", "--mount-proc", "--propagation", "private"),
-                *("bash", "-ec", "\n".join(lines)),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=(self.directory / "log" / "node.log").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd="/",
-        )
+        with (self.directory / "log" / "node.log").open("wb") as log:
+            self._anchor = subprocess.Popen(
+                [
+                    *("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"),
+                    *("--kill-child", "--mount-proc", "--propagation", "private"),
+                    *("bash", "-ec", "\n".join(lines)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+            )
         wait_for("the node's namespaces", pid_file.exists, 10)
         children = Path(f"/proc/{self._anchor.pid}/task/{self._anchor.pid}/children")
         self._pid = int(children.read_text().split()[0])
