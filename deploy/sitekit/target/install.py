@@ -1,8 +1,9 @@
 """Install a release beside the others: an environment of its own, from wheels that came along.
 
-Run from standard input by the Python that the release is for, with two arguments: the bundle
-and the directory of the release. Needs no network, no package index and no pip: uv is among the
-wheels. What was left half done by an earlier try is removed first; ``.complete`` is written last.
+Run from standard input by the Python that the release is for, with the bundle and the directory
+of the release as arguments; more are options of ``uv pip install``. Needs no network, no package
+index and no pip: uv is among the wheels. What was left half done by an earlier try is removed
+first; ``.complete`` is written last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 
-def install(bundle: Path, release: Path) -> None:
+def install(bundle: Path, release: Path, options: list[str]) -> None:
     """Unpack a bundle and install its wheels into the directory of the release."""
     if release.exists():
         shutil.rmtree(release)
@@ -30,9 +31,8 @@ def install(bundle: Path, release: Path) -> None:
     wheels = sorted((release / "wheels").glob("*.whl"))
     command = [str(_uv(wheels)), "pip", "install", "--quiet", "--no-config", "--no-cache"]
     command += ["--python", str(release / "bin" / "python"), "--offline", "--no-index", "--no-deps"]
-    # Byte code now: users' workers may read a release and not write into it.
-    command += ["--link-mode=copy", "--compile-bytecode"]
-    done = subprocess.run([*command, *map(str, wheels)], check=False)  # noqa: S603
+    command += ["--link-mode=copy", *options, *map(str, wheels)]
+    done = subprocess.run(command, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(f"uv could not install what the bundle holds ({done.returncode})")
     shutil.rmtree(release / "wheels")
@@ -51,4 +51,4 @@ def _uv(wheels: list[Path]) -> Path:
 
 
 if __name__ == "__main__":
-    install(Path(sys.argv[1]), Path(sys.argv[2]))
+    install(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -66,17 +66,15 @@ class Places:
     @property
     def made(self) -> tuple[str, ...]:
         """All that deploying may make, each before what is in it."""
-        parents = {
-            str(parent)
-            for path in (self.root, self.configuration, self.credentials, self.direct, self.unit)
-            for parent in PurePosixPath(path).parents
-            if str(parent) not in {"~", "/", "."}
-        }
-        if self.command:
-            parents |= {str(PurePosixPath(self.command).parent)}
         own = [self.root, self.releases, self.state, *self.links, self.configuration]
         own += [self.credentials, self.direct, self.unit, self.run, self.cache]
         own += [path for path in (self.command, self.image) if path]
+        parents = {
+            str(parent)
+            for path in own
+            for parent in PurePosixPath(path).parents
+            if str(parent) not in {"~", "/", "."}
+        }
         ordered = sorted({*parents, *own}, key=lambda path: (path.count("/"), path))
         return tuple(ordered)
 

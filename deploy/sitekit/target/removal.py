@@ -84,7 +84,7 @@ def _remove(path: Path, *, whole: bool) -> bool:
 def _tell_service(deployed: Deployed) -> str:
     """Take the endpoint off the service; what it says where that does not work."""
     if deployed.endpoint_id is None:
-        return "it was not registered"
+        return ""
     command = deployed.link / "bin" / "globus-compute-endpoint"
     words = ("delete", "--yes", "--force", deployed.name)
     done = run(str(command), *words, timeout=_SECONDS, environment=deployed.environment())
