@@ -9,8 +9,18 @@ import pyhf
 import pytest
 from scipy.optimize import minimize
 
-from fitserve.contract import Hypothesis, ModelOptions, ToyRange
+from fitserve.contract import (
+    Hypothesis,
+    ModelOptions,
+    ToyRange,
+    ToysRequest,
+    digest,
+    request_digest,
+)
+from fitserve_worker.engines.base import Work
+from fitserve_worker.engines.kernel_toys import KernelToys
 from fitserve_worker.engines.models import BuiltModel
+from fitserve_worker.engines.pyhf_reference import PyhfEngine
 from fitserve_worker.engines.pyhf_toys import law_of
 from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.fits import load
@@ -195,6 +205,20 @@ def test_a_toy_without_a_minimum_is_fitted_with_events_kept_positive() -> None:
         data = np.concatenate([events[index], auxiliary[index]])
         expected = _kept_positive(model, data)
         assert found.values[index] == pytest.approx(expected, abs=0.02)
+
+
+def test_pyhf_s_fits_of_such_toys_are_failures() -> None:
+    workspace, hypothesis = _emptied()
+    request = ToysRequest(toys=25, seed=4)
+    work = Work(digest(workspace), workspace, [hypothesis], request, request_digest(request))
+    found = next(iter(PyhfEngine(request.engine).toys(work)))
+    values = np.frombuffer(found.toy_values.background, "<f4")
+    assert 0 < np.isnan(values).sum() < 25
+    by_kernel = next(iter(KernelToys(lambda: PyhfEngine(request.engine)).toys(work)))
+    ours = np.frombuffer(by_kernel.toy_values.background, "<f4")
+    both = ~np.isnan(values)
+    np.testing.assert_allclose(ours[both], values[both], rtol=0, atol=1e-3)
+    assert by_kernel.toy_values.positive > 0
 
 
 def _kept_positive(model: Any, data: np.ndarray) -> float:
