@@ -125,9 +125,9 @@ def _locked_down(kind: str) -> list[str]:
     """Return options that leave a container what a fit needs and nothing else."""
     options = ["--rm", "--network=host", "--read-only", "--tmpfs=/tmp"]
     options += ["--cap-drop=all", "--security-opt=no-new-privileges"]
+    # The files of the run directory stay the user's own, whatever account the image names.
     if kind == "podman":
-        # The files of the run directory stay the user's own.
         options.append("--userns=keep-id")
-    if kind == "docker":
+    if kind in {"docker", "podman"}:
         options.append("--user=$(id -u):$(id -g)")
     return options

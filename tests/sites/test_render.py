@@ -218,7 +218,7 @@ def test_the_endpoint_finds_its_own_commands(make_site: Callable[..., Site]) -> 
         (
             "podman",
             "fit/w:1",
-            ["--userns=keep-id", "--security-opt=no-new-privileges", "-e TMPDIR"],
+            ["--userns=keep-id", "--user=$(id", "--security-opt=no-new-privileges", "-e TMPDIR"],
         ),
         ("podman-hpc", "fit/w:1", ["--rm", "-v /data:/data:ro"]),
         ("shifter", "fit/w:1", ["shifter --image=fit/w:1", "--volume=/data:/data:ro"]),
