@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 LARGE = 1 << 20
-SOURCES = {".a", ".c", ".cpp", ".h", ".hpp", ".pxd", ".pyi", ".pyx"}
+# Not .pyi: libraries that load their parts late read theirs.
+SOURCES = {".a", ".c", ".cpp", ".h", ".hpp", ".pxd", ".pyx"}
 KEPT = ("nvidia", "jax_plugins")
 
 

@@ -42,7 +42,8 @@ unpack() {
     fi
   done
   ln -s ../etc "$work/root/usr/etc"
-  ln -sfn ../../etc "$work/root/usr/lib/etc"
+  ln -s ../../etc "$work/root/usr/lib/etc"
+  ln -s ../../var "$work/root/usr/lib/var"
   (cd "$work/debs" && ls apptainer_*.deb) > "$work/root/VERSION"
 }
 
