@@ -22,6 +22,8 @@ CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 """Variables that hold a client's credentials, here and in the endpoint's secret."""
 _MADE = "fitserve/made-by-deploying"
 _KEPT_REVISIONS = "5"
+_MISSED = "pods,jobs,deployments,statefulsets,configmaps,secrets,persistentvolumeclaims"
+_EVERYWHERE = {"kube-root-ca.crt", "openshift-service-ca.crt"}
 _KINDS = (
     *("deployments", "pods", "jobs", "configmaps", "secrets", "persistentvolumeclaims"),
     *("serviceaccounts", "roles", "rolebindings", "networkpolicies", "poddisruptionbudgets"),
@@ -225,10 +227,15 @@ class Release:
         return _MADE in annotations
 
     def _others(self) -> list[str]:
-        text = ask("helm", "list", *self._here(), "--output", "json")
-        pods = json.loads(run("kubectl", "get", "pods", *self._here(), "--output", "json"))
-        names = [one["metadata"]["name"] for one in pods["items"]]
-        return names + [one["name"] for one in json.loads(text or "[]")]
+        """Return what else somebody has in the namespace, as far as it would be missed."""
+        words = ("get", _MISSED, *self._here(), "--output", "json")
+        found = json.loads(run("kubectl", *words))["items"]
+        return [
+            one["metadata"]["name"]
+            for one in found
+            if one["metadata"]["name"] not in _EVERYWHERE
+            and one.get("type") != "kubernetes.io/service-account-token"
+        ]
 
 
 def _credentials() -> tuple[str, str] | None:

@@ -74,7 +74,10 @@ class Cluster:
         wait_for("a node that is ready", self._ready, 120)
 
     def down(self) -> None:
-        """End everything; nothing of it is left."""
+        """End everything; nothing of it is left but what its programs said, in the cache."""
+        logs = self.node.directory / "log"
+        if logs.exists():
+            shutil.copytree(logs, cache() / "log", dirs_exist_ok=True)
         self.node.down()
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from fitserve._version import __version__
 from kuberig.tools import cache
 
-__all__ = ["NAMES", "PAUSE", "fitserve_archive", "pause_archive"]
+__all__ = ["NAMES", "PAUSE", "fitserve_archive", "fitserve_image", "pause_archive"]
 
 NAMES = ("fitserve/endpoint", "fitserve/worker")
 """Under these names the endpoint's image is loaded: it holds all that a worker's holds."""
@@ -75,8 +75,8 @@ def pause_archive(directory: Path) -> Path:
     return archive
 
 
-def fitserve_archive(root: Path) -> Path:
-    """Return the archive of the endpoint's image with this checkout's own code.
+def fitserve_image(root: Path) -> str:
+    """Return the name of the endpoint's image with this checkout's own code.
 
     The image itself is built if there is none, which takes minutes; laying the code over it takes
     seconds.
@@ -103,13 +103,19 @@ def fitserve_archive(root: Path) -> Path:
             shutil.copytree(root / source, place / Path(source).name, ignore=ignore)
         (place / "Dockerfile").write_text(_OVERLAY)
         _podman("build", "--layers=false", "--tag", _RIG_IMAGE, str(place))
-    ident = _podman("image", "inspect", "--format", "{{.Id}}", _RIG_IMAGE).stdout.strip()
+    return _RIG_IMAGE
+
+
+def fitserve_archive(root: Path) -> Path:
+    """Return the archive of `fitserve_image`."""
+    image = fitserve_image(root)
+    ident = _podman("image", "inspect", "--format", "{{.Id}}", image).stdout.strip()
     images = cache() / "images"
     images.mkdir(parents=True, exist_ok=True)
     for old in images.iterdir():
         old.unlink()
     archive = images / f"{ident[:16]}.tar"
-    _podman("save", "--format", "docker-archive", "--output", str(archive), _RIG_IMAGE)
+    _podman("save", "--format", "docker-archive", "--output", str(archive), image)
     return archive
 
 

@@ -77,6 +77,10 @@ class Run:
         """Wait for the end; returns the results by hypothesis."""
         ended = wait_for(f"the end of {self._name}", self.ended, seconds)
         said = self.logs()
+        self._kube.kubectl(
+            *("delete", "configmap", self._name, "--namespace", self._namespace),
+            "--ignore-not-found",
+        )
         assert ended == "Complete", said
         found: dict[str, dict[str, Any]] = json.loads(said.partition(_MARK)[2])
         return found
