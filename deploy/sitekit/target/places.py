@@ -73,7 +73,7 @@ class Places:
             str(parent)
             for path in own
             for parent in PurePosixPath(path).parents
-            if str(parent) not in {"~", "/", "."}
+            if len(parent.parts) > 1  # not ~, / or a variable alone
         }
         ordered = sorted({*parents, *own}, key=lambda path: (path.count("/"), path))
         return tuple(ordered)

@@ -1,0 +1,373 @@
+"""The parts of deploying that need no Ansible: reach, paths, site files, jobs, removal."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from fitserve.errors import BackendError, InputError, StoreError
+from sitekit.deployment.bundle import requirements_for
+from sitekit.deployment.flat import flat_site
+from sitekit.deployment.inventory import Reach, inventory
+from sitekit.deployment.words import stages_words, status_words
+from sitekit.load import load_site, shipped_sites
+from sitekit.target import jobs, removal, running, service
+from sitekit.target import survey as survey_module
+from sitekit.target.deployed import Deployed
+from sitekit.target.manifest import Manifest, read_manifest, write_manifest
+from sitekit.target.places import places_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sitekit.site import Site
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "home"
+    place.mkdir()
+    monkeypatch.setenv("HOME", str(place))
+    return place
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Callable[..., Site]:
+    def make(**fields: Any) -> Site:
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({"extends": "slurm", **fields}))
+        return load_site(str(path))[0]
+
+    return make
+
+
+def _host(site: Site, reach: Reach) -> dict[str, Any]:
+    found = inventory(site, reach)["all"]["children"]["site"]["hosts"]
+    [(name, variables)] = found.items()
+    assert name == site.name
+    return variables
+
+
+# -- how a machine is reached --------------------------------------------------------------------
+
+
+def test_the_site_file_says_how_to_reach_it(make_site: Callable[..., Site]) -> None:
+    site = make_site(login={"host": "login.example.edu", "user": "fits", "jump_host": "gate"})
+    found = _host(site, Reach())
+    assert (found["ansible_host"], found["ansible_user"]) == ("login.example.edu", "fits")
+    assert "-J gate" in found["ansible_ssh_common_args"]
+    assert "BatchMode=yes" in found["ansible_ssh_common_args"]
+    assert found["ansible_become"] is False
+    other = _host(site, Reach(host="other", user="me"))
+    assert (other["ansible_host"], other["ansible_user"]) == ("other", "me")
+    assert _host(site, Reach(here=True))["ansible_connection"] == "local"
+
+
+def test_without_a_host_it_is_this_machine(make_site: Callable[..., Site]) -> None:
+    assert _host(make_site(), Reach())["ansible_connection"] == "local"
+
+
+def test_a_multi_user_endpoint_is_roots(make_site: Callable[..., Site]) -> None:
+    site = make_site(
+        access={"mode": "multi-user", "domains": ["example.edu"]},
+        endpoint={"venv": "/opt/fitserve/venv"},
+    )
+    assert _host(site, Reach())["ansible_become"] is True
+    places = places_of(site)
+    assert places.unit == "/etc/systemd/system/fitserve-mine.service"
+    assert places.credentials == "/etc/fitserve/fitserve-mine.env"
+    assert places.command == ""
+
+
+@pytest.mark.parametrize(("name", "said"), [("kubernetes", "login node"), ("bluewaters", "gone")])
+def test_what_has_no_login_node_is_not_deployed_to(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        inventory(load_site(name)[0], Reach())
+
+
+# -- paths and site files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped_sites())
+def test_a_flat_site_is_the_site(name: str, tmp_path: Path) -> None:
+    site, _ = load_site(name)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(flat_site(site), encoding="utf-8")
+    flat, _ = load_site(str(path))
+    assert flat.digest == site.digest
+    assert "extends" not in path.read_text().replace("all that it extends", "")
+
+
+def test_a_trial_names_its_own_release(make_site: Callable[..., Site], tmp_path: Path) -> None:
+    venv = "~/.local/share/fitserve/venv"
+    site = make_site(environment={"container": None, "venv": venv}, endpoint={"venv": venv})
+    place = tmp_path / "trial"
+    place.mkdir()
+    (place / "mine.yaml").write_text(flat_site(site, "/home/a/releases/1-ab"))
+    trial, _ = load_site(str(place / "mine.yaml"))
+    assert trial.get("environment.venv") == trial.get("endpoint.venv") == "/home/a/releases/1-ab"
+
+
+def test_everything_is_made_after_what_it_is_in(make_site: Callable[..., Site]) -> None:
+    made = places_of(make_site()).made
+    for number, path in enumerate(made):
+        assert not any(other.startswith(f"{path}/") for other in made[:number])
+
+
+def test_requirements_of_another_python() -> None:
+    lock = Path(__file__).parents[2] / "requirements" / "site.lock"
+    text = lock.read_text(encoding="utf-8")
+    old, new = (requirements_for(text, minor, "x86_64") for minor in ("3.11", "3.12"))
+    for wanted in (old, new):
+        lines = wanted.splitlines()
+        names = [line.split("==")[0] for line in lines]
+        assert len(names) == len(set(names))
+        assert all(" --hash=sha256:" in line for line in lines)
+        assert {"jax", "globus-compute-endpoint", "uv"} <= set(names)
+    assert old != new
+
+
+# -- before anything is installed ----------------------------------------------------------------
+
+
+def _survey(site: Site, home: Path) -> dict[str, Any]:
+    asked = {"paths": places_of(site).as_data(), "multi_user": False}
+    done = subprocess.run(
+        [sys.executable, "-I", survey_module.__file__, json.dumps(asked)],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_bare_account_is_seen_as_one(make_site: Callable[..., Site], home: Path) -> None:
+    found = _survey(make_site(), home)
+    assert found["home"] == str(home)
+    assert found["manifest"] is None
+    assert found["release"] is None
+    assert found["there"] == []
+    assert found["others"] == []
+    assert found["paths"]["configuration"] == str(home / ".globus_compute" / "fitserve-mine")
+    assert not list(home.iterdir())
+
+
+def test_another_endpoint_with_the_same_environment_is_seen(
+    make_site: Callable[..., Site], home: Path
+) -> None:
+    root = home / ".local" / "share" / "fitserve"
+    (root / "fitserve-other").mkdir(parents=True)
+    other = Manifest(endpoint="fitserve-other", site="other", links=[str(root / "venv")])
+    write_manifest(root / "fitserve-other" / "manifest.json", other, current="1-ab")
+    assert _survey(make_site(), home)["others"] == ["fitserve-other"]
+
+
+# -- on the machine ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deployed(make_site: Callable[..., Site], home: Path) -> Deployed:
+    deployed = Deployed(make_site())
+    deployed.state.mkdir(parents=True)
+    return deployed
+
+
+def test_credentials_that_others_can_read_are_refused(deployed: Deployed) -> None:
+    assert deployed.credentials() == {}
+    path = deployed.path(deployed.places.credentials)
+    path.parent.mkdir(parents=True)
+    path.write_text("# said once\nGLOBUS_COMPUTE_CLIENT_ID=a\nGLOBUS_COMPUTE_CLIENT_SECRET=b=c\n")
+    path.chmod(0o640)
+    with pytest.raises(BackendError, match="chmod 600"):
+        deployed.credentials()
+    path.chmod(0o600)
+    assert deployed.credentials()["GLOBUS_COMPUTE_CLIENT_SECRET"] == "b=c"  # noqa: S105
+    environment = deployed.environment()
+    assert environment["GLOBUS_COMPUTE_CLIENT_ID"] == "a"
+    assert environment["PATH"].startswith(f"{deployed.link}/bin:")
+
+
+def test_nothing_deployed_is_said(deployed: Deployed) -> None:
+    with pytest.raises(StoreError, match="nothing was deployed here"):
+        _ = deployed.manifest
+
+
+def test_only_what_an_endpoint_reads_at_its_start_starts_it_anew(deployed: Deployed) -> None:
+    deployed.configuration.mkdir(parents=True)
+    config = deployed.configuration / "config.yaml"
+    config.write_text("# by fitserve 1\nheartbeat_period: 30\n")
+    (deployed.configuration / "user_environment.yaml").write_text("PATH: /usr/bin\n")
+    before = running.wanted_digest(deployed)
+    config.write_text("# by fitserve 2\nheartbeat_period: 30\n")
+    (deployed.configuration / "user_config_template.yaml.j2").write_text("engine: {}\n")
+    assert running.wanted_digest(deployed) == before
+    config.write_text("# by fitserve 2\nheartbeat_period: 31\n")
+    assert running.wanted_digest(deployed) != before
+
+
+def _fake(directory: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    directory.mkdir(exist_ok=True)
+    for name, body in commands.items():
+        (directory / name).write_text(f"#!/bin/sh\n{body}\n")
+        (directory / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+SQUEUE = """cat <<'END'
+11|parsl.fitserve-mine-HighThroughputExecutor.block-0.1|RUNNING|None|1:02|1|c1
+12|parsl.fitserve-mine-HighThroughputExecutor.block-1.1|PENDING|Resources|0:00|1|
+13|parsl.fitserve-mine.block-0.2|RUNNING|None|0:10|1|c2
+14|parsl.fitserve-mine2-HighThroughputExecutor.block-0.1|RUNNING|None|0:10|1|c2
+15|analysis|RUNNING|None|9:00|1|c2
+END"""
+
+
+def test_jobs_are_told_apart_and_only_the_endpoints_are_cancelled(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = tmp_path / "cancelled"
+    _fake(tmp_path / "bin", monkeypatch, squeue=SQUEUE, scancel=f'echo "$@" >> {cancelled}')
+    found = jobs.find_jobs(deployed.site, deployed.name)
+    assert [(job.id, job.state, job.reason, job.of_endpoint) for job in found] == [
+        ("11", "running", "", True),
+        ("12", "queued", "Resources", True),
+        ("13", "running", "", False),
+    ]
+    assert jobs.cancel_jobs(deployed.site, deployed.name) == ["11", "12"]
+    assert cancelled.read_text().split() == ["11", "12"]
+
+
+QSTAT = """cat <<'END'
+Job Id: 7.head
+    Job_Name = parsl.fitserve-mine-HighThroughput
+\tExecutor.block-0.1
+    job_state = Q
+    comment = Not Running: Insufficient amount of resource: ncpus
+Job Id: 8.head
+    Job_Name = parsl.fitserve-mine-HighThroughputExecutor.block-1.1
+    job_state = F
+END"""
+
+
+def test_jobs_of_pbs(
+    make_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(extends="pbspro")
+    _fake(tmp_path / "bin", monkeypatch, qstat=QSTAT)
+    [job] = jobs.find_jobs(site, "fitserve-mine")
+    assert (job.id, job.state, job.of_endpoint) == ("7.head", "queued", True)
+    assert job.reason.startswith("Not Running")
+
+
+def test_one_line_of_the_crontab_comes_and_goes(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "crontab.txt"
+    table.write_text("5 4 * * * true\n")
+    body = f'case "$1" in -l) cat {table};; -) cat > {table};; esac'
+    _fake(tmp_path / "bin", monkeypatch, crontab=body, squeue="true")
+    assert service.boot(deployed) == "nothing"
+    assert service._enable(deployed)
+    assert not service._enable(deployed)
+    assert service.boot(deployed) == "cron"
+    assert table.read_text().startswith("5 4 * * * true\n@reboot ")
+    service.stop(deployed, disable=True)
+    assert table.read_text() == "5 4 * * * true\n"
+
+
+def test_destroy_removes_what_was_made_and_nothing_else(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    _fake(tmp_path / "bin", monkeypatch, squeue="true")
+    (home / ".config").mkdir()
+    paths = [deployed.path(path) for path in deployed.places.made]
+    made = [str(path) for path in paths if path != home / ".config"]
+    release = deployed.path(deployed.places.releases) / "1-ab"
+    release.mkdir(parents=True)
+    deployed.link.symlink_to(release)
+    deployed.configuration.mkdir(parents=True)
+    (deployed.configuration / "config.yaml").write_text("")
+    (home / ".local" / "share" / "theirs").write_text("")
+    manifest = Manifest(endpoint=deployed.name, site="mine", made=made, releases=["1-ab"])
+    write_manifest(deployed.path(deployed.places.manifest), manifest, current="1-ab")
+    said = removal.destroy(deployed)
+    left = sorted(str(path.relative_to(home)) for path in home.rglob("*"))
+    assert left == [".config", ".local", ".local/share", ".local/share/theirs"]
+    assert sorted(said["left"]) == [str(home / ".local"), str(home / ".local" / "share")]
+
+
+def test_a_release_of_another_endpoint_stays(deployed: Deployed, home: Path) -> None:
+    releases = deployed.path(deployed.places.releases)
+    for name in ("1-aa", "1-bb"):
+        (releases / name).mkdir(parents=True)
+    other = deployed.state.parent / "fitserve-other"
+    other.mkdir()
+    write_manifest(
+        other / "manifest.json",
+        Manifest(endpoint="fitserve-other", site="other"),
+        releases=["1-aa"],
+    )
+    mine = Manifest(endpoint=deployed.name, site="mine", releases=["1-aa", "1-bb"])
+    assert removal._unused(deployed, mine) == [releases / "1-bb"]
+
+
+def test_a_manifest_is_written_only_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    manifest = Manifest(endpoint="fitserve-mine", site="mine")
+    assert write_manifest(path, manifest, current="1-ab")
+    assert not write_manifest(path, read_manifest(path), current="1-ab")
+    path.write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        read_manifest(path)
+
+
+# -- what is said --------------------------------------------------------------------------------
+
+
+def test_what_status_says() -> None:
+    job = {"id": "12", "state": "queued", "reason": "Resources", "of_endpoint": True}
+    endpoint = {
+        "id": "e", "pid": 3, "since": "2026-01-02T03:04:05+00:00", "kept_by": "supervisor",
+        "at_boot": "cron", "restart_pending": False,
+    }  # fmt: skip
+    told = status_words(
+        {
+            "site": "mine",
+            "endpoint": endpoint,
+            "children": ["c"],
+            "jobs": [job],
+            "workers": {"of_running_jobs": 0, "most": 8},
+            "disk": {},
+            "versions": {"release": "1-ab", "previous": None},
+            "last_fits": [],
+            "orphans": [{"pid": 9}],
+        }
+    )
+    assert "job        12 queued: Resources" in told
+    assert "started at boot by cron" in told
+    assert "end them with ARGS=--end-orphans" in told
+
+
+def test_what_a_failed_stage_says() -> None:
+    stage = {"what": "fit", "told": "lost", "seconds": 1.0, "ok": False, "next": "make logs"}
+    assert stages_words([stage]).splitlines()[1].endswith("next: make logs")
+
+
+def test_the_script_that_keeps_an_endpoint_running_is_private() -> None:
+    role = Path(__file__).parents[2] / "deploy" / "ansible" / "roles"
+    task = yaml.safe_load((role / "service" / "tasks" / "main.yml").read_text())[0]
+    assert stat.S_IMODE(int(task["ansible.builtin.template"]["mode"], 8)) == 0o700
+    secrets = yaml.safe_load((role / "configure" / "tasks" / "main.yml").read_text())
+    [credentials] = [one for one in secrets if "credentials" in one["name"]]
+    assert credentials["no_log"] is True
+    assert credentials["diff"] is False
+    assert credentials["ansible.builtin.copy"]["mode"] == "0600"
