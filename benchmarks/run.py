@@ -3,6 +3,7 @@
     python benchmarks/run.py                      # everything, a quarter of an hour
     python benchmarks/run.py --only kernel run    # parts of it
     python benchmarks/run.py --sample 3 --limit 300 --minutes 90
+    python benchmarks/run.py --docs               # and into docs/performance.md
 
 Writes benchmarks.json and benchmarks.png to the output directory (``build/benchmarks``) and
 prints a table. Published pallets are used where they are (`FITSERVE_SHARED`, else ../shared),
@@ -27,6 +28,7 @@ import profile_side
 import reference_side
 import toys_side
 from data import Problem, pallet_file, published, synthetic
+from page import write_into
 from table import table
 
 if TYPE_CHECKING:
@@ -71,6 +73,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=14.0, help="for all of it, about")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "benchmarks")
+    parser.add_argument(
+        "--docs", action="store_true", help="put figures and picture into docs/performance.md"
+    )
     arguments = parser.parse_args()
     problems = [problem for name in ("1Lbb", "staus") if (problem := published(name))]
     plan = Plan(
@@ -84,6 +89,9 @@ def main() -> None:
         problems or [synthetic(200, 100, hypotheses=50)], plan, arguments.only, arguments.output
     )
     print(table(found))
+    if arguments.docs:
+        picture = arguments.output / "benchmarks.png"
+        write_into(ROOT / "docs" / "performance.md", found, picture if picture.exists() else None)
     print(f"\nwritten to {arguments.output}")
 
 
@@ -110,6 +118,7 @@ def measure(
         (output / "benchmarks.json").write_text(json.dumps(found, indent=1) + "\n")
     from plot import draw
 
+    (output / "benchmarks.png").unlink(missing_ok=True)
     draw(found, output / "benchmarks.png")
     return found
 

@@ -22,92 +22,12 @@ if TYPE_CHECKING:
 
     Module = Callable[[str], ModuleType]
 
-MACHINE = {
-    "processor": "a processor",
-    "cores": 2,
-    "load at the start": 0.1,
-    "pyhf": "1",
-    "jax": "2",
-    "numpy": "3",
-    "scipy": "4",
-}
 
-
-def _found(**changes: object) -> dict:
-    """Return what a benchmark might have found."""
-    kernel = {
-        "hypotheses": 125,
-        "workers": 2,
-        "seconds": [1.0, 1.2],
-        "median": 1.1,
-        "peak": 400.0,
-        "core seconds per hypothesis": 0.0176,
-        "first result, nothing compiled": 5.0,
-        "first result, compiled before": 2.0,
-    }
-    engine = {"hypotheses": ["S"], "seconds": [30.0], "limit": 90.0, "median": 30.0}
-    missing = {"hypotheses": ["S"], "seconds": [], "limit": 90.0, "median": None}
-    profile = {
-        "milliseconds": {"likelihood": 1.0, "Cholesky": 3.0},
-        "operations": 4e7,
-        "operations per second": 1e10,
-    }
-    return {
-        "machine": MACHINE,
-        "kernel": {"1Lbb": kernel},
-        "run": {"1Lbb": {"cold": 16.0, "warm": [8.0, 7.0, 9.0]}},
-        "patches": [
-            {"hypotheses": 25, "seconds": 0.3, "programs": 1},
-            {"hypotheses": 50, "seconds": 0.5, "programs": 1},
-            {"hypotheses": 125, "seconds": 1.1, "programs": 1},
-        ],
-        "engines": {
-            "1Lbb": {
-                "kernel": {
-                    "seconds per hypothesis": 0.0088,
-                    "core seconds per hypothesis": 0.0176,
-                },
-                "engines": {
-                    "pyhf numpy+scipy": engine | {"largest difference in CLs": 2e-6},
-                    "pyhf jax+scipy": missing | {"largest difference in CLs": None},
-                },
-            }
-        },
-        "growth": [
-            {
-                "bins": 50,
-                "nuisance": 20,
-                "parameters": 70,
-                "kernel": 0.01,
-                "kernel, compiling": 4.0,
-                "kernel, MiB": 300.0,
-                "pyhf jax+scipy": 3.0,
-            },
-            {
-                "bins": 5000,
-                "nuisance": 1000,
-                "parameters": 6000,
-                "kernel": 9.0,
-                "kernel, compiling": 20.0,
-                "kernel, MiB": 3000.0,
-                "pyhf jax+scipy": None,
-            },
-        ],
-        "toys": {
-            "staus": {
-                "toys": 4000,
-                "fits": 8001,
-                "seconds": 10.0,
-                "fits per second and core": 800.1,
-            }
-        },
-        "profile": {"peak": 4e10, "1Lbb": profile},
-    } | changes
-
-
-def test_the_table_says_what_is_reached_and_what_is_not(benchmark_module: Module) -> None:
+def test_the_table_says_what_is_reached_and_what_is_not(
+    benchmark_module: Module, found_by_a_benchmark: dict
+) -> None:
     table = benchmark_module("table")
-    met = {goal.what: goal.met for goal in table.goals(_found())}
+    met = {goal.what: goal.met for goal in table.goals(found_by_a_benchmark)}
     assert met["1Lbb, 125 hypotheses, warm workers"] is True
     assert met["staus, warm workers"] is None
     assert met["1Lbb, pyhf numpy+scipy in units of the kernel"] is True
@@ -117,7 +37,7 @@ def test_the_table_says_what_is_reached_and_what_is_not(benchmark_module: Module
     assert met["programs for one analysis"] is True
     assert met["growth with patches"] is True
     assert met["synthetic series, beside pyhf jax+scipy"] is True
-    text = table.table(_found())
+    text = table.table(found_by_a_benchmark)
     for part in (
         "3409 (one core: 1705)",
         "16 s   NOT REACHED",
@@ -131,12 +51,16 @@ def test_the_table_says_what_is_reached_and_what_is_not(benchmark_module: Module
         assert part in text, part
 
 
-def test_growth_that_is_not_linear_is_not_called_so(benchmark_module: Module) -> None:
+def test_growth_that_is_not_linear_is_not_called_so(
+    benchmark_module: Module, found_by_a_benchmark: dict
+) -> None:
     table = benchmark_module("table")
     rows = [{"hypotheses": n, "seconds": (n / 50) ** 3, "programs": 1} for n in (25, 50, 125)]
-    met = {goal.what: goal.met for goal in table.goals(_found(patches=rows))}
+    met = {goal.what: goal.met for goal in table.goals({**found_by_a_benchmark, "patches": rows})}
     assert met["growth with patches"] is False
-    assert all(goal.met is None for goal in table.goals({"machine": MACHINE}))
+    assert all(
+        goal.met is None for goal in table.goals({"machine": found_by_a_benchmark["machine"]})
+    )
 
 
 def test_more_programs_for_more_patches_end_the_benchmark(
