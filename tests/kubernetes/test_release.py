@@ -1,0 +1,287 @@
+"""What deploying asks of helm and kubectl, which here only take note of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from fitserve.errors import BackendError, FitserveError, RequestError
+from kuberig.policy import pod_specs, violations
+from sitekit.cli import commands
+from sitekit.cluster import watch
+from sitekit.cluster.commands import cluster
+from sitekit.cluster.job import run_job
+from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
+from sitekit.load import load_site
+from sitekit.render import Rendering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RENDERING = Rendering("0.0.0", Path("/home/fitserve"))
+IDENT = "11111111-2222-4333-8444-555555555555"
+# Answers by the first words that are found in a command line; each call is noted.
+FAKE = """#!/usr/bin/env python3
+import json, pathlib, sys
+place = pathlib.Path({place!r})
+words = " ".join([{name!r}, *sys.argv[1:]])
+stdin = sys.stdin.read()
+with (place / "calls.jsonl").open("a") as calls:
+    calls.write(json.dumps([words, stdin]) + "\\n")
+for start, (status, text) in json.loads((place / "answers.json").read_text()).items():
+    if words.startswith(start):
+        print(text, file=sys.stderr if status else sys.stdout)
+        sys.exit(status)
+"""
+
+
+class Fake:
+    """A PATH with helm and kubectl that answer what they are told."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place = place
+        self.answers: dict[str, tuple[int, str]] = {"kubectl get": (0, '{"items": []}')}
+        for name in ("helm", "kubectl"):
+            program = place / name
+            program.write_text(FAKE.format(place=str(place), name=name))
+            program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{place}:/usr/local/bin:/usr/bin:/bin")
+        for variable in CREDENTIALS:
+            monkeypatch.delenv(variable, raising=False)
+        self.tell({})
+
+    def tell(self, answers: dict[str, tuple[int, str]]) -> None:
+        """Answer so; what is asked first is looked for first."""
+        earlier = {start: said for start, said in self.answers.items() if start not in answers}
+        self.answers = {**answers, **earlier}
+        (self.place / "answers.json").write_text(json.dumps(self.answers))
+
+    def calls(self, start: str = "") -> list[tuple[str, str]]:
+        """Return the calls that start so, each with its standard input."""
+        path = self.place / "calls.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [
+            (words, stdin) for words, stdin in map(json.loads, lines) if words.startswith(start)
+        ]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    return Fake(tmp_path, monkeypatch)
+
+
+def _release(**overrides: Any) -> Release:
+    return Release(load_site("kubernetes")[0], RENDERING, overrides)
+
+
+def test_without_credentials_there_is_no_endpoint(fake: Fake) -> None:
+    assert _release().install() is False
+    [(words, values)] = fake.calls("helm upgrade")
+    assert "--install fitserve-kubernetes" in words
+    assert "--rollback-on-failure" in words
+    assert json.loads(values)["endpoint"]["enabled"] is False
+
+
+def test_credentials_are_on_no_command_line(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in zip(CREDENTIALS, (IDENT, "not one"), strict=True):
+        monkeypatch.setenv(variable, value)
+    fake.tell({"kubectl exec": (0, json.dumps({"endpoint_id": IDENT}))})
+    assert _release().install() is True
+    calls = fake.calls()
+    assert not any("not one" in words for words, _ in calls)
+    first, second = (json.loads(values) for _, values in fake.calls("helm upgrade"))
+    assert first["endpoint"]["credentials"] == {"clientId": IDENT, "clientSecret": "not one"}
+    # Its state goes with its pod: the id is kept by the release from now on.
+    assert (first["endpoint"]["id"], second["endpoint"]["id"]) == (None, IDENT)
+
+
+def test_the_id_of_an_earlier_revision_is_kept(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in zip(CREDENTIALS, (IDENT, "not one"), strict=True):
+        monkeypatch.setenv(variable, value)
+    fake.tell({"helm get values": (0, json.dumps({"endpoint": {"id": IDENT}}))})
+    _release().install()
+    [(_, values)] = fake.calls("helm upgrade")
+    assert json.loads(values)["endpoint"]["id"] == IDENT
+
+
+def test_half_of_the_credentials_is_an_error(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CREDENTIALS[0], IDENT)
+    with pytest.raises(BackendError, match="incomplete"):
+        _release().install()
+    assert fake.calls("helm upgrade") == []
+
+
+def test_a_namespace_is_made_with_the_restricted_profile(fake: Fake) -> None:
+    fake.tell({"kubectl get namespace": (1, "Error (NotFound): no such namespace")})
+    _release().install()
+    [(_, text)] = fake.calls("kubectl create")
+    assert json.loads(text) == namespace_manifest("fitserve")
+    labels = json.loads(text)["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_an_upgrade_that_fails_says_why(fake: Fake) -> None:
+    fake.tell({"helm upgrade": (1, "Error: deadline exceeded")})
+    with pytest.raises(BackendError, match="serves again") as raised:
+        _release().install()
+    assert "deadline" in str(raised.value)
+
+
+def test_a_cluster_that_is_out_of_reach_is_said(fake: Fake) -> None:
+    fake.tell({"kubectl get namespace": (1, "connection refused - did you specify the host?")})
+    with pytest.raises(BackendError, match="kubectl get failed"):
+        _release().install()
+
+
+def test_rollback_goes_to_the_last_revision_that_served(fake: Fake) -> None:
+    history = [
+        {"revision": 1, "status": "superseded"},
+        {"revision": 2, "status": "superseded"},
+        {"revision": 3, "status": "failed"},
+        {"revision": 4, "status": "deployed"},
+    ]
+    fake.tell({"helm history": (0, json.dumps(history))})
+    assert _release().rollback() == 2
+    fake.tell({"helm history": (0, json.dumps(history[3:]))})
+    with pytest.raises(BackendError, match="no earlier revision"):
+        _release().rollback()
+
+
+def _namespace(made: bool) -> str:
+    metadata = namespace_manifest("fitserve")["metadata"] if made else {"name": "fitserve"}
+    return json.dumps({"metadata": metadata})
+
+
+@pytest.mark.parametrize(
+    ("made", "others", "removed"),
+    [
+        (True, [], True),
+        (False, [], False),
+        (True, [{"metadata": {"name": "notebook"}}], False),
+        (True, [{"metadata": {"name": "kube-root-ca.crt"}}], True),
+    ],
+)
+def test_destroying_leaves_what_others_have(
+    fake: Fake, made: bool, others: list[Any], removed: bool
+) -> None:
+    fake.tell(
+        {
+            "kubectl get namespace": (0, _namespace(made)),
+            "kubectl get pods,jobs": (0, json.dumps({"items": others})),
+        }
+    )
+    assert _release().destroy() == []
+    assert bool(fake.calls("kubectl delete namespace")) is removed
+    assert fake.calls("helm uninstall")
+
+
+def test_what_is_left_is_said(fake: Fake) -> None:
+    stuck = {"metadata": {"name": "stuck"}}
+    fake.tell({"kubectl get persistentvolumeclaims": (0, json.dumps({"items": [stuck]}))})
+    assert _release().destroy() == ["persistentvolumeclaims/stuck"]
+    assert fake.calls("kubectl delete namespace") == []
+
+
+def _pod(component: str, **status: Any) -> dict[str, Any]:
+    from sitekit.kubernetes import labels
+
+    return {
+        "metadata": {
+            "name": component,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": labels("fitserve-kubernetes", component),
+        },
+        "spec": {"nodeName": None, "containers": [{"image": "fitserve/worker:1"}]},
+        "status": status,
+    }
+
+
+def test_status_shows_what_pods_wait_for(fake: Fake) -> None:
+    message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    condition = {"type": "PodScheduled", "status": "False", "message": message}
+    ended = {"reason": "OOMKilled", "exitCode": 137}
+    container = {
+        "ready": True,
+        "restartCount": 2,
+        "state": {"running": {}},
+        "lastState": {"terminated": ended},
+    }
+    pods = [
+        _pod("worker", phase="Pending", conditions=[condition]),
+        _pod("endpoint", phase="Running", containerStatuses=[container]),
+    ]
+    fake.tell(
+        {
+            "helm history": (0, json.dumps([{"revision": 3, "status": "deployed"}])),
+            "kubectl get pods": (0, json.dumps({"items": pods})),
+        }
+    )
+    found = watch.status(_release())
+    assert found["workers"][0]["reason"] == message
+    assert (found["endpoint"][0]["ready"], found["endpoint"][0]["restarts"]) == (True, 2)
+    said = watch.words(found)
+    assert "revision 3 (deployed)" in said
+    assert message in said
+    assert "OOMKilled" in said
+    assert "clients: none" in said
+
+
+def test_a_site_that_is_not_deployed_is_said_to_be_so(fake: Fake) -> None:
+    fake.tell({"helm history": (1, "Error: release: not found")})
+    assert "is not deployed" in watch.words(watch.status(_release()))
+
+
+def test_a_job_keeps_to_the_restricted_profile(make_site: Callable[..., Any]) -> None:
+    site = make_site("kubernetes", kubernetes={"pull_secret": "registry"})
+    job = run_job(site, RENDERING, "mine", ["fitserve", "run", "example"])
+    [(name, spec)] = pod_specs(job)
+    assert (name, violations(spec)) == ("Job/mine", [])
+    assert spec["imagePullSecrets"] == [{"name": "registry"}]
+    mounts = {one["mountPath"] for one in spec["containers"][0]["volumeMounts"]}
+    assert "/etc/xdg/fitserve/sites/changed" in mounts
+
+
+# The command line
+
+
+def test_the_commands_of_every_site_find_the_cluster(fake: Fake) -> None:
+    fake.tell({"helm history": (1, "Error: release: not found")})
+    done = CliRunner().invoke(commands, ["status", "kubernetes"])
+    assert "is not deployed in namespace fitserve" in done.output
+    for verb in ("deploy", "status", "smoke", "upgrade", "rollback", "stop", "logs", "destroy"):
+        assert verb in commands.commands
+        assert verb in cluster.commands
+
+
+def test_other_sites_are_left_to_ansible() -> None:
+    from sitekit.deployment.commands import status as by_ansible
+
+    context = commands.make_context("sitekit", ["status", "slurm"], resilient_parsing=True)
+    assert commands.resolve_command(context, ["status", "slurm"])[1] is by_ansible
+    there = commands.resolve_command(context, ["status", "kubernetes"])[1]
+    assert there is cluster.commands["status"]
+    done = CliRunner().invoke(cluster, ["status", "slurm"])
+    assert isinstance(done.exception, RequestError)
+
+
+def test_upgrading_needs_something_to_upgrade(fake: Fake) -> None:
+    fake.tell({"helm history": (1, "Error: release: not found")})
+    done = CliRunner().invoke(commands, ["upgrade", "kubernetes"])
+    assert isinstance(done.exception, FitserveError)
+    assert "make deploy" in done.exception.hint
+
+
+def test_what_is_printed_can_be_applied(fake: Fake) -> None:
+    runner = CliRunner()
+    values = yaml.safe_load(runner.invoke(commands, ["cluster", "values", "kubernetes"]).output)
+    assert values["name"] == "fitserve-kubernetes"
+    namespace = runner.invoke(commands, ["cluster", "namespace", "kubernetes"]).output
+    assert yaml.safe_load(namespace)["kind"] == "Namespace"
+    words = ["cluster", "job", "kubernetes", "mine", "--", "fitserve", "run", "example"]
+    job = yaml.safe_load(runner.invoke(commands, words).output)
+    assert job["spec"]["template"]["spec"]["containers"][0]["command"][0] == "fitserve"
