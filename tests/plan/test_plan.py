@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitserve.backends import Limits
-from fitserve.contract import HypotestRequest, Hypothesis, decode_task, digest
+from fitserve.contract import (
+    EngineOptions,
+    FitRequest,
+    HypotestRequest,
+    Hypothesis,
+    LimitRequest,
+    RankingRequest,
+    decode_task,
+    digest,
+)
 from fitserve.errors import RequestError
 from fitserve.estimate import free_parameters, seconds_per_hypothesis
 from fitserve.plan import Bounds, encode_planned, make_plan
@@ -129,5 +138,19 @@ def test_long_fits_make_small_tasks() -> None:
 
 def test_the_estimate_grows_with_parameters_and_signal_strengths() -> None:
     assert free_parameters(WORKSPACE) == 4
-    one = seconds_per_hypothesis(WORKSPACE, HypotestRequest())
-    assert seconds_per_hypothesis(WORKSPACE, HypotestRequest(mu=(1.0, 2.0))) == 2 * one
+    for engine, rise in (("pyhf", 2.0), ("kernel", 1.4)):
+        options = EngineOptions(engine=engine)
+        one, two = (
+            seconds_per_hypothesis(WORKSPACE, HypotestRequest(mu=mu, engine=options))
+            for mu in ((1.0,), (1.0, 2.0))
+        )
+        assert two == pytest.approx(rise * one)
+
+
+def test_the_kernel_is_estimated_faster_at_everything() -> None:
+    for kind in (HypotestRequest, LimitRequest, FitRequest, RankingRequest):
+        kernel, pyhf = (
+            seconds_per_hypothesis(WORKSPACE, kind(engine=EngineOptions(engine=engine)))
+            for engine in ("kernel", "pyhf")
+        )
+        assert 0 < kernel < pyhf / 50

@@ -36,6 +36,15 @@ _SECONDS_MODIFIER = 1.1e-5
 # The kernel takes a 500th of that on the published pallets (7 ms staus, 27 ms 1Lbb).
 _KERNEL_SPEED = 500
 
+# In units of the kernel's CLs at one signal strength, on the published pallets: each further
+# signal strength, the six limits (4.6 staus, 3.6 1Lbb), a fit with Hessian and yields, and
+# the interval and the impact of one parameter.
+_KERNEL_STRENGTH = 0.4
+_KERNEL_LIMIT = 4.5
+_KERNEL_FIT = 7.0
+_KERNEL_INTERVAL = 0.45
+_KERNEL_IMPACT = 0.35
+
 # In units of CLs at one signal strength: a toy with signal and one without (on staus), the six
 # limits of a hypothesis (on the bundled example), a fit by Minuit with its Hessian (on staus),
 # and the interval and the impact of one parameter (on the example).
@@ -65,10 +74,10 @@ def seconds_per_hypothesis(workspace: dict[str, Any], request: Request) -> float
     modifiers = sum(1 for _ in _modifiers(workspace))
     likelihood = _SECONDS_FIXED + _SECONDS_MODIFIER * modifiers
     parameters = 1 + free_parameters(workspace)
-    pyhf = _tests(request, parameters) * parameters * likelihood
-    offered = isinstance(request, HypotestRequest | ToysRequest)
-    by_kernel = offered and request.engine.engine != "pyhf"
-    return pyhf / _KERNEL_SPEED if by_kernel else pyhf
+    one_test = parameters * likelihood
+    if request.engine.engine == "pyhf":
+        return _tests(request, parameters) * one_test
+    return _kernel_tests(request, parameters) * one_test / _KERNEL_SPEED
 
 
 def seconds_to_verify(workspace: dict[str, Any], request: Request) -> float:
@@ -95,6 +104,21 @@ def _tests(request: Request, parameters: int) -> float:
             return _TESTS_OF_FIT + request.intervals * _TESTS_OF_INTERVAL * parameters
         case RankingRequest():
             return _TESTS_OF_FIT + _TESTS_OF_IMPACT * parameters
+
+
+def _kernel_tests(request: Request, parameters: int) -> float:
+    """Return the kernel's cost of a request in that of its CLs at one signal strength."""
+    match request:
+        case HypotestRequest() | ScanRequest():
+            return 1 + _KERNEL_STRENGTH * (len(request.mu) - 1)
+        case LimitRequest():
+            return _KERNEL_LIMIT
+        case FitRequest():
+            return _KERNEL_FIT + request.intervals * _KERNEL_INTERVAL * parameters
+        case RankingRequest():
+            return _KERNEL_FIT + _KERNEL_IMPACT * parameters
+        case ToysRequest():
+            return _tests(request, parameters)
 
 
 def _modifiers(workspace: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -57,12 +57,10 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
     What the selected engine does not offer is done by the reference, as ``engine`` of each
     result says.
     """
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
-
     kind = kind_of(work.request)
     engine: object = select(work)
     if not hasattr(engine, kind):
-        engine = PyhfEngine(work.request.engine)
+        engine = _reference(work.request)
     found: Iterator[HypothesisResult] = getattr(engine, kind)(work)
     return found
 
