@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -114,13 +113,6 @@ def _values(kube: Cluster, **more: Any) -> dict[str, Any]:
 def site(kube: Cluster, admin: Admin, globus: Rig) -> Iterator[Site]:
     """Deploy an endpoint; at the end it is destroyed, and nothing of it may be left."""
     environment = globus.admin.environment()
-    registered = subprocess.run(
-        [sys.executable, "-m", "fitserve_worker", "function", "register", "--public"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     path = admin.site(
         "cloud",
         kubernetes={"namespace": SPACE},
@@ -128,11 +120,10 @@ def site(kube: Cluster, admin: Admin, globus: Rig) -> Iterator[Site]:
     )
     values = admin.place / "values.yaml"
     values.write_text(yaml.safe_dump(_values(kube)))
-    words = ("--function-id", registered.stdout.strip(), "--seconds", "300")
-    names = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
-    secrets = {name: environment[name] for name in names}
+    words = ("--seconds", "300")
+    secrets = {name: said for name, said in environment.items() if name.startswith("GLOBUS_")}
     said = admin("deploy", path, *words, "--values", values, environment=secrets)
-    assert secrets[names[1]] not in said
+    assert secrets["GLOBUS_COMPUTE_CLIENT_SECRET"] not in said
     card = admin.place / "build" / "deploy" / "cloud" / "site-card.json"
     assert "hand to users: build/deploy/cloud/site-card.json" in said
     yield Site(path, words, secrets, Card(card))
@@ -218,7 +209,7 @@ def test_an_upgrade_that_fails_is_undone_and_rollback_goes_back(
     before = admin.status(site.path)["release"]["revision"]
     bad = admin.place / "bad.yaml"
     bad.write_text(yaml.safe_dump(_values(kube, image="fitserve/endpoint:0.0.0-none")))
-    words = (*site.words[:2], "--seconds", "60", "--no-smoke", "--values", bad)
+    words = ("--seconds", "60", "--no-smoke", "--values", bad)
     said = admin("deploy", site.path, *words, status=4, environment=site.environment)
     assert "what served before serves again" in said
     wait_for("an endpoint that is ready", lambda: _ready(kube), 200)

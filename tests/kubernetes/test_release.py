@@ -285,3 +285,13 @@ def test_what_is_printed_can_be_applied(fake: Fake) -> None:
     words = ["cluster", "job", "kubernetes", "mine", "--", "fitserve", "run", "example"]
     job = yaml.safe_load(runner.invoke(commands, words).output)
     assert job["spec"]["template"]["spec"]["containers"][0]["command"][0] == "fitserve"
+
+
+def test_an_endpoint_needs_a_function_that_it_may_run(fake: Fake, tmp_path: Path) -> None:
+    path = tmp_path / "vaulted.yaml"
+    kubernetes = {"credentials_secret": "vault"}
+    path.write_text(yaml.safe_dump({"extends": "kubernetes", "kubernetes": kubernetes}))
+    done = CliRunner().invoke(commands, ["deploy", str(path), "--no-smoke"])
+    assert isinstance(done.exception, RequestError)
+    assert "--function-id" in done.exception.hint
+    assert fake.calls("helm upgrade") == []

@@ -11,7 +11,7 @@ import yaml
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, RequestError
-from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
+from sitekit.cluster.release import CREDENTIALS, Release, credentials, namespace_manifest
 from sitekit.context import Rendering
 from sitekit.documents import site_card, text
 from sitekit.helm_values import helm_values
@@ -134,6 +134,7 @@ def upgrade(**given: Any) -> None:
 
 
 def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
+    given["function_id"] = _function_id(given["site"], given["function_id"])
     release, rendering = _open(**given)
     with_endpoint = release.install(seconds=seconds)
     click.echo(f"{release.site.name} is up in namespace {release.namespace}")
@@ -148,6 +149,26 @@ def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
         return
     card = _card(release, rendering)
     click.echo(f"hand to users: {card}")
+
+
+def _function_id(site: str, given: str | None) -> str | None:
+    """Return the id of the function that the endpoint lets run, registered if need be."""
+    loaded, _ = load_site(site)
+    if given or loaded.get("access.functions"):
+        return given
+    if credentials():
+        from fitserve_worker.function import register
+
+        sharing = loaded.get("access.function_sharing")
+        group = None if sharing in {"public", "private"} else sharing
+        return register(public=sharing == "public", group=group).function_id
+    if loaded.get("kubernetes.credentials_secret"):
+        raise RequestError(
+            f"no function is known that the endpoint of {loaded.name} may run",
+            hint="--function-id with what `fitserve-worker function register` prints, or "
+            "access.functions in the site file",
+        )
+    return None
 
 
 def _card(release: Release, rendering: Rendering) -> Path:

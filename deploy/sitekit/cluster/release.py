@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sitekit.context import Rendering
     from sitekit.site import Site
 
-__all__ = ["CREDENTIALS", "Release", "namespace_manifest"]
+__all__ = ["CREDENTIALS", "Release", "credentials", "namespace_manifest"]
 
 CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 """Variables that hold a client's credentials, here and in the endpoint's secret."""
@@ -104,13 +104,13 @@ class Release:
 
     # -- what is done -----------------------------------------------------------------------
 
-    def values(self, credentials: tuple[str, str] | None) -> dict[str, Any]:
+    def values(self, client: tuple[str, str] | None) -> dict[str, Any]:
         """Return the values to install with; without any credentials there is no endpoint."""
         existing = self.site.get("kubernetes.credentials_secret")
-        values = helm_values(self.site, self._rendering, endpoint=bool(existing or credentials))
-        if credentials and not existing:
-            client, word = credentials
-            values["endpoint"]["credentials"] = {"clientId": client, "clientSecret": word}
+        values = helm_values(self.site, self._rendering, endpoint=bool(existing or client))
+        if client and not existing:
+            ident, word = client
+            values["endpoint"]["credentials"] = {"clientId": ident, "clientSecret": word}
         return _merged(values, self._overrides)
 
     def install(self, *, seconds: int = 600) -> bool:
@@ -131,7 +131,7 @@ class Release:
         BackendError
             It did not come up; what served before serves again.
         """
-        values = self.values(_credentials())
+        values = self.values(credentials())
         endpoint = values["endpoint"]
         if endpoint["enabled"] and not endpoint["id"]:
             endpoint["id"] = self._known_id()
@@ -238,7 +238,14 @@ class Release:
         ]
 
 
-def _credentials() -> tuple[str, str] | None:
+def credentials() -> tuple[str, str] | None:
+    """Return the client's id and secret of this environment, or None.
+
+    Raises
+    ------
+    BackendError
+        One of them is missing.
+    """
     client, word = (os.environ.get(name) for name in CREDENTIALS)
     if not client and not word:
         return None
