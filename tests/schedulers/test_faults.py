@@ -181,7 +181,7 @@ def test_a_full_queue_is_waited_for(quiet: Rig, rig: Rig) -> None:
             {"network": {"interface": "far0"}},
             "ada",
             "end before a worker is there",
-            "viable address",
+            "No viable ZMQ url from: tcp://10.79.0.1",
             "network.interface",
         ),
         (

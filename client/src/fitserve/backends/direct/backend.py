@@ -33,6 +33,7 @@ _WORKERS = 4
 """Of a node, assumed where the site does not say."""
 _ROOM_BYTES = 1024**2
 _RUNS = "runs"
+_FAILED_BLOCKS = 3
 # Their workers share no file system with the client.
 _APART = {"KubernetesProvider", "PodProvider"}
 
@@ -261,7 +262,9 @@ class SiteBackend:
             return
         most = self._share.blocks(self._most)
         live = watch.count("queued") + watch.count("running")
-        engine.limit(min(most, live) if watch.wait or watch.silent else most)
+        # With blocks that work, those that fail end nothing; but no more of them are asked for.
+        hold = watch.wait or watch.silent or len(engine.failed()) >= _FAILED_BLOCKS
+        engine.limit(min(most, live) if hold else most)
 
     def _no_directory(self, path: Path, error: OSError) -> BackendError:
         return BackendError(

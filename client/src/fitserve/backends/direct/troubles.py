@@ -21,12 +21,14 @@ __all__ = ["Troubles"]
 
 _FAILED_BLOCKS = 3
 """So many blocks in a row that never had a worker are enough, ..."""
-_FAILED_OURS = 2
-"""... and so many where the site's own preparation of the node says why."""
+_FAILED_CLEARLY = 2
+"""... and so many that say why."""
 _REFUSALS = 6
 _PATIENCE_SECONDS = 90.0
 # What a site's preparation of a node says before it gives up with this status.
 _OUR_WORD = "fitserve: "
+# What Parsl's pool of workers says when it reaches none of the addresses that it was told.
+_NO_WAY = "No viable ZMQ url"
 _LINES = 3
 
 
@@ -118,29 +120,27 @@ class Troubles:
         if not failed:
             return
         said = _last_words(engine.stderr_of(failed[-1]))
-        ours = [line for line in said if line.startswith(_OUR_WORD)]
-        if len(failed) < (_FAILED_OURS if ours else _FAILED_BLOCKS):
+        clear = [line for line in said if line.startswith(_OUR_WORD) or _NO_WAY in line]
+        if len(failed) < (_FAILED_CLEARLY if clear else _FAILED_BLOCKS):
             return
         found = watch.jobs[failed[-1]]
         how = ended_words(found.ending or "unknown", self._walltime)
         where = f" on {found.nodes}" if found.nodes else ""
-        manager = self._manager_said()
-        evidence = "; ".join(ours or [*said, *manager]) or found.reason
         raise BackendError(
             f"blocks of site {self._site.site} end before a worker is there",
-            evidence=f"job {failed[-1]}{where} {how}: {evidence}",
-            hint=self._failed_hint(ours, manager),
+            evidence=f"job {failed[-1]}{where} {how}: {'; '.join(clear or said) or found.reason}",
+            hint=self._failed_hint(clear),
         )
 
-    def _failed_hint(self, ours: list[str], manager: list[str]) -> str:
+    def _failed_hint(self, clear: list[str]) -> str:
         site = self._site.site
-        if ours:
-            return f"put that right in the site's file, then make render SITE={site}"
-        if manager:
+        if any(_NO_WAY in line for line in clear):
             return (
                 "workers do not reach this machine: network.interface in the site's file "
                 "(`ip -brief address` lists what there is), then render it again"
             )
+        if clear:
+            return f"put that right in the site's file, then make render SITE={site}"
         return f"make doctor SITE={site} tries a node; the blocks' logs: {self._engine.directory}"
 
     def _check_unreached(self, live: dict[str, Job]) -> None:
@@ -158,17 +158,11 @@ class Troubles:
                     "there is), then render it again; make doctor looks from a node",
                 )
 
-    def _manager_said(self) -> list[str]:
-        """Return what the last pool of workers said of not getting through."""
-        logs = sorted(self._engine.directory.glob("**/block-*/*/manager.log"))
-        lines = _last_words(logs[-1], 40) if logs else []
-        return [line.split(" ", 2)[-1] for line in lines if "viable address" in line][-1:]
 
-
-def _last_words(path: Path | None, most: int = _LINES) -> list[str]:
+def _last_words(path: Path | None) -> list[str]:
     if path is None:
         return []
     with contextlib.suppress(OSError):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-most:]
+        return [line.strip() for line in lines if line.strip()][-_LINES:]
     return []
