@@ -47,6 +47,10 @@ class Places:
     image
         The workers' image, where it is a file; it is removed as what deploying made, if it was
         not there before.
+    functions
+        Where `fitserve-worker function register` remembers ids.
+    tokens
+        Where Globus' SDK keeps a login, for all endpoints of the user.
     """
 
     root: str
@@ -62,12 +66,15 @@ class Places:
     run: str
     cache: str
     image: str
+    functions: str
+    tokens: str
 
     @property
     def made(self) -> tuple[str, ...]:
         """All that deploying may make, each before what is in it."""
         own = [self.root, self.releases, self.state, *self.links, self.configuration]
         own += [self.credentials, self.direct, self.unit, self.run, self.cache]
+        own += [self.functions, self.tokens]
         own += [path for path in (self.command, self.image) if path]
         parents = {
             str(parent)
@@ -118,4 +125,6 @@ def places_of(site: Site) -> Places:
         run=site.get("directories.run"),
         cache=site.get("directories.cache"),
         image=image_file(site.pinned(__version__)) or "",
+        functions="~/.config/fitserve/functions.json",
+        tokens="~/.globus_compute/storage.db",
     )

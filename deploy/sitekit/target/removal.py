@@ -45,8 +45,11 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
     for release in _unused(deployed, manifest):
         shutil.rmtree(release, ignore_errors=True)
         removed.append(str(release))
+    kept = _still_needed(deployed)
     for made in reversed(manifest.made):
         path = Path(made)
+        if path in kept:
+            continue
         if _remove(path, whole=path in ours):
             removed.append(made)
         elif path.exists():
@@ -65,6 +68,13 @@ def _unused(deployed: Deployed, manifest: Manifest) -> list[Path]:
     }
     place = deployed.path(deployed.places.releases)
     return [place / release for release in manifest.releases if release not in others]
+
+
+def _still_needed(deployed: Deployed) -> set[Path]:
+    """Return what this endpoint shares with others that are there: login and functions' ids."""
+    shared = {deployed.path(deployed.places.functions), deployed.path(deployed.places.tokens)}
+    others = deployed.configuration.parent.glob("*/config.yaml")
+    return shared if any(one.parent != deployed.configuration for one in others) else set()
 
 
 def _remove(path: Path, *, whole: bool) -> bool:

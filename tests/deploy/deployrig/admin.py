@@ -86,7 +86,7 @@ class Admin:
         return path
 
     def __call__(
-        self, verb: str, site: Path | str, *options: object, status: int = 0, timeout: float = 570
+        self, verb: str, site: Path | str, *options: object, status: int = 0, timeout: float = 840
     ) -> Said:
         done = subprocess.run(
             [sys.executable, "-m", "sitekit", verb, str(site), *map(str, options)],
