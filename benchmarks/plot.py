@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     panels = [name for name in ("engines", "growth", "patches") if found.get(name)]
     if not panels:
         return
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.8 * len(panels), 4.4), squeeze=False)
     drawers = {"engines": _engines, "growth": _growth, "patches": _patches}
     for name, ax in zip(panels, axes[0], strict=True):
         drawers[name](ax, found[name])
@@ -34,7 +35,7 @@ def _engines(ax: Any, found: dict[str, Any]) -> None:
     height = 0.8 / len(found)
     for order, (analysis, one) in enumerate(found.items()):
         values = [one["kernel"]["core seconds per hypothesis"]]
-        values += [row["median"] or one["limit"] for row in one["engines"].values()]
+        values += [row["median"] or row["limit"] for row in one["engines"].values()]
         places = [at + order * height for at in range(len(names))]
         ax.barh(places, values, height=height * 0.9, label=analysis)
         for place, value, row in zip(places[1:], values[1:], one["engines"].values(), strict=True):
@@ -60,6 +61,10 @@ def _growth(ax: Any, found: list[dict[str, Any]]) -> None:
             ax.plot(*zip(*known, strict=True), style, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    given_up = [size for size, one in zip(sizes, found, strict=True) if not one["pyhf jax+scipy"]]
+    if given_up:
+        text = f"pyhf: not in time\nfrom {min(given_up)} parameters on"
+        ax.text(0.97, 0.03, text, transform=ax.transAxes, ha="right", size=8)
     ax.set_xlabel("parameters of a synthetic analysis (bins and nuisance parameters)")
     ax.set_ylabel("seconds per hypothesis, one core")
     ax.legend(frameon=False, fontsize=8)
@@ -67,7 +72,12 @@ def _growth(ax: Any, found: list[dict[str, Any]]) -> None:
 
 def _patches(ax: Any, found: list[dict[str, float]]) -> None:
     counts = [one["hypotheses"] for one in found]
-    ax.plot(counts, [one["seconds"] for one in found], "o-")
+    seconds = [one["seconds"] for one in found]
+    slope, start = statistics.linear_regression(counts, seconds)
+    ax.plot(counts, seconds, "o")
+    line = [start, start + slope * max(counts)]
+    ax.plot([0, max(counts)], line, "-", label=f"{1e3 * slope:.2f} ms for each")
+    ax.legend(frameon=False)
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("hypotheses of one analysis")

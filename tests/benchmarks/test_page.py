@@ -59,3 +59,15 @@ def test_a_page_without_a_place_is_left_alone(
     with pytest.raises(ValueError, match="no place for the figures"):
         page.write_into(empty, found_by_a_benchmark)
     assert empty.read_text() == "# Something else\n"
+
+
+def test_the_picture_shows_what_there_is(
+    benchmark_module: Callable[[str], ModuleType], found_by_a_benchmark: dict, tmp_path: Path
+) -> None:
+    plot = benchmark_module("plot")
+    for parts in (("engines", "growth", "patches"), ("patches",)):
+        some = {name: found_by_a_benchmark[name] for name in parts}
+        plot.draw(some, tmp_path / f"{len(parts)}.png")
+        assert (tmp_path / f"{len(parts)}.png").stat().st_size > 5_000
+    plot.draw({"machine": {}}, tmp_path / "0.png")
+    assert not (tmp_path / "0.png").exists()
