@@ -9,13 +9,13 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.base import BackendStatus, Limits, Outcome
 from fitserve.backends.direct.engine import STAGE_DIRECTORY, Engine
 from fitserve.backends.direct.sharing import Share
+from fitserve.backends.direct.status import status_of
 from fitserve.backends.direct.troubles import Troubles
 from fitserve.backends.parsl_site import find_engine, read_engine, site_directory
 from fitserve.errors import BackendError, MissingExtraError, RequestError
@@ -191,22 +191,7 @@ class SiteBackend:
         engine = self._engine
         if engine is None:
             return BackendStatus("starting", 0, f"starting the engine of {self._site.site}")
-        workers = engine.workers()
-        if engine.watch is None:
-            if workers:
-                text = f"{_count(workers, 'worker')} on {self._site.site}"
-                return BackendStatus("running", workers, text)
-            return BackendStatus("waiting", 0, f"waiting for the first worker of {self._site.site}")
-        waits = _waiting(engine)
-        running = engine.watch.count("running")
-        blocks = _count(running, "block")
-        if workers:
-            text = f"{_count(workers, 'worker')} on {self._site.site} in {blocks}"
-            return BackendStatus("running", workers, "; ".join([text, *waits]))
-        if running:
-            waits.insert(0, f"{blocks} of {self._site.site} running, workers are starting")
-        text = "; ".join(waits) or f"asking {self._site.site} for the first block"
-        return BackendStatus("waiting", 0, text if running else f"{self._site.site}: {text}")
+        return status_of(self._site.site, engine)
 
     def stop(self) -> None:
         """Give the blocks back and remove the run's directory, unless it tells of trouble."""
@@ -275,10 +260,6 @@ class SiteBackend:
         )
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
-
-
 def _longest_task(engine: Mapping[str, Any]) -> float | None:
     """Return what a block's time limit leaves for a task after it has stopped taking them."""
     drain, walltime = engine.get("drain_period"), engine["provider"].get("walltime")
@@ -307,21 +288,3 @@ def _need_room(directory: Path) -> None:
         stream.write(bytes(_ROOM_BYTES))
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _waiting(engine: Engine) -> list[str]:
-    """Return which blocks wait and why, and why no more are asked for."""
-    watch = engine.watch
-    if watch is None:
-        return []
-    told = []
-    reasons = Counter(job.reason for job in watch.jobs.values() if job.state == "queued")
-    if reasons:
-        why = ", ".join(filter(None, reasons))
-        count = _count(sum(reasons.values()), "block")
-        told.append(f"{count} queued{f': {why}' if why else ''}")
-    if watch.refusal:
-        told.append(f"another is refused: {watch.refusal.text} (asking again)")
-    if watch.silent:
-        told.append(f"the scheduler does not answer: {watch.silent.splitlines()[0]}")
-    return told
