@@ -25,7 +25,7 @@ from sitekit.target.manifest import Manifest, read_manifest, write_manifest
 from sitekit.target.places import places_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sitekit.site import Site
 
@@ -282,6 +282,68 @@ def test_one_line_of_the_crontab_comes_and_goes(
     assert table.read_text().startswith("5 4 * * * true\n@reboot ")
     service.stop(deployed, disable=True)
     assert table.read_text() == "5 4 * * * true\n"
+
+
+SYSTEMCTL = """echo "$@" >> {log}
+case "$2" in
+  is-enabled) test -e {log}.enabled ;;
+  enable) touch {log}.enabled ;;
+  is-active) test -e {log}.active ;;
+  start|restart) touch {log}.active ;;
+esac"""
+
+
+@pytest.fixture
+def unit(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Deployed, Path]]:
+    """Return an endpoint that a systemd looks after, and what was asked of it."""
+    log = tmp_path / "systemctl.log"
+    asked = 'echo "loginctl $@" >> ' + str(log)
+    _fake(tmp_path / "bin", monkeypatch, systemctl=SYSTEMCTL.format(log=log), loginctl=asked)
+    path = deployed.path(deployed.places.unit)
+    path.parent.mkdir(parents=True)
+    path.write_text("[Service]\n")
+    deployed.configuration.mkdir(parents=True)
+    (deployed.configuration / "config.yaml").write_text("heartbeat_period: 30\n")
+    (deployed.configuration / "user_environment.yaml").write_text("PATH: /usr/bin\n")
+    identity = "11111111-2222-4333-8444-555555555555"
+    (deployed.configuration / "endpoint.json").write_text(json.dumps({"endpoint_id": identity}))
+    # In the endpoint's place: its name is on the command line, as it is on the real one's.
+    waiting = [sys.executable, "-c", "import time; time.sleep(60)", deployed.name]
+    with subprocess.Popen(waiting) as process:
+        (deployed.configuration / "daemon.pid").write_text(f"{process.pid}\n")
+        yield deployed, log
+        process.kill()
+
+
+def test_systemd_is_told_to_start_it_now_and_at_boot(unit: tuple[Deployed, Path]) -> None:
+    deployed, log = unit
+    said = service.ensure(deployed, drain_seconds=0)
+    assert said["changed"]
+    assert said["boot"] == "systemd"
+    asked = log.read_text().splitlines()
+    name = f"{deployed.name}.service"
+    for line in (f"--user enable {name}", "loginctl enable-linger", f"--user start {name}"):
+        assert line in asked
+    assert not service.ensure(deployed, drain_seconds=0)["changed"]
+
+
+def test_another_configuration_waits_for_users_fits(
+    unit: tuple[Deployed, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed, log = unit
+    service.ensure(deployed, drain_seconds=0)
+    (deployed.configuration / "config.yaml").write_text("heartbeat_period: 31\n")
+    busy = ["a child"]
+    monkeypatch.setattr(service, "busy_children", lambda _: busy)
+    said = service.ensure(deployed, drain_seconds=0)
+    assert (said["pending"], said["changed"]) == (True, False)
+    assert "restart" not in log.read_text()
+    busy.clear()
+    said = service.ensure(deployed, drain_seconds=0)
+    assert (said["pending"], said["changed"]) == (False, True)
+    assert f"--user restart {deployed.name}.service" in log.read_text()
 
 
 def test_destroy_removes_what_was_made_and_nothing_else(

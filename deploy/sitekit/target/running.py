@@ -84,7 +84,8 @@ def wanted_digest(deployed: Deployed) -> str:
     does not start an endpoint anew.
     """
     parts = [endpoint_version(deployed) or "", json.dumps(sorted(deployed.credentials().items()))]
-    for name in ("config.yaml", "user_environment.yaml"):
-        text = (deployed.configuration / name).read_text(encoding="utf-8")
+    files = [deployed.configuration / name for name in ("config.yaml", "user_environment.yaml")]
+    for path in (*files, deployed.path(deployed.places.unit)):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
         parts.append(re.sub(r"(?m)^#.*\n", "", text))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

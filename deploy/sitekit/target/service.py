@@ -192,9 +192,9 @@ def _wait_for_id(deployed: Deployed) -> str:
 
 def _enable(deployed: Deployed) -> bool:
     if manager_kind(deployed) == "systemd":
+        _systemctl(deployed, "daemon-reload")
         if _systemctl(deployed, "is-enabled", "--quiet").ok:
             return False
-        _systemctl(deployed, "daemon-reload")
         done = _systemctl(deployed, "enable")
         _started(done)
         if deployed.site.get("access.mode") != "multi-user":
