@@ -74,6 +74,26 @@ docs: dev ## Build the documentation into site/
 lock: dev ## Write the lock files anew, within their versions
 	@$(BIN)/python tools/lock.py
 
+##@ Images
+IMAGEKIT := PYTHONPATH=containers:client/src $(PYTHON) -m imagekit
+TARGET ?= worker
+ENGINE ?=
+.PHONY: images sif image-check test-containers image-lint-venv
+images: ## Build an image: make images TARGET=worker-cuda12 ENGINE=podman
+	@$(IMAGEKIT) build $(TARGET) --engine "$(ENGINE)" $(ARGS)
+
+sif: ## Make an Apptainer image of one that was built, in build/images
+	@$(IMAGEKIT) sif $(TARGET) --engine "$(ENGINE)" $(ARGS)
+
+image-check: ## Say what keeps this machine from building or running an image, and try it
+	@$(IMAGEKIT) check $(TARGET) --engine "$(ENGINE)"
+
+image-lint-venv: ## Install what checks the Dockerfile and the workflows into .cache
+	@$(PYTHON) deploy/sitekit/tools/locked_venv.py image-lint
+
+test-containers: dev image-lint-venv ## Build, lock down and run images; needs root, see docs/containers.md
+	@$(BIN)/python -m pytest -m "containers" --durations=15
+
 ##@ Site admin
 SITEKIT := PYTHONPATH=deploy $(BIN)/python -m sitekit
 .PHONY: sites check render values doctor new-site golden golden-check endpoint-venv ansible-venv ansible-lint

@@ -8,7 +8,8 @@ versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from the
 versions. ansible.lock and ansible-lint.lock are for deploying. worker.lock is what the image of a
 worker holds, at site.lock's versions, worker-cuda12.lock and worker-cuda13.lock the same for GPUs,
 worker-endpoint.lock that and what an endpoint needs to start pods; image-tools.lock is what builds
-images. All hold for every Python from the oldest supported one on, with hashes.
+images, image-lint.lock what checks their sources. All hold for every Python from the oldest
+supported one on, with hashes.
 """
 
 import subprocess
@@ -53,7 +54,8 @@ def _images(worker: list[str], groups: dict, options: list[str]) -> None:
     _compile("worker-endpoint", [*worker, *groups["endpoint"]], within)
     for cuda in ("cuda12", "cuda13"):
         _compile(f"worker-{cuda}", [*worker, *alone, f"jax[{cuda}]"], within)
-    _compile("image-tools", groups["image-tools"], options)
+    for name in ("image-tools", "image-lint"):
+        _compile(name, groups[name], options)
 
 
 def _load(name: str) -> dict:

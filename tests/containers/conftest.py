@@ -1,0 +1,170 @@
+"""An image of the worker, built from a base that needs no registry, and an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imagekit.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+IMAGE = "localhost/fitserve/worker:0.1.0"
+USER = "fitrig"
+PROGRAMS = (
+    *("podman", "buildah", "runc", "debootstrap", "newuidmap", "ch-run", "patchelf"),
+    *("mksquashfs", "squashfuse"),
+)
+CACHE = Path(os.environ.get("FITSERVE_CACHE", "~/.cache/fitserve-rigs")).expanduser()
+
+
+def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a command and return what it said."""
+    given = {"check": True, "timeout": 900, **options}
+    command = [str(word) for word in words]
+    try:
+        return subprocess.run(  # noqa: PLW1510 - it is among the options
+            command, capture_output=True, text=True, **given
+        )
+    except subprocess.CalledProcessError as error:
+        pytest.fail(f"{' '.join(command)}\n{error.stdout[-3000:]}\n{error.stderr[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[None]:
+    """Require root and the programs; let users mount image files, as sites do."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+    if os.getuid() != 0:
+        missing.append("root")
+    if missing:
+        message = f"these tests need {', '.join(missing)}: see docs/containers.md"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    fuse = Path("/dev/fuse")
+    mode = fuse.stat().st_mode & 0o777 if fuse.exists() else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", _path())
+        patch.setenv("CONTAINERS_CONF", str(HERE / "containers.conf"))
+        if mode is not None:
+            fuse.chmod(0o666)
+        yield
+        if mode is not None:
+            fuse.chmod(mode)
+
+
+def _path() -> str:
+    return f"{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+@pytest.fixture(scope="session")
+def base(machine: None) -> dict[str, str]:
+    """Return the environment of a build on Debian's packages alone."""
+    run("bash", ROOT / "containers/tools/base.sh")
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}/containers:{ROOT}/client/src",
+        "BASE_IMAGE": "localhost/fitserve/base:bookworm",
+        "BUILD_IMAGE": "localhost/fitserve/base-build:bookworm",
+    }
+
+
+@pytest.fixture(scope="session")
+def image(base: dict[str, str]) -> str:
+    """Return the name of the worker's image, built as `make images` does."""
+    words = ("python3", "-m", "imagekit", "build", "worker", "--engine", "podman")
+    run(*words, "--network", "host", env=base)
+    return IMAGE
+
+
+@pytest.fixture(scope="session")
+def podman(image: str) -> Engine:
+    """Return the engine that has the image."""
+    return Engine("podman", shutil.which("podman") or "podman")
+
+
+@pytest.fixture(scope="session")
+def archive(image: str, podman: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the image as one file that every user can read."""
+    file = tmp_path_factory.mktemp("archive") / "worker.tar"
+    run("podman", "save", "--format", "oci-archive", "--output", file, image)
+    return file
+
+
+@pytest.fixture(scope="session")
+def unpacked(image: str) -> Iterator[Path]:
+    """Return the image as a directory that every user can read.
+
+    Its environment runs on this machine too, whose Python is the image's.
+    """
+    directory = Path("/var/tmp/fitserve-image")  # noqa: S108
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o755)
+    made = run("podman", "create", image).stdout.strip()
+    run("sh", "-c", f"podman export {made} | tar -C {directory} -x")
+    run("podman", "rm", made)
+    yield directory
+    shutil.rmtree(directory)
+
+
+class User:
+    """An ordinary user of this machine."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.home = Path(pwd.getpwnam(name).pw_dir)
+        self.uid = pwd.getpwnam(name).pw_uid
+        # Short: Parsl's sockets are below it.
+        self.runtime = Path(f"/run/fitserve-{self.uid}")
+        self.runtime.mkdir(mode=0o700, exist_ok=True)
+        os.chown(self.runtime, self.uid, self.uid)
+
+    def run(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command as this user, in its home, with a clean environment."""
+        given = {
+            "HOME": str(self.home),
+            "USER": self.name,
+            "LOGNAME": self.name,
+            "PATH": f"{os.environ['FITSERVE_APPTAINER_BIN']}:/usr/bin:/bin:/usr/sbin:/sbin",
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "CONTAINERS_CONF": str(self.home / "containers.conf"),
+            "LANG": "C.UTF-8",
+            **environment,
+        }
+        pairs = [f"{key}={value}" for key, value in given.items()]
+        command = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--init-groups"]
+        return run(*command, "env", "-i", *pairs, *words, cwd=self.home, check=False)
+
+    def must(self, *words: object, **environment: str) -> str:
+        """Run a command that is to succeed, and return its standard output."""
+        done = self.run(*words, **environment)
+        assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def user(machine: None) -> Iterator[User]:
+    """Return an ordinary user, with subordinate ids and Apptainer, removed afterwards."""
+    found = run("bash", ROOT / "containers/tools/apptainer.sh").stdout.strip()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FITSERVE_APPTAINER_BIN", found)
+        run("userdel", "--remove", USER, check=False)
+        run("useradd", "--create-home", "--shell", "/bin/bash", USER)
+        made = User(USER)
+        shutil.copy(HERE / "containers.conf", made.home / "containers.conf")
+        (made.home / "containers.conf").chmod(0o644)
+        yield made
+        made.run("podman", "system", "migrate")
+        # Its files of subordinate ids are only its own to remove.
+        made.run("podman", "unshare", "rm", "-rf", made.home / ".local")
+        run("userdel", "--remove", "--force", USER, check=False)
+        shutil.rmtree(made.runtime, ignore_errors=True)

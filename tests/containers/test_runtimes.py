@@ -1,0 +1,134 @@
+"""Ordinary users run the image by Apptainer, Podman and Charliecloud, and fit by site files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from sitekit.check import require_valid
+from sitekit.load import load_site
+from sitekit.render import Rendering, render_site, write_files
+
+if TYPE_CHECKING:
+    from conftest import User
+
+pytestmark = pytest.mark.containers
+
+ROOT = Path(__file__).parents[2]
+SIF = "worker-0.1.0.sif"
+PATCHES = "X_600_*"
+
+
+@pytest.fixture(scope="module")
+def sif(user: User, archive: Path) -> Path:
+    """Return the image file, built by the user from the archive and moved where sites look."""
+    place = user.home / "fitserve"
+    user.must("mkdir", "-p", place)
+    shared = Path(shutil.copy(archive, user.home / "worker.tar"))
+    shared.chmod(0o644)
+    definition = Path(shutil.copy(ROOT / "containers/worker.def", user.home / "worker.def"))
+    given = ("SOURCE=oci-archive", f"ARCHIVE={shared}", "VERSION=0.1.0")
+    words = [word for one in given for word in ("--build-arg", one)]
+    user.must("apptainer", "build", *words, place / SIF, definition)
+    return place / SIF
+
+
+@pytest.fixture(scope="module")
+def loaded(user: User, archive: Path) -> str:
+    """Return the image's name in the user's own storage."""
+    shared = Path(shutil.copy(archive, user.home / "podman.tar"))
+    shared.chmod(0o644)
+    user.must("podman", "load", "--quiet", "--input", shared)
+    return "localhost/fitserve/worker:0.1.0"
+
+
+def _site(user: User, kind: str, image: str) -> Path:
+    """Render a site whose workers run in a container, as a site admin would."""
+    given = dict(load_site("local")[0].given)
+    given["environment"] = {"container": {"type": kind, "image": image}}
+    given["directories"] = {"run": "~/run", "cache": "~/cache", "scratch": "/tmp"}  # noqa: S108
+    given["blocks"] = {**given["blocks"], "strategy_seconds": 1}
+    given["node"] = {"cores": 1}
+    file = user.home / f"{kind}.yaml"
+    file.write_text(yaml.safe_dump(given))
+    site, _ = load_site(file)
+    assert require_valid(site) == []
+    files, problems = render_site(site, Rendering(version="0.1.0", home=user.home))
+    assert problems == []
+    directory = user.home / "sites" / kind
+    write_files(files, directory)
+    for path in (directory, *directory.rglob("*"), directory.parent):
+        path.chmod(0o755)
+    return directory
+
+
+def test_the_image_file_tests_itself_as_an_ordinary_user(user: User, sif: Path) -> None:
+    found = json.loads(user.must("apptainer", "run", sif, "fitserve-worker", "selftest", "--json"))
+    assert found["passed"]
+    assert found["image"] == "0.1.0"
+    assert "CLs" in user.must("apptainer", "run", sif)
+    labels = json.loads(user.must("apptainer", "inspect", "--json", sif))
+    attributes = labels["data"]["attributes"]["labels"]
+    assert attributes["org.fitserve.version"] == "0.1.0"
+    assert attributes["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_the_image_file_for_a_gpu_without_one_stops(user: User, sif: Path) -> None:
+    done = user.run("apptainer", "run", sif, "fitserve-worker", "selftest", JAX_PLATFORMS="cuda")
+    assert done.returncode == 5
+    assert "JAX finds no device" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["apptainer", "podman"])
+def test_a_site_fits_in_containers_by_parsl(
+    kind: str, user: User, unpacked: Path, request: pytest.FixtureRequest
+) -> None:
+    image = _image(kind, request)
+    site = _site(user, kind, image)
+    python = unpacked / "opt/fitserve/bin/python"
+    output = user.home / f"run-{kind}"
+    user.must(
+        *(python, "-m", "fitserve", "run", "example", "--endpoint", f"parsl:{site}", "--refit"),
+        *("--patch", PATCHES, "--output", output),
+    )
+    results = json.loads((output / "results.json").read_text())["hypotheses"]
+    assert len(results) == 7
+    assert {one["status"] for one in results} == {"ok"}
+    # A container that was not locked down would leave files of another account.
+    assert {path.stat().st_uid for path in (user.home / "run").rglob("*")} == {user.uid}
+
+
+@pytest.mark.parametrize("kind", ["apptainer", "podman"])
+def test_a_site_fits_in_containers_by_globus_computes_engine(
+    kind: str, user: User, unpacked: Path, request: pytest.FixtureRequest
+) -> None:
+    site = _site(user, kind, _image(kind, request))
+    python = unpacked / "opt/fitserve/bin/python"
+    driver = Path(shutil.copy(Path(__file__).parent / "globus_engine.py", user.home))
+    driver.chmod(0o644)
+    lines = user.must(python, driver, site, user.home / f"globus-{kind}").splitlines()
+    found = json.loads(lines[-1])
+    assert found["engine"] == "GlobusComputeEngine"
+    assert found["status"] == "ok"
+    assert found["CLs_obs"] == pytest.approx(0.0525155255, abs=1e-6)
+    assert found["image"] == "0.1.0"
+
+
+def test_charliecloud_runs_it_too(user: User, unpacked: Path) -> None:
+    done = user.must(
+        *("ch-run", "--unset-env=*", f"--set-env={unpacked}/ch/environment"),
+        *(unpacked, "--", "/opt/fitserve/bin/fitserve-worker", "selftest", "--json"),
+    )
+    assert json.loads(done)["passed"]
+
+
+def _image(kind: str, request: pytest.FixtureRequest) -> str:
+    if kind == "podman":
+        return str(request.getfixturevalue("loaded"))
+    request.getfixturevalue("sif")
+    return f"~/fitserve/{SIF}"
