@@ -174,8 +174,12 @@ def test_there_is_one_endpoint_at_a_time_and_a_new_configuration_restarts_it() -
 
 def test_probes_are_the_selftest_and_heartbeats() -> None:
     container = _container(site_values("kubernetes", {"endpoint": {"heartbeatSeconds": 20}}))
-    startup = container["startupProbe"]["exec"]["command"]
-    assert "fitserve-worker selftest" in startup[-1]
+    start = (CHART / "files" / "start").read_text()
+    assert start.index("\nfitserve-worker selftest\n") < start.index(
+        "\nexec globus-compute-endpoint"
+    )
+    assert container["command"][-1].endswith("/start")
+    assert container["startupProbe"]["exec"]["command"][-2:] == ["delivered", "60"]
     assert container["readinessProbe"]["exec"]["command"][-2:] == ["delivered", "60"]
     assert container["livenessProbe"]["exec"]["command"][-2:] == ["sent", "120"]
 
