@@ -13,7 +13,7 @@ from fitserve_worker.engines.kernel_yields import channel_yields
 from fitserve_worker.engines.solution import correlations, parameters, ranked
 from fitserve_worker.kernel.covariance import hold
 from fitserve_worker.kernel.intervals import profile_ends
-from fitserve_worker.kernel.retries import persistent, sound
+from fitserve_worker.kernel.retries import persistent
 from fitserve_worker.kernel.strengths import Strengths
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def _shifts(one: Fitted, which: IntArray, values: FloatArray) -> list[float | No
     if not acts.size:
         return shifts
     held = hold(one.piece.loaded, one.best, places.take(acts), values[acts])
-    moved = held.x[:, column] - one.best.fit.x[0, column]
-    good = sound(held) & np.isfinite(moved)
+    moved = held.poi - one.best.fit.x[0, column]
+    good = held.sound & np.isfinite(moved)
     for row, at in enumerate(acts.tolist()):
         shifts[at] = float(moved[row]) if good[row] else None
     return shifts

@@ -22,6 +22,8 @@ __all__ = ["answer_limit", "answer_scan"]
 
 # A rise of -2 log L below zero that shifts a significance by 1e-3.
 _BELOW = 1e-6
+# Tests that are in memory at a time.
+_BLOCK = 1024
 
 
 def answer_limit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
@@ -108,9 +110,10 @@ def answer_scan(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
     first = min(request.mu, key=lambda mu: abs(mu - 1.0))
     strengths = Strengths(loaded, np.full(loaded.size, first), request.test_stat, piece.start)
     every = np.arange(loaded.size)
-    strengths.evaluate(
-        np.tile(every, len(request.mu)), np.repeat(np.array(request.mu, dtype=float), len(every))
-    )
+    at_once = max(1, _BLOCK // loaded.size)
+    for begin in range(0, len(request.mu), at_once):
+        some = np.array(request.mu[begin : begin + at_once], dtype=float)
+        strengths.evaluate(np.tile(every, len(some)), np.repeat(some, len(every)))
     answers = []
     for at in every.tolist():
         points = [_point(strengths, at, mu) for mu in request.mu]

@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitserve_worker.kernel.retries import persistent
+from fitserve_worker.kernel.retries import persistent, sound
 
 if TYPE_CHECKING:
     from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.details import Seconds
     from fitserve_worker.kernel.fits import Bounds, Fits, Loaded
 
-__all__ = ["Best", "Covariance", "Places", "covariance", "hold", "settle"]
+__all__ = ["Best", "Covariance", "Held", "Places", "covariance", "hold", "settle"]
 
 # A parameter is at a bound where moving it there costs no more than this of -2 log L, which
 # is a hundredth of its uncertainty, and where it is within this part of its range (or of 1).
 _COST = 1e-4
 _NEAR = 1e-2
+# Fits that are in memory at a time.
+_BLOCK = 512
 
 
 class Covariance(NamedTuple):
@@ -157,7 +159,19 @@ class Places(NamedTuple):
         return Places(self.column[which], self.bin[which])
 
 
-def hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Fits:
+class Held(NamedTuple):
+    """Fits with a parameter held, each of shape (fits,).
+
+    ``value`` is the objective, ``poi`` the parameter of interest (whatever it means in a model
+    without one), ``sound`` whether the fit ended at a minimum.
+    """
+
+    value: FloatArray
+    poi: FloatArray
+    sound: BoolArray
+
+
+def hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Held:
     """Fit again with one parameter held at a time, beginning where the covariance says.
 
     Parameters
@@ -169,6 +183,16 @@ def hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Fits
     places, values
         Of the parameter that each fit holds, and where, of shape (fits,).
     """
+    poi = loaded.chunk.poi[best.hypothesis]
+    done = []
+    for first in range(0, len(values), _BLOCK):
+        some = np.arange(first, min(first + _BLOCK, len(values)))
+        fits = _hold(loaded, best, places.take(some), values[some])
+        done.append(Held(fits.value, fits.x[:, poi], sound(fits)))
+    return Held._make(np.concatenate(arrays) for arrays in zip(*done, strict=True))
+
+
+def _hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Fits:
     count, slots = len(values), loaded.slots
     which = np.full(count, best.hypothesis)
     one = np.zeros(count, dtype=int)

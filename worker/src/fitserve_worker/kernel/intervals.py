@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fitserve_worker.kernel.covariance import Places, hold
-from fitserve_worker.kernel.retries import sound
 
 if TYPE_CHECKING:
     from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
@@ -72,9 +71,9 @@ def profile_ends(
         which = np.flatnonzero(open_)
         if not which.size:
             break
-        fits = hold(loaded, best, places.take(which), trial[which])
-        rise = 2 * (fits.value - best.fit.value[0])
-        good = sound(fits) & np.isfinite(rise)
+        held = hold(loaded, best, places.take(which), trial[which])
+        rise = 2 * (held.value - best.fit.value[0])
+        good = held.sound & np.isfinite(rise)
         lower_minimum |= bool((rise[good] < -_BELOW).any())
         root = np.sqrt(np.maximum(rise, 0.0))
         open_[which[~good]] = False
