@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import chi2, norm
 
-from fitserve.contour import figure_bytes
+from fitserve.contour import contour_lines, figure_bytes
 from fitserve.contract import (
     AsymptoticCLs,
     HypotestRequest,
@@ -19,11 +20,13 @@ from fitserve.contract import (
     ToysRequest,
 )
 from fitserve.errors import InputError, RequestError
+from fitserve.export.hepdata import write_submission
 from fitserve.pictures import draw_toys
 from fitserve.pictures.toys import asymptotic_distribution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fitserve.store import Manifest
 
@@ -144,3 +147,39 @@ def test_what_cannot_be_drawn_is_refused(toys_manifest: Manifest) -> None:
 def test_a_doubtful_result_says_so(toys_manifest: Manifest) -> None:
     doubted = msgspec.structs.replace(RESULT, status="suspect", reason="9 of 200 toys failed")
     assert "SUSPECT: 9 of 200" in _texts(draw_toys(toys_manifest, {NAME: doubted}))
+
+
+def test_no_toys_beyond_is_no_more_than_their_number_tells(toys_manifest: Manifest) -> None:
+    places = {"p_1": 100.0, "p_2": 200.0, "p_3": 300.0}
+    none = msgspec.structs.replace(ANSWER, CLs_obs_error=0.012)
+    results = {
+        name: msgspec.structs.replace(
+            RESULT,
+            name=name,
+            mass_hypotheses=(place, 1.0),
+            CLs_obs=cls,
+            toys=none,
+        )
+        for (name, place), cls in zip(places.items(), (0.0, 0.03, 0.4), strict=True)
+    }
+    manifest = msgspec.structs.replace(
+        toys_manifest,
+        hypotheses=list(places),
+        values={name: (place, 1.0) for name, place in places.items()},
+    )
+    grid = contour_lines(manifest, results).grid
+    assert [float(value) for value in grid.cls_obs] == [0.012, 0.03, 0.4]
+    assert results["p_1"].CLs_obs == 0
+
+
+def test_a_hepdata_table_has_the_errors_of_toys(toys_manifest: Manifest, tmp_path: Path) -> None:
+    write_submission(toys_manifest, {NAME: RESULT}, tmp_path / "hepdata")
+    text = (tmp_path / "hepdata" / "cls_at_signal_strength_1.yaml").read_text()
+    variables = {one["header"]["name"]: one for one in yaml.safe_load(text)["dependent_variables"]}
+    observed, median = variables["Observed CLs"], variables["Expected CLs"]
+    assert observed["values"][0]["errors"] == [{"label": "toys", "symerror": 0.041}]
+    assert median["values"][0]["errors"] == [{"label": "toys", "symerror": 0.02}]
+    assert {"name": "Toys", "value": 100} in observed["qualifiers"]
+    description = (tmp_path / "hepdata" / "submission.yaml").read_text()
+    assert "asymptotic" not in " ".join(description.split())
+    assert "100 pseudo-experiments (toys) with signal" in " ".join(description.split())

@@ -204,6 +204,9 @@ def _row(result: HypothesisResult, mu: float, *, is_first: bool) -> _Row:
             obs, exp, status = None, [], "failed"
         else:
             obs, exp, status = point.CLs_obs, point.CLs_exp, point.status
+    if result.toys is not None:
+        obs = _told_by_toys(obs, result.toys.CLs_obs_error)
+        exp = list(map(_told_by_toys, exp, result.toys.CLs_exp_error))
     expected = [math.nan if value is None else value for value in exp]
     if len(expected) != _N_EXPECTED:
         expected = [math.nan] * _N_EXPECTED
@@ -217,6 +220,14 @@ def _row(result: HypothesisResult, mu: float, *, is_first: bool) -> _Row:
     if status == "failed" or (math.isnan(row.obs) and math.isnan(row.exp[2])):
         return _dropped(row)
     return row
+
+
+def _told_by_toys(cls: float | None, error: float | None) -> float | None:
+    """Return CLs, or its standard deviation where toys cannot tell it from zero.
+
+    Of no toys beyond the observed value no significance follows to interpolate in.
+    """
+    return cls if cls is None or error is None else max(cls, error)
 
 
 def _numeric(values: tuple[float | str, ...]) -> tuple[float | str, ...]:

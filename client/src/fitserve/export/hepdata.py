@@ -26,7 +26,7 @@ from fitserve.contract import (
 )
 from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
 from fitserve.export.links import reference_url
-from fitserve.export.rows import mass_columns, table_rows
+from fitserve.export.rows import TOY_COLUMNS, mass_columns, table_rows
 from fitserve.output import unwritable_output, write_output
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _cls_table(
     table = library.Table(f"CLs at signal strength {mu:g}")
     table.description = (
         f"Observed and expected CLs of every signal hypothesis at signal strength {mu:g}, "
-        f"with the asymptotic {_test_stat(manifest)} test statistic. Expected values are for "
+        f"{_method(manifest)}. Expected values are for "
         "background fluctuations of -2 to +2 sigma. A dash: the fit has no valid result."
     )
     table.location = _location(manifest)
@@ -229,6 +229,12 @@ def _cls_table(
     for column, name in _CLS_COLUMNS.items():
         variable = _variable(library, name, [_cell(row[column]) for row in rows])
         _qualify(variable, manifest, mu)
+        if f"{column}_error" in TOY_COLUMNS:
+            errors = [row.get(f"{column}_error") for row in rows]
+            if any(errors):
+                uncertainty = library.Uncertainty("toys", is_symmetric=True)
+                uncertainty.values = [error or 0.0 for error in errors]
+                variable.add_uncertainty(uncertainty)
         table.add_variable(variable)
     return table
 
@@ -304,6 +310,8 @@ def _qualify(variable: Any, manifest: Manifest, mu: float) -> None:
     variable.add_qualifier("Limit", "95% CL")
     variable.add_qualifier("Signal strength", mu)
     variable.add_qualifier("Test statistic", _test_stat(manifest))
+    if isinstance(manifest.request, ToysRequest):
+        variable.add_qualifier("Toys", manifest.request.toys)
 
 
 def _cell(value: float | str | None) -> float | str:
@@ -314,8 +322,17 @@ def _test_stat(manifest: Manifest) -> str:
     request = manifest.request
     if isinstance(request, FitRequest | RankingRequest):
         return "-"
-    name = {"qtilde": "q-tilde", "q": "q"}[request.test_stat]
-    return f"{name}, {request.toys} toys" if isinstance(request, ToysRequest) else name
+    return {"qtilde": "q-tilde", "q": "q"}[request.test_stat]
+
+
+def _method(manifest: Manifest) -> str:
+    request, name = manifest.request, _test_stat(manifest)
+    if not isinstance(request, ToysRequest):
+        return f"with the asymptotic {name} test statistic"
+    return (
+        f"from the {name} test statistic of {request.toys} pseudo-experiments (toys) with signal "
+        f"and {request.toys} without; the uncertainties are those of their number"
+    )
 
 
 def _level(manifest: Manifest) -> float:
