@@ -45,6 +45,8 @@ _ROUNDS = 12
 _SMALL = 0.01
 # Of the range of the grid; nothing is nearer.
 _SAME_PLACE = 1e-6
+# Distances of so many pairs are in memory at a time.
+_MOST_PAIRS = 1_000_000
 
 _Judged = TypeVar("_Judged", HypothesisResult, MuPoint)
 
@@ -222,52 +224,77 @@ def _outliers(
 ) -> Iterable[tuple[int, float, float]]:
     """Yield the values that jump, with by how much and what is usual.
 
-    The worst is set apart before the others are judged: it is a neighbour too. At the end
-    those that were set apart are judged once more, against those that were not.
+    Those that jump further than any of their neighbours are set apart before the others are
+    judged: they are neighbours too. At the end those that were set apart are judged once more,
+    against those that were not.
     """
     import numpy as np
 
     left = np.arange(len(points))
     apart: list[int] = []
+    least = np.inf
     usual = 0.0
     while len(left) >= _LEAST_POINTS:
-        residuals, jumps = _residuals(points[left], values[left])
-        usual = float(np.median(np.abs(residuals))) / _MEDIAN
-        worst = int(np.argmax(np.abs(jumps)))
-        if abs(jumps[worst]) < max(_LEAST, _UNUSUAL * usual):
+        distances, jumps, chosen = _compare(points[left], values[left], np.arange(len(left)))
+        usual = float(np.median(np.abs(distances))) / _MEDIAN
+        least = max(_LEAST, _UNUSUAL * usual)
+        sizes = np.abs(jumps)
+        worst = np.flatnonzero((sizes >= least) & (sizes >= sizes[chosen].max(axis=1)))
+        if not worst.size:
             break
-        apart.append(int(left[worst]))
+        apart += left[worst].tolist()
         left = np.delete(left, worst)
     for index in apart:
         # Among good neighbours only: one that was wrong may have been the reason.
-        chosen = np.append(left, index)
-        jump = float(_residuals(points[chosen], values[chosen])[1][-1])
-        if abs(jump) >= max(_LEAST, _UNUSUAL * usual):
+        some = np.append(left, index)
+        jump = float(_compare(points[some], values[some], np.array([len(left)]))[1][0])
+        if abs(jump) >= least:
             yield index, jump, usual
 
 
-def _residuals(
-    points: NDArray[np.float64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how far each value is from the plane through its neighbours, and how far it jumps.
-
-    It jumps if it is on the same side of what each of the nearest neighbours, moved to its place
-    along the plane, lets expect; by the smallest of these distances.
+def _compare(
+    points: NDArray[np.float64], values: NDArray[np.float64], rows: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
+    """Compare some of the values with their neighbours, as many at a time as memory allows.
 
     Parameters
     ----------
     points, values
         Of shape (n, d) and (n,).
+    rows
+        Which of them.
+
+    Returns
+    -------
+    tuple
+        For each row its distance from the plane through its neighbours, how far it jumps, and
+        which its neighbours are.
     """
     import numpy as np
 
-    away = points[None] - points[:, None]
+    pieces = np.array_split(rows, -(-len(rows) * len(points) // _MOST_PAIRS))
+    told = [_compare_some(points, values, piece) for piece in pieces]
+    distances, jumps, chosen = (np.concatenate(parts) for parts in zip(*told, strict=True))
+    return distances, jumps, chosen
+
+
+def _compare_some(
+    points: NDArray[np.float64], values: NDArray[np.float64], rows: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
+    """Compare, as `_compare`.
+
+    A value jumps if it is on the same side of what each of the nearest neighbours, moved to its
+    place along the plane, lets expect; by the smallest of these distances.
+    """
+    import numpy as np
+
+    away = points[None] - points[rows][:, None]
     distance = np.sqrt((away**2).sum(axis=2))
-    np.fill_diagonal(distance, np.inf)
+    distance[np.arange(len(rows)), rows] = np.inf
     chosen = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
     away = np.take_along_axis(away, chosen[:, :, None], axis=1)
     closeness = 1 / np.maximum(np.take_along_axis(distance, chosen, axis=1), _SAME_PLACE)
-    near = values[chosen]
+    near, own = values[chosen], values[rows]
     terms = np.concatenate([np.ones((*near.shape, 1)), away], axis=2)
     weights, plane = closeness, np.zeros(terms.shape[::2])
     for _ in range(_ROUNDS):
@@ -279,7 +306,7 @@ def _residuals(
         left_over = np.abs(near - np.einsum("nkj,nj->nk", terms, plane))
         weights = closeness / np.maximum(left_over, _SMALL)
     moved = near - np.einsum("nkj,nj->nk", away, plane[:, 1:])
-    against = (values[:, None] - moved)[:, :_NEAREST]
+    against = (own[:, None] - moved)[:, :_NEAREST]
     same_side = (against > 0).all(axis=1) | (against < 0).all(axis=1)
     least = np.take_along_axis(against, np.abs(against).argmin(axis=1)[:, None], axis=1)[:, 0]
-    return values - plane[:, 0], np.where(same_side, least, 0.0)
+    return own - plane[:, 0], np.where(same_side, least, 0.0), chosen
