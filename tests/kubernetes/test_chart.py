@@ -176,7 +176,7 @@ def test_probes_are_the_selftest_and_heartbeats() -> None:
     container = _container(site_values("kubernetes", {"endpoint": {"heartbeatSeconds": 20}}))
     start = (CHART / "files" / "start").read_text()
     assert start.index("\nfitserve-worker selftest\n") < start.index(
-        "\nexec globus-compute-endpoint"
+        "\nsetsid globus-compute-endpoint"
     )
     assert container["command"][-1].endswith("/start")
     assert container["startupProbe"]["exec"]["command"][-2:] == ["delivered", "60"]

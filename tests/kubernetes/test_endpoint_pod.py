@@ -35,7 +35,8 @@ WORKERS = "app.kubernetes.io/component=worker"
 PORTS = (5000, AMQP_PORT)
 # The stand-in is at `localhost`, as the SDK's environment `local` has it: a tunnel leads there.
 TUNNEL = """
-import asyncio, sys
+import asyncio, os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 async def pump(reader, writer):
     try:
         while data := await reader.read(65536):
