@@ -35,7 +35,7 @@ def measure(user: User, workers: int) -> dict[str, Any]:
     blocks = {"max": -(-workers // 2), "walltime": "00:30:00", "idle_seconds": 10}
     name = f"scaling{workers}"
     fields = site("slurm", blocks={**blocks, "strategy_seconds": 2})
-    fields["node"] = {"cores": cores, "memory_gb": 2}
+    fields["node"] = {"cores": cores, "memory_gb": cores}
     user.render(name, fields)
     load = os.getloadavg()[0]
     began = time.time()

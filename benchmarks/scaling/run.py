@@ -123,7 +123,7 @@ def _draw(found: dict[tuple[str, str], list[Estimate]], compared: list[dict[str,
              title="Predicted; 60 s in the queue")  # fmt: skip
     left.legend(fontsize=8)
     right.set(xscale="log", ylim=(0, 1.05), xlabel="workers",
-              ylabel="time of fits / time of workers", title="Efficiency")  # fmt: skip
+              ylabel="time of fits / time of workers", title="Efficiency, waiting included")  # fmt: skip
     if compared:
         right.plot([one["workers"] for one in compared], [one["efficiency"] for one in compared],
                    "k^", label="rig, after the first fit")  # fmt: skip

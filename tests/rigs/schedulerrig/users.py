@@ -28,6 +28,7 @@ _COMMON: dict[str, Any] = {
     "tasks": {"longest_minutes": 2, "startup_seconds": 60},
     "network": {"heartbeat_seconds": 2, "lost_after_seconds": 8},
     "node": {"cores": 2, "memory_gb": 2},
+    "workers": {"memory_gb": 1},
     "environment": {"container": None, "venv": VENV},
     "user_options": {
         "walltime_minutes": {"minimum": 4, "maximum": 60},

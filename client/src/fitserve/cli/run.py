@@ -83,8 +83,8 @@ def _settable(command: _Command) -> _Command:
     default=("local",),
     show_default=True,
     envvar="FITSERVE_ENDPOINT",
-    help="Where to fit: 'local' (this machine), 'inline' (this process), or an endpoint that "
-    "you added; repeated, they share the run.",
+    help="Where to fit: 'local' (this machine), 'inline' (this process), 'parsl:SITE' (its own "
+    "scheduler), or an endpoint that you added; repeated, they share the run.",
 )
 @_settable
 @click.option("--region", help="Which of several analysis regions in the pallet.")
