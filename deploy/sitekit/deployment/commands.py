@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,12 +14,13 @@ from fitserve.errors import BackendError
 from sitekit.load import find_site, load_site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sitekit.deployment.playbook import Deployment
 
 __all__ = ["add_commands"]
 
+_CHANGING = ("stop", "destroy")
 _SECRETS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 
 
@@ -54,6 +56,24 @@ def _open(given: dict[str, Any]) -> tuple[Deployment, list[str]]:
     names = ("host", "user", "here", "ssh_config", "python")
     reach = Reach(**{name: given.pop(name) for name in names})
     return Deployment(site, path, reach), [f"-{'v' * verbose}"] if verbose else []
+
+
+@contextlib.contextmanager
+def _alone(deployment: Deployment) -> Iterator[None]:
+    """Let no other command that changes the site begin on this machine."""
+    from filelock import FileLock, Timeout
+
+    deployment.directory.mkdir(parents=True, exist_ok=True)
+    lock = deployment.directory / "lock"
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise BackendError(
+            "another command is changing this site",
+            evidence=f"{lock} is held",
+            hint="wait for it; `make status` and `make logs` may be asked meanwhile",
+        ) from error
 
 
 def _ansible_options(given: dict[str, Any]) -> list[str]:
@@ -121,7 +141,9 @@ def _install(verb: str, given: dict[str, Any]) -> None:
         "no_job": given.pop("no_job"),
         **given,
     }
-    if not deployment.run("deploy", *options, **variables):
+    with _alone(deployment):
+        done = deployment.run("deploy", *options, **variables)
+    if not done:
         raise BackendError(
             f"{verb} did not come to its end",
             hint="what stopped it is said above; put it right and run the same again: what is "
@@ -170,7 +192,9 @@ def _handed_over(deployment: Deployment) -> str:
 def rollback(**given: Any) -> None:
     """Let the release before this one serve SITE again."""
     deployment, options = _open(given)
-    if not deployment.run("rollback", *options):
+    with _alone(deployment):
+        done = deployment.run("rollback", *options)
+    if not done:
         raise BackendError("the release was not changed", hint="what stopped it is said above")
     said = deployment.returned()
     click.echo(f"{said['site']} is served by release {said['release']}")
@@ -179,7 +203,9 @@ def rollback(**given: Any) -> None:
 def _ask(given: dict[str, Any], verb: str, *words: str) -> tuple[Deployment, dict[str, Any]]:
     """Run one verb of `sitekit.target` on the machine, and return its answer."""
     deployment, options = _open(given)
-    if not deployment.run("ask", *options, verb=verb, words=list(words), quiet=not options):
+    with _alone(deployment) if verb in _CHANGING else contextlib.nullcontext():
+        done = deployment.run("ask", *options, verb=verb, words=list(words), quiet=not options)
+    if not done:
         raise BackendError(f"{verb} did not come to its end", hint="the reason is said above")
     return deployment, deployment.returned()
 

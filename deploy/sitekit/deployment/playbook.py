@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class Deployment:
     Attributes
     ----------
     directory
-        What is written here for it: inventory, variables, and what came back.
+        What is kept here of it: the site card that came back.
     """
 
     def __init__(self, site: Site, site_file: Path, reach: Reach) -> None:
@@ -43,6 +44,7 @@ class Deployment:
         self._reach = reach
         self._inventory = inventory(site, reach)
         self.directory = Path("build") / "deploy" / site.name
+        self._answer: dict[str, Any] | None = None
 
     def run(self, playbook: str, *options: str, quiet: bool = False, **variables: Any) -> bool:
         """Run a playbook; returns whether it came to its end.
@@ -65,26 +67,33 @@ class Deployment:
         """
         program = _ansible()
         self.directory.mkdir(parents=True, exist_ok=True)
-        place = self.directory.resolve()
-        for name in ("returned.json", "site-card.json"):
-            (place / name).unlink(missing_ok=True)
-        (place / "inventory.json").write_text(json.dumps(self._inventory, indent=2))
-        (place / "variables.json").write_text(json.dumps(self._variables(variables), indent=2))
-        command = [
-            *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
-            *("--inventory", str(place / "inventory.json")),
-            *("--extra-vars", f"@{place / 'variables.json'}", *_vault(), *options),
-        ]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(_ANSIBLE / "ansible.cfg")}
         environment["ANSIBLE_HOME"] = str(_ROOT / ".cache" / "ansible")
-        done = subprocess.run(  # noqa: S603
-            command,
-            check=False,
-            cwd=_ANSIBLE,
-            env=environment,
-            stdout=subprocess.PIPE if quiet else sys.stderr,
-            text=True,
-        )
+        # A directory of its own: one may ask for the status while another upgrades.
+        with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
+            place = Path(scratch).resolve()
+            (place / "inventory.json").write_text(json.dumps(self._inventory))
+            given = {**self._variables(variables), "fitserve_build": str(place)}
+            (place / "variables.json").write_text(json.dumps(given))
+            command = [
+                *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
+                *("--inventory", str(place / "inventory.json")),
+                *("--extra-vars", f"@{place / 'variables.json'}", *_vault(), *options),
+            ]
+            done = subprocess.run(  # noqa: S603
+                command,
+                check=False,
+                cwd=_ANSIBLE,
+                env=environment,
+                stdout=subprocess.PIPE if quiet else sys.stderr,
+                text=True,
+            )
+            answer = place / "returned.json"
+            if answer.is_file():
+                self._answer = json.loads(answer.read_text(encoding="utf-8"))
+            card = place / "site-card.json"
+            if card.is_file():
+                card.replace(self.directory / card.name)
         if quiet and done.returncode:
             sys.stderr.write(done.stdout)
         return done.returncode == 0
@@ -97,14 +106,12 @@ class Deployment:
         BackendError
             It brought none.
         """
-        path = self.directory / "returned.json"
-        if not path.is_file():
+        if self._answer is None:
             raise BackendError(
                 f"{self._site.name} did not answer",
                 hint=f"make deploy SITE={self._site.name}, if it was not deployed",
             )
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return self._answer
 
     def _variables(self, more: dict[str, Any]) -> dict[str, Any]:
         site = self._site
@@ -119,7 +126,6 @@ class Deployment:
             "fitserve_scheduler": site.get("scheduler.type"),
             "fitserve_multi_user": site.get("access.mode") == "multi-user",
             "fitserve_places": places_of(site).as_data(),
-            "fitserve_build": str(self.directory.resolve()),
             "fitserve_kit": [sys.executable, "-m", "sitekit"],
             "fitserve_kit_path": paths,
             "fitserve_python": self._reach.python or "",

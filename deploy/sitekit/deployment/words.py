@@ -38,12 +38,10 @@ def status_words(found: dict[str, Any]) -> str:
         lines.append(f"job        {job['id']} {job['state']}{reason}{whose}")
     if not jobs:
         lines.append("jobs       none")
-    workers = [
-        f"{count} {name.replace('_', ' ')}"
-        for name, count in found["workers"].items()
-        if count is not None
-    ]
-    lines.append(f"workers    {', '.join(workers) or 'none'}")
+    workers = found["workers"]
+    there = workers.get("processes", workers.get("of_running_jobs"))
+    most = f", at most {workers['most']}" if workers["most"] is not None else ""
+    lines.append(f"workers    {there}{most}")
     for name, disk in found["disk"].items():
         lines.append(f"disk       {name}: {disk['free_gb']} GB free at {disk['path']}")
     lines.append(f"release    {versions['release']}, before it {versions['previous'] or 'none'}")

@@ -31,7 +31,7 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
         What was ended and removed, what is ``left`` and why, and whether the service was
         ``told``.
     """
-    manifest = deployed.manifest
+    manifest, endpoint = deployed.manifest, deployed.endpoint_id
     ended = stop(deployed, disable=True)
     told = _tell_service(deployed)
     ours = {
@@ -45,6 +45,11 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
     for release in _unused(deployed, manifest):
         shutil.rmtree(release, ignore_errors=True)
         removed.append(str(release))
+    if endpoint is not None:
+        # The service's own name of a user's child, as in `fitserve_worker.processes`.
+        for child in deployed.configuration.parent.glob(f"uep.{endpoint}.*"):
+            shutil.rmtree(child, ignore_errors=True)
+            removed.append(str(child))
     kept = _still_needed(deployed)
     for made in reversed(manifest.made):
         path = Path(made)
