@@ -7,8 +7,10 @@ does all of it.
 
 Inside the compiled program:
 `interpolation`, `rows`, `local` and `likelihood` are the model, `newton` minimises, `program`
-does many fits.
+does many fits, `details` finds what is told of one.
 
 With its results:
-`fits` runs fits, `hypotest` and `asymptotics` make CLs of them.
+`fits` runs fits, `retries` again where they fail, `hypotest` and `asymptotics` make CLs of them,
+`strengths` at signal strengths chosen as one goes along; `covariance` and `intervals` are for
+best fits and impacts, `toys` for pseudo-data.
 """
