@@ -23,10 +23,15 @@ _FILES = re.compile(
 _CONTENTS = {
     "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/=]{40}"),
     "an address with a password": re.compile(rb"https?://[\w.~-]+:[^\s/@:'\"]{3,}@[\w.-]+"),
-    "a token": re.compile(rb"(pypi-AgEIcHlwaS|gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16})"),
+    "a token": re.compile(
+        rb"(?<!\w)(pypi-AgEIcHlwaS|gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16})(?!\w)"
+    ),
 }
 # Documentation and tests of libraries have made-up ones.
-_HARMLESS = re.compile(rb"://(user|username|myuser|foo|scott|guest|u|usr|joe|bob)\b", re.IGNORECASE)
+_HARMLESS = re.compile(
+    rb"://(user|username|myuser|foo|scott|guest|u|usr|joe|bob)\b|@example\.(com|net|org)\b",
+    re.IGNORECASE,
+)
 
 
 class Finding(NamedTuple):

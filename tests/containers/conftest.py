@@ -157,7 +157,7 @@ def user(machine: None) -> Iterator[User]:
     found = run("bash", ROOT / "containers/tools/apptainer.sh").stdout.strip()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FITSERVE_APPTAINER_BIN", found)
-        run("userdel", "--remove", USER, check=False)
+        run("userdel", "--remove", "--force", USER, check=False)
         run("useradd", "--create-home", "--shell", "/bin/bash", USER)
         made = User(USER)
         shutil.copy(HERE / "containers.conf", made.home / "containers.conf")
