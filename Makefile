@@ -66,7 +66,7 @@ lint: dev ## Check style
 	@$(BIN)/ruff format --check .
 
 types: dev ## Check types
-	@$(BIN)/mypy client/src worker/src deploy/sitekit
+	@$(BIN)/mypy client/src worker/src deploy/sitekit containers/imagekit
 
 docs: dev ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet

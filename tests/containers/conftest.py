@@ -79,8 +79,14 @@ def base(machine: None) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def image(base: dict[str, str]) -> str:
-    """Return the name of the worker's image, built as `make images` does."""
+def image(machine: None, request: pytest.FixtureRequest) -> str:
+    """Return the name of the worker's image, built as `make images` does.
+
+    FITSERVE_KEEP_IMAGE takes the one that is there, while tests are written.
+    """
+    if os.environ.get("FITSERVE_KEEP_IMAGE") and not os.environ.get("CI"):
+        return IMAGE
+    base: dict[str, str] = request.getfixturevalue("base")
     words = ("python3", "-m", "imagekit", "build", "worker", "--engine", "podman")
     run(*words, "--network", "host", env=base)
     return IMAGE
