@@ -10,7 +10,7 @@ if [ "$FITSERVE_THREADS" -eq 1 ]; then
   # XLA has a thread for every core of the node unless it is told otherwise.
   export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 fi
-export HOME=/tmp
+export HOME=/tmp GLOBUS_COMPUTE_USER_DIR=/tmp/.globus_compute
 export TMPDIR="/tmp/fitserve/scratch" FITSERVE_CACHE_DIR="/tmp/fitserve/cache"
 export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
 mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" || fitserve_stop "cannot create $TMPDIR or $FITSERVE_CACHE_DIR: see directories in the site file"
