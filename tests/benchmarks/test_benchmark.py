@@ -149,7 +149,7 @@ def test_everything_is_measured_written_and_drawn(benchmark_module: Module, tmp_
         limit=120.0,
         repetitions=2,
         growth=[(4, 2), (6, 3)],
-        until=time.monotonic() + 600,
+        until=time.monotonic() + 7200,
         toys=20,
     )
     problem = data.synthetic(8, 3, hypotheses=5)
