@@ -41,7 +41,7 @@ def main() -> None:
     runs = json.loads(MEASURED.read_text())["runs"] if MEASURED.exists() else []
     compared = [_compared(run) for run in runs]
     print(_comparison(compared))
-    _draw(found, compared)
+    _draw(found)
 
 
 def _largest(batch: Batch, costs: Costs) -> int:
@@ -107,7 +107,7 @@ def _comparison(compared: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _draw(found: dict[tuple[str, str], list[Estimate]], compared: list[dict[str, float]]) -> None:
+def _draw(found: dict[tuple[str, str], list[Estimate]]) -> None:
     mpl.use("Agg")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     colours = dict(zip((batch.name for batch in BATCHES), plt.cm.viridis((0.0, 0.3, 0.6, 0.85)),
@@ -123,11 +123,7 @@ def _draw(found: dict[tuple[str, str], list[Estimate]], compared: list[dict[str,
              title="Predicted; 60 s in the queue")  # fmt: skip
     left.legend(fontsize=8)
     right.set(xscale="log", ylim=(0, 1.05), xlabel="workers",
-              ylabel="time of fits / time of workers", title="Efficiency, waiting included")  # fmt: skip
-    if compared:
-        right.plot([one["workers"] for one in compared], [one["efficiency"] for one in compared],
-                   "k^", label="rig, after the first fit")  # fmt: skip
-        right.legend(fontsize=8)
+              ylabel="time of fits / time of workers", title="Efficiency, with waiting")  # fmt: skip
     for axes in (left, right):
         axes.grid(alpha=0.3)
     FIGURE.parent.mkdir(exist_ok=True)
