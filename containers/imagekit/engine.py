@@ -66,7 +66,14 @@ class Engine:
             If the engine does not work.
         """
         field = "{{.Store.GraphRoot}}" if self.name == "podman" else "{{.DockerRootDir}}"
-        return self.run("info", "--format", field).stdout.strip()
+        done = self.run("info", "--format", field, check=False)
+        if done.returncode:
+            raise BackendError(
+                f"{self.name} does not work here",
+                evidence="\n        ".join(done.stderr.strip().splitlines()[-5:]),
+                hint="start its service if it has one, or take the other: ENGINE=podman or docker",
+            )
+        return done.stdout.strip()
 
 
 def find_engine(wanted: str | None = None) -> Engine:
