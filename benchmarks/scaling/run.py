@@ -123,7 +123,7 @@ def _draw(found: dict[tuple[str, str], list[Estimate]]) -> None:
              title="Predicted; 60 s in the queue")  # fmt: skip
     left.legend(fontsize=8)
     right.set(xscale="log", ylim=(0, 1.05), xlabel="workers",
-              ylabel="time of fits / time of workers", title="Efficiency, with waiting")  # fmt: skip
+              ylabel="fits / workers, waiting included", title="Efficiency")  # fmt: skip
     for axes in (left, right):
         axes.grid(alpha=0.3)
     FIGURE.parent.mkdir(exist_ok=True)
