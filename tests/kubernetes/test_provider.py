@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -213,16 +212,6 @@ def _shown(admin: Admin, site: Path) -> list[dict[str, Any]]:
 
 def _give_gpus(kube: Cluster, count: int) -> None:
     """Pretend that a device plugin has found GPUs."""
-    capacity = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(count)}]
-    url = "/api/v1/nodes/node/status"
-    token = (kube.pki / "admin.token").read_text()
-    subprocess.run(
-        [
-            *("curl", "--fail", "--silent", "--show-error", "--cacert", str(kube.pki / "ca.crt")),
-            *("--header", f"Authorization: Bearer {token}", "--request", "PATCH"),
-            *("--header", "Content-Type: application/json-patch+json"),
-            *("--data", json.dumps(capacity), f"{kube.server}{url}"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    capacity = {"status": {"capacity": {"nvidia.com/gpu": str(count)}}}
+    patch = ("--subresource=status", f"--patch={json.dumps(capacity)}")
+    kube.kubectl("patch", "node", "node", *patch)

@@ -13,7 +13,10 @@ cd "$directory"
 exec 9>lock
 flock 9
 
+recipe=$(sha256sum "${BASH_SOURCE[0]}" | cut -d' ' -f1)
+
 complete() {
+  [ "$(cat bin/recipe 2>/dev/null)" = "$recipe" ] || return 1
   for program in $programs; do
     [ -x "bin/$program" ] || return 1
   done
@@ -24,7 +27,8 @@ fi
 
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -q -o DPkg::Lock::Timeout=600)
-"${apt[@]}" install -y --no-install-recommends golang-1.19-go jq rsync dpkg-dev make git
+"${apt[@]}" install -y --no-install-recommends golang-1.19-go jq rsync dpkg-dev make git \
+  golang-github-modern-go-reflect2-dev
 
 if [ ! -d source ]; then
   # Debian's images list binary packages only. The lists of source packages are kept here, so that
@@ -40,6 +44,11 @@ if [ ! -d source ]; then
   (mkdir -p apt/source && cd apt/source && apt-get -q "${own[@]}" source --download-only kubernetes)
   dpkg-source --no-check -x apt/source/kubernetes_*.dsc unpacked
   mv unpacked source
+  # The copy in these sources reads maps as Go did before 1.18, and lets the API server crash now
+  # and then (modern-go/reflect2, fixed in 1.0.2).
+  reflect2=github.com/modern-go/reflect2
+  rm -rf "source/vendor/$reflect2" bin
+  cp -r "/usr/share/gocode/src/$reflect2" "source/vendor/$reflect2"
 fi
 
 export PATH=/usr/lib/go-1.19/bin:$PATH
@@ -64,6 +73,7 @@ for program in $programs; do
   mv "$directory/bin/$program.new" "$directory/bin/$program"
 done
 cd "$directory"
+echo "$recipe" >bin/recipe
 complete
 # 2 GB that nothing needs any more.
 rm -rf source gopath go-cache apt
