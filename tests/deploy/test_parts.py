@@ -18,7 +18,7 @@ from sitekit.deployment.flat import flat_site
 from sitekit.deployment.inventory import Reach, inventory
 from sitekit.deployment.words import stages_words, status_words
 from sitekit.load import load_site, shipped_sites
-from sitekit.target import jobs, removal, running, service
+from sitekit.target import jobs, processes, removal, running, service
 from sitekit.target import survey as survey_module
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, read_manifest, write_manifest
@@ -390,6 +390,22 @@ def test_a_manifest_is_written_only_when_it_changes(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(StoreError, match="is damaged"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize("state", ["", "[idle; shut down in 40.0s] "])
+def test_a_child_that_is_idle_is_no_orphan(state: str) -> None:
+    endpoint, child = (f"{digit * 8}-2222-4333-8444-555555555555" for digit in "12")
+    title = f"{state}Globus Compute Endpoint ({child}, uep.{endpoint}.{child})"
+    command = ["bash", "-c", 'exec -a "$0" sleep 60', title]
+    with subprocess.Popen(command) as process:
+        try:
+            found: list[Any] = []
+            while not any(one.command.startswith(title) for one in found):
+                assert process.poll() is None
+                found = processes.find_processes(endpoint)
+            assert [(one.pid, one.orphan) for one in found] == [(process.pid, False)]
+        finally:
+            process.kill()
 
 
 # -- what is said --------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from typing import NamedTuple
 __all__ = ["Found", "end_orphans", "find_processes"]
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-# Titles of a child endpoint's main process, from its start on.
-_MANAGER = re.compile(r"Globus Compute Endpoint \(|Endpoint starting up|.*_start-user-endpoint ")
+# Titles of a child endpoint's main process, from its start on; an idle one says so first.
+_MANAGER = re.compile(
+    r"(?:\[[^]]*\] )?Globus Compute Endpoint \(|Endpoint starting up|.*_start-user-endpoint "
+)
 _GRACE = 3.0
 
 
