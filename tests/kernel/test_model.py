@@ -204,9 +204,11 @@ def test_minimising_over_local_parameters_keeps_the_derivatives(everything: Case
     target = Target(*(array[0] for array in loaded.observed))
     x = loaded.chunk.columns["init"][0] + 0.1
     side = np.ones_like(x)
+    local = loaded.chunk.local["lower"][0], loaded.chunk.local["upper"][0]
 
     def function(x: Any) -> Any:
-        return evaluate(batch.shape, (models.background, added), terms, target, x, side)
+        samples = (models.background, added)
+        return evaluate(batch.shape, samples, terms, target, local, x, side)
 
     def with_curvature(x: Any) -> Any:
         found, parts = function(x)
