@@ -85,6 +85,9 @@ class Node:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{value}\n")
             lines.append(f"mount --bind {path} /proc/sys/{name}")
+        # kubelet writes what pods say below /var/log, and leaves it there.
+        (self.directory / "var-log").mkdir()
+        lines.append(f"mount --bind {self.directory}/var-log /var/log")
         pid_file = self.directory / "pid"
         lines += [
             "mount --make-rshared /",
@@ -96,6 +99,8 @@ class Node:
         with (self.directory / "log" / "node.log").open("wb") as log:
             self._anchor = subprocess.Popen(
                 [
+                    # Whatever happens to the tests, the node ends with them.
+                    *("setpriv", "--pdeathsig", "KILL"),
                     *("unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"),
                     *("--kill-child", "--mount-proc", "--propagation", "private"),
                     *("bash", "-ec", "\n".join(lines)),
