@@ -55,6 +55,9 @@ def fitserve_run(task):  # as it is registered: fitserve.contract.FUNCTION_SOURC
 def main(site: Path, run_directory: Path) -> None:
     """Start the engine, fit, print, and stop."""
     engine = load_config_yaml(_configuration(site)).engine
+    # The endpoint's own command names the interpreter of the image, which this machine lacks.
+    interchange = "parsl.executors.high_throughput.interchange"
+    engine.executor.interchange_launch_cmd = [sys.executable, "-m", interchange]
     run_directory.mkdir()
     engine.start(endpoint_id=uuid.uuid4(), run_dir=str(run_directory))
     serializer = ComputeSerializer(strategy_code=PureSourceTextInspect(), strategy_data=JSONData())
