@@ -101,10 +101,10 @@ def test_the_endpoints_command_finds_pods(
     """The chart's command adds the provider, and hooks heartbeats of the endpoint that is there."""
     script = """
 import runpy, sys
+sys.argv = ["/etc/fitserve/bin/globus-compute-endpoint", "start", "x"]
 import globus_compute_endpoint.cli as cli
 import parsl.providers
 cli.cli_run = lambda: None
-sys.argv = ["globus-compute-endpoint", "start", "x"]
 try:
     runpy.run_path("/etc/fitserve/bin/globus-compute-endpoint", run_name="__main__")
 except SystemExit:
