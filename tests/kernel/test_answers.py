@@ -119,7 +119,11 @@ def test_everything_is_answered_by_the_kernel(
         "ranking": RankingRequest(model=options),
     }[kind]
     for index, found in enumerate(_answers(everything, request, kind)):
-        assert (found.status, found.engine) == ("ok", "kernel"), found.diagnostics
+        assert found.status == "ok", found.diagnostics
+        # pyhf's code 2 jumps at +-1: a fit that ends there has to be asked of pyhf.
+        jumped = "a jump of pyhf's code 2" in str(found.diagnostics.get("kernel doubt"))
+        asked = options.histosys == "code2" and jumped
+        assert found.engine == "kernel" or asked, found.diagnostics
         model, data = pyhf_model(everything, index, options)
         if kind == "fit":
             _check_fit(found, model, data, smooth="code0" not in options.histosys)
@@ -169,7 +173,8 @@ def _check_limits(found: HypothesisResult, model: Any, data: list[float]) -> Non
             warnings.simplefilter("ignore")
             observed, expected = pyhf.infer.hypotest(mu, data, model, return_expected_set=True)
         cls = (float(observed), float(expected[2]))[which]
-        assert cls == pytest.approx(0.05, abs=1e-4)
+        # pyhf's answer is of its optimizer's usual tolerance.
+        assert cls == pytest.approx(0.05, abs=1e-4 if found.engine == "kernel" else 1e-3)
 
 
 def _check_impacts(found: HypothesisResult, model: Any, data: list[float]) -> None:
