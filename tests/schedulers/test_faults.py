@@ -19,6 +19,7 @@ pytestmark = pytest.mark.schedulers
 
 # Some of the example's hypotheses, a second each with pyhf.
 FEW = ("--patch", "X_[678]00_*", "--engine", "pyhf", "--max-task-hypotheses", "1")
+WORKERS = ("-f", "spawn_main|HTEX-Worker", "-u", "ada")
 ONE_BLOCK = {"max": 1, "walltime": "00:10:00", "idle_seconds": 10, "strategy_seconds": 2}
 
 
@@ -92,11 +93,19 @@ def test_a_node_dies(quiet: Rig, two_blocks: User) -> None:
 def test_slurmctld_restarts(quiet: Rig, two_blocks: User) -> None:
     run = two_blocks.start("faults", *FEW)
     run.wait_until_done(2)
+    nodes = [quiet.hosts[name] for name in ("c1", "c2")]
     quiet.slurm.stop_controller()
-    run.wait_until_said("the scheduler does not answer", 90)
-    before = run.done()
-    run.wait_until_done(before + 1)
-    quiet.slurm.start_controller()
+    try:
+        # The run would be over before the scheduler is asked again.
+        for node in nodes:
+            node.run("pkill", "-STOP", *WORKERS, status=None)
+        run.wait_until_said("the scheduler does not answer", 90)
+        before = run.done()
+        for node in nodes:
+            node.run("pkill", "-CONT", *WORKERS, status=None)
+        run.wait_until_done(before + 1)
+    finally:
+        quiet.slurm.start_controller()
     saved = run.end()
     fitted_once(saved)
     assert not lost(saved)
@@ -109,7 +118,7 @@ def test_the_time_limit_ends_in_the_middle_of_a_task(quiet: Rig, ada: User) -> N
     run = ada.start("ends", *FEW)
     run.wait_until_done(1)
     job = _block_on(quiet, "c1")
-    quiet.hosts["c1"].run("pkill", "-STOP", "-f", "spawn_main|HTEX-Worker", "-u", "ada")
+    quiet.hosts["c1"].run("pkill", "-STOP", *WORKERS)
     quiet.slurm.control("update", f"JobId={job}", "TimeLimit=1")
     saved = run.end()
     fitted_once(saved)
