@@ -88,11 +88,11 @@ def test_workflows_are_what_github_reads() -> None:
 @pytest.mark.containers
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
 @pytest.mark.parametrize("name", LOCKS)
-def test_an_index_has_what_is_locked(name: str, python: str) -> None:
+def test_an_index_has_what_is_locked(name: str, python: str, tmp_path: Path) -> None:
     """Every file that would be installed is there, as a wheel, with a hash that is locked."""
     command = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--no-deps"]
     command += ["--require-hashes", "--only-binary", ":all:", "--python-version", python]
-    command += ["--python-platform", "x86_64-manylinux_2_31", "--target", "unused"]
+    command += ["--python-platform", "x86_64-manylinux_2_31", "--target", str(tmp_path)]
     command += ["-r", str(ROOT / "requirements" / f"{name}.lock")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
