@@ -20,7 +20,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
-.PHONY: dev test test-endpoint test-globus test-published test-browser test-schedulers test-deploy test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
+.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -28,7 +28,10 @@ test: dev ## Run the fast tests: no root, no network, no other software
 	@$(BIN)/python -m pytest -m "not ($(ELSEWHERE))"
 
 test-published: dev ## Compare fits of published analyses with their reference results
-	@$(BIN)/python -m pytest -m "published" --durations=10
+	@$(BIN)/python -m pytest -m "published and not slow" --durations=10
+
+test-published-slow: dev ## The same where pyhf needs many minutes
+	@$(BIN)/python -m pytest -m "published and slow"
 
 test-browser: dev ## Open reports in a headless Chromium
 	@$(BIN)/python -m pytest -m "browser"
