@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fitserve_worker.kernel.retries import SLACK, better, sound
 from fitserve_worker.sampling import Law, Sampler
 
 if TYPE_CHECKING:
     from fitserve.contract import ToyRange
-    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.batch import Batch
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
 
@@ -18,8 +19,6 @@ __all__ = ["Centre", "Statistics", "ToyMaker", "toy_statistics"]
 
 # Toys that are in memory at a time.
 _BLOCK = 1024
-# Free and fixed fits may differ by this much in -log L in the wrong direction.
-_SLACK = 1e-7
 # Events in empty bins, as parts of those expected, that keep these positive. Values of the
 # test statistic are taken from the last two.
 _BARRIER = (0.1, 0.01, 1e-3, 1e-4)
@@ -178,11 +177,11 @@ def _of_block(loaded: Loaded, data: Data, mu: float, centre: Centre) -> Statisti
     fixed, first = _fit(loaded, data, start, at_mu)
     free, second = _fit(loaded, data, fixed.x + (centre.free - centre.fixed), None)
     made = first + second
-    above = np.flatnonzero(free.value > fixed.value + _SLACK)
+    above = np.flatnonzero(free.value > fixed.value + SLACK)
     if above.size:
         # It fell into another minimum than the fixed fit did.
         again = loaded.fit(every[above], fixed.x[above], data.take(above))
-        free = free.replaced(above, _better(free.take(above), again))
+        free = free.replaced(above, better(free.take(above), again))
         made += above.size
     values = _statistic(loaded, fixed, free, mu)
     lost = np.flatnonzero(np.isnan(values))
@@ -196,7 +195,7 @@ def _statistic(loaded: Loaded, fixed: Fits, free: Fits, mu: float) -> FloatArray
     """Return the test statistic of each two fits, NaN where one of them is not sound."""
     q = 2 * (fixed.value - free.value)
     muhat = free.x[:, loaded.chunk.poi[0]]
-    good = _sound(fixed) & _sound(free) & (q > -2 * _SLACK)
+    good = sound(fixed) & sound(free) & (q > -2 * SLACK)
     for fits in (fixed, free):
         good &= (fits.yields[:, loaded.slots] >= 0).all(axis=1)
     return np.where(good, np.where(muhat > mu, 0.0, np.maximum(q, 0.0)), np.nan)
@@ -233,24 +232,13 @@ def _fit(loaded: Loaded, data: Data, start: FloatArray, poi: FloatArray | None) 
     made = len(every)
     empty = (data.events[:, loaded.slots] == 0).any(axis=1)
     initial = np.broadcast_to(loaded.chunk.columns["init"][0], start.shape)
-    starts = [(np.flatnonzero(~_sound(fits) & ~empty), initial)]
+    starts = [(np.flatnonzero(~sound(fits) & ~empty), initial)]
     if loaded.kinked is not None:
         starts.append((np.arange(len(every)), np.where(loaded.kinked, -fits.x, fits.x)))
     for which, begin in starts:
         if which.size:
             at = None if poi is None else poi[which]
             second = loaded.fit(every[which], begin[which], data.take(which), at)
-            fits = fits.replaced(which, _better(fits.take(which), second))
+            fits = fits.replaced(which, better(fits.take(which), second))
             made += which.size
     return fits, made
-
-
-def _sound(fits: Fits) -> BoolArray:
-    return fits.converged & fits.positive
-
-
-def _better(first: Fits, second: Fits) -> Fits:
-    """Return of each two fits the sound one, or the lower one if both are or neither is."""
-    lower = (second.value < first.value - _SLACK) | ~np.isfinite(first.value)
-    takes = np.where(_sound(first) == _sound(second), lower, _sound(second))
-    return first.replaced(np.flatnonzero(takes), second.take(takes))
