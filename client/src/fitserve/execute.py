@@ -16,12 +16,13 @@ from fitserve.store import RunStore, missing_toys, pending_tasks, ranges, read_r
 from fitserve.verification import VERIFIABLE, lacks_verification, to_verify
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from fitserve.backends import Backend
     from fitserve.contract import ToyRange
     from fitserve.drive import Observer
+    from fitserve.neighbours import Jump
     from fitserve.plan import Bounds
     from fitserve.store import Inputs, Manifest, PendingTask, SavedRun
 
@@ -74,14 +75,14 @@ def complete(
     """
     store.clear_cancel()
     try:
-        _fit(store, inputs, backend, observer, bounds)
-        doubted = _to_look_at_again(store)
+        saved, jumps = _fitted(store, inputs, backend, observer, bounds)
+        doubted = _to_look_at_again(saved, jumps)
         if doubted:
             observer.trouble(
                 f"{', '.join(sorted(doubted))}: CLs jumps against all neighbours (asking pyhf too)"
             )
             store.want_verified(doubted)
-            _fit(store, inputs, backend, observer, bounds)
+            saved, jumps = _fitted(store, inputs, backend, observer, bounds)
     except (KeyboardInterrupt, InterruptedRunError) as error:
         raise _interrupted(store, error, f"fitserve resume {store.path}") from error
     except BackendError as error:
@@ -91,7 +92,7 @@ def complete(
         again = f"fitserve resume {store.path}"
         error.hint = f"{error.hint}; then {again}" if error.hint else again
         raise
-    _judge(store)
+    _judge(store, saved, jumps)
     store.write_results()
     return store.read()
 
@@ -100,11 +101,12 @@ def _fit(
     store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
 ) -> None:
     """Fit what has no result, and what has none by pyhf where it should have."""
-    unverified = to_verify(store.read())
+    saved = store.read()
+    unverified = to_verify(saved)
     if unverified:
         # Fitted again with pyhf beside: what the kernel takes for that is nothing to pyhf.
         store.set_aside(unverified)
-    saved = store.read()
+        saved = store.read()
     unfinished = set(saved.unfinished)
     if not unfinished:
         return
@@ -140,34 +142,37 @@ def _fit(
     )
 
 
-def _to_look_at_again(store: RunStore) -> set[str]:
+def _fitted(
+    store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
+) -> tuple[SavedRun, Mapping[str, Jump]]:
+    """Fit, and return what there is then and which results jump against their neighbours.
+
+    Toys scatter, and say by how much themselves.
+    """
+    _fit(store, inputs, backend, observer, bounds)
+    saved, request = store.read(), store.manifest.request
+    return saved, {} if isinstance(request, ToysRequest) else find_jumps(request, saved.results)
+
+
+def _to_look_at_again(saved: SavedRun, jumps: Mapping[str, Jump]) -> set[str]:
     """Return hypotheses whose CLs jump and that pyhf was not asked about.
 
     Many of them are no matter of single fits: they are reported, and left as they are.
     """
-    results, request = store.read().results, store.manifest.request
-    if not isinstance(request, VERIFIABLE):
+    if not isinstance(saved.manifest.request, VERIFIABLE):
         return set()
-    jumps = find_jumps(request, results)
-    doubted = {name for name in jumps if lacks_verification(results[name])}
+    doubted = {name for name in jumps if lacks_verification(saved.records[name].result)}
     return doubted if len(doubted) <= _MOST_AGAIN else set()
 
 
-def _judge(store: RunStore) -> None:
-    """Write down anew which results jump against their neighbours.
-
-    Toys scatter, and say by how much themselves.
-    """
-    if isinstance(store.manifest.request, ToysRequest):
-        return
-    records = store.read().records
-    results = {name: record.result for name, record in records.items()}
-    jumps = find_jumps(store.manifest.request, results)
-    fresh = {name: judged(result, jumps.get(name)) for name, result in results.items()}
+def _judge(store: RunStore, saved: SavedRun, jumps: Mapping[str, Jump]) -> None:
+    """Write down anew which results jump against their neighbours."""
+    records = saved.records
+    fresh = {name: judged(one.result, jumps.get(name)) for name, one in records.items()}
     store.append(
         msgspec.structs.replace(records[name], result=result)
         for name, result in fresh.items()
-        if result != results[name]
+        if result != records[name].result
     )
 
 

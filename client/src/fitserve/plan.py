@@ -107,32 +107,43 @@ def make_plan(
     """
     bounds = bounds or Bounds()
     carried = 0 if staged else _encoded_size(workspace)
+    sizes = {one.name: _encoded_size(one) for one in hypotheses}
     once = seconds_per_hypothesis(workspace, request)
     verified = [one for one in hypotheses if one.name in verify]
     rest = [one for one in hypotheses if one.name not in verify]
     tasks: list[PlannedTask] = []
     if verified:
         both = once + seconds_to_verify(workspace, request)
-        tasks += _tasks(verified, both, carried, limits, bounds)
+        tasks += _tasks(verified, sizes, both, carried, limits, bounds)
     if isinstance(request, ToysRequest):
         each = once / request.toys
         for part in toy_parts(
             hypotheses, request, toys or {}, each, limits.workers, _longest(limits, bounds)
         ):
-            of_part = _tasks(part.hypotheses, each * part.toys.count, carried, limits, bounds)
+            of_part = _tasks(
+                part.hypotheses, sizes, each * part.toys.count, carried, limits, bounds
+            )
             tasks += [task._replace(toys=part.toys) for task in of_part]
     else:
-        tasks += _tasks(rest, once, carried, limits, bounds)
+        tasks += _tasks(rest, sizes, once, carried, limits, bounds)
     cpu = sum(task.seconds for task in tasks)
     return Plan(tasks, sum(task.bytes for task in tasks), cpu, _makespan(tasks, limits.workers))
 
 
 def _tasks(
-    hypotheses: Sequence[Hypothesis], each: float, carried: int, limits: Limits, bounds: Bounds
+    hypotheses: Sequence[Hypothesis],
+    encoded: Mapping[str, int],
+    each: float,
+    carried: int,
+    limits: Limits,
+    bounds: Bounds,
 ) -> list[PlannedTask]:
-    """Cut hypotheses of ``each`` seconds; ``carried`` is the workspace's size in a task."""
+    """Cut hypotheses of ``each`` seconds.
+
+    ``encoded`` are their sizes by name, ``carried`` is that of the workspace in a task.
+    """
     fixed = _OVERHEAD + carried
-    sizes = [_encoded_size(hypothesis) for hypothesis in hypotheses]
+    sizes = [encoded[hypothesis.name] for hypothesis in hypotheses]
     most = _hypotheses_per_task(sizes, carried, each, limits, bounds)
     tasks = []
     for group in _pack(hypotheses, sizes, fixed, min(bounds.bytes, limits.task_bytes), most):
