@@ -16,7 +16,7 @@ WORKER = ROOT / "worker" / "src" / "fitserve_worker"
 
 # From what everything may import to what nothing may.
 LAYERS = [
-    {"_version", "errors"},
+    {"_version", "collection", "errors"},
     {"contract"},
     {"store", "pallet", "analyses", "data"},
     {"estimate", "request", "backends", "endpoints"},

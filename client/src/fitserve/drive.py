@@ -167,6 +167,7 @@ class _Drive:
             nonce=self._nonce,
             toys=piece.toys,
             verify=[one.name for one in piece.hypotheses if one.name in self._verify],
+            compression=self._backend.limits.compression,
         )
         self._tickets += 1
         ticket = f"task-{self._tickets}"

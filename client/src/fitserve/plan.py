@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fitserve.chunks import toy_parts
-from fitserve.contract import Task, ToysRequest, compress, encode_task
+from fitserve.contract import SMALL, Task, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
 from fitserve.estimate import seconds_per_hypothesis, seconds_to_verify
 
@@ -106,8 +106,9 @@ def make_plan(
         A single hypothesis does not fit into a task of the allowed size.
     """
     bounds = bounds or Bounds()
-    carried = 0 if staged else _encoded_size(workspace)
-    sizes = {one.name: _encoded_size(one) for one in hypotheses}
+    level = limits.compression
+    carried = 0 if staged else _encoded_size(workspace, level)
+    sizes = {one.name: _encoded_size(one, level) for one in hypotheses}
     once = seconds_per_hypothesis(workspace, request)
     verified = [one for one in hypotheses if one.name in verify]
     rest = [one for one in hypotheses if one.name not in verify]
@@ -161,6 +162,7 @@ def encode_planned(
     nonce: str = "",
     verify: Sequence[str] = (),
     toys: ToyRange | None = None,
+    compression: int = SMALL,
 ) -> str:
     """Encode one task; ``workspace`` is None where the backend has staged it."""
     return encode_task(
@@ -172,12 +174,13 @@ def encode_planned(
             nonce=nonce,
             verify=list(verify),
             toys=toys,
-        )
+        ),
+        compression,
     )
 
 
-def _encoded_size(content: Any) -> int:
-    return math.ceil(_ENVELOPE * len(compress(msgspec.json.encode(content))))
+def _encoded_size(content: Any, level: int) -> int:
+    return math.ceil(_ENVELOPE * len(compress(msgspec.json.encode(content), level)))
 
 
 def _hypotheses_per_task(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fitserve.collection import no_collection
 from fitserve.contract import digest, request_digest
 from fitserve.request import check_request, chosen_hypotheses
 from fitserve.store import Inputs, Manifest
@@ -64,7 +65,8 @@ def prepare(
     )
     inputs = Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
     # As a resumed run reads them: the same tasks then have the same digests.
-    return manifest, msgspec.json.decode(msgspec.json.encode(inputs), type=Inputs)
+    with no_collection():
+        return manifest, msgspec.json.decode(msgspec.json.encode(inputs), type=Inputs)
 
 
 def default_directory(manifest: Manifest) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
+from fitserve.contract import SMALL
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -53,13 +55,14 @@ class Limits(NamedTuple):
 
     ``task_bytes`` bounds one encoded task; ``outstanding`` the tasks submitted and not
     ended; ``workers`` is how many tasks are done at once; ``task_seconds``, where there is
-    such a limit, bounds the time of a task.
+    such a limit, bounds the time of a task; ``compression`` is the level of zstd for tasks.
     """
 
     task_bytes: int
     outstanding: int
     workers: int
     task_seconds: float | None = None
+    compression: int = SMALL
 
 
 class Backend(Protocol):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.backends.base import BackendStatus, Limits, Outcome
 from fitserve.backends.guardian import Guardian
 from fitserve.backends.parsl_log import close_log, log_to
+from fitserve.contract import QUICK
 from fitserve.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ class LocalBackend:
     def __init__(self, workers: int | None = None) -> None:
         self._workers = workers or available_cores()
         self.limits = Limits(
-            task_bytes=64 * 1024**2, outstanding=4 * self._workers, workers=self._workers
+            task_bytes=64 * 1024**2,
+            outstanding=4 * self._workers,
+            workers=self._workers,
+            compression=QUICK,
         )
         self._scratch = Path(tempfile.mkdtemp(prefix="fitserve-local-"))
         (self._scratch / "stage").mkdir()

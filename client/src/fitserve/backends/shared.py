@@ -55,6 +55,7 @@ class SharedBackend:
             outstanding=sum(self._room(number) for number in range(len(backends))),
             workers=sum(backend.limits.workers for backend in backends),
             task_seconds=min(seconds, default=None),
+            compression=max(backend.limits.compression for backend in backends),
         )
 
     def start(self) -> None:

@@ -7,6 +7,8 @@ JAX.
 
 from fitserve.contract.codec import (
     MAX_DECODED_BYTES,
+    QUICK,
+    SMALL,
     compress,
     decode_result,
     decode_task,
@@ -73,6 +75,8 @@ __all__ = [
     "FUNCTION_SOURCE",
     "MAX_DECODED_BYTES",
     "MAX_TOYS",
+    "QUICK",
+    "SMALL",
     "AsymptoticCLs",
     "Attempt",
     "ChannelYields",

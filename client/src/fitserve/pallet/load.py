@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fitserve.analyses import recognise
+from fitserve.collection import no_collection
 from fitserve.contract import digest
 from fitserve.pallet.cache import default_cache
 from fitserve.pallet.checks import check_workspace
+from fitserve.pallet.digests import pyhf_digest
 from fitserve.pallet.findings import Findings, told
 from fitserve.pallet.jsonfiles import decode_json
 from fitserve.pallet.model import Pallet
@@ -93,6 +95,7 @@ def load_analysis(
     return _load(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
 
 
+@no_collection()
 def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
@@ -160,8 +163,6 @@ def _hypotheses(
 
 def _verify(workspace: dict[str, Any], digests: dict[str, str], findings: Findings) -> bool:
     """Compare the digests in the patchset with those of the workspace."""
-    from pyhf.utils import digest as pyhf_digest
-
     verified = bool(digests)
     for algorithm, stated in digests.items():
         found = pyhf_digest(workspace, algorithm=algorithm)
@@ -178,8 +179,6 @@ def _identify(
     workspace: dict[str, Any], opened: Source, number: int, findings: Findings
 ) -> Analysis | None:
     """Return the analysis that the workspace belongs to, and compare it with the catalogue."""
-    from pyhf.utils import digest as pyhf_digest
-
     found = pyhf_digest(workspace)
     named = opened.analysis
     if named is None:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from fitserve.contract import HypothesisResult, ToysRequest, compress, decompress
+from fitserve.collection import no_collection
+from fitserve.contract import QUICK, HypothesisResult, ToysRequest, compress, decompress
 from fitserve.errors import ContractError, StoreError
 from fitserve.store.atomic import unwritable, write_atomic
 from fitserve.store.journal import Journal, read_journal
@@ -115,7 +116,9 @@ class SavedRun:
         """
         path = self.path / "inputs.json.zst"
         try:
-            return msgspec.json.decode(decompress(path.read_bytes(), _INPUT_LIMIT), type=Inputs)
+            with no_collection():
+                packed = path.read_bytes()
+                return msgspec.json.decode(decompress(packed, _INPUT_LIMIT), type=Inputs)
         except (OSError, msgspec.MsgspecError, ContractError) as error:
             raise StoreError(
                 f"the inputs of run {self.path} cannot be read",
@@ -165,7 +168,7 @@ class RunStore:
         _make_directory(path)
         lock = RunLock(path)
         try:
-            write_atomic(path / "inputs.json.zst", compress(msgspec.json.encode(inputs)))
+            write_atomic(path / "inputs.json.zst", compress(msgspec.json.encode(inputs), QUICK))
             write_atomic(path / "manifest.json", _pretty(manifest))
             return cls(path, lock, manifest)
         except BaseException:
