@@ -6,15 +6,14 @@
 set -euo pipefail
 umask 022
 
+recipe=$(sha256sum "${BASH_SOURCE[0]}" | cut -d' ' -f1)
 directory=${1:-${FITSERVE_CACHE:-$HOME/.cache/fitserve-rigs}/kubernetes}
 programs="kube-apiserver kube-controller-manager kube-scheduler kubelet"
 mkdir -p "$directory"
 cd "$directory"
+directory=$PWD
 exec 9>lock
 flock 9
-
-recipe=$(sha256sum "${BASH_SOURCE[0]}" | cut -d' ' -f1)
-
 complete() {
   [ "$(cat bin/recipe 2>/dev/null)" = "$recipe" ] || return 1
   for program in $programs; do
@@ -30,10 +29,11 @@ apt=(apt-get -q -o DPkg::Lock::Timeout=600)
 "${apt[@]}" install -y --no-install-recommends golang-1.19-go jq rsync dpkg-dev make git \
   golang-github-modern-go-reflect2-dev
 
-if [ ! -d source ]; then
+# What another recipe left half built is no part of this one.
+if [ "$(cat source/recipe 2>/dev/null)" != "$recipe" ]; then
   # Debian's images list binary packages only. The lists of source packages are kept here, so that
   # the machine's own are left as they are.
-  rm -rf apt unpacked
+  rm -rf apt unpacked source
   mkdir -p apt/lists/partial apt/cache/archives/partial
   echo "deb-src http://deb.debian.org/debian bookworm main" >apt/sources.list
   own=(
@@ -43,12 +43,13 @@ if [ ! -d source ]; then
   apt-get -q "${own[@]}" update
   (mkdir -p apt/source && cd apt/source && apt-get -q "${own[@]}" source --download-only kubernetes)
   dpkg-source --no-check -x apt/source/kubernetes_*.dsc unpacked
-  mv unpacked source
   # The copy in these sources reads maps as Go did before 1.18, and lets the API server crash now
   # and then (modern-go/reflect2, fixed in 1.0.2).
   reflect2=github.com/modern-go/reflect2
-  rm -rf "source/vendor/$reflect2" bin
-  cp -r "/usr/share/gocode/src/$reflect2" "source/vendor/$reflect2"
+  rm -rf "unpacked/vendor/$reflect2" bin
+  cp -r "/usr/share/gocode/src/$reflect2" "unpacked/vendor/$reflect2"
+  echo "$recipe" >unpacked/recipe
+  mv unpacked source
 fi
 
 export PATH=/usr/lib/go-1.19/bin:$PATH
