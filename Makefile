@@ -157,4 +157,4 @@ ansible-venv: ## Install Ansible into .cache/ansible-venv
 
 ansible-lint: ## Check the playbooks by ansible-lint's strictest profile
 	@$(PYTHON) deploy/sitekit/tools/locked_venv.py ansible-lint
-	@.cache/ansible-lint-venv/bin/ansible-lint --offline --quiet --profile production deploy/ansible
+	@.cache/ansible-lint-venv/bin/ansible-lint --offline -q --profile production deploy/ansible
