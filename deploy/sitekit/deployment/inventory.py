@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,11 @@ def inventory(site: Site, reach: Reach) -> dict[str, Any]:
             hint="write a site file of your own that extends this one",
         )
     host = reach.host or site.get("login.host")
-    variables: dict[str, Any] = {"ansible_python_interpreter": "auto_silent"}
+    variables: dict[str, Any] = {"ansible_python_interpreter": reach.python or "auto_silent"}
     if reach.here or host is None:
         variables["ansible_connection"] = "local"
+        # This one works. What is found on the path may be a shim of pyenv that leads nowhere.
+        variables["ansible_python_interpreter"] = reach.python or sys.executable
     else:
         variables |= {"ansible_connection": "ssh", "ansible_host": host}
         user = reach.user or site.get("login.user")
