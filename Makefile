@@ -43,10 +43,10 @@ test-globus: dev endpoint-venv ## Run the whole way through Globus Compute; need
 	@$(BIN)/python -m pytest -m "globus" --durations=10
 
 test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-wlm, see tests/rigs
-	@$(BIN)/python -m pytest -m "schedulers" --durations=10
+	@$(BIN)/python -m pytest tests/schedulers -m "schedulers" --durations=10
 
 test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints here and on the hosts of test-schedulers; needs root
-	@$(BIN)/python -m pytest -m "deploy" --durations=10
+	@$(BIN)/python -m pytest tests/deploy -m "deploy" --durations=10
 
 test-kubernetes: dev ## Run sites on a real Kubernetes, built once; needs root, see docs/kubernetes.md
 	@bash tests/kubernetes/kuberig/build.sh
