@@ -15,4 +15,4 @@ PYTHONHASHSEED=0 "$target/bin/python" -m compileall -q --invalidation-mode unche
   -x '/site-packages/(docutils|pygments|setuptools)/' "$target/lib"
 
 mkdir -p "$target/share/fitserve"
-cp "$1" "$target/share/fitserve/requirements.lock"
+cp "$1" "$target/share/fitserve/"

@@ -2,21 +2,31 @@
 
 Usage: python slim.py ENVIRONMENT
 
-A symbol table is a third of jaxlib. NVIDIA's libraries are left as they were published, which
-their licence wants, and so are those that a wheel's maker has patched (`NAME.libs`), which strip
-would break.
+A symbol table is a third of jaxlib. JAX's languages for kernels of one's own (Pallas and Mosaic)
+go: fits are compiled by XLA alone. NVIDIA's libraries are left as they were published, which their
+licence wants, and so are those that a wheel's maker has patched (`NAME.libs`), which strip would
+break.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-LARGE = 1 << 20
 # Not .pyi: libraries that load their parts late read theirs.
 SOURCES = {".a", ".c", ".cpp", ".h", ".hpp", ".pxd", ".pyx"}
+UNUSED = (
+    "jax/_src/internal_test_util",
+    "jax/_src/pallas",
+    "jax/experimental/mosaic",
+    "jax/experimental/pallas",
+    *(f"jaxlib/mlir/dialects/{name}" for name in ("*gpu*", "*llvm*", "*nvvm*")),
+    "jsonschema/benchmarks",
+)
+LIBRARY = re.compile(r"\.so(\.\d+)*$")
 KEPT = ("nvidia", "jax_plugins")
 
 
@@ -27,10 +37,13 @@ def main(environment: Path) -> None:
     for tests in sorted(packages.rglob("tests")):
         if tests.is_dir() and (tests / "__init__.py").exists():
             shutil.rmtree(tests)
+    for pattern in UNUSED:
+        for path in sorted(packages.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     for source in [path for path in packages.rglob("*") if path.suffix in SOURCES]:
         source.unlink()
     for library in sorted(packages.rglob("*.so*")):
-        if _may_be_stripped(library.relative_to(packages)) and library.stat().st_size > LARGE:
+        if LIBRARY.search(library.name) and _may_be_stripped(library.relative_to(packages)):
             subprocess.run(["strip", "--strip-unneeded", str(library)], check=True)  # noqa: S607
     after = _size(packages)
     print(f"slim.py: {before >> 20} MiB, now {after >> 20} MiB")

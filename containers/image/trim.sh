@@ -5,7 +5,7 @@ set -eu
 unwanted='apt adduser binutils binutils-common debian-archive-keyring e2fsprogs gpgv libapt-pkg6.0
   libext2fs2 libss2 logsave libgnutls30 libp11-kit0 libidn2-0 libhogweed6 libnettle8 libunistring2
   libtasn1-6 libgcrypt20 libseccomp2 usr-is-merged mount passwd login sysvinit-utils python3-venv
-  perl-base'
+  perl-base tzdata'
 for name in $unwanted; do
   if [ -e "/var/lib/dpkg/info/$name.list" ] || ls "/var/lib/dpkg/info/$name":* > /dev/null 2>&1; then
     # What a removal runs may already be gone: only the files matter here.
@@ -17,7 +17,7 @@ library=$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
 rm -rf "$library/ensurepip" "$library/idlelib" "$library/lib2to3" "$library/pydoc_data" \
   "$library/test" "$library/tkinter" "$library/turtledemo" "$library"/site-packages/pip* \
   "$library"/config-*
-rm -rf /usr/lib/*-linux-gnu/gconv /usr/share/man /usr/share/info /usr/share/locale/* \
+rm -rf /usr/lib/*-linux-gnu/gconv /usr/share/bash-completion /usr/share/perl5 /usr/share/man /usr/share/info /usr/share/locale/* \
   /var/cache/apt /var/lib/apt /var/log/* /var/cache/debconf/* /var/cache/ldconfig/* \
   /var/lib/dpkg/*-old /tmp/* /root/.cache
 find / -xdev -type f -perm /6000 -exec chmod a-s {} +

@@ -1,13 +1,21 @@
 #!/bin/sh
 # Install this tree's wheels into /opt/fitserve, and say what that now holds: a bill of materials.
+# worker.sh LOCK_NAME
 set -eu
 here=$(dirname "$0")
 target=/opt/fitserve
+tool="/opt/tools/bin/python -m pip --disable-pip-version-check --python $target/bin/python"
 
 sh "$here/pip.sh" "$target" --no-deps --no-index /build/wheels/*.whl
-/opt/tools/bin/python -m pip --python "$target/bin/python" --disable-pip-version-check check
+$tool check
 PYTHONHASHSEED=0 "$target/bin/python" -m compileall -q --invalidation-mode unchecked-hash \
   "$target"/lib/python3*/site-packages/fitserve "$target"/lib/python3*/site-packages/fitserve_worker
+
+# Of fitserve, workers import the wire contract and no client; of an endpoint, no daemon.
+if [ "$1" != worker-endpoint ]; then
+  $tool uninstall --quiet --yes --root-user-action ignore jsonschema-rs docutils setuptools
+  rm "$target/bin/fitserve"
+fi
 
 cp /build/LICENSE "$target/share/fitserve/LICENSE"
 /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON --gather-license-texts \

@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitserve._version import __version__
-from fitserve.errors import BackendError
-from imagekit.names import ROOT, image_name, require_target
+from fitserve.errors import BackendError, RequestError
+from imagekit.names import ROOT, image_name, lock_name, require_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,14 +51,18 @@ def build(engine: Engine, target: str, options: Sequence[str] = ()) -> str:
     ------
     BackendError
         If the build fails; what it said is on standard error.
+    RequestError
+        If there is no such target, or ``SOURCE_DATE_EPOCH`` is not a time.
     """
     require_target(target)
     name = image_name(target)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or "0"
+    epoch = _epoch()
     arguments = {
+        "LOCK": lock_name(target),
         "VERSION": __version__,
         "REVISION": _git("rev-parse", "HEAD") or "unknown",
         "SOURCE_DATE_EPOCH": epoch,
+        "CREATED": datetime.fromtimestamp(int(epoch), UTC).isoformat(),
     }
     for given in ("BASE_IMAGE", "BUILD_IMAGE"):
         if os.environ.get(given):
@@ -84,6 +89,17 @@ def build(engine: Engine, target: str, options: Sequence[str] = ()) -> str:
             hint="make image-check says whether this machine can build",
         )
     return name
+
+
+def _epoch() -> str:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or "0"
+    if not epoch.isdecimal():
+        raise RequestError(
+            "SOURCE_DATE_EPOCH is not a time",
+            evidence=f"it is '{epoch}'",
+            hint="seconds since 1970, such as git log -1 --format=%ct prints",
+        )
+    return epoch
 
 
 def _secrets(directory: Path) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,15 @@ from pathlib import Path
 from fitserve._version import __version__
 from fitserve.errors import RequestError
 
-__all__ = ["ROOT", "TARGETS", "image_name", "require_target", "required_driver", "sif_name"]
+__all__ = [
+    "ROOT",
+    "TARGETS",
+    "image_name",
+    "lock_name",
+    "require_target",
+    "required_driver",
+    "sif_name",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,6 +44,17 @@ def image_name(target: str, version: str = __version__) -> str:
     'fitserve/worker-cuda12:1.2.0'
     """
     return f"fitserve/{target}:{version}"
+
+
+def lock_name(target: str) -> str:
+    """Return the name of the lock file in ``requirements/`` that a target is made of.
+
+    Examples
+    --------
+    >>> lock_name("worker-cuda12"), lock_name("endpoint")
+    ('worker-cuda12', 'worker-endpoint')
+    """
+    return "worker-endpoint" if target == "endpoint" else target
 
 
 def sif_name(target: str, version: str = __version__) -> str:

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Make base images of Debian 12 from its packages, for machines that reach no registry:
-# localhost/fitserve/base:bookworm, and base-build:bookworm with binutils. Needs root.
+# Make base images of Debian from its packages, for machines that reach no registry:
+# localhost/fitserve/base:SUITE, and base-build:SUITE with binutils. Needs root.
 #
-# The file system is kept in $FITSERVE_CACHE/base (default ~/.cache/fitserve-rigs) for a week.
-# FITSERVE_BASE_MIRROR names another mirror than the machine's own.
+# SUITE is bookworm (Debian 12, Python 3.11), or trixie (Debian 13, Python 3.13). The file systems are
+# kept in $FITSERVE_CACHE/base (default ~/.cache/fitserve-rigs) for a week. FITSERVE_BASE_MIRROR names
+# another mirror than the machine's own.
 set -euo pipefail
 cache="${FITSERVE_CACHE:-$HOME/.cache/fitserve-rigs}/base"
 engine="${ENGINE:-podman}"
-suite=bookworm
+suite="${SUITE:-bookworm}"
 mirror="${FITSERVE_BASE_MIRROR:-}"
 
 # The mirror and the certificates of this machine are not a part of any image.
@@ -17,11 +18,10 @@ machine_mirror() {
 }
 
 bootstrap() {
-  local root="$cache/root"
+  local root="$cache/root-$suite" log="$cache/debootstrap-$suite.log" unwanted
   rm -rf "$root"
   debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates,binutils \
-    "$suite" "$root" "${mirror:-$(machine_mirror)}" > "$cache/debootstrap.log" 2>&1 ||
-    { tail -5 "$cache/debootstrap.log" >&2; exit 1; }
+    "$suite" "$root" "${mirror:-$(machine_mirror)}" > "$log" 2>&1 || { tail -5 "$log" >&2; exit 1; }
   rm -rf "$root/etc/apt/sources.list" "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* \
     "$root"/var/log/* "$root"/var/cache/debconf/* "$root"/var/cache/ldconfig/* "$root"/usr/share/man/* \
     "$root"/usr/share/info/* "$root"/usr/share/lintian "${root:?}"/dev/* "${root:?}"/tmp/*
@@ -32,24 +32,28 @@ bootstrap() {
   find "$root" -name __pycache__ -type d -prune -exec rm -rf {} +
   rm -f "$root/etc/resolv.conf" "$root/etc/hostname" "$root/etc/machine-id"
   pack "$root" base-build
-  chroot "$root" dpkg --purge --force-remove-essential --force-depends \
-    binutils binutils-x86-64-linux-gnu binutils-aarch64-linux-gnu binutils-common \
-    libbinutils libctf0 libctf-nobfd0 libgprofng0 python3-venv python3.11-venv \
-    python3-pip-whl python3-setuptools-whl > /dev/null 2>&1 || true
+  # shellcheck disable=SC2016 # the field is dpkg's
+  unwanted=$(chroot "$root" dpkg-query --show --showformat '${Package}\n' 'binutils*' 'libbinutils*' \
+    'libctf*' 'libgprofng*' 'libsframe*' 'python3*-venv' 'python3-pip-whl' 'python3-setuptools-whl' \
+    2> /dev/null || true)
+  # shellcheck disable=SC2086 # one word a package
+  chroot "$root" dpkg --purge --force-remove-essential --force-depends $unwanted > /dev/null 2>&1 || true
   rm -rf "$root"/var/log/* "$root"/var/cache/debconf/* "$root"/var/lib/dpkg/*-old
-  chroot "$root" python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3.11 > /dev/null || true
+  chroot "$root" python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3* > /dev/null || true
   pack "$root" base
   rm -rf "$root"
 }
 
 pack() {
   tar -C "$1" --sort=name --mtime=@0 --numeric-owner --exclude=./proc/* --exclude=./sys/* \
-    -cf "$cache/$2.tar.partial" .
-  mv "$cache/$2.tar.partial" "$cache/$2.tar"
+    -cf "$cache/$2-$suite.tar.partial" .
+  mv "$cache/$2-$suite.tar.partial" "$cache/$2-$suite.tar"
 }
 
 mkdir -p "$cache"
-if [ -z "$(find "$cache" -name base.tar -mtime -7)" ]; then bootstrap; fi
+exec 9> "$cache/lock"
+flock 9
+if [ -z "$(find "$cache" -name "base-$suite.tar" -mtime -7)" ]; then bootstrap; fi
 for name in base-build base; do
-  "$engine" import --quiet "$cache/$name.tar" "localhost/fitserve/$name:$suite"
+  "$engine" import --quiet "$cache/$name-$suite.tar" "localhost/fitserve/$name:$suite"
 done

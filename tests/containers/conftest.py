@@ -1,4 +1,4 @@
-"""An image of the worker, built from a base that needs no registry, and an ordinary user."""
+"""Images, built from a base that needs no registry, and an ordinary user."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from imagekit.engine import Engine
+from imagekit.names import image_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-IMAGE = "localhost/fitserve/worker:0.1.0"
+IMAGE = f"localhost/{image_name('worker')}"
+ENDPOINT_IMAGE = f"localhost/{image_name('endpoint')}"
 USER = "fitrig"
 PROGRAMS = (
     *("podman", "buildah", "runc", "debootstrap", "newuidmap", "ch-run", "patchelf"),
@@ -81,17 +85,35 @@ def base(machine: None) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def image(machine: None, request: pytest.FixtureRequest) -> str:
-    """Return the name of the worker's image, built as `make images` does.
+def build(machine: None, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Return a function that builds a target as `make images` does.
 
-    FITSERVE_KEEP_IMAGE takes the one that is there, while tests are written.
+    FITSERVE_KEEP_IMAGE takes the image that is there, while tests are written.
     """
-    if os.environ.get("FITSERVE_KEEP_IMAGE") and not os.environ.get("CI"):
-        return IMAGE
-    base: dict[str, str] = request.getfixturevalue("base")
-    words = ("python3", "-m", "imagekit", "build", "worker", "--engine", "podman")
-    run(*words, "--network", "host", env=base)
+
+    def make(target: str, *options: str, **environment: str) -> None:
+        kept = os.environ.get("FITSERVE_KEEP_IMAGE") and not os.environ.get("CI")
+        if kept and not options:
+            return
+        base: dict[str, str] = request.getfixturevalue("base")
+        words = ("python3", "-m", "imagekit", "build", target, "--engine", "podman")
+        run(*words, "--network", "host", *options, env=base | environment)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image(build: Callable[..., None]) -> str:
+    """Return the name of the worker's image."""
+    build("worker")
     return IMAGE
+
+
+@pytest.fixture(scope="session")
+def endpoint_image(build: Callable[..., None]) -> str:
+    """Return the name of the endpoint's image."""
+    build("endpoint")
+    return ENDPOINT_IMAGE
 
 
 @pytest.fixture(scope="session")
@@ -110,13 +132,25 @@ def archive(image: str, podman: Engine, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def unpacked(image: str) -> Iterator[Path]:
-    """Return the image as a directory that every user can read.
+    """Return the worker's image as a directory that every user can read."""
+    with _unpack(image) as directory:
+        yield directory
 
-    Its environment runs on this machine too, whose Python is the image's.
+
+@pytest.fixture(scope="session")
+def endpoint(endpoint_image: str) -> Iterator[Path]:
+    """Return the Python of an endpoint and client, which every user of this machine can run.
+
+    It is the environment of the endpoint's image; this machine's Python is that image's.
     """
-    directory = Path("/var/tmp/fitserve-image")  # noqa: S108
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o755)
+    with _unpack(endpoint_image) as directory:
+        yield directory / "opt/fitserve/bin/python"
+
+
+@contextmanager
+def _unpack(image: str) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="fitserve-image-", dir="/var/tmp"))
+    directory.chmod(0o755)
     made = run("podman", "create", image).stdout.strip()
     run("sh", "-c", f"podman export {made} | tar -C {directory} -x")
     run("podman", "rm", made)

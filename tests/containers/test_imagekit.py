@@ -183,10 +183,15 @@ def test_a_build_is_given_what_makes_it_the_same_again(
     assert {"SOURCE_DATE_EPOCH=1700000000", "BASE_IMAGE=localhost/base:1"} <= set(words)
     assert "BUILD_IMAGE=localhost/base:1" in words
     assert words[words.index("--timestamp") + 1] == "1700000000"
-    assert f"VERSION={__version__}" in words
+    assert {f"VERSION={__version__}", "LOCK=worker"} <= set(words)
     assert "--no-cache" in words
+    build(engine, "endpoint")
+    assert "LOCK=worker-endpoint" in (tmp_path / "words").read_text().splitlines()
     failing = _engine(tmp_path, "exit 1")
     with pytest.raises(BackendError, match="was not built"):
+        build(failing, "worker")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(RequestError, match="SOURCE_DATE_EPOCH is not a time"):
         build(failing, "worker")
     with pytest.raises(RequestError, match="there is no image"):
         build(failing, "jupyter")

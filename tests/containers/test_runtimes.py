@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from fitserve._version import __version__
+from imagekit.names import image_name, sif_name
 from sitekit.check import require_valid
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.containers
 
 ROOT = Path(__file__).parents[2]
-SIF = "worker-0.1.0.sif"
+SIF = sif_name("worker")
 PATCHES = "X_600_*"
 
 
@@ -32,7 +34,7 @@ def sif(user: User, archive: Path) -> Path:
     shared = Path(shutil.copy(archive, user.home / "worker.tar"))
     shared.chmod(0o644)
     definition = Path(shutil.copy(ROOT / "containers/worker.def", user.home / "worker.def"))
-    given = ("SOURCE=oci-archive", f"ARCHIVE={shared}", "VERSION=0.1.0")
+    given = ("SOURCE=oci-archive", f"ARCHIVE={shared}", f"VERSION={__version__}")
     words = [word for one in given for word in ("--build-arg", one)]
     user.must("apptainer", "build", *words, place / SIF, definition)
     return place / SIF
@@ -44,7 +46,7 @@ def loaded(user: User, archive: Path) -> str:
     shared = Path(shutil.copy(archive, user.home / "podman.tar"))
     shared.chmod(0o644)
     user.must("podman", "load", "--quiet", "--input", shared)
-    return "localhost/fitserve/worker:0.1.0"
+    return f"localhost/{image_name('worker')}"
 
 
 def _site(user: User, kind: str, image: str) -> Path:
@@ -58,7 +60,7 @@ def _site(user: User, kind: str, image: str) -> Path:
     file.write_text(yaml.safe_dump(given))
     site, _ = load_site(file)
     assert require_valid(site) == []
-    files, problems = render_site(site, Rendering(version="0.1.0", home=user.home))
+    files, problems = render_site(site, Rendering(version=__version__, home=user.home))
     assert problems == []
     directory = user.home / "sites" / kind
     write_files(files, directory)
@@ -70,11 +72,11 @@ def _site(user: User, kind: str, image: str) -> Path:
 def test_the_image_file_tests_itself_as_an_ordinary_user(user: User, sif: Path) -> None:
     found = json.loads(user.must("apptainer", "run", sif, "fitserve-worker", "selftest", "--json"))
     assert found["passed"]
-    assert found["image"] == "0.1.0"
+    assert found["image"] == __version__
     assert "CLs" in user.must("apptainer", "run", sif)
     labels = json.loads(user.must("apptainer", "inspect", "--json", sif))
     attributes = labels["data"]["attributes"]["labels"]
-    assert attributes["org.fitserve.version"] == "0.1.0"
+    assert attributes["org.fitserve.version"] == __version__
     assert attributes["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
@@ -86,14 +88,13 @@ def test_the_image_file_for_a_gpu_without_one_stops(user: User, sif: Path) -> No
 
 @pytest.mark.parametrize("kind", ["apptainer", "podman"])
 def test_a_site_fits_in_containers_by_parsl(
-    kind: str, user: User, unpacked: Path, request: pytest.FixtureRequest
+    kind: str, user: User, endpoint: Path, request: pytest.FixtureRequest
 ) -> None:
     image = _image(kind, request)
     site = _site(user, kind, image)
-    python = unpacked / "opt/fitserve/bin/python"
     output = user.home / f"run-{kind}"
     user.must(
-        *(python, "-m", "fitserve", "run", "example", "--endpoint", f"parsl:{site}", "--refit"),
+        *(endpoint, "-m", "fitserve", "run", "example", "--endpoint", f"parsl:{site}", "--refit"),
         *("--patch", PATCHES, "--output", output),
     )
     results = json.loads((output / "results.json").read_text())
@@ -105,22 +106,21 @@ def test_a_site_fits_in_containers_by_parsl(
 
 @pytest.mark.parametrize("kind", ["apptainer", "podman"])
 def test_a_site_fits_in_containers_by_globus_computes_engine(
-    kind: str, user: User, unpacked: Path, request: pytest.FixtureRequest
+    kind: str, user: User, endpoint: Path, request: pytest.FixtureRequest
 ) -> None:
     site = _site(user, kind, _image(kind, request))
-    python = unpacked / "opt/fitserve/bin/python"
     driver = Path(shutil.copy(Path(__file__).parent / "globus_engine.py", user.home))
     driver.chmod(0o644)
-    lines = user.must(python, driver, site, user.home / f"globus-{kind}").splitlines()
+    lines = user.must(endpoint, driver, site, user.home / f"globus-{kind}").splitlines()
     found = json.loads(lines[-1])
     assert found["engine"] == "GlobusComputeEngine"
     assert found["status"] == "ok"
     assert found["CLs_obs"] == pytest.approx(0.0525155255, abs=1e-6)
-    assert found["image"] == "0.1.0"
+    assert found["image"] == __version__
 
 
 def test_charliecloud_runs_it_too(user: User, unpacked: Path) -> None:
-    given = ("JAX_PLATFORMS=cpu", "HOME=/tmp", "FITSERVE_IMAGE_VERSION=0.1.0")
+    given = ("JAX_PLATFORMS=cpu", "HOME=/tmp", f"FITSERVE_IMAGE_VERSION={__version__}")
     done = user.must(
         *("ch-run", "--unset-env=*", *(f"--set-env={one}" for one in given)),
         *(unpacked, "--", "/opt/fitserve/bin/fitserve-worker", "selftest", "--json"),
