@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fitserve._version import __version__
+from fitserve.backends.pod_security import container_security
 from globusrig.client import Client
 from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig
@@ -99,11 +100,7 @@ def _values(kube: Cluster, **more: Any) -> dict[str, Any]:
         "image": f"fitserve/endpoint:{__version__}",
         "command": ["python", "-c", TUNNEL, kube.node.outside, *map(str, PORTS)],
         "resources": {"requests": amount, "limits": {"cpu": "0.5", "memory": "256Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
     }
     service = "http://localhost:5000/"
     variables = {"GLOBUS_SDK_ENVIRONMENT": "local", "GLOBUS_SDK_SERVICE_URL_AUTH": service}

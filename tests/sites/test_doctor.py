@@ -383,7 +383,8 @@ def test_a_cluster_in_order_has_no_failures(patient: Callable[..., Patient], fak
     ("old", "new", "base", "check", "field"),
     [
         ("echo ok ;;", "echo refused >&2; exit 1 ;;", "kubernetes", "cluster", ""),
-        ("echo namespace/fitserve ;;", 'echo "(NotFound)" >&2; exit 1 ;;', "kubernetes",
+        ('echo namespace/fitserve ;;\n                "auth can-i"*) echo yes ;;',
+         'echo "(NotFound)" >&2; exit 1 ;;\n "auth can-i"*) echo no ;;', "kubernetes",
          "namespace", "kubernetes.namespace"),
         ("echo yes ;;", "echo no ;;", "kubernetes", "rights", "kubernetes.namespace"),
         ("echo serviceaccount/fitserve-worker ;;", 'echo "(NotFound)" >&2; exit 1 ;;',
@@ -401,6 +402,19 @@ def test_each_failure_of_a_cluster_is_found(
     _cluster(fakes, old, new)
     failures = _failures(_examined(patient(base, kubernetes={"service_account": "workers"})))
     assert (check, field) in {(one.check, one.field) for one in failures}
+
+
+def test_a_namespace_that_deploying_will_make_is_warned_of(
+    patient: Callable[..., Patient], fakes: Any
+) -> None:
+    _cluster(fakes, "echo namespace/fitserve ;;", 'echo "(NotFound)" >&2; exit 1 ;;')
+    findings = _examined(patient("kubernetes"))
+    assert _failures(findings) == []
+    found = {one.check: one for one in findings}
+    assert (found["namespace"].level, found["rights"].level) == ("warning", "ok")
+    assert "deploying makes it" in found["namespace"].change
+    # There is nowhere to run a worker yet.
+    assert found["pod"].level == "skipped"
 
 
 def test_a_quota_that_is_too_small_is_warned_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import yaml
@@ -17,6 +17,9 @@ from sitekit.documents import site_card, text
 from sitekit.helm_values import helm_values
 from sitekit.load import load_site
 from sitekit.render import write_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["SiteGroup", "cluster"]
 
@@ -54,6 +57,14 @@ _values = click.option(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Helm values that win over the site's.",
 )
+_try_it = click.option("--smoke/--no-smoke", "try_it", default=True, help="Try it with a real fit.")
+
+
+def _installing(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what every command that installs is asked."""
+    for add in (_try_it, _seconds, _values, _endpoint, _function, _site):
+        command = add(command)
+    return command
 
 
 class SiteGroup(click.Group):
@@ -104,24 +115,14 @@ def job_command(site: str, name: str, command: tuple[str, ...]) -> None:
 
 
 @cluster.command()
-@_site
-@_function
-@_endpoint
-@_values
-@_seconds
-@click.option("--smoke/--no-smoke", "try_it", default=True, help="Try it with a real fit.")
+@_installing
 def deploy(**given: Any) -> None:
     """Install SITE, or upgrade it to this version; what does not come up does not serve."""
     _install(**given)
 
 
 @cluster.command()
-@_site
-@_function
-@_endpoint
-@_values
-@_seconds
-@click.option("--smoke/--no-smoke", "try_it", default=True, help="Try it with a real fit.")
+@_installing
 def upgrade(**given: Any) -> None:
     """Bring SITE, which is deployed, to this version; what does not come up is undone."""
     release, _ = _open(given["site"])

@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from fitserve.backends.pod_security import container_security, pod_security
 from sitekit.cluster.tools import run
 from sitekit.derive import derive
 from sitekit.kubernetes import labels
@@ -40,7 +41,6 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
     pinned = site.pinned(rendering.version)
     endpoint = derive(site).endpoint_name
     pod = pinned.get("kubernetes.endpoint_pod")
-    user, group = site.get("kubernetes.user_id"), site.get("kubernetes.group_id")
     secret = site.get("kubernetes.pull_secret")
 
     def field(path: str) -> dict[str, Any]:
@@ -62,11 +62,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
             f"{kind}s": {"cpu": f"{pod['cpu'][kind]:g}", "memory": pod["memory"][kind]}
             for kind in ("request", "limit")
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
             {"name": "site", "mountPath": f"/etc/xdg/fitserve/sites/{site.name}"},
@@ -77,13 +73,9 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
         "serviceAccountName": endpoint,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": user,
-            "runAsGroup": group,
-            "fsGroup": group,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(
+            site.get("kubernetes.user_id"), site.get("kubernetes.group_id")
+        ),
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.doctor.findings import Finding, failed, skipped, warned
+from sitekit.doctor.kubernetes import no_namespace
 from sitekit.doctor.machine import place
 from sitekit.doctor.network import Answering, address_of
 from sitekit.doctor.node import read_probe
@@ -138,6 +139,9 @@ def _state(patient: Patient, job: str) -> str:
 
 
 def _pod(patient: Patient, overrides: str) -> Iterator[Finding]:
+    if no_namespace(patient) is not None:
+        yield skipped("pod", "there is no namespace to run it in yet")
+        return
     nonce = secrets.token_hex(8)
     # The pod reads the probe from its standard input and has no file to read.
     probe = _PROBE.read_text(encoding="utf-8").replace(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sitekit.doctor.shell import Patient, Result
 
-__all__ = ["look"]
+__all__ = ["look", "no_namespace"]
 
 _UNITS = {"Ki": 2.0**-20, "Mi": 2.0**-10, "Gi": 1.0, "Ti": 2.0**10, "m": 1e-3}
 _VERBS = ("create", "get", "delete")
@@ -55,16 +55,9 @@ def look(patient: Patient) -> Iterator[Finding]:
         )
         return
     yield good("cluster", f"the cluster answers in {ready.seconds:.1f} s")
-    found = _ask(patient, "get", "namespace", namespace, "--output=name")
-    if not found.ok and "NotFound" in found.err:
-        yield failed(
-            "namespace",
-            f"there is no namespace {namespace}",
-            evidence=found.words,
-            field="kubernetes.namespace",
-            change=f"kubectl create namespace {namespace}, or one that is there",
-        )
-        return
+    absent = no_namespace(patient)
+    if absent is not None:
+        yield _namespace(patient, namespace, absent)
     yield from _rights(patient, namespace)
     for field, kind in (("service_account", "serviceaccount"), ("pull_secret", "secret")):
         name = site.get(f"kubernetes.{field}")
@@ -73,6 +66,34 @@ def look(patient: Patient) -> Iterator[Finding]:
     yield from _quota(patient, namespace)
     if derive(site).gpus:
         yield _gpus(patient)
+
+
+def no_namespace(patient: Patient) -> Result | None:
+    """Return the answer of a cluster that has no namespace of the site's name, or None."""
+    namespace = patient.site.get("kubernetes.namespace")
+    found = _ask(patient, "get", "namespace", namespace, "--output=name")
+    return found if not found.ok and "NotFound" in found.err else None
+
+
+def _namespace(patient: Patient, namespace: str, absent: Result) -> Finding:
+    """Judge that there is none: deploying makes it, for those who may."""
+    cause = f"there is no namespace {namespace}"
+    may = _ask(patient, "auth", "can-i", "create", "namespaces")
+    if may.out.strip() == "yes":
+        return warned(
+            "namespace",
+            f"{cause} yet",
+            evidence=absent.words,
+            field="kubernetes.namespace",
+            change="nothing, if the name is right: deploying makes it",
+        )
+    return failed(
+        "namespace",
+        f"{cause}, and you may not make one",
+        evidence=absent.words,
+        field="kubernetes.namespace",
+        change="one that is there, or ask the cluster's administrators for it",
+    )
 
 
 def _rights(patient: Patient, namespace: str) -> Iterator[Finding]:

@@ -2,8 +2,8 @@
 
 Parsl's own creates pods that are restarted for ever once their command has ended, that a
 namespace with the restricted Pod Security profile refuses, that no node of a tainted GPU pool
-takes, and of which it does not notice that somebody deleted them. Nothing but Parsl and the
-Kubernetes client is imported here: an endpoint loads this module too, from the environment
+takes, and of which it does not notice that somebody deleted them. Hardly more than Parsl and
+the Kubernetes client is imported here: an endpoint loads this module too, from the environment
 that it shares with the worker (see `deploy/kubernetes/`).
 """
 
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import parsl.providers
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers import KubernetesProvider
+
+from fitserve.backends.pod_security import container_security, pod_security
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,17 +110,12 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
         """
         requests = {"cpu": str(self.init_cpu), "memory": self.init_mem, **self.extra_requests}
         limits = {"cpu": str(self.max_cpu), "memory": self.max_mem, **self.extra_limits}
-        user, group = int(self.user_id), int(self.group_id)
         container = {
             "name": "worker",
             "image": self.image,
             "command": ["/bin/bash", "-c", command],
             "resources": {"requests": requests, "limits": limits},
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
+            "securityContext": container_security(),
             # What it said last is in its status, where it is read without a right to logs.
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "volumeMounts": [
@@ -136,13 +133,7 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
             "nodeSelector": self.node_selector or None,
             "tolerations": self.tolerations or None,
             "priorityClassName": self.priority_class,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": user,
-                "runAsGroup": group,
-                "fsGroup": group,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": pod_security(int(self.user_id), int(self.group_id)),
             "containers": [container],
             "volumes": [
                 {"name": "scratch", "emptyDir": {"sizeLimit": self.scratch}},
