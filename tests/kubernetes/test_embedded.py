@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import wait_for
 
 from kuberig.fixtures import NAMESPACE, Admin, admin, kube
 from kuberig.jobs import Run, local_cls
-from kuberig.node import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

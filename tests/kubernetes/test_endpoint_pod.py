@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import yaml
+from waiting import wait_for
 
 from fitserve._version import __version__
 from fitserve.backends.pod_security import container_security
@@ -17,7 +18,6 @@ from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig
 from kuberig.fixtures import Admin, admin, kube
 from kuberig.jobs import local_cls
-from kuberig.node import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import wait_for
 
 from fitserve._version import __version__
 from kuberig.fixtures import Admin, admin, kube
-from kuberig.node import wait_for
 from kuberig.pki import write_kubeconfig
 
 if TYPE_CHECKING:

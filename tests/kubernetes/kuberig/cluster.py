@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from waiting import wait_for
 
 from kuberig.images import PAUSE, pause_archive
-from kuberig.node import Node, wait_for
+from kuberig.node import Node
 from kuberig.pki import make_pki, write_kubeconfig
 from kuberig.tools import cache, command
 

@@ -8,14 +8,12 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from waiting import wait_for
 
-__all__ = ["Node", "wait_for"]
+__all__ = ["Node"]
 
 # kubelet writes these, which are the whole machine's: it gets files of its own instead.
 _SYSCTLS = {
@@ -27,24 +25,6 @@ _SYSCTLS = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 _CGROUPS = Path("/sys/fs/cgroup")
-
-
-def wait_for(what: str, ready: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Ask until the answer is true; returns it.
-
-    Raises
-    ------
-    AssertionError
-        It did not come true in time.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        found = ready()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not after {seconds:g} s")
-        time.sleep(0.3)
 
 
 def _sh(*words: object) -> None:
