@@ -81,6 +81,7 @@ def check(site: str) -> None:
 @click.option("--home", type=click.Path(path_type=Path), help="Home of the endpoint's user.")
 @click.option("--endpoint-id", help="Id of the registered endpoint.")
 @click.option("--function-id", help="Id of fitserve's registered function.")
+@click.option("--workers-venv", help="Release that environment.venv leads to.")
 @click.option("--option", "options", multiple=True, help="NAME=VALUE for engine.json.")
 def render(
     *,
@@ -89,11 +90,13 @@ def render(
     home: Path | None,
     endpoint_id: str | None,
     function_id: str | None,
+    workers_venv: str | None,
     options: tuple[str, ...],
 ) -> None:
     """Render the endpoint directory of SITE."""
     loaded, warnings = load_site(site)
-    rendering = Rendering(__version__, home or Path.home(), endpoint_id, function_id)
+    place = home or Path.home()
+    rendering = Rendering(__version__, place, endpoint_id, function_id, workers_venv)
     files, problems = render_site(loaded, rendering, _options(loaded.get("user_options"), options))
     for warning in [*warnings, *map(str, problems)]:
         _say(warning)

@@ -33,12 +33,16 @@ class Rendering:
     endpoint_id, function_id
         Ids that are known once the endpoint and the function are registered; they win over
         those of the site file.
+    workers_venv
+        A release that workers run from where the site file names an environment, which is
+        a link to it: blocks of a child stay with it when the link leads to another one.
     """
 
     version: str
     home: Path
     endpoint_id: str | None = None
     function_id: str | None = None
+    workers_venv: str | None = None
 
 
 def expand_home(path: str, rendering: Rendering) -> str:
@@ -95,6 +99,7 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "idle_soft": max(1, site.get("endpoint.idle_minutes") * 60 // heartbeat),
         "idle_hard": max(1, site.get("endpoint.stuck_hours") * 3600 // heartbeat),
         "endpoint_venv": venv,
+        "workers_venv": _workers_venv(site, rendering),
         "endpoint_path": path,
         "worker_labels": labels(derived.endpoint_name, "worker"),
         "worker_account": worker_account(site, derived.endpoint_name),
@@ -102,6 +107,11 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "identity_mapping_path": site.get("access.identity_mapping")
         or f"{rendering.home}/.globus_compute/{derived.endpoint_name}/identity_mapping.json",
     }
+
+
+def _workers_venv(site: Site, rendering: Rendering) -> str | None:
+    named: str | None = site.get("environment.venv")
+    return named and (rendering.workers_venv or named)
 
 
 class _Fields(dict[str, Any]):

@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from sitekit.context import Rendering
     from sitekit.site import Site
 
-__all__ = ["engine_description", "identity_mapping", "site_card", "text", "user_schema"]
+__all__ = [
+    "TRIAL_OPTION",
+    "engine_description",
+    "identity_mapping",
+    "site_card",
+    "text",
+    "user_schema",
+]
 
 CARD_VERSION = 1
 ENGINE_VERSION = 1
+TRIAL_OPTION = "trial"
+"""Without any effect but this: for another value, Globus Compute starts another child. A smoke
+test names its release, or it would be told what a child of the release before can do."""
 _PAYLOAD_BYTES = 10_000_000
 """Largest submission and result of Globus Compute."""
 
@@ -30,6 +40,7 @@ def text(document: Any) -> str:
 def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return the JSON schema of what users may set; all else is refused."""
     properties = {name: _option_schema(bounds) for name, bounds in site.get("user_options").items()}
+    properties[TRIAL_OPTION] = _option_schema({})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": header(site, rendering),
@@ -103,7 +114,7 @@ def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
             "workers": derived.workers_max,
             "core_hours": derived.core_hours_max,
         },
-        "options": user_schema(site, rendering)["properties"],
+        "options": {name: _option_schema(one) for name, one in site.get("user_options").items()},
     }
 
 

@@ -22,8 +22,10 @@ _ENDPOINT = (
 
 def render(deployed: Deployed) -> bool:
     """Write every file that deploying writes; returns whether one changed."""
-    function = deployed.manifest.function_id
-    rendering = Rendering(__version__, Path.home(), deployed.endpoint_id, function)
+    manifest = deployed.manifest
+    release = str(deployed.path(deployed.places.releases) / str(manifest.current))
+    ids = (deployed.endpoint_id, manifest.function_id)
+    rendering = Rendering(__version__, Path.home(), *ids, release)
     files, _ = render_site(deployed.site, rendering)
     direct = deployed.path(deployed.places.direct)
     wanted = {direct / name: files[name] for name in _DIRECT}

@@ -6,6 +6,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from fitserve._version import __version__
 from fitserve.backends import open_backend
 from fitserve.contract import decode_result, encode_task
@@ -13,6 +15,7 @@ from fitserve.endpoints import Profile, read_card
 from fitserve.endpoints.check import check_endpoint, small_task
 from fitserve.endpoints.service import Service
 from fitserve.errors import BackendError, FitserveError
+from sitekit.documents import TRIAL_OPTION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,9 +117,12 @@ def through_the_service(deployed: Deployed, card: Path, timeout: float) -> Itera
         Seconds to wait for the fit, queue included.
     """
     port = deployed.site.get("endpoint.amqp_port")
-    profile = Profile(name=deployed.site.name, card=read_card(str(card)), amqp_port=port)
+    # Not a thing that users set: the site takes it, and its card does not tell of it.
+    known = msgspec.structs.replace(read_card(str(card)), options=None)
+    profile = Profile(name=deployed.site.name, card=known, amqp_port=port)
+    options = {TRIAL_OPTION: deployed.manifest.current or "none"}
     last = time.monotonic()
-    for finding in check_endpoint(profile, {}, timeout):
+    for finding in check_endpoint(profile, options, timeout):
         now = time.monotonic()
         yield Stage(finding.what, finding.told, now - last, finding.ok, finding.next)
         last = now
