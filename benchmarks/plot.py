@@ -35,12 +35,12 @@ def _engines(ax: Any, found: dict[str, Any]) -> None:
     height = 0.8 / len(found)
     for order, (analysis, one) in enumerate(found.items()):
         values = [one["kernel"]["core seconds per hypothesis"]]
-        values += [row["median"] or row["limit"] for row in one["engines"].values()]
+        values += [row["median"] or 0.0 for row in one["engines"].values()]
         places = [at + order * height for at in range(len(names))]
         ax.barh(places, values, height=height * 0.9, label=analysis)
         for place, value, row in zip(places[1:], values[1:], one["engines"].values(), strict=True):
-            over = "" if row["median"] else "> "
-            ax.text(value * 1.15, place, f"{over}{value / values[0]:.0f}x", va="center", size=8)
+            told = f"{value / values[0]:.0f}x" if value else row["why not"]
+            ax.text(1.15 * (value or values[0]), place, told, va="center", size=8)
     ax.set_yticks([at + 0.4 - height / 2 for at in range(len(names))], names)
     ax.set_xscale("log")
     ax.set_xlim(right=ax.get_xlim()[1] * 8)
@@ -61,9 +61,10 @@ def _growth(ax: Any, found: list[dict[str, Any]]) -> None:
             ax.plot(*zip(*known, strict=True), style, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    given_up = [size for size, one in zip(sizes, found, strict=True) if not one["pyhf jax+scipy"]]
-    if given_up:
-        text = f"pyhf: not in time\nfrom {min(given_up)} parameters on"
+    missing = [(size, one) for size, one in zip(sizes, found, strict=True) if one["why not"]]
+    if missing:
+        size, one = missing[0]
+        text = f"pyhf: {one['why not']}\nfrom {size} parameters on"
         ax.text(0.97, 0.03, text, transform=ax.transAxes, ha="right", size=8)
     ax.set_xlabel("parameters of a synthetic analysis (bins and nuisance parameters)")
     ax.set_ylabel("seconds per hypothesis, one core")

@@ -22,7 +22,7 @@ ENGINES = {
 
 
 class ReferenceTiming(NamedTuple):
-    """Seconds for one hypothesis, its model built; None for what took too long.
+    """Seconds for one hypothesis, its model built; None, with ``why_not``, if it did not end.
 
     ``results`` are CLs: observed, then expected; for cabinetry the best-fit signal strength.
     """
@@ -31,6 +31,7 @@ class ReferenceTiming(NamedTuple):
     hypothesis: str
     seconds: float | None
     results: list[float]
+    why_not: str | None = None
 
 
 def measure(problem: Problem, engine: str, index: int, limit: float) -> ReferenceTiming:
@@ -53,8 +54,10 @@ def measure(problem: Problem, engine: str, index: int, limit: float) -> Referenc
     if told is None:
         process.kill()
     process.join()
-    if told is None or isinstance(told, str):
-        return ReferenceTiming(engine, hypothesis.name, None, [])
+    if told is None:
+        return ReferenceTiming(engine, hypothesis.name, None, [], f"more than {limit:.0f} s")
+    if isinstance(told, str):
+        return ReferenceTiming(engine, hypothesis.name, None, [], told)
     return ReferenceTiming(engine, hypothesis.name, *told)
 
 

@@ -34,14 +34,18 @@ from table import table
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from reference_side import ReferenceTiming
+
 __all__ = ["PARTS", "Plan", "main", "measure"]
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("kernel", "run", "patches", "profile", "toys", "engines", "growth")
+PARTS = ("kernel", "run", "patches", "profile", "toys", "growth", "engines")
 # Bins and nuisance parameters, besides one for each bin.
 GROWTH = ((50, 20), (200, 100), (500, 200), (1000, 300), (2500, 600), (5000, 1000))
 # Minuit takes several times as long as the others.
 _SAMPLED_ONCE = ("pyhf numpy+minuit",)
+# With less time than this nothing slow is begun.
+_LEAST = 5.0
 
 
 class Plan(NamedTuple):
@@ -106,8 +110,9 @@ def measure(
         "patches": lambda: _patches(problems[0]),
         "profile": lambda: _profile(problems),
         "toys": lambda: _toys(problems, plan.toys),
-        "engines": lambda: _engines(problems, plan, found.get("kernel", {})),
+        # Slow engines go last: what does not fit into the time are more samples of them.
         "growth": lambda: _growth(plan),
+        "engines": lambda: _engines(problems, plan, found.get("kernel", {})),
     }
     output.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
@@ -184,13 +189,13 @@ def _engines(problems: Sequence[Problem], plan: Plan, measured: dict[str, Any]) 
             timings = [
                 reference_side.measure(problem, engine, at, plan.left())
                 for at in _spread(count, sample)
-                if plan.left() > 0
+                if plan.left() >= _LEAST
             ]
             done = [one.seconds for one in timings if one.seconds is not None]
             rows[engine] = {
                 "hypotheses": [one.hypothesis for one in timings],
                 "seconds": done,
-                "limit": plan.limit,
+                "why not": _why_not(timings),
                 "median": statistics.median(done) if done else None,
                 "largest difference in CLs": _difference(timings, kernel["results"]),
             }
@@ -205,12 +210,19 @@ def _engines(problems: Sequence[Problem], plan: Plan, measured: dict[str, Any]) 
     return found
 
 
+def _why_not(timings: Sequence[ReferenceTiming]) -> str | None:
+    """Return why there is no time of an engine, if there is none."""
+    if any(one.seconds is not None for one in timings):
+        return None
+    return timings[0].why_not if timings else "not tried"
+
+
 def _spread(count: int, sample: int) -> list[int]:
     """Return places from all over ``count`` hypotheses, none at an end."""
     return sorted({round((i + 0.5) * count / sample - 0.5) for i in range(sample)})
 
 
-def _difference(timings: Sequence[Any], kernel: dict[str, list[float]]) -> float | None:
+def _difference(timings: Sequence[ReferenceTiming], kernel: dict[str, list[float]]) -> float | None:
     differences = [
         abs(ours - theirs)
         for one in timings
@@ -222,7 +234,7 @@ def _difference(timings: Sequence[Any], kernel: dict[str, list[float]]) -> float
 
 def _growth(plan: Plan) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    too_long = False
+    too_long: str | None = None
     for bins, nuisance in plan.growth:
         problem = synthetic(bins, nuisance, hypotheses=2)
         timing = kernel_side.measure(problem, 1, workers=1)
@@ -234,13 +246,20 @@ def _growth(plan: Plan) -> list[dict[str, Any]]:
             "kernel, compiling": timing.first,
             "kernel, MiB": timing.peak,
             "pyhf jax+scipy": None,
+            "why not": too_long,
         }
-        if not too_long and plan.left() > 0:
-            theirs = reference_side.measure(problem, "pyhf jax+scipy", 0, plan.left())
-            one["pyhf jax+scipy"] = theirs.seconds
-            one["difference in CLs"] = _difference([theirs], timing.results)
-            # What takes too long here takes longer for everything larger.
-            too_long = theirs.seconds is None
+        if too_long is None:
+            timings = [
+                reference_side.measure(problem, "pyhf jax+scipy", 0, left)
+                for left in [plan.left()]
+                if left >= _LEAST
+            ]
+            one["pyhf jax+scipy"] = timings[0].seconds if timings else None
+            one["difference in CLs"] = _difference(timings, timing.results)
+            one["why not"] = _why_not(timings)
+            if timings and timings[0].seconds is None:
+                # What takes too long here takes longer for everything larger.
+                too_long = f"{_why_not(timings)} for {bins} bins"
         print(f"  {one}", flush=True)
         found.append(one)
     return found

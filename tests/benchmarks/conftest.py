@@ -53,8 +53,8 @@ def found(**changes: object) -> dict:
         "first result, nothing compiled": 5.0,
         "first result, compiled before": 2.0,
     }
-    engine = {"hypotheses": ["S"], "seconds": [30.0], "limit": 90.0, "median": 30.0}
-    missing = {"hypotheses": ["S"], "seconds": [], "limit": 90.0, "median": None}
+    engine = {"hypotheses": ["S"], "seconds": [30.0], "why not": None, "median": 30.0}
+    missing = {"hypotheses": ["S"], "seconds": [], "why not": "more than 90 s", "median": None}
     profile = {
         "milliseconds": {"likelihood": 1.0, "Cholesky": 3.0},
         "counts": {"fits": 4.0, "gradients": 18.0, "hessians": 8.5},
@@ -91,6 +91,7 @@ def found(**changes: object) -> dict:
                 "kernel, compiling": 4.0,
                 "kernel, MiB": 300.0,
                 "pyhf jax+scipy": 3.0,
+                "why not": None,
             },
             {
                 "bins": 5000,
@@ -100,6 +101,7 @@ def found(**changes: object) -> dict:
                 "kernel, compiling": 20.0,
                 "kernel, MiB": 3000.0,
                 "pyhf jax+scipy": None,
+                "why not": "not tried",
             },
         ],
         "toys": {
