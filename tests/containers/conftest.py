@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 IMAGE = f"localhost/{image_name('worker')}"
 ENDPOINT_IMAGE = f"localhost/{image_name('endpoint')}"
-USER = "fitrig"
 PROGRAMS = (
     *("podman", "buildah", "runc", "debootstrap", "newuidmap", "ch-run", "patchelf"),
     *("mksquashfs", "squashfuse"),
@@ -165,10 +164,11 @@ class User:
         self.name = name
         self.home = Path(pwd.getpwnam(name).pw_dir)
         self.uid = pwd.getpwnam(name).pw_uid
+        self.gid = pwd.getpwnam(name).pw_gid
         # Short: Parsl's sockets are below it.
         self.runtime = Path(f"/run/fitserve-{self.uid}")
         self.runtime.mkdir(mode=0o700, exist_ok=True)
-        os.chown(self.runtime, self.uid, self.uid)
+        os.chown(self.runtime, self.uid, self.gid)
 
     def run(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command as this user, in its home, with a clean environment."""
@@ -183,7 +183,7 @@ class User:
             **environment,
         }
         pairs = [f"{key}={value}" for key, value in given.items()]
-        command = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--init-groups"]
+        command = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--init-groups"]
         return run(*command, "env", "-i", *pairs, *words, cwd=self.home, check=False)
 
     def must(self, *words: object, **environment: str) -> str:
@@ -194,19 +194,54 @@ class User:
 
 
 @pytest.fixture(scope="session")
-def user(machine: None) -> Iterator[User]:
-    """Return an ordinary user, with subordinate ids and Apptainer, removed afterwards."""
+def apptainer(machine: None) -> Iterator[None]:
+    """Let users have Apptainer."""
     found = run("bash", ROOT / "containers/tools/apptainer.sh").stdout.strip()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FITSERVE_APPTAINER_BIN", found)
-        run("userdel", "--remove", "--force", USER, check=False)
-        run("useradd", "--create-home", "--shell", "/bin/bash", USER)
-        made = User(USER)
-        shutil.copy(HERE / "containers.conf", made.home / "containers.conf")
-        (made.home / "containers.conf").chmod(0o644)
+        yield
+
+
+@pytest.fixture(scope="session")
+def user(apptainer: None) -> Iterator[User]:
+    """Return an ordinary user, with subordinate ids and Apptainer, removed afterwards."""
+    with _made("fitrig", "--shell", "/bin/bash") as made:
         yield made
-        made.run("podman", "system", "migrate")
-        # Its files of subordinate ids are only its own to remove.
-        made.run("podman", "unshare", "rm", "-rf", made.home / ".local")
-        run("userdel", "--remove", "--force", USER, check=False)
-        shutil.rmtree(made.runtime, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def system_user(apptainer: None) -> Iterator[User]:
+    """Return a user without subordinate ids."""
+    with _made("fitrigsys", "--system") as made:
+        yield made
+
+
+@contextmanager
+def _made(name: str, *options: str) -> Iterator[User]:
+    run("userdel", "--remove", "--force", name, check=False)
+    run("useradd", "--create-home", *options, name)
+    made = User(name)
+    shutil.copy(HERE / "containers.conf", made.home / "containers.conf")
+    (made.home / "containers.conf").chmod(0o644)
+    yield made
+    made.run("podman", "system", "migrate")
+    # Its files of subordinate ids are only its own to remove.
+    made.run("podman", "unshare", "rm", "-rf", made.home / ".local")
+    run("userdel", "--remove", "--force", name, check=False)
+    shutil.rmtree(made.runtime, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Callable[[User], Path]:
+    """Return a function that gives a user the part of this checkout that handles images."""
+
+    def copy(user: User) -> Path:
+        place = user.home / "checkout"
+        ignore = shutil.ignore_patterns("__pycache__")
+        for part in ("containers", "client/src"):
+            shutil.copytree(ROOT / part, place / part, ignore=ignore)
+        shutil.copy(ROOT / "Makefile", place)
+        run("chown", "-R", f"{user.uid}:{user.gid}", place)
+        return place
+
+    return copy

@@ -17,6 +17,8 @@ from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import User
 
 pytestmark = pytest.mark.containers
@@ -27,26 +29,24 @@ PATCHES = "X_600_*"
 
 
 @pytest.fixture(scope="module")
-def sif(user: User, archive: Path) -> Path:
-    """Return the image file, built by the user from the archive and moved where sites look."""
-    place = user.home / "fitserve"
-    user.must("mkdir", "-p", place)
+def loaded(user: User, archive: Path) -> str:
+    """Return the image's name in the user's own storage."""
     shared = Path(shutil.copy(archive, user.home / "worker.tar"))
     shared.chmod(0o644)
-    definition = Path(shutil.copy(ROOT / "containers/worker.def", user.home / "worker.def"))
-    given = ("SOURCE=oci-archive", f"ARCHIVE={shared}", f"VERSION={__version__}")
-    words = [word for one in given for word in ("--build-arg", one)]
-    user.must("apptainer", "build", *words, place / SIF, definition)
-    return place / SIF
+    user.must("podman", "load", "--quiet", "--input", shared)
+    shared.unlink()
+    return f"localhost/{image_name('worker')}"
 
 
 @pytest.fixture(scope="module")
-def loaded(user: User, archive: Path) -> str:
-    """Return the image's name in the user's own storage."""
-    shared = Path(shutil.copy(archive, user.home / "podman.tar"))
-    shared.chmod(0o644)
-    user.must("podman", "load", "--quiet", "--input", shared)
-    return f"localhost/{image_name('worker')}"
+def sif(user: User, loaded: str, checkout: Callable[[User], Path]) -> Path:
+    """Return the image file, made by the user from the image and moved where sites look."""
+    place = checkout(user)
+    made = user.must("make", "-C", place, "--no-print-directory", "sif", "ENGINE=podman")
+    assert made.strip() == str(place / "build/images" / SIF)
+    user.must("mkdir", user.home / "fitserve")
+    user.must("mv", made.strip(), user.home / "fitserve")
+    return user.home / "fitserve" / SIF
 
 
 def _site(user: User, kind: str, image: str) -> Path:
