@@ -25,7 +25,7 @@ _OPTION_APPLIES = {
     "workers_per_node": ("slurm", "pbspro", "torque", "local"),
 }
 
-_ASKED = ("slurm",)
+_ASKED = ("slurm", "pbspro", "torque")
 """Schedulers that fitserve.backends.globus.scheduler can ask why a job waits."""
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from deployrig.admin import ROOT, copy_checkout
-from globusrig.processes import AMQP_PORT, RabbitMQ
+from deployrig.tunnel import Tunnels
+from globusrig.processes import RabbitMQ
 from globusrig.rig import Rig as Service
-from globusrig.rig import wait_for
 from schedulerrig.fixtures import rig
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from schedulerrig.rig import Rig
 
 __all__ = ["rig"]
-
-_PORTS = (5000, AMQP_PORT)
 
 
 def _require(what: str, there: object) -> None:
@@ -53,20 +50,18 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def service_there(rig: Rig, service: Service) -> Iterator[Service]:
-    """Return the service, which the login node reaches as its own: the SDK has it on localhost."""
-    forwards = [word for port in _PORTS for word in ("-R", f"{port}:127.0.0.1:{port}")]
-    command = ("ssh", "-F", str(rig.ssh_config), "-l", "root", "-N", *forwards, "login")
-    tunnel = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+def tunnels(rig: Rig, service: Service) -> Iterator[Tunnels]:
+    """Let login nodes reach the service."""
+    tunnels = Tunnels(rig)
     try:
-        for port in _PORTS:
-            reach = ("bash", "-c", f"exec 3<> /dev/tcp/127.0.0.1/{port}")
-            wait_for(
-                lambda asked=reach: rig.login.run(*asked, status=None).returncode == 0,
-                20,
-                f"port {port} on the login node",
-            )
-        yield service
+        for host in (rig.login, rig.pbs):
+            tunnels.open(host)
+        yield tunnels
     finally:
-        tunnel.terminate()
-        tunnel.wait(10)
+        tunnels.close()
+
+
+@pytest.fixture(scope="session")
+def service_there(service: Service, tunnels: Tunnels) -> Service:
+    """Return the service, which login nodes reach."""
+    return service

@@ -349,7 +349,7 @@ def test_another_configuration_waits_for_users_fits(
 def test_destroy_removes_what_was_made_and_nothing_else(
     deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
-    _fake(tmp_path / "bin", monkeypatch, squeue="true")
+    _fake(tmp_path / "bin", monkeypatch, squeue="true", crontab="exit 1")
     (home / ".config").mkdir()
     paths = [deployed.path(path) for path in deployed.places.made]
     made = [str(path) for path in paths if path != home / ".config"]

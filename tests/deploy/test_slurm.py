@@ -7,87 +7,27 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from deployrig.admin import Admin, Said, copy_checkout
-from globusrig.client import Client, complete
+from deployrig.tower import FIT, Tower, other_version, staus
+from fitserve._version import __version__
+from globusrig.client import Client, complete, events, wait_for_events
 from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
-from schedulerrig import users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from deployrig.tunnel import Tunnels
     from globusrig.rig import Rig as Service
     from schedulerrig.rig import Rig
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
-NAME = "tower"
-VENV = "~/.local/share/fitserve/venv"
-FIT = ("--patch", "X_600_*", "--engine", "pyhf")
-
-
-class Tower:
-    """The site, its administrator, and a look at its login node."""
-
-    def __init__(self, rig: Rig, service: Service, tree: Path, place: Path) -> None:
-        self.rig = rig
-        self.service = service
-        account = service.admin
-        self.secrets = {
-            "GLOBUS_COMPUTE_CLIENT_ID": account.id,
-            "GLOBUS_COMPUTE_CLIENT_SECRET": account.secret,
-        }
-        self.elsewhere = {
-            name: value
-            for name, value in account.environment().items()
-            if name.startswith("GLOBUS_SDK")
-        }
-        self.admin = Admin(tree, place, {})
-        self.site = self.admin.write_site(
-            NAME,
-            users.site(
-                "slurm",
-                login={"host": "login", "user": "ada"},
-                environment={"container": None, "venv": VENV},
-                network={"interface": "eth0"},
-                endpoint={
-                    "venv": VENV,
-                    "heartbeat_seconds": 5,
-                    "idle_minutes": 1,
-                    "amqp_port": AMQP_PORT,
-                },
-            ),
-        )
-        self.first: Said | None = None
-        self.before = self.files()
-
-    @property
-    def home(self) -> Path:
-        return self.rig.directory / "home" / "ada"
-
-    def files(self) -> set[str]:
-        found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
-        return {path for path in found if not path.startswith((".ssh", ".ansible", ".cache"))}
-
-    def __call__(self, verb: str, *options: object, tree: Path | None = None, **more: Any) -> Said:
-        admin = self.admin
-        if tree is not None:
-            admin = Admin(tree, admin.place, {})
-            admin.environment |= self.secrets | self.elsewhere
-        return admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
-
-    def status(self, *options: object) -> dict[str, Any]:
-        return self.admin.status(self.site, "--ssh-config", self.rig.ssh_config, *options)
-
-    def processes(self) -> list[str]:
-        """Return the command lines of all of the user's processes on the login node."""
-        done = self.rig.login.run("ps", "-u", "ada", "-o", "args=", status=None)
-        return done.stdout.splitlines()
+WORKERS = ("-f", "spawn_main|HTEX-Worker", "-u", "ada")
 
 
 @pytest.fixture(scope="module")
@@ -96,15 +36,14 @@ def tower(
 ) -> Iterator[Tower]:
     tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
     yield tower
-    rig.login.run("pkill", "-KILL", "-u", "ada", status=None)  # inside the host alone
-    rig.slurm.cancel_all()
+    tower.end()
 
 
 @pytest.fixture
 def client(tower: Tower, tmp_path: Path) -> Iterator[Client]:
     client = Client(tower.service, tower.service.admin, tmp_path)
-    card = tower.admin.card(NAME)
-    client("endpoints", "add", NAME, "--card", card, "--amqp-port", AMQP_PORT)
+    card = tower.admin.card(tower.name)
+    client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
     yield client
     client.close()
 
@@ -121,13 +60,12 @@ def test_check_changes_nothing(tower: Tower) -> None:
 def test_without_credentials_the_site_is_for_direct_use(tower: Tower) -> None:
     said = tower("deploy")
     assert "GLOBUS_COMPUTE_CLIENT_ID=... GLOBUS_COMPUTE_CLIENT_SECRET=... make deploy" in said.out
-    assert f"--endpoint parsl:{NAME}" in said.out
-    assert not (tower.home / ".globus_compute" / f"fitserve-{NAME}").exists()
-    run = (*(".local/bin/fitserve", "run", "example", "-e", f"parsl:{NAME}"), *FIT, "-o", "direct")
-    done = tower.rig.login.run(*run, user="ada", timeout=240)
-    assert "5 of 5" in done.stderr or (tower.home / "direct" / "results.json").is_file()
+    assert f"--endpoint parsl:{tower.name}" in said.out
+    assert not tower.configuration.exists()
+    tower.run_there("run", "example", "-e", f"parsl:{tower.name}", *FIT, "-o", "direct")
+    complete(tower.home / "direct")
     shutil.rmtree(tower.home / "direct")
-    assert tower.rig.slurm.jobs("ada") == []
+    assert tower.jobs() == []
     again = tower("deploy")
     assert again.changed == 0, again.err
 
@@ -136,14 +74,14 @@ def test_without_credentials_the_site_is_for_direct_use(tower: Tower) -> None:
 
 
 def test_with_credentials_the_endpoint_is_up_and_tried(tower: Tower) -> None:
-    tower.admin.environment |= tower.secrets | tower.elsewhere
+    tower.give_credentials()
     tower.first = tower("deploy")
-    card = json.loads(tower.admin.card(NAME).read_text())
+    card = json.loads(tower.admin.card(tower.name).read_text())
     assert card["endpoint_id"]
     assert card["endpoint_id"] in tower.first.out
     assert "another function is refused" in tower.first.err
-    configured = tower.home / ".globus_compute" / f"fitserve-{NAME}" / "config.yaml"
-    assert f'allowed_functions: ["{card["function_id"]}"]' in configured.read_text()
+    configured = (tower.configuration / "config.yaml").read_text()
+    assert f'allowed_functions: ["{card["function_id"]}"]' in configured
 
 
 def test_the_same_again_changes_nothing(tower: Tower) -> None:
@@ -163,7 +101,7 @@ def test_secrets_are_in_one_private_file(tower: Tower) -> None:
         if path.is_file() and not path.is_symlink() and secret.encode() in path.read_bytes()
     ]
     [holder] = holders
-    assert holder == tower.home / ".config" / "fitserve" / f"fitserve-{NAME}.env"
+    assert holder == tower.home / ".config" / "fitserve" / f"fitserve-{tower.name}.env"
     assert holder.stat().st_mode & 0o777 == 0o600
     assert not any(secret in command for command in tower.processes())
 
@@ -180,9 +118,9 @@ def test_status_and_smoke(tower: Tower) -> None:
 
 
 def test_a_physicist_runs_through_the_endpoint(tower: Tower, client: Client) -> None:
-    client("run", "example", *FIT, "-e", NAME, "-o", "run", timeout=300)
-    results = complete(client.place / "run")
-    assert {one["status"] for one in results["results"]} <= {"ok", "suspect"}
+    run = client.place / "run"
+    client("run", staus(tower.home), "-e", tower.name, "-o", run, timeout=300)
+    assert len(complete(run)) == 57
     found = tower.status()
     assert found["children"]
     assert all(job["of_endpoint"] for job in found["jobs"])
@@ -206,20 +144,27 @@ def test_a_killed_endpoint_comes_back_and_what_it_left_is_ended(tower: Tower) ->
     assert not alive & {one["pid"] for one in left["orphans"]}
 
 
+def test_a_login_node_that_was_rebooted_has_its_endpoint_again(
+    tower: Tower, tunnels: Tunnels
+) -> None:
+    """By cron, and nobody does anything."""
+    before = tower.status()
+    assert before["endpoint"]["at_boot"] == "cron"
+    tower.host.kill()
+    tower.rig.restart_login(tower.host)
+    tunnels.open(tower.host)
+    wait_for(lambda: tower.status()["endpoint"]["pid"], 150, "the endpoint")
+    after = tower.status()
+    assert after["endpoint"]["id"] == before["endpoint"]["id"]
+    tower("smoke")
+
+
 # -- versions ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def other_tree(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a checkout of another version: the same, with one more line."""
-    place = copy_checkout(tmp_path_factory.mktemp("other"))
-    shutil.rmtree(place / "worker")
-    for part in ("worker", "client"):
-        shutil.rmtree(place / part, ignore_errors=True)
-        shutil.copytree(tree / part, place / part)
-    with (place / "worker" / "src" / "fitserve_worker" / "environment.py").open("a") as stream:
-        stream.write("\nOTHER_VERSION = True\n")
-    return place
+    return other_version(tree, tmp_path_factory.mktemp("other") / "tree", "0.2.0")
 
 
 def test_a_release_that_fails_its_trial_does_not_serve(
@@ -237,19 +182,65 @@ def test_a_release_that_fails_its_trial_does_not_serve(
     assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
 
 
-def test_upgrade_and_rollback(tower: Tower, other_tree: Path) -> None:
+def test_a_release_that_fails_once_it_serves_makes_way_again(
+    tower: Tower, other_tree: Path, tmp_path: Path, client: Client
+) -> None:
+    """It fits well; what is broken is what only the service's own test sees."""
+    broken = tmp_path / "broken"
+    shutil.copytree(other_tree, broken)
+    smoke = broken / "deploy" / "sitekit" / "target" / "smoke.py"
+    text = smoke.read_text()
+    assert "_NOT_OURS, " in text
+    smoke.write_text(text.replace("client.register_source_code(_NOT_OURS, ", "client.nothing("))
     before = tower.status()
-    tower("upgrade", tree=other_tree)
+    kept = (tower.configuration / "user_config_template.yaml.j2").read_text()
+    manifest = tower.home / ".local/share/fitserve" / f"fitserve-{tower.name}" / "manifest.json"
+    known = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**known, "refused_id": None}))
+    said = tower("upgrade", tree=broken, status=5)
+    assert "not tried" in said.err
     after = tower.status()
+    assert after["versions"]["release"] == before["versions"]["release"]
+    assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
+    assert (tower.configuration / "user_config_template.yaml.j2").read_text() == kept
+    client("run", "example", "--patch", "X_600_0", "-e", tower.name, "-o", "run", timeout=300)
+    complete(client.place / "run")
+
+
+def test_an_upgrade_leaves_running_fits_alone(
+    tower: Tower, other_tree: Path, client: Client
+) -> None:
+    run = client.place / "run"
+    options = ("--max-task-hypotheses", "1", "--set", "max_blocks=1")
+    running = client.start("run", "example", *FIT, *options, "-e", tower.name, "-o", run)
+    wait_for_events(run, "finished", 1, 180)
+    before = tower.status()
+    [job] = [job for job in before["jobs"] if job["state"] == "running" and job["of_endpoint"]]
+    node = tower.rig.hosts[job["nodes"]]
+    node.run("pkill", "-STOP", *WORKERS)
+    try:
+        tower("upgrade", tree=other_tree)
+        after = tower.status()
+    finally:
+        node.run("pkill", "-CONT", *WORKERS, status=None)
+    client.finish(running, 300)
+    complete(run)
+    assert not events(run, "lost")
     assert after["versions"]["previous"] == before["versions"]["release"]
-    assert after["versions"]["release"] != before["versions"]["release"]
+    assert after["versions"]["fitserve"] == "0.2.0"
     # The same endpoint package and configuration: it went on, with its users' tasks.
     assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
+    assert job["id"] in [one["id"] for one in after["jobs"]]
     link = tower.home / ".local" / "share" / "fitserve" / "venv"
     assert link.readlink().name == after["versions"]["release"]
+
+
+def test_rollback(tower: Tower) -> None:
+    before = tower.status()
     tower("rollback")
     back = tower.status()
-    assert back["versions"]["release"] == before["versions"]["release"]
+    assert back["versions"]["release"] == before["versions"]["previous"]
+    assert back["versions"]["fitserve"] == __version__
 
 
 # -- the end -----------------------------------------------------------------------------------
@@ -258,7 +249,8 @@ def test_upgrade_and_rollback(tower: Tower, other_tree: Path) -> None:
 def test_nothing_is_left(tower: Tower) -> None:
     tower("destroy", "--yes")
     assert tower.files() == tower.before
-    assert tower.rig.slurm.jobs("ada") == []
+    assert tower.jobs() == []
+    assert tower.host.run("crontab", "-l", user="ada", status=1).stdout == ""
     wait_for(
         lambda: not any("fitserve" in one or "parsl" in one for one in tower.processes()),
         10,

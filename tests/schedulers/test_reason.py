@@ -19,15 +19,18 @@ import sys
 from fitserve.backends.globus.scheduler import waiting_reason
 from fitserve.endpoints import SiteCard
 card = SiteCard(
-    card_version=1, name="Rig", endpoint_id="", scheduler="slurm", login_host=sys.argv[1] or None
+    card_version=1, name="Rig", endpoint_id="", scheduler=sys.argv[1],
+    login_host=sys.argv[2] or None,
 )
 print(waiting_reason(card))
 """
 
 
-def _asked(rig: Rig, host: str, login_host: str, user: str = "ada") -> str:
-    done = rig.hosts[host].run(f"{VENV}/bin/python", "-c", ASK, login_host, user=user)
-    return done.stdout.strip()
+def _asked(
+    rig: Rig, host: str, login_host: str, user: str = "ada", scheduler: str = "slurm"
+) -> str:
+    asked = (f"{VENV}/bin/python", "-c", ASK, scheduler, login_host)
+    return rig.hosts[host].run(*asked, user=user).stdout.strip()
 
 
 def test_the_reason_is_squeues(quiet: Rig) -> None:
@@ -50,3 +53,23 @@ def test_the_reason_is_squeues(quiet: Rig) -> None:
     assert _asked(quiet, "c1", "p1") == told
     assert _asked(quiet, "c1", "-oProxyCommand=touch /tmp/ran") == told
     quiet.hosts["c1"].run("test", "!", "-e", "/tmp/ran")  # noqa: S108
+    # Torque's qstat over the same jobs; ben's, which runs, is not ada's.
+    told = told.replace("slurm", "torque")
+    for host in ("login", "c1"):
+        assert _asked(quiet, host, "login", scheduler="torque").startswith(told)
+    assert _asked(quiet, "c1", "login", user="cleo", scheduler="torque") == told
+
+
+def test_the_reason_is_the_comment_of_pbs(rig: Rig) -> None:
+    submit = ("qsub", "-l", "select=1:ncpus=2", "--", "/bin/sleep", "600")
+    jobs = [rig.pbs.run(*submit, user="ben").stdout.strip() for _ in range(2)]
+    jobs.append(rig.pbs.run(*submit, user="ada").stdout.strip())
+    try:
+        told = "waiting in the queue of Rig (pbspro)"
+        reason = "Not Running: Insufficient amount of resource: ncpus"
+        wait_for("its comment", lambda: reason in rig.pbs.run("qstat", "-f").stdout)
+        for host in ("pbs", "p1"):
+            assert _asked(rig, host, "pbs", scheduler="pbspro") == f"{told}: {reason}"
+        assert _asked(rig, "p1", "pbs", user="cleo", scheduler="pbspro") == told
+    finally:
+        rig.pbs.run("qdel", *jobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from fitserve.backends.qstat import read_qstat
 from sitekit.doctor.shell import run
 
 if TYPE_CHECKING:
@@ -71,16 +72,13 @@ def _pbs_jobs(timeout: float) -> list[Job]:
     """Read `qstat -f`, which every PBS has: names are cut short in its tables."""
     done = run("qstat", "-f", timeout=timeout)
     jobs = []
-    for block in re.split(r"(?m)^Job Id: *", done.out)[1:]:
-        ident, _, rest = block.partition("\n")
-        # Long values go on in lines that start with a tab.
-        fields = dict(re.findall(r"(?m)^ {4}([\w.]+) = (.*)$", rest.replace("\n\t", "")))
+    for ident, fields in read_qstat(done.out).items():
         state = fields.get("job_state", "")
         if state in _ENDED:
             continue
         jobs.append(
             Job(
-                ident.strip(),
+                ident,
                 fields.get("Job_Name", ""),
                 _WAITING.get(state) or _RUNNING.get(state) or state,
                 fields.get("comment", ""),

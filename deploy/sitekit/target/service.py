@@ -112,7 +112,10 @@ def stop(deployed: Deployed, *, disable: bool) -> dict[str, Any]:
         _systemctl(deployed, "disable" if disable else "stop", *(["--now"] if disable else []))
     else:
         if disable:
-            _write_cron([line for line in _cron() if line != _cron_line(deployed)])
+            lines = _cron()
+            others = [line for line in lines if line != _cron_line(deployed)]
+            if others != lines:
+                _write_cron(others)
         end(pids, _STOP_SECONDS)
     endpoint = deployed.endpoint_id
     left = end_all(endpoint) if endpoint else []
@@ -227,6 +230,8 @@ def _cron() -> list[str]:
 def _write_cron(lines: list[str]) -> None:
     if shutil.which("crontab") is None:
         return
-    done = run("crontab", "-", timeout=_SECONDS, text="".join(f"{line}\n" for line in lines))
+    # A table without lines would stay.
+    text = "".join(f"{line}\n" for line in lines)
+    done = run("crontab", "-" if lines else "-r", timeout=_SECONDS, text=text)
     if not done.ok:
         raise BackendError("the crontab cannot be written", evidence=done.words)

@@ -6,16 +6,17 @@ host that dies takes all its processes with it. Users, their homes, keys and eve
 configuration exist in those namespaces only: nothing of the machine outside is changed.
 
 ===== ======================================================================
-login sshd, Slurm's commands and Debian's qsub, qstat and qdel over Slurm
+login sshd, cron, Slurm's commands and Debian's qsub, qstat and qdel over Slurm
 head  slurmctld, slurmdbd and its MariaDB
 c1 c2 compute nodes of Slurm, 2 CPUs and 2 pretended GPUs each
-pbs   sshd, qsub, qstat and qdel as OpenPBS has them (`schedulerrig.pbs`)
+pbs   sshd, cron, qsub, qstat and qdel as OpenPBS has them (`schedulerrig.pbs`)
 p1 p2 compute nodes of PBS, 2 CPUs each
 ===== ======================================================================
 
 Inside, ``/home`` and ``/srv`` are shared by all hosts, and ``/tmp`` and ``/run`` are a host's
 own; what root writes below ``/etc``, ``/opt``, ``/usr/local`` and ``/var/lib`` stays on that
-host. ``/srv/fitserve`` is the checkout, ``/srv/venv`` an environment with both distributions.
+host, as do tables of cron. ``/srv/fitserve`` is the checkout, ``/srv/venv`` an environment with
+both distributions.
 There is no network beyond the switch; the machine outside is on it as ``admin``.
 
 It needs root and Debian's packages (`schedulerrig.rig.PACKAGES`). By hand::

@@ -200,14 +200,7 @@ class Server:
             found = {"Jobs": {job.ident: job.shown() for job in shown}} if shown else {}
             yield "out", json.dumps(self._head() | found, indent=4)
             return
-        if jobs:
-            yield "out", "Job id            Name             User              Time Use S Queue"
-            yield "out", "----------------  ---------------- ----------------  -------- - -----"
-        for job in jobs:
-            used = duration(time.time() - job.started) if job.started else "0"
-            name, user = job.name[:16], job.user[:16]
-            line = f"{job.ident:17} {name:16} {user:16}  {used:>8} {job.state} {job.queue}"
-            yield "out", line
+        yield from _text(jobs, full="-f" in arguments)
 
     def _shown_server(self, *, full: bool) -> Iterator[tuple[str, Any]]:
         if full:
@@ -244,6 +237,21 @@ class Server:
         yield "out", "---------------- ----- ----- --- --- ----- ----- ----- ----- ----- ----- ----"
         for name in queues:
             yield "out", f"{name:16}     0     0 yes yes     0     0     0     0     0     0 Exec"
+
+
+def _text(jobs: list[Job], *, full: bool) -> Iterator[tuple[str, Any]]:
+    """Show jobs with all their attributes, or as a table."""
+    if full:
+        yield from (("out", job.described()) for job in jobs)
+        return
+    if jobs:
+        yield "out", "Job id            Name             User              Time Use S Queue"
+        yield "out", "----------------  ---------------- ----------------  -------- - -----"
+    for job in jobs:
+        used = duration(time.time() - job.started) if job.started else "0"
+        name, user = job.name[:16], job.user[:16]
+        line = f"{job.ident:17} {name:16} {user:16}  {used:>8} {job.state} {job.queue}"
+        yield "out", line
 
 
 class _Handler(socketserver.StreamRequestHandler):

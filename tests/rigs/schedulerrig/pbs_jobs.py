@@ -22,6 +22,7 @@ SERVER = "pbs"
 _KILL_DELAY = 3.0
 _WALLTIME_EXCEEDED = -29
 _SIGNALLED = 256
+_LINE = 78
 _VALUED = "AaCceJjklmMNoPpqrSuvW"
 
 
@@ -187,6 +188,20 @@ class Job:
         self.state, self.status, self.ended = "F", status, time.time()
         if self.started:
             self.comment += " and failed" if status else " and finished"
+
+    def described(self) -> str:
+        """Return its attributes as ``qstat -f`` has them, long lines folded."""
+        lines = [f"Job Id: {self.ident}"]
+        for name, value in self.shown().items():
+            parts = value if isinstance(value, dict) else {}
+            pairs = {f"{name}.{key}": one for key, one in parts.items()} or {name: value}
+            for key, one in pairs.items():
+                text = f"    {key} = {one}"
+                # OpenPBS breaks where the line ends, with a tab before the rest.
+                lines.append(
+                    "\n\t".join(text[at : at + _LINE] for at in range(0, len(text), _LINE))
+                )
+        return "\n".join([*lines, ""])
 
     def shown(self) -> dict[str, Any]:
         """Return its attributes as ``qstat -f -F json`` has them."""

@@ -23,10 +23,10 @@ __all__ = ["PACKAGES", "Rig", "missing"]
 
 PACKAGES = (
     *("slurm-wlm", "slurm-wlm-torque", "slurmdbd", "munge", "mariadb-server"),
-    *("openssh-server", "iproute2"),
+    *("openssh-server", "iproute2", "cron"),
 )
 """Debian's packages that the rig runs."""
-_COMMANDS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "qsub", "ip")
+_COMMANDS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "cron", "qsub", "ip")
 _PLACE = Path("/var/tmp")  # noqa: S108 - its own directory is made anew, and is root's
 _PREFIX = "fitserve-rig-"
 _HOSTS = {"login": 2, "head": 3, "c1": 11, "c2": 12, "pbs": 4, "p1": 21, "p2": 22}
@@ -106,7 +106,7 @@ class Rig:
             self.start_host(host)
         self.login.run("bash", "-ec", "\n".join(make_venv(self.directory)))
         for host in (self.login, self.pbs):
-            self._start_sshd(host)
+            self._start_login(host)
         self._start_pbs()
         self.slurm.start()
 
@@ -131,6 +131,15 @@ class Rig:
         self.start_host(host)
         start_munge(host)
         self.slurm.start_node(host)
+
+    def restart_login(self, host: Host) -> None:
+        """Bring a login node that died up again, as a boot does."""
+        from schedulerrig.slurm import start_munge
+
+        self.start_host(host)
+        if host is self.login:
+            start_munge(host)
+        self._start_login(host)
 
     @property
     def ssh_config(self) -> Path:
@@ -184,8 +193,10 @@ class Rig:
         self._pbs_pid_file.write_text(str(self._pbs_server.pid))
         wait_for("PBS", (self.directory / "pbs" / "socket").exists)
 
-    def _start_sshd(self, host: Host) -> None:
+    def _start_login(self, host: Host) -> None:
+        """Start what every login node has: sshd, and cron, which does what is for its boot."""
         options = [word for option in _SSHD for word in ("-o", option)]
         host.run("/usr/sbin/sshd", "-f", "/dev/null", "-E", f"/srv/log/sshd.{host.name}", *options)
         listens = ("bash", "-c", "exec 3<> /dev/tcp/127.0.0.1/22")
         wait_for("sshd", lambda: host.run(*listens, status=None).returncode == 0)
+        host.run("cron")

@@ -15,7 +15,7 @@ __all__ = ["CHECKOUT", "USERS", "VENV", "make_shared", "make_venv", "mounts"]
 CHECKOUT = Path(__file__).resolve().parents[3]
 USERS = {"ada": 7001, "ben": 7002, "cleo": 7003}
 VENV = "/srv/venv"
-_CHANGEABLE = ("/etc", "/opt", "/usr/local", "/var/lib", "/var/cache")
+_CHANGEABLE = ("/etc", "/opt", "/usr/local", "/var/lib", "/var/cache", "/var/spool/cron")
 _SCRIPTS = ("fitserve", "fitserve-worker", "process_worker_pool.py", "interchange.py")
 
 
@@ -41,6 +41,9 @@ def make_shared(directory: Path, addresses: dict[str, str]) -> None:
         text += "".join(line.format(user=user, uid=uid) for user, uid in USERS.items())
         (etc / name).write_text(text)
         (etc / name).chmod(0o600 if name == "shadow" else 0o644)
+    # Tables of cron: none of the machine outside.
+    (etc / "crontab").touch(mode=0o644)
+    (etc / "cron.d").mkdir()
     known = {"localhost": "127.0.0.1", **addresses}
     (etc / "hosts").write_text("".join(f"{ip} {name}\n" for name, ip in known.items()))
     for user, uid in USERS.items():
@@ -100,6 +103,8 @@ def mounts(directory: Path, host: str, also: dict[str, str] | None = None) -> st
         "/etc/group": "etc/group",
         "/etc/shadow": "etc/shadow",
         "/etc/hosts": "etc/hosts",
+        "/etc/crontab": "etc/crontab",
+        "/etc/cron.d": "etc/cron.d",
         "/home": "home",
         "/root": f"own/{host}/root",
         **(also or {}),

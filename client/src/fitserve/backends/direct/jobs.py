@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from fitserve.backends.qstat import read_qstat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -210,12 +211,13 @@ def _ask_torque(ids: Sequence[str], timeout: float) -> dict[str, Job]:
     if done.returncode not in _PBS_FORGOTTEN:
         raise SilentSchedulerError(done.stderr.strip())
     found: dict[str, Job] = {}
-    for text in re.split(r"^Job Id:\s*", done.stdout, flags=re.MULTILINE)[1:]:
-        number = text.split()[0].split(".")[0]
-        pairs = re.findall(r"^\s+([\w.]+) = (.*)$", text, re.MULTILINE)
-        fields: dict[str, Any] = dict(pairs)
-        fields["resources_used"] = {"walltime": fields.get("resources_used.walltime", "")}
-        fields["Resource_List"] = {"walltime": fields.get("Resource_List.walltime", "")}
+    for full, shown in read_qstat(done.stdout).items():
+        fields: dict[str, Any] = {
+            **shown,
+            "resources_used": {"walltime": shown.get("resources_used.walltime", "")},
+            "Resource_List": {"walltime": shown.get("Resource_List.walltime", "")},
+        }
+        number = full.split(".")[0]
         found |= {ident: _pbs_job(fields) for ident in ids if ident.split(".")[0] == number}
     return found
 

@@ -1,0 +1,156 @@
+"""A site on one of the rig's login nodes, its administrator, and a look at what is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from deployrig.admin import ROOT, Admin, Said
+from globusrig.processes import AMQP_PORT
+from schedulerrig import users
+
+if TYPE_CHECKING:
+    from globusrig.rig import Rig as Service
+    from schedulerrig.rig import Rig
+
+__all__ = ["FIT", "VENV", "Tower", "other_version", "staus"]
+
+USER = "ada"
+VENV = "~/.local/share/fitserve/venv"
+FIT = ("--patch", "X_600_*", "--engine", "pyhf")
+_HOSTS = {"slurm": "login", "torque": "login", "pbspro": "pbs"}
+# Not what deploying makes, and kept where it was.
+_OTHERS = (".ssh", ".ansible", ".cache", "staus")
+
+
+class Tower:
+    """An ordinary user's endpoint on a login node.
+
+    Parameters
+    ----------
+    place
+        Home of the administrator.
+    scheduler
+        ``slurm``, ``torque`` or ``pbspro``.
+    """
+
+    def __init__(
+        self, rig: Rig, service: Service, tree: Path, place: Path, scheduler: str = "slurm"
+    ) -> None:
+        self.rig = rig
+        self.service = service
+        self.scheduler = scheduler
+        self.name = f"tower-{scheduler}"
+        self.host = rig.hosts[_HOSTS[scheduler]]
+        account = service.admin
+        self.secrets = {
+            "GLOBUS_COMPUTE_CLIENT_ID": account.id,
+            "GLOBUS_COMPUTE_CLIENT_SECRET": account.secret,
+        }
+        self.elsewhere = {
+            name: value
+            for name, value in account.environment().items()
+            if name.startswith("GLOBUS_SDK")
+        }
+        self.admin = Admin(tree, place, {})
+        self.site = self.admin.write_site(
+            self.name,
+            users.site(
+                scheduler,
+                login={"host": self.host.name, "user": USER},
+                environment={"container": None, "venv": VENV},
+                network={"interface": "eth0"},
+                endpoint={
+                    "venv": VENV,
+                    "heartbeat_seconds": 5,
+                    "idle_minutes": 1,
+                    "amqp_port": AMQP_PORT,
+                },
+            ),
+        )
+        self.first: Said | None = None
+        self.before = self.files()
+
+    @property
+    def home(self) -> Path:
+        return self.rig.directory / "home" / USER
+
+    @property
+    def configuration(self) -> Path:
+        return self.home / ".globus_compute" / f"fitserve-{self.name}"
+
+    def files(self) -> set[str]:
+        found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
+        return {path for path in found if not path.startswith(_OTHERS)}
+
+    def __call__(self, verb: str, *options: object, tree: Path | None = None, **more: Any) -> Said:
+        admin = self.admin
+        if tree is not None:
+            admin = Admin(tree, admin.place, {})
+            admin.environment |= self.admin.environment | {
+                "PYTHONPATH": admin.environment["PYTHONPATH"]
+            }
+        return admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
+
+    def give_credentials(self) -> None:
+        self.admin.environment |= self.secrets | self.elsewhere
+
+    def status(self, *options: object) -> dict[str, Any]:
+        return self.admin.status(self.site, "--ssh-config", self.rig.ssh_config, *options)
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all of the user's processes on the login node."""
+        done = self.host.run("ps", "-u", USER, "-o", "args=", status=None)
+        return done.stdout.splitlines()
+
+    def jobs(self) -> list[str]:
+        """Return the user's jobs that are queued or run, each a line of the scheduler's."""
+        if self.scheduler == "pbspro":
+            shown = self.host.run("qstat", status=None).stdout.splitlines()
+            return [line for line in shown if f" {USER} " in line]
+        return [" ".join(job) for job in self.rig.slurm.jobs(USER)]
+
+    def run_there(self, *words: str, status: int = 0, timeout: float = 300) -> str:
+        """Run the deployed `fitserve` on the login node; returns what it says."""
+        done = self.host.run(
+            ".local/bin/fitserve", *words, user=USER, status=status, timeout=timeout
+        )
+        return done.stderr
+
+    def end(self) -> None:
+        """Leave nothing of the user's running, whatever happened."""
+        self.host.run("pkill", "-KILL", "-u", USER, status=None)  # inside the host alone
+        for line in self.jobs():
+            command = "qdel" if self.scheduler == "pbspro" else "scancel"
+            self.host.run(command, line.split()[0], user=USER, status=None)
+
+
+def other_version(tree: Path, place: Path, version: str) -> Path:
+    """Make a checkout of another version, otherwise the same."""
+    shutil.copytree(tree, place, ignore=shutil.ignore_patterns("__pycache__"))
+    path = place / "client" / "src" / "fitserve" / "_version.py"
+    lines = [
+        f'__version__ = "{version}"' if line.startswith("__version__") else line
+        for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return place
+
+
+def staus(home: Path) -> Path:
+    """Copy the published pallet of the direct stau search into a home, or skip the test."""
+    shared = Path(os.environ.get("FITSERVE_SHARED", ROOT.parent / "shared"))
+    found = sorted(shared.glob("pallets/*staus*"))
+    if not found:
+        if os.environ.get("CI"):
+            pytest.fail(f"no pallet of staus in {shared}")
+        pytest.skip(f"no pallet of staus in {shared}")
+    target = home / found[0].name
+    if not target.exists():
+        shutil.copyfile(found[0], target)
+        target.chmod(0o644)
+    return target
