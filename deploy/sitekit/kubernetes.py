@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sitekit.site import Site
 
-__all__ = ["COMMANDS", "HOME", "labels", "worker_account"]
+__all__ = ["COMMANDS", "HOME", "labels", "site_files", "worker_account"]
 
 COMMANDS = "/etc/fitserve/bin"
 """Where the endpoint's pod has the chart's own commands, which come first on its PATH."""
@@ -40,3 +40,10 @@ def labels(endpoint: str, component: str) -> dict[str, str]:
 def worker_account(site: Site, endpoint: str) -> str:
     """Return the service account of worker pods: the site's own, or the one of the chart."""
     return str(site.get("kubernetes.service_account") or f"{endpoint}-worker")
+
+
+def site_files(site: Site, endpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the volume of the rendered site, and its mount where ``parsl:SITE`` is looked for."""
+    name = "fitserve-site"
+    volume = {"name": name, "configMap": {"name": f"{endpoint}-site"}}
+    return volume, {"name": name, "mountPath": f"/etc/xdg/fitserve/sites/{site.name}"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting import wait_for
 
+import fitserve
+from fitserve._version import __version__
 from kuberig.fixtures import NAMESPACE, Admin, admin, kube
 from kuberig.jobs import Run, local_cls
+from kuberig.notebooks import Notebook, code_cells, notebook_pod
+from sitekit.cluster.hub import hub_values
+from sitekit.load import load_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +126,29 @@ def test_a_client_that_is_killed_takes_its_workers_along(kube: Cluster, site: Pa
     wait_for("a running worker", lambda: _running(kube, "killed-client-"), 120)
     kube.kubectl("delete", "job", "killed-client", "-n", NAMESPACE)
     wait_for("no worker pods", lambda: not _workers(kube), 60)
+
+
+def test_a_notebook_fits_on_worker_pods(kube: Cluster, site: Path, tmp_path: Path) -> None:
+    loaded, _ = load_site(str(site))
+    pod = notebook_pod(hub_values(loaded), "notebook", f"fitserve/endpoint:{__version__}")
+    notebook = Notebook(kube, NAMESPACE, pod)
+    try:
+        settings, fit, *looks = code_cells()
+        settings = settings.replace('"mysite"', f'"{loaded.name}"')
+        said = notebook(f"{settings}\n{fit}\nprint('path', run.path.resolve())")
+        place = notebook.fetch(said.split()[-1], tmp_path)
+    finally:
+        notebook.close()
+    # Pods go with the notebook that drives them.
+    wait_for("no worker pods", lambda: not _workers(kube), 60)
+    run = fitserve.open_run(place)
+    expected = local_cls(tmp_path, "example")
+    _same(json.loads((place / "results.json").read_text()), expected)
+    # What is looked at afterwards needs nothing of the cluster.
+    shown: dict[str, Any] = {"run": run}
+    for look in looks:
+        exec(look, shown)  # noqa: S102 - the notebook's own cells
+    assert set(shown["table"].index) == set(expected)
 
 
 def test_status_says_what_there_is(admin: Admin, site: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from waiting import wait_for
 
 from fitserve._version import __version__
-from fitserve.backends.pod_security import container_security
+from fitserve.backends.pod_fields import container_security
 from globusrig.client import Client
 from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig

@@ -11,10 +11,12 @@ import yaml
 from click.testing import CliRunner
 
 from fitserve.errors import BackendError, FitserveError, RequestError
+from kuberig.notebooks import notebook_pod
 from kuberig.policy import pod_specs, violations
 from sitekit.cli import commands
 from sitekit.cluster import watch
 from sitekit.cluster.commands import cluster
+from sitekit.cluster.hub import hub_values
 from sitekit.cluster.job import run_job
 from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
 from sitekit.load import load_site
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 RENDERING = Rendering("0.0.0", Path("/home/fitserve"))
 IDENT = "11111111-2222-4333-8444-555555555555"
+_AMOUNTS = ("requests", "limits")
 # Answers by the first words that are found in a command line; each call is noted.
 FAKE = """#!/usr/bin/env python3
 import json, pathlib, sys
@@ -246,6 +249,25 @@ def test_a_job_keeps_to_the_restricted_profile(make_site: Callable[..., Any]) ->
     assert "/etc/xdg/fitserve/sites/changed" in mounts
 
 
+def test_a_hubs_notebooks_are_clients_of_the_restricted_profile(
+    make_site: Callable[..., Any],
+) -> None:
+    site = make_site("kubernetes")
+    pod = notebook_pod(hub_values(site), "ada", "jupyter/scipy-notebook:2024-10-07")
+    [(_, spec)] = pod_specs(pod)
+    # A notebook writes into its image, and what it may use is the hub's to say.
+    own = {"its root can be written", *(f"no {kind} of cpu, memory" for kind in _AMOUNTS)}
+    assert {one.partition(": ")[2] for one in violations(spec)} == own
+    assert spec["automountServiceAccountToken"] is True
+    assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "client"
+    job = run_job(site, RENDERING, "mine", ["fitserve", "run", "example"])
+    [(_, other)] = pod_specs(job)
+    assert spec["serviceAccountName"] == other["serviceAccountName"]
+    for one in (spec, other):
+        mounts = {mount["mountPath"] for mount in one["containers"][0]["volumeMounts"]}
+        assert "/etc/xdg/fitserve/sites/changed" in mounts
+
+
 # The command line
 
 
@@ -282,6 +304,8 @@ def test_what_is_printed_can_be_applied(fake: Fake) -> None:
     assert values["name"] == "fitserve-kubernetes"
     namespace = runner.invoke(commands, ["cluster", "namespace", "kubernetes"]).output
     assert yaml.safe_load(namespace)["kind"] == "Namespace"
+    hub = yaml.safe_load(runner.invoke(commands, ["cluster", "hub", "kubernetes"]).output)
+    assert hub["singleuser"]["serviceAccountName"] == "fitserve-kubernetes"
     words = ["cluster", "job", "kubernetes", "mine", "--", "fitserve", "run", "example"]
     job = yaml.safe_load(runner.invoke(commands, words).output)
     assert job["spec"]["template"]["spec"]["containers"][0]["command"][0] == "fitserve"

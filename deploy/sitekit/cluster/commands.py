@@ -101,6 +101,16 @@ def namespace_command(site: str) -> None:
     click.echo(yaml.safe_dump(namespace_manifest(release.namespace), sort_keys=False), nl=False)
 
 
+@cluster.command("hub")
+@_site
+def hub_command(site: str) -> None:
+    """Print Helm values of a JupyterHub whose notebooks use `parsl:SITE`."""
+    from sitekit.cluster.hub import hub_values
+
+    release, _ = _open(site)
+    click.echo(yaml.safe_dump(hub_values(release.site), sort_keys=False), nl=False)
+
+
 @cluster.command("job")
 @_site
 @click.argument("name")

@@ -6,10 +6,10 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from fitserve.backends.pod_security import container_security, pod_security
+from fitserve.backends.pod_fields import container_security, owner_environment, pod_security
 from sitekit.cluster.tools import run
 from sitekit.derive import derive
-from sitekit.kubernetes import labels
+from sitekit.kubernetes import labels, site_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +42,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
     endpoint = derive(site).endpoint_name
     pod = pinned.get("kubernetes.endpoint_pod")
     secret = site.get("kubernetes.pull_secret")
-
-    def field(path: str) -> dict[str, Any]:
-        return {"fieldRef": {"fieldPath": path}}
+    volume, mount = site_files(site, endpoint)
 
     container = {
         "name": "client",
@@ -55,8 +53,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
             *({"name": one, "value": "/tmp"} for one in ("HOME", "TMPDIR")),  # noqa: S108
             {"name": "FITSERVE_JIT_CACHE", "value": "/tmp/jit"},  # noqa: S108
             # Worker pods belong to this one, so that they go with it.
-            {"name": "FITSERVE_POD_NAME", "valueFrom": field("metadata.name")},
-            {"name": "FITSERVE_POD_UID", "valueFrom": field("metadata.uid")},
+            *owner_environment(),
         ],
         "resources": {
             f"{kind}s": {"cpu": f"{pod['cpu'][kind]:g}", "memory": pod["memory"][kind]}
@@ -65,7 +62,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "site", "mountPath": f"/etc/xdg/fitserve/sites/{site.name}"},
+            mount,
         ],
     }
     spec: dict[str, Any] = {
@@ -79,7 +76,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}},
-            {"name": "site", "configMap": {"name": f"{endpoint}-site"}},
+            volume,
         ],
     }
     if secret:

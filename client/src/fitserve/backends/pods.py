@@ -17,7 +17,7 @@ import parsl.providers
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers import KubernetesProvider
 
-from fitserve.backends.pod_security import container_security, pod_security
+from fitserve.backends.pod_fields import OWNER_VARIABLES, container_security, pod_security
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["OWNER_VARIABLES", "PodProvider", "pod_status", "register"]
 
 logger = logging.getLogger(__name__)
-
-OWNER_VARIABLES = ("FITSERVE_POD_NAME", "FITSERVE_POD_UID")
-"""Say which pod drives the workers: with it, they go."""
 
 _GONE = 404
 _POLL_SECONDS = 10
