@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.arraytypes import DeviceArray
     from fitserve_worker.kernel.likelihood import Parts
 
-__all__ = ["MAX_STEPS", "TOLERANCE", "Minimum", "Problem", "minimise"]
+__all__ = ["MAX_STEPS", "TOLERANCE", "Minimum", "Problem", "minimise", "no_minima"]
 
 MAX_STEPS = 100
 """Evaluations after which a fit is given up."""
@@ -91,6 +91,14 @@ class Minimum(NamedTuple):
     hessians: Array
     converged: Array
     positive: Array
+
+
+def no_minima(count: int, columns: int, bins: int) -> Minimum:
+    """Return room for the minima of ``count`` fits, with the fit as first axis."""
+    number, truth = jnp.zeros(count), jnp.zeros(count, dtype=bool)
+    steps = jnp.zeros(count, dtype=jnp.int32)
+    each, local = jnp.zeros((count, columns)), jnp.zeros((count, bins))
+    return Minimum(each, number, each, local, local, number, steps, steps, truth, truth)
 
 
 class _State(NamedTuple):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from fitserve_worker.kernel.curvature import Curvature, curvature
 from fitserve_worker.kernel.likelihood import Evaluation, Parts, Target, Terms, evaluate
-from fitserve_worker.kernel.newton import Minimum, Problem, minimise
+from fitserve_worker.kernel.newton import Minimum, Problem, minimise, no_minima
 
 if TYPE_CHECKING:
     from jax import Array
@@ -97,8 +97,7 @@ def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn
         one: Jobs = jax.tree.map(lambda leaf: leaf[index], jobs)
         return one
 
-    one = jax.eval_shape(lambda: _fit(shape, models, job(0)))
-    blank = jax.tree.map(lambda leaf: jnp.zeros((len(jobs.start), *leaf.shape), leaf.dtype), one)
+    blank = no_minima(len(jobs.start), shape.columns, shape.bins)
 
     def step(index: Array, done: Minimum) -> Minimum:
         found = _fit(shape, models, job(index))
