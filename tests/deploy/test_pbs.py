@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from deployrig.tunnel import Tunnels
     from globusrig.rig import Rig as Service
     from schedulerrig.rig import Rig
 
@@ -56,6 +57,8 @@ def test_smoke_and_status(tower: Tower) -> None:
     found = tower.status()
     assert found["endpoint"]["pid"]
     assert found["orphans"] == []
+    kept = {"torque": ("supervisor", "cron"), "pbspro": ("systemd", "systemd")}[tower.scheduler]
+    assert (found["endpoint"]["kept_by"], found["endpoint"]["at_boot"]) == kept
     # The block of that fit, by the name that the scheduler shows of it.
     assert [job["state"] for job in found["jobs"] if job["of_endpoint"]] in (["running"], [])
 
@@ -73,6 +76,25 @@ def test_staus_through_the_endpoint(tower: Tower, tmp_path: Path) -> None:
     client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
     client("run", staus(tower.home), "-e", tower.name, "-o", tmp_path / "run", timeout=300)
     assert len(complete(tmp_path / "run")) == 57
+
+
+def test_a_killed_endpoint_is_started_again(tower: Tower) -> None:
+    """By systemd, or by the supervisor: nobody deploys anew."""
+    before = tower.status()["endpoint"]["pid"]
+    tower.host.run("kill", "-KILL", before, user="ada")
+    wait_for(lambda: tower.status()["endpoint"]["pid"] not in {None, before}, 90, "another one")
+
+
+def test_a_login_node_that_was_rebooted_has_its_endpoint_again(
+    tower: Tower, tunnels: Tunnels
+) -> None:
+    before = tower.status()
+    tower.host.kill()
+    tower.rig.restart_login(tower.host)
+    tunnels.open(tower.host)
+    wait_for(lambda: tower.status()["endpoint"]["pid"], 150, "the endpoint")
+    assert tower.status()["endpoint"]["id"] == before["endpoint"]["id"]
+    tower("smoke")
 
 
 def test_upgrade_and_rollback(tower: Tower, tree: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ configuration exist in those namespaces only: nothing of the machine outside is 
 login sshd, cron, Slurm's commands and Debian's qsub, qstat and qdel over Slurm
 head  slurmctld, slurmdbd and its MariaDB
 c1 c2 compute nodes of Slurm, 2 CPUs and 2 pretended GPUs each
-pbs   sshd, cron, qsub, qstat and qdel as OpenPBS has them (`schedulerrig.pbs`)
+pbs   sshd, cron, ada's systemd, and OpenPBS' qsub, qstat, qdel (`schedulerrig.pbs`)
 p1 p2 compute nodes of PBS, 2 CPUs each
 ===== ======================================================================
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from schedulerrig.hosts import Host, Switch, end_process, wait_for
 from schedulerrig.pbs import DEFAULTS
-from schedulerrig.site import make_shared, make_venv, mounts
+from schedulerrig.site import USERS, make_shared, make_venv, mounts
 from schedulerrig.slurm import Slurm
+from schedulerrig.systemd import remove_cgroups, start_user_manager
 
 if TYPE_CHECKING:
     from typing import Self
@@ -23,13 +24,15 @@ __all__ = ["PACKAGES", "Rig", "missing"]
 
 PACKAGES = (
     *("slurm-wlm", "slurm-wlm-torque", "slurmdbd", "munge", "mariadb-server"),
-    *("openssh-server", "iproute2", "cron"),
+    *("openssh-server", "iproute2", "cron", "systemd"),
 )
 """Debian's packages that the rig runs."""
 _COMMANDS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "cron", "qsub", "ip")
 _PLACE = Path("/var/tmp")  # noqa: S108 - its own directory is made anew, and is root's
 _PREFIX = "fitserve-rig-"
 _HOSTS = {"login": 2, "head": 3, "c1": 11, "c2": 12, "pbs": 4, "p1": 21, "p2": 22}
+_LINGERS = "ada"
+"""Has a systemd on PBS' login node, and none on Slurm's: as sites differ."""
 _PBS_HOSTS = ("pbs", "p1", "p2")
 _PBS_COMMANDS = ("qsub", "qstat", "qdel")
 _SSHD = (
@@ -72,6 +75,7 @@ class Rig:
             name: Host(directory, name, f"{network}.{last}") for name, last in _HOSTS.items()
         }
         self.login, self.pbs = self.hosts["login"], self.hosts["pbs"]
+        self._cgroup = f"{directory.name}-{_LINGERS}"
         self._pbs_server: subprocess.Popen[bytes] | None = None
         self._pbs_pid_file = directory / "pbs" / "server.pid"
         self.slurm = Slurm(
@@ -154,6 +158,7 @@ class Rig:
             host.kill()
         if self._pbs_server is not None:
             self._pbs_server.wait()
+        remove_cgroups(self._cgroup)
         self.switch.down()
         if f" {self.directory}" in Path("/proc/mounts").read_text():
             raise RuntimeError(f"something is mounted below {self.directory}")
@@ -195,8 +200,13 @@ class Rig:
 
     def _start_login(self, host: Host) -> None:
         """Start what every login node has: sshd, and cron, which does what is for its boot."""
-        options = [word for option in _SSHD for word in ("-o", option)]
+        # What pam_systemd sets at a login, where there is one.
+        more = (f"SetEnv=XDG_RUNTIME_DIR=/run/user/{USERS[_LINGERS]}",) if host is self.pbs else ()
+        options = [word for option in (*_SSHD, *more) for word in ("-o", option)]
         host.run("/usr/sbin/sshd", "-f", "/dev/null", "-E", f"/srv/log/sshd.{host.name}", *options)
         listens = ("bash", "-c", "exec 3<> /dev/tcp/127.0.0.1/22")
         wait_for("sshd", lambda: host.run(*listens, status=None).returncode == 0)
         host.run("cron")
+        if host is self.pbs:
+            log = self.directory / "log" / "systemd.log"
+            start_user_manager(host, _LINGERS, USERS[_LINGERS], self._cgroup, log)
