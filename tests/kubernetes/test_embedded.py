@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting import wait_for
 
 import fitserve
 from fitserve._version import __version__
@@ -17,6 +16,7 @@ from kuberig.jobs import Run, local_cls
 from kuberig.notebooks import Notebook, code_cells, notebook_pod
 from sitekit.cluster.hub import hub_values
 from sitekit.load import load_site
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import yaml
-from waiting import wait_for
 
 from fitserve._version import __version__
 from fitserve.backends.pod_fields import container_security
@@ -18,6 +17,7 @@ from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig
 from kuberig.fixtures import Admin, admin, kube
 from kuberig.jobs import local_cls
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,7 +209,7 @@ def test_an_upgrade_that_fails_is_undone_and_rollback_goes_back(
     bad = admin.place / "bad.yaml"
     bad.write_text(yaml.safe_dump(_values(kube, image="fitserve/endpoint:0.0.0-none")))
     words = ("--seconds", "60", "--no-smoke", "--values", bad)
-    said = admin("deploy", site.path, *words, status=4, environment=site.environment)
+    said = admin("upgrade", site.path, *words, status=4, environment=site.environment)
     assert "what served before serves again" in said
     wait_for("an endpoint that is ready", lambda: _ready(kube), 200)
     image = _endpoint(kube)["spec"]["containers"][0]["image"]
@@ -219,7 +219,7 @@ def test_an_upgrade_that_fails_is_undone_and_rollback_goes_back(
     more = {**_values(kube)["endpoint"]["env"], "COLOUR": "green"}
     good.write_text(yaml.safe_dump(_values(kube, env=more)))
     words = (*site.words, "--values", good)
-    admin("deploy", site.path, *words, environment=site.environment)
+    admin("upgrade", site.path, *words, environment=site.environment)
     card = json.loads(site.card.card.read_text())
     assert "COLOUR" in json.dumps(_endpoint(kube))
     admin("rollback", site.path, "--seconds", "300")

@@ -7,11 +7,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting import wait_for
+import yaml
 
 from fitserve._version import __version__
+from kuberig.charts import manifests, site_values
 from kuberig.fixtures import Admin, admin, kube
 from kuberig.pki import write_kubeconfig
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ __all__ = ["admin", "kube"]
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
 SPACE = "pods"
+ACCOUNT = "fitserve-kubernetes"
 FIELDS: dict[str, Any] = {
     "image": f"fitserve/worker:{__version__}",
     "namespace": SPACE,
@@ -41,13 +44,14 @@ FIELDS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def space(kube: Cluster) -> Iterator[str]:
-    """Return a namespace with the chart's Role, and nothing else of the chart."""
+    """Return a namespace with the account and the Role of the chart, and nothing else of it."""
     kube.kubectl("create", "namespace", SPACE)
-    kube.kubectl("create", "serviceaccount", "endpoint", "-n", SPACE)
-    verbs = "--verb=create,get,delete"
-    kube.kubectl("create", "role", "endpoint", "-n", SPACE, verbs, "--resource=pods")
-    bound = ("--role=endpoint", f"--serviceaccount={SPACE}:endpoint")
-    kube.kubectl("create", "rolebinding", "endpoint", "-n", SPACE, *bound)
+    rights = [
+        one
+        for one in manifests(site_values("kubernetes"), "--namespace", SPACE)
+        if one["kind"] in {"ServiceAccount", "Role", "RoleBinding"}
+    ]
+    kube.kubectl("create", "-n", SPACE, "-f", "-", stdin=yaml.safe_dump_all(rights))
     yield SPACE
     kube.kubectl("delete", "namespace", SPACE)
 
@@ -61,12 +65,15 @@ def provider(
 
     from fitserve.backends.pods import PodProvider
 
-    [secret] = [
-        one
-        for one in kube.get("secrets", space)
-        if one["metadata"].get("annotations", {}).get("kubernetes.io/service-account.name")
-        == "endpoint"
-    ]
+    def secrets() -> list[dict[str, Any]]:
+        return [
+            one
+            for one in kube.get("secrets", space)
+            if one["metadata"].get("annotations", {}).get("kubernetes.io/service-account.name")
+            == ACCOUNT
+        ]
+
+    [secret] = wait_for("the account's token", secrets, 30)
     token = base64.b64decode(secret["data"]["token"]).decode()
     path = write_kubeconfig(kube.pki, "account", kube.server, token)
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
@@ -138,7 +145,7 @@ def test_each_verb_is_needed(kube: Cluster, provider: Callable[..., Any], lackin
     def allow(*verbs: str) -> None:
         rules = [{"op": "replace", "path": "/rules/0/verbs", "value": list(verbs)}]
         patch = ("--type=json", f"--patch={json.dumps(rules)}")
-        kube.kubectl("patch", "role", "endpoint", "-n", SPACE, *patch)
+        kube.kubectl("patch", "role", ACCOUNT, "-n", SPACE, *patch)
 
     ours = provider()
     allow(*({"create", "get", "delete"} - {lacking}))

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from waiting import wait_for
 
 from kuberig.images import PAUSE, pause_archive
 from kuberig.node import Node
 from kuberig.pki import make_pki, write_kubeconfig
 from kuberig.tools import cache, command
+from waiting import wait_for
 
 __all__ = ["PACKAGES", "Cluster", "missing"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,15 +46,18 @@ SITE: dict[str, Any] = {
 
 
 class Admin:
-    """A site's administrator at a machine from which the cluster is reached."""
+    """A site's administrator at a machine from which the cluster is reached, with a checkout."""
 
     def __init__(self, kube: Cluster, place: Path) -> None:
         self.kube = kube
         self.place = place
+        # What is made lies below the administrator's own directory, not in this checkout.
+        (place / "deploy").symlink_to(ROOT / "deploy")
+        mine = {**kube.environment(), "PYTHONWARNINGS": "ignore"}
         self.environment = {
-            **kube.environment(),
-            "PYTHONPATH": str(ROOT / "deploy"),
-            "PYTHONWARNINGS": "ignore",
+            name: value
+            for name, value in mine.items()
+            if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
         }
 
     def site(self, name: str = "rig", **changes: Any) -> Path:
@@ -65,23 +69,45 @@ class Admin:
         return path
 
     def __call__(
-        self, *words: object, status: int = 0, environment: dict[str, str] | None = None
+        self,
+        verb: str,
+        site: Path,
+        *options: object,
+        status: int = 0,
+        environment: dict[str, str] | None = None,
     ) -> str:
-        """Run ``sitekit cluster``; returns what it prints."""
+        """Run ``make VERB SITE=SITE``, with the environment that this Python is; returns its words.
+
+        Parameters
+        ----------
+        options
+            What goes into ``ARGS``.
+        status
+            With which status the command behind it ends.
+        """
+        # Both environments are made already, or not needed.
+        words = ["make", "--silent", f"--file={ROOT}/Makefile", "-o", "install"]
+        words += ["-o", "ansible-venv", f"BIN={Path(sys.executable).parent}", verb]
+        words += [f"SITE={site}", f"ARGS={shlex.join(map(str, options))}"]
         done = subprocess.run(
-            [sys.executable, "-m", "sitekit", "cluster", *map(str, words)],
+            words,
             env={**self.environment, **(environment or {})},
             cwd=self.place,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == status, f"{done.returncode}: {done.stdout}\n{done.stderr}"
+        told = f"{done.stdout}\n{done.stderr}"
+        if status:
+            assert f"Error {status}" in done.stderr, told
+        else:
+            assert done.returncode == 0, told
         return done.stdout + done.stderr
 
     def status(self, site: Path) -> dict[str, Any]:
         """Return what ``status`` says as data."""
-        found: dict[str, Any] = json.loads(self("status", site, "--json"))
+        found: dict[str, Any]
+        found, _ = json.JSONDecoder().raw_decode(self("status", site, "--json"))
         return found
 
 

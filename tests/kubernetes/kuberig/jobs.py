@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from waiting import wait_for
-
 from fitserve._version import __version__
 from sitekit.cluster.job import run_job
 from sitekit.load import load_site
 from sitekit.render import Rendering
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
