@@ -157,3 +157,34 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
     assert done.returncode != 0
     assert "BackendError: JAX finds no device to fit on" in done.stderr
     assert "JAX_PLATFORMS=cuda" in done.stderr
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from fitserve_worker.kernel.jit_cache import JitCache;"
+        "cache = JitCache(None); print(cache.private.parent, flush=True); time.sleep(60)"
+    )
+
+    def begin() -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    processes = [begin() for _ in range(2)]
+    (killed, left), (_, used) = processes
+    try:
+        killed.kill()
+        killed.wait()
+        assert left.exists()
+        processes.append(begin())
+        assert not left.exists()
+        assert used.exists()
+    finally:
+        for process, _ in processes:
+            process.kill()
+            process.communicate()

@@ -10,6 +10,7 @@ container image, or absent.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -24,6 +25,8 @@ from pathlib import Path
 __all__ = ["VARIABLE", "JitCache", "default_location", "machine_key"]
 
 _LOG = logging.getLogger(__name__)
+_PREFIX = "fitserve-jit-"
+_LOCK = "lock"
 
 VARIABLE = "FITSERVE_JIT_CACHE"
 """Names the environment variable with the shared directory; empty means none."""
@@ -68,13 +71,18 @@ class JitCache:
     Attributes
     ----------
     private
-        The directory for JAX, removed when the process ends.
+        The directory for JAX, removed when the process ends; where it is killed, as workers
+        usually are, by the next process of its user.
     """
 
     def __init__(self, shared: Path | None) -> None:
-        self.private = Path(tempfile.mkdtemp(prefix="fitserve-jit-"))
+        _remove_left()
+        own = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._alive = _lock(own)
+        self.private = own / "programs"
+        self.private.mkdir()
         # Unlike atexit's, these are also called at the end of multiprocessing's children.
-        Finalize(None, shutil.rmtree, (self.private, True), exitpriority=0)
+        Finalize(None, shutil.rmtree, (own, True), exitpriority=0)
         self._shared = shared / machine_key() if shared else None
         if self._shared is None:
             return
@@ -116,6 +124,27 @@ class JitCache:
             (self.private / entry.name).symlink_to(target.resolve())
             count += 1
         return count
+
+
+def _lock(directory: Path) -> int:
+    """Make a file in a directory that is locked as long as this process lives."""
+    partial = directory / ".lock"
+    held = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(OSError):  # where the file system has no locks nothing is removed
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Named only now: what has this name and no lock is of a process that is gone.
+        partial.rename(directory / _LOCK)
+    return held
+
+
+def _remove_left() -> None:
+    """Remove the private directories of processes of ours that were killed."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open("rb") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
+                continue
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _is_trusted(directory: Path) -> bool:
