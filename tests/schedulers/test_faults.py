@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -258,6 +259,35 @@ def test_a_full_disk(quiet: Rig, ada: User, small: str) -> None:
     assert "the run directory of site full cannot be used" in said.said
     assert "No space left on device" in said.said
     assert "directories.run" in said.said
+    assert not quiet.slurm.jobs("ada")
+
+
+@pytest.fixture
+def quota(rig: Rig) -> Iterator[str]:
+    """Return a directory in which ada may have hardly anything more: a quota of Btrfs."""
+    image = rig.directory / "quota.img"
+    with image.open("wb") as stream:
+        stream.truncate(128 * 1024**2)
+    subprocess.run(["mkfs.btrfs", "-q", str(image)], check=True, capture_output=True)
+    place = "/home/ada/quota"
+    rig.login.run("mkdir", "-p", place, user="ada")
+    rig.login.run("mount", "-o", "loop", "/srv/quota.img", place)
+    try:
+        for words in ("quota enable .", "subvolume create hers", "qgroup limit 300k hers"):
+            rig.login.run("btrfs", *words.split(), cwd=place)
+        rig.login.run("chown", "ada:", f"{place}/hers")
+        yield "quota/hers"
+    finally:
+        rig.login.run("umount", place)
+
+
+def test_a_user_over_quota(quiet: Rig, ada: User, quota: str) -> None:
+    ada.render("over", site("slurm", directories={"run": f"~/{quota}/run"}))
+    said = ada.start("over", *FEW)
+    assert said.process.wait(60) == 5
+    assert "the run directory of site over cannot be used" in said.said
+    assert "Disk quota exceeded" in said.said
+    assert "`quota`" in said.said
     assert not quiet.slurm.jobs("ada")
 
 

@@ -138,7 +138,7 @@ def _install(verb: str, given: dict[str, Any]) -> None:
         "upgrade": verb == "upgrade",
         "cloud_login": given.pop("cloud"),
         "image": str(image) if image else None,
-        "no_job": given.pop("no_job"),
+        "no_job": given.pop("no_job") or None,
         **given,
     }
     with _alone(deployment):

@@ -47,6 +47,11 @@ class Deployed:
         return Path(os.path.expandvars(os.path.expanduser(place)))  # noqa: PTH111
 
     @property
+    def multi_user(self) -> bool:
+        """Whether the endpoint is root's, with children under its users' accounts."""
+        return bool(self.site.get("access.mode") == "multi-user")
+
+    @property
     def name(self) -> str:
         """Name of the endpoint."""
         return derive(self.site).endpoint_name

@@ -43,11 +43,16 @@ class Job(NamedTuple):
 
 
 def find_jobs(site: Site, endpoint: str) -> list[Job]:
-    """Return this user's jobs of an endpoint and of direct runs on its site."""
+    """Return the jobs of an endpoint and of direct runs on its site.
+
+    They are this user's, or all users' for an endpoint that is root's.
+    """
     kind = site.get("scheduler.type")
     timeout = float(site.get("scheduler.cmd_timeout"))
     if kind == "slurm":
-        done = run("squeue", "--noheader", "--me", f"--format={_SLURM}", timeout=timeout)
+        # Jobs of a multi-user endpoint are its users'.
+        whose = [] if site.get("access.mode") == "multi-user" else ["--me"]
+        done = run("squeue", "--noheader", *whose, f"--format={_SLURM}", timeout=timeout)
         rows = [line.split("|") for line in done.out.splitlines() if line.count("|") == 6]  # noqa: PLR2004
         found = [Job(*_told(row), of_endpoint=False) for row in rows]
     elif kind in {"pbspro", "torque"}:

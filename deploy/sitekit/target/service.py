@@ -200,7 +200,7 @@ def _enable(deployed: Deployed) -> bool:
             return False
         done = _systemctl(deployed, "enable")
         _started(done)
-        if deployed.site.get("access.mode") != "multi-user":
+        if not deployed.multi_user:
             # Else a user's services end at logout. Not every site allows it.
             run("loginctl", "enable-linger", timeout=_SECONDS)
         return True
@@ -212,7 +212,7 @@ def _enable(deployed: Deployed) -> bool:
 
 
 def _systemctl(deployed: Deployed, verb: str, *options: str) -> Result:
-    scope = "--system" if deployed.site.get("access.mode") == "multi-user" else "--user"
+    scope = "--system" if deployed.multi_user else "--user"
     unit = f"{deployed.name}.service"
     words = [] if verb == "daemon-reload" else [unit]
     return run("systemctl", scope, verb, *options, *words, timeout=_STOP_SECONDS)

@@ -75,6 +75,8 @@ class Rig:
         self.policy = str(uuid.uuid4())
         self.admin = Account("admin@site.example", self.directory / "admin")
         self.user = Account("nobody@site.example", self.directory / "user", (self.group,))
+        self.member = Account("ada@site.example", self.directory / "member")
+        self.barred = Account("ben@site.example", self.directory / "barred")
         self.stranger = Account("eve@elsewhere.example", self.directory / "stranger")
         self.broker = RabbitMQ(self.directory / "broker")
         self._service: Child | None = None
@@ -96,7 +98,7 @@ class Rig:
     def start_service(self, **settings: Any) -> None:
         """Start the stand-in on what it remembers; settings hold until changed."""
         self.settings |= settings
-        accounts = (self.admin, self.user, self.stranger)
+        accounts = (self.admin, self.user, self.member, self.barred, self.stranger)
         config = {
             "state": str(self.directory / "service.db"),
             "port": 5000,

@@ -24,10 +24,21 @@ __all__ = ["PACKAGES", "Rig", "missing"]
 
 PACKAGES = (
     *("slurm-wlm", "slurm-wlm-torque", "slurmdbd", "munge", "mariadb-server"),
-    *("openssh-server", "iproute2", "cron", "systemd"),
+    *("openssh-server", "iproute2", "cron", "systemd", "btrfs-progs"),
 )
 """Debian's packages that the rig runs."""
-_COMMANDS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "cron", "qsub", "ip")
+_COMMANDS = (
+    "slurmctld",
+    "slurmd",
+    "slurmdbd",
+    "munged",
+    "mariadbd",
+    "sshd",
+    "cron",
+    "qsub",
+    "ip",
+    "mkfs.btrfs",
+)
 _PLACE = Path("/var/tmp")  # noqa: S108 - its own directory is made anew, and is root's
 _PREFIX = "fitserve-rig-"
 _HOSTS = {"login": 2, "head": 3, "c1": 11, "c2": 12, "pbs": 4, "p1": 21, "p2": 22}
