@@ -10,6 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from deployrig.tower import FIT, Tower, other_version, staus
 from fitserve._version import __version__
@@ -115,6 +116,19 @@ def test_status_and_smoke(tower: Tower) -> None:
     said = tower("smoke")
     for stage in ("identity", "endpoint", "function", "workers", "fit", "refusal"):
         assert f" {stage} " in said.out, said.out
+
+
+def test_it_is_reached_through_a_jump_host(tower: Tower) -> None:
+    fields = yaml.safe_load(tower.site.read_text())
+    fields["login"]["jump_host"] = "pbs"
+    path = tower.admin.place / "behind" / tower.site.name
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(fields))
+    log = tower.rig.directory / "log" / "sshd.pbs"
+    before = log.read_text().count("Accepted publickey for root")
+    found = tower.admin.status(path, "--ssh-config", tower.rig.ssh_config)
+    assert found["endpoint"]["id"] == tower.status()["endpoint"]["id"]
+    assert log.read_text().count("Accepted publickey for root") == before + 1
 
 
 def test_a_physicist_runs_through_the_endpoint(tower: Tower, client: Client) -> None:

@@ -50,6 +50,7 @@ _SSHD = (
     *("HostKey=/srv/keys/host", "PidFile=/run/sshd.pid", "UsePAM=no", "StrictModes=yes"),
     *("PasswordAuthentication=no", "KbdInteractiveAuthentication=no"),
     *("AuthorizedKeysFile=/srv/keys/authorized", "PermitRootLogin=prohibit-password"),
+    "Subsystem=sftp internal-sftp",
 )
 
 
