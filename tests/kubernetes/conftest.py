@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from kuberig.fixtures import admin, kube
 from sitekit.load import load_site
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sitekit.site import Site
+
+# Here, so that all modules share one cluster.
+__all__ = ["admin", "kube"]
 
 KUBECONFIG = """
 apiVersion: v1

@@ -11,7 +11,7 @@ import pytest
 
 import fitserve
 from fitserve._version import __version__
-from kuberig.fixtures import NAMESPACE, Admin, admin, kube
+from kuberig.fixtures import NAMESPACE, Admin
 from kuberig.jobs import Run, local_cls
 from kuberig.notebooks import Notebook, code_cells, notebook_pod
 from sitekit.cluster.hub import hub_values
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kuberig.cluster import Cluster
-
-__all__ = ["admin", "kube"]
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 

@@ -15,7 +15,6 @@ from fitserve.backends.pod_fields import container_security
 from globusrig.client import Client
 from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig
-from kuberig.fixtures import Admin, admin, kube
 from kuberig.jobs import local_cls
 from waiting import wait_for
 
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kuberig.cluster import Cluster
-
-__all__ = ["admin", "kube"]
+    from kuberig.fixtures import Admin
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 

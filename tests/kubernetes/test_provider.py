@@ -11,7 +11,6 @@ import yaml
 
 from fitserve._version import __version__
 from kuberig.charts import manifests, site_values
-from kuberig.fixtures import Admin, admin, kube
 from kuberig.pki import write_kubeconfig
 from waiting import wait_for
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 
     from fitserve.backends.pods import PodProvider
     from kuberig.cluster import Cluster
-
-__all__ = ["admin", "kube"]
+    from kuberig.fixtures import Admin
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 

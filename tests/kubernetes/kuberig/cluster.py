@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -54,6 +55,7 @@ class Cluster:
         self.node = Node(self.directory / "node", _NETWORK)
         self.pki = self.directory / "pki"
         self._programs = cache() / "bin"
+        self._turn: IO[str] | None = None
 
     @property
     def server(self) -> str:
@@ -63,7 +65,10 @@ class Cluster:
     # -- up and down ------------------------------------------------------------------------
 
     def up(self) -> None:
-        """Bring everything up; takes about half a minute."""
+        """Bring everything up; takes about half a minute, and waits for another's end."""
+        self._turn = (cache() / "cluster.lock").open("w")
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        Node.forget()
         make_pki(self.pki, ["127.0.0.1", self.node.address, _API])
         self.node.up(_API)
         self.kubeconfig = write_kubeconfig(self.pki, "admin", self.server)
@@ -81,6 +86,8 @@ class Cluster:
             shutil.copytree(logs, cache() / "log", dirs_exist_ok=True)
         self.node.down()
         shutil.rmtree(self.directory, ignore_errors=True)
+        if self._turn is not None:
+            self._turn.close()
 
     def _start_etcd(self) -> None:
         url = "http://127.0.0.1:2379"

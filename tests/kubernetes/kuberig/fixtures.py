@@ -1,4 +1,4 @@
-"""One cluster for all tests, and a site deployed to it; import them into a test module."""
+"""One cluster for all tests, and its administrator; conftest.py registers them."""
 
 from __future__ import annotations
 

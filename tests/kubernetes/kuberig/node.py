@@ -24,6 +24,7 @@ _SYSCTLS = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
+_LINK = "fskube"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -50,10 +51,17 @@ class Node:
         self.outside = f"{network}.0.1"
         self.address = f"{network}.0.2"
         self.pods = f"{network}.1.0/24"
-        self._link = f"fskube{os.getpid() % 10000}"
+        self._link = f"{_LINK}{os.getpid() % 10000}"
         self._anchor: subprocess.Popen[bytes] | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._pid = 0
+
+    @staticmethod
+    def forget() -> None:
+        """Remove the links of nodes whose tests were killed: no two have the same addresses."""
+        for place in Path("/sys/class/net").glob(f"{_LINK}*"):
+            with contextlib.suppress(RuntimeError):
+                _sh("ip", "link", "del", place.name)
 
     def up(self, service: str) -> None:
         """Bring it up with nothing running; ``service`` is an address that it has as well."""
