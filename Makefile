@@ -20,6 +20,8 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
+# For root, a network whose ports nobody else has; what is fetched must be there before.
+OWN_NETWORK := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' --)
 .PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
@@ -46,7 +48,9 @@ test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-w
 	@$(BIN)/python -m pytest tests/schedulers -m "schedulers" --durations=10
 
 test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints here and on the hosts of test-schedulers; needs root
-	@$(BIN)/python -m pytest tests/deploy -m "deploy" --durations=10
+	@$(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
+		--machine "$$(uname -m)" > /dev/null
+	@$(OWN_NETWORK) $(BIN)/python -m pytest tests/deploy -m "deploy" --durations=10
 
 test-kubernetes: dev ## Run sites on a real Kubernetes, built once; needs root, see docs/kubernetes.md
 	@bash tests/kubernetes/kuberig/build.sh

@@ -53,7 +53,6 @@ class Shared:
             NAME,
             users.site(
                 "slurm",
-                contact="mailto:help@site.example",
                 login={"host": "login", "user": "root"},
                 environment={"container": None, "venv": venv},
                 network={"interface": "eth0"},
@@ -69,7 +68,8 @@ class Shared:
                     "idle_minutes": 1,
                     "amqp_port": AMQP_PORT,
                 },
-            ),
+            )
+            | {"contact": "mailto:help@site.example"},
         )
         self.before = self.files()
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +22,6 @@ from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from deployrig.tunnel import Tunnels
     from globusrig.rig import Rig as Service
@@ -95,13 +96,15 @@ def test_secrets_are_in_one_private_file(tower: Tower) -> None:
     assert tower.first is not None
     secret = tower.service.admin.secret
     assert secret not in tower.first.all
-    holders = [
-        path
-        for place in (tower.home, tower.admin.place)
-        for path in place.rglob("*")
-        if path.is_file() and not path.is_symlink() and secret.encode() in path.read_bytes()
-    ]
-    [holder] = holders
+    # All releases too, by a program that is faster at it.
+    places = (str(tower.home), str(tower.admin.place))
+    found = subprocess.run(
+        ["grep", "-r", "-l", "-F", "-e", secret, *places],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    [holder] = map(Path, found.stdout.split())
     assert holder == tower.home / ".config" / "fitserve" / f"fitserve-{tower.name}.env"
     assert holder.stat().st_mode & 0o777 == 0o600
     assert not any(secret in command for command in tower.processes())
