@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from fitserve.errors import BackendError
 from fitserve_worker import selftest
+from fitserve_worker.kernel import runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +101,22 @@ def test_a_fit_in_doubt_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = selftest.selftest()
     assert "in doubt" in found.problem
     assert "no minimum" in found.evidence
+
+
+def test_why_jax_finds_no_device_is_said_without_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_device() -> None:
+        failure = RuntimeError("operation cuInit(0) failed")
+        logging.getLogger("jax._src.xla_bridge").error("no plugin", exc_info=failure)
+        raise BackendError("JAX finds no device to fit on", evidence="JAX_PLATFORMS=cuda")
+
+    monkeypatch.setattr(runtime, "runtime", no_device)
+    found, problem = selftest.selftest()
+    assert problem.cause == "JAX finds no device to fit on"
+    assert "JAX_PLATFORMS=cuda" in found.evidence
+    assert "cuInit(0) failed" in found.evidence
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

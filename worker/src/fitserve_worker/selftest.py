@@ -5,12 +5,15 @@ It is the test of an image, the smoke test of a deployed site and the readiness 
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
 import time
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +29,9 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve.errors import BackendError, FitserveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["KNOWN", "TOLERANCE", "Selftest", "check_driver", "check_versions", "selftest"]
 
@@ -212,7 +218,12 @@ def _find_device(found: Selftest, wanted: str) -> None:
     begin = time.perf_counter()
     from fitserve_worker.kernel.runtime import runtime
 
-    runs_on = runtime()
+    with _said_by_jax() as said:
+        try:
+            runs_on = runtime()
+        except FitserveError as error:
+            evidence = "\n        ".join([error.evidence or "", *said]).strip()
+            raise BackendError(error.cause, evidence=evidence, hint=error.hint) from error
     import jax.numpy as jnp
 
     found.device = f"{runs_on.platform}: {runs_on.device}"
@@ -228,6 +239,27 @@ def _find_device(found: Selftest, wanted: str) -> None:
         raise BackendError(
             "JAX computes in single precision", evidence=f"on {found.device}", hint="report it"
         )
+
+
+@contextmanager
+def _said_by_jax() -> Iterator[list[str]]:
+    """Collect why JAX finds no device: it logs that, with a traceback, and goes on to the next."""
+    said: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failure = record.exc_info[1] if record.exc_info else None
+            said.append(str(failure or record.getMessage()))
+
+    logger, handler = logging.getLogger("jax._src.xla_bridge"), Collect(logging.ERROR)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _fit(found: Selftest) -> None:
