@@ -81,7 +81,9 @@ def test_the_image_file_tests_itself_as_an_ordinary_user(user: User, sif: Path) 
 
 
 def test_the_image_file_for_a_gpu_without_one_stops(user: User, sif: Path) -> None:
-    done = user.run("apptainer", "run", sif, "fitserve-worker", "selftest", JAX_PLATFORMS="cuda")
+    # The image's own variables go before those of the user.
+    words = ("apptainer", "run", "--env", "JAX_PLATFORMS=cuda", sif, "fitserve-worker", "selftest")
+    done = user.run(*words)
     assert done.returncode == 5
     assert "JAX finds no device" in done.stderr
 
