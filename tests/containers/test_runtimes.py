@@ -53,7 +53,7 @@ def _site(user: User, kind: str, image: str) -> Path:
     """Render a site whose workers run in a container, as a site admin would."""
     given = dict(load_site("local")[0].given)
     given["environment"] = {"container": {"type": kind, "image": image}}
-    given["directories"] = {"run": "~/run", "cache": "~/cache", "scratch": "/tmp"}  # noqa: S108
+    given["directories"] = {"run": "~/run", "cache": f"~/cache-{kind}", "scratch": "/tmp"}  # noqa: S108
     given["blocks"] = {**given["blocks"], "strategy_seconds": 1}
     given["node"] = {"cores": 1}
     file = user.home / f"{kind}.yaml"
@@ -102,6 +102,8 @@ def test_a_site_fits_in_containers_by_parsl(
     results = json.loads((output / "results.json").read_text())
     assert len(results) == 7
     assert {one["status"] for one in results.values()} == {"ok"}
+    # Compiled programs are kept where the site says.
+    assert [path for path in (user.home / f"cache-{kind}" / "jit").rglob("*") if path.is_file()]
     # A container that was not locked down would leave files of another account.
     assert {path.stat().st_uid for path in (user.home / "run").rglob("*")} == {user.uid}
 
