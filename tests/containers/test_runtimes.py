@@ -102,8 +102,6 @@ def test_a_site_fits_in_containers_by_parsl(
     results = json.loads((output / "results.json").read_text())
     assert len(results) == 7
     assert {one["status"] for one in results.values()} == {"ok"}
-    # Compiled programs are kept where the site says.
-    assert [path for path in (user.home / f"cache-{kind}" / "jit").rglob("*") if path.is_file()]
     # A container that was not locked down would leave files of another account.
     assert {path.stat().st_uid for path in (user.home / "run").rglob("*")} == {user.uid}
 
@@ -121,6 +119,8 @@ def test_a_site_fits_in_containers_by_globus_computes_engine(
     assert found["status"] == "ok"
     assert found["CLs_obs"] == pytest.approx(0.0525155255, abs=1e-6)
     assert found["image"] == __version__
+    # Compiled programs have their place where the site says, not in the image.
+    assert list((user.home / f"cache-{kind}" / "jit").glob("*/*-cache"))
 
 
 def test_charliecloud_runs_it_too(user: User, unpacked: Path) -> None:
