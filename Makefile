@@ -54,7 +54,8 @@ test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints her
 
 test-kubernetes: dev ## Run sites on a real Kubernetes, built once; needs root, see docs/kubernetes.md
 	@bash tests/kubernetes/kuberig/build.sh
-	@$(BIN)/python -m pytest tests/kubernetes -m "kubernetes" --durations=10
+	@PYTHONPATH=tests/kubernetes $(BIN)/python -m kuberig
+	@$(OWN_NETWORK) $(BIN)/python -m pytest tests/kubernetes -m "kubernetes" --durations=10
 
 chart: dev ## Lint the Helm chart, and hold it against Kubernetes' schemas; fetches Helm
 	@$(BIN)/python -m pytest tests/kubernetes/test_chart.py

@@ -206,8 +206,8 @@ def test_an_upgrade_that_fails_is_undone_and_rollback_goes_back(
     before = admin.status(site.path)["release"]["revision"]
     bad = admin.place / "bad.yaml"
     bad.write_text(yaml.safe_dump(_values(kube, image="fitserve/endpoint:0.0.0-none")))
-    words = ("--seconds", "60", "--no-smoke", "--values", bad)
-    said = admin("upgrade", site.path, *words, status=4, environment=site.environment)
+    words = ("--seconds", "150", "--no-smoke", "--values", bad)
+    said = admin("upgrade", site.path, *words, status=5, environment=site.environment)
     assert "what served before serves again" in said
     wait_for("an endpoint that is ready", lambda: _ready(kube), 200)
     image = _endpoint(kube)["spec"]["containers"][0]["image"]

@@ -51,7 +51,7 @@ def space(kube: Cluster) -> Iterator[str]:
     ]
     kube.kubectl("create", "-n", SPACE, "-f", "-", stdin=yaml.safe_dump_all(rights))
     yield SPACE
-    kube.kubectl("delete", "namespace", SPACE)
+    kube.kubectl("delete", "namespace", SPACE, "--wait=false")
 
 
 @pytest.fixture

@@ -135,6 +135,13 @@ def test_an_upgrade_that_fails_says_why(fake: Fake) -> None:
     assert "deadline" in str(raised.value)
 
 
+def test_what_was_put_back_and_is_not_ready_is_not_said_to_serve(fake: Fake) -> None:
+    failed = "Error: UPGRADE FAILED: an error occurred while rolling back the release."
+    fake.tell({"helm upgrade": (1, failed)})
+    with pytest.raises(BackendError, match="not ready yet"):
+        _release().install()
+
+
 def test_a_cluster_that_is_out_of_reach_is_said(fake: Fake) -> None:
     fake.tell({"kubectl get namespace": (1, "connection refused - did you specify the host?")})
     with pytest.raises(BackendError, match="kubectl get failed"):

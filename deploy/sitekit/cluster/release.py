@@ -196,8 +196,11 @@ class Release:
         try:
             run("helm", *words, stdin=json.dumps(values))
         except BackendError as error:
+            undone = "what served before serves again"
+            if "rolling back the release" in error.evidence:
+                undone = "what served before was put back, and is not ready yet"
             raise BackendError(
-                f"{self.name} did not come up; what served before serves again",
+                f"{self.name} did not come up; {undone}",
                 evidence=error.evidence,
                 hint=f"kubectl --namespace {self.namespace} get events",
             ) from error

@@ -16,7 +16,14 @@ from pathlib import Path
 from fitserve._version import __version__
 from kuberig.tools import cache
 
-__all__ = ["NAMES", "PAUSE", "fitserve_archive", "fitserve_image", "pause_archive"]
+__all__ = [
+    "NAMES",
+    "PAUSE",
+    "endpoint_image",
+    "fitserve_archive",
+    "fitserve_image",
+    "pause_archive",
+]
 
 NAMES = ("fitserve/endpoint", "fitserve/worker")
 """Under these names the endpoint's image is loaded: it holds all that a worker's holds."""
@@ -75,17 +82,8 @@ def pause_archive(directory: Path) -> Path:
     return archive
 
 
-def fitserve_image(root: Path) -> str:
-    """Return the name of the endpoint's image with this checkout's own code.
-
-    The image itself is built if there is none, which takes minutes; laying the code over it takes
-    seconds.
-
-    Parameters
-    ----------
-    root
-        Of the checkout.
-    """
+def endpoint_image(root: Path) -> str:
+    """Return the name of the endpoint's image, which is built if there is none: takes minutes."""
     if _podman("image", "exists", _IMAGE, check=False).returncode:
         base = root / "containers" / "tools" / "base.sh"
         subprocess.run(["bash", str(base)], check=True, capture_output=True)
@@ -96,13 +94,25 @@ def fitserve_image(root: Path) -> str:
             check=True,
             capture_output=True,
         )
+    return _IMAGE
+
+
+def fitserve_image(root: Path) -> str:
+    """Return the name of the endpoint's image with this checkout's own code, laid over it.
+
+    Parameters
+    ----------
+    root
+        Of the checkout.
+    """
+    endpoint_image(root)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         for source in ("client/src/fitserve", "worker/src/fitserve_worker"):
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(root / source, place / Path(source).name, ignore=ignore)
         (place / "Dockerfile").write_text(_OVERLAY)
-        _podman("build", "--layers=false", "--tag", _RIG_IMAGE, str(place))
+        _podman("build", "--layers=false", "--network=none", "--tag", _RIG_IMAGE, str(place))
     return _RIG_IMAGE
 
 
