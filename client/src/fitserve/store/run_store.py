@@ -279,19 +279,13 @@ class RunStore:
         ]
         path = self.path / "results.jsonl"
         self._results.close()
-        try:
-            path.replace(path.with_name(f"results-until-{time.time_ns()}.jsonl"))
-        except OSError as error:
-            raise unwritable(path, error) from error
+        _move_aside(path, "results")
         self._results = Journal(path)
         self.append(kept)
         if names is None and self._toys is not None:
             self._toys.close()
             toys = self.path / _TOYS
-            try:
-                toys.replace(toys.with_name(f"toys-until-{time.time_ns()}.jsonl"))
-            except OSError as error:
-                raise unwritable(toys, error) from error
+            _move_aside(toys, "toys")
             self._toys = Journal(toys)
         self._parts = self.read().toy_parts()
         self.note("set aside", hypotheses=None if names is None else sorted(names))
@@ -349,6 +343,15 @@ def _missing(manifest: Manifest, name: str) -> HypothesisResult:
         engine="none",
         points=[],
     )
+
+
+def _move_aside(path: Path, what: str) -> None:
+    """Give a journal that has something in it another name."""
+    try:
+        if path.stat().st_size:
+            path.replace(path.with_name(f"{what}-until-{time.time_ns()}.jsonl"))
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _make_directory(path: Path) -> None:
