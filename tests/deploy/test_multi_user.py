@@ -117,7 +117,7 @@ def test_root_deploys_it_over_ssh_and_again(shared: Shared) -> None:
 
 def test_a_user_fits_under_their_own_account(shared: Shared, tmp_path: Path) -> None:
     client = shared.client(shared.service.member, tmp_path)
-    client("run", "example", *ONE, "-e", NAME, "-o", tmp_path / "run", timeout=300)
+    client("run", "example", *ONE, "-e", NAME, "-o", tmp_path / "run", timeout=600)
     complete(tmp_path / "run")
     owners = shared.rig.login.run("sacct", "-X", "-n", "-a", "-o", "user%20,jobname%60").stdout
     ours = [line.split()[0] for line in owners.splitlines() if f"parsl.fitserve-{NAME}" in line]

@@ -74,7 +74,7 @@ def test_staus_through_the_endpoint(tower: Tower, tmp_path: Path) -> None:
     client = Client(tower.service, tower.service.admin, tmp_path)
     card = tower.admin.card(tower.name)
     client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
-    client("run", staus(tower.home), "-e", tower.name, "-o", tmp_path / "run", timeout=300)
+    client("run", staus(tower.home), "-e", tower.name, "-o", tmp_path / "run", timeout=600)
     assert len(complete(tmp_path / "run")) == 57
 
 

@@ -136,7 +136,7 @@ def test_it_is_reached_through_a_jump_host(tower: Tower) -> None:
 
 def test_a_physicist_runs_through_the_endpoint(tower: Tower, client: Client) -> None:
     run = client.place / "run"
-    client("run", staus(tower.home), "-e", tower.name, "-o", run, timeout=300)
+    client("run", staus(tower.home), "-e", tower.name, "-o", run, timeout=600)
     assert len(complete(run)) == 57
     found = tower.status()
     assert found["children"]
@@ -220,7 +220,7 @@ def test_a_release_that_fails_once_it_serves_makes_way_again(
     assert after["versions"]["release"] == before["versions"]["release"]
     assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
     assert (tower.configuration / "user_config_template.yaml.j2").read_text() == kept
-    client("run", "example", "--patch", "X_600_0", "-e", tower.name, "-o", "run", timeout=300)
+    client("run", "example", "--patch", "X_600_0", "-e", tower.name, "-o", "run", timeout=600)
     complete(client.place / "run")
 
 
@@ -230,7 +230,7 @@ def test_an_upgrade_leaves_running_fits_alone(
     run = client.place / "run"
     options = ("--max-task-hypotheses", "1", "--set", "max_blocks=1")
     running = client.start("run", "example", *FIT, *options, "-e", tower.name, "-o", run)
-    wait_for_events(run, "finished", 1, 180)
+    wait_for_events(run, "finished", 1, 400)
     before = tower.status()
     [job] = [job for job in before["jobs"] if job["state"] == "running" and job["of_endpoint"]]
     node = tower.rig.hosts[job["nodes"]]
@@ -240,7 +240,7 @@ def test_an_upgrade_leaves_running_fits_alone(
         after = tower.status()
     finally:
         node.run("pkill", "-CONT", *WORKERS, status=None)
-    client.finish(running, 300)
+    client.finish(running, 600)
     complete(run)
     assert not events(run, "lost")
     assert after["versions"]["previous"] == before["versions"]["release"]

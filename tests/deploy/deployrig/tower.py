@@ -116,7 +116,7 @@ class Tower:
             return [line for line in shown if f" {USER} " in line]
         return [" ".join(job) for job in self.rig.slurm.jobs(USER)]
 
-    def run_there(self, *words: str, status: int = 0, timeout: float = 300) -> str:
+    def run_there(self, *words: str, status: int = 0, timeout: float = 600) -> str:
         """Run the deployed `fitserve` on the login node; returns what it says."""
         done = self.host.run(
             ".local/bin/fitserve", *words, user=USER, status=status, timeout=timeout
