@@ -237,5 +237,7 @@ def test_stop_ends_it_and_deploying_starts_it_again(
     words = (*site.words, "--values", values)
     admin("deploy", site.path, *words, environment=site.environment)
     assert _ready(kube)
-    assert "heartbeat" in kube.kubectl("get", "deployment", NAME, "-n", SPACE, "-o", "yaml")
+    shown = yaml.safe_load(kube.kubectl("get", "deployment", NAME, "-n", SPACE, "-o", "yaml"))
+    [endpoint] = shown["spec"]["template"]["spec"]["containers"]
+    assert "delivered" in endpoint["livenessProbe"]["exec"]["command"]
     assert admin("logs", site.path)
