@@ -239,5 +239,5 @@ def test_stop_ends_it_and_deploying_starts_it_again(
     assert _ready(kube)
     shown = yaml.safe_load(kube.kubectl("get", "deployment", NAME, "-n", SPACE, "-o", "yaml"))
     [endpoint] = shown["spec"]["template"]["spec"]["containers"]
-    assert "delivered" in endpoint["livenessProbe"]["exec"]["command"]
+    assert "sent" in endpoint["livenessProbe"]["exec"]["command"]
     assert admin("logs", site.path)
