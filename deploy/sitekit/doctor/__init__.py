@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sitekit.doctor import job, kubernetes, machine, network, pbs, slurm
-from sitekit.doctor.findings import Finding, as_json, failed, report
+from sitekit.doctor.findings import Finding, as_json, failed, report, skipped
 from sitekit.doctor.shell import Patient
 from sitekit.render import render_site, write_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Finding", "Patient", "as_json", "examine", "report"]
+
+# What a scheduler says of who asks, and not of the site.
+_OF_USERS = {"account", "qos", "trial"}
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -42,9 +46,21 @@ def examine(patient: Patient) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as scratch:
         write_files(files, Path(scratch))
         if kind == "slurm":
-            yield from slurm.look(patient, Path(scratch) / "preflight.sh")
+            found = slurm.look(patient, Path(scratch) / "preflight.sh")
+            yield from _of_users(patient, found)
     if kind in {"pbspro", "torque"}:
-        yield from pbs.look(patient)
+        yield from _of_users(patient, pbs.look(patient))
     if kind == "kubernetes":
         yield from kubernetes.look(patient)
     yield from job.look(patient, files.get("preflight.sh") or files["preflight.json"])
+
+
+def _of_users(patient: Patient, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield findings, without what is not for root: on a multi-user site jobs are its users'."""
+    roots = patient.site.get("access.mode") == "multi-user" and os.getuid() == 0
+    for finding in findings:
+        if roots and finding.check in _OF_USERS and finding.level == "failure":
+            why = f"{finding.cause}; but jobs are not root's here: `make doctor` as a user tells"
+            yield skipped(finding.check, why, finding.evidence)
+        else:
+            yield finding

@@ -119,7 +119,12 @@ class Tower:
     def run_there(self, *words: str, status: int = 0, timeout: float = 600) -> str:
         """Run the deployed `fitserve` on the login node; returns what it says."""
         done = self.host.run(
-            ".local/bin/fitserve", *words, user=USER, status=status, timeout=timeout
+            *(".local/bin/fitserve", *words),
+            user=USER,
+            # What it remembers of its runs was not deployed.
+            environment={"XDG_STATE_HOME": f"/home/{USER}/.cache"},
+            status=status,
+            timeout=timeout,
         )
         return done.stderr
 

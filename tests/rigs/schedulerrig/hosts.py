@@ -141,7 +141,10 @@ class Switch:
         with contextlib.suppress(RuntimeError):
             self._inside("ip", "link", "del", port)
         # Made here and moved: the namespace of a host does not see the switch's.
-        self._inside("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0")
+        # The same card after a reboot: others remember where an address was.
+        card = "02:00:" + ":".join(f"{int(part):02x}" for part in host.address.split("."))
+        peer = ("peer", "name", "eth0", "address", card)
+        self._inside("ip", "link", "add", port, "type", "veth", *peer)
         command = ("nsenter", "--target", self.pid, "--net", "ip", "link", "set", "eth0", "netns")
         sh(*command, host.pid)
         self._inside("ip", "link", "set", port, "master", "br0", "up")
