@@ -238,6 +238,7 @@ def test_stop_ends_it_and_deploying_starts_it_again(
     admin("deploy", site.path, *words, environment=site.environment)
     assert _ready(kube)
     shown = yaml.safe_load(kube.kubectl("get", "deployment", NAME, "-n", SPACE, "-o", "yaml"))
-    [endpoint] = shown["spec"]["template"]["spec"]["containers"]
+    containers = shown["spec"]["template"]["spec"]["containers"]
+    [endpoint] = [one for one in containers if one["name"] == "endpoint"]
     assert "sent" in endpoint["livenessProbe"]["exec"]["command"]
     assert admin("logs", site.path)
