@@ -1,38 +1,25 @@
-"""This machine as a site: no root, no login node; without the service, then with it.
+"""This machine as a site: no login node and no service.
 
 The tests are in the order of an endpoint's life, and each goes on from the one before.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deployrig.admin import ROOT, Admin
+from deployrig.admin import Admin
 from globusrig.client import complete
-from globusrig.processes import AMQP_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from globusrig.rig import Rig as Service
-
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
 NAME = "desk"
-# What a user's crontab is, in a file: the machine's own is not touched.
-CRONTAB = """#!/bin/sh
-case "$1" in
-  -l) cat "$HOME/crontab" ;;
-  -) cat > "$HOME/crontab" ;;
-esac
-"""
-OTHERS = "5 4 * * * /usr/bin/true\n"
 
 
 class Desk:
@@ -49,20 +36,9 @@ class Desk:
                 "description": "The machine that runs the tests",
                 "node": {"cores": 1},
                 "blocks": {"init": 1, "min": 0, "max": 1, "strategy_seconds": 1},
-                "endpoint": {
-                    "venv": "~/.local/share/fitserve/venv",
-                    "heartbeat_seconds": 5,
-                    "idle_minutes": 1,
-                    "amqp_port": AMQP_PORT,
-                },
+                "endpoint": {"venv": "~/.local/share/fitserve/venv"},
             },
         )
-        binaries = place / "bin"
-        binaries.mkdir()
-        (binaries / "crontab").write_text(CRONTAB)
-        (binaries / "crontab").chmod(0o755)
-        (place / "crontab").write_text(OTHERS)
-        self.admin.environment["PATH"] = f"{binaries}:{os.environ['PATH']}"
         self.before = self.files()
 
     def files(self) -> set[str]:
@@ -78,7 +54,13 @@ class Desk:
     def run(self, *command: str) -> str:
         done = subprocess.run(
             [str(self.home / ".local" / "bin" / "fitserve"), *command],
-            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            env={
+                "HOME": str(self.home),
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                # What it remembers of its runs was not deployed.
+                "XDG_STATE_HOME": str(self.home / ".cache"),
+            },
             cwd=self.home,
             capture_output=True,
             text=True,
@@ -132,46 +114,19 @@ def test_a_half_installed_release_is_installed_anew(desk: Desk) -> None:
     assert (release / ".complete").is_file()
 
 
-def test_credentials_of_a_vault_add_the_cloud_part(desk: Desk, service: Service) -> None:
-    account = service.admin
-    place = desk.home / "vault"
-    place.mkdir()
-    (place / "password").write_text("only for tests\n")
-    vault = place / "site.vault"
-    secrets = {
-        "vault_globus_compute_client_id": account.id,
-        "vault_globus_compute_client_secret": account.secret,
-    }
-    vault.write_text(json.dumps(secrets))
-    encrypt = ROOT / ".cache" / "ansible-venv" / "bin" / "ansible-vault"
-    password = {"ANSIBLE_VAULT_PASSWORD_FILE": str(place / "password")}
-    subprocess.run(
-        [str(encrypt), "encrypt", str(vault)],
-        env={**desk.admin.environment, **password},
-        check=True,
-        capture_output=True,
-    )
-    assert account.secret not in vault.read_text()
-    desk.admin.environment |= {"FITSERVE_VAULT": str(vault), **password}
+def test_root_is_told_that_its_endpoint_would_be_everybodys(desk: Desk) -> None:
     desk.admin.environment |= {
-        name: value
-        for name, value in account.environment().items()
-        if name.startswith("GLOBUS_SDK")
+        "GLOBUS_COMPUTE_CLIENT_ID": "11111111-2222-4333-8444-555555555555",
+        "GLOBUS_COMPUTE_CLIENT_SECRET": "never-sent",
     }
-    said = desk("deploy")
-    assert "another function is refused" in said.err
-    assert account.secret not in said.all
-    found = desk.status()
-    assert found["endpoint"]["pid"]
-    assert found["endpoint"]["at_boot"] == "cron"
-    lines = (desk.home / "crontab").read_text()
-    assert lines.startswith(OTHERS)
-    assert lines.count("@reboot") == 1
+    before = desk.files()
+    said = desk("deploy", status=5)
+    assert "access.mode multi-user in the site file" in said.err
+    assert desk.files() == before
+    assert "never-sent" not in said.all
 
 
 def test_nothing_is_left(desk: Desk) -> None:
-    kept = desk.files() & {"run", "vault"}
     desk("destroy", "--yes")
-    left = {path for path in desk.files() if path.split("/")[0] not in kept}
+    left = {path for path in desk.files() if path.split("/")[0] != "run"}
     assert left == desk.before
-    assert (desk.home / "crontab").read_text() == OTHERS

@@ -130,16 +130,22 @@ def test_a_user_fits_under_their_own_account(shared: Shared, tmp_path: Path) -> 
     assert "ada" in accounts.stdout.split()
 
 
-def test_pam_and_the_mapping_decide_who_is_let_in(shared: Shared, tmp_path: Path) -> None:
-    accounts = {"barred": shared.service.barred, "unknown": shared.service.user}
-    for name, account in accounts.items():
-        place = tmp_path / name
+def test_policy_mapping_and_pam_decide_who_is_let_in(shared: Shared, tmp_path: Path) -> None:
+    service = shared.service
+    for account, told in (
+        (service.stranger, "authentication policy"),
+        (service.admin, "the site has no account for your Globus identity"),
+        (service.barred, "the site cannot start your endpoint there"),
+    ):
+        place = tmp_path / account.username
         place.mkdir()
         client = shared.client(account, place)
         done = client("run", "example", *ONE, "-e", NAME, "-o", place / "run", status=5)
-        assert "fitserve resume" in done.stderr, name
-    found = shared.rig.login.run("ps", "-u", "ben", "-o", "args=", status=None).stdout
-    assert not found
+        assert told in " ".join(done.stderr.split())
+    assert not shared.rig.login.run("ps", "-u", "ben", "-o", "args=", status=None).stdout
+    # What PAM said is for the administrator alone.
+    logs = (f"/root/.globus_compute/fitserve-{NAME}", f"{PLACE}/fitserve-{NAME}/supervisor.log")
+    assert "[PAM_" in shared.rig.login.run("grep", "-rhs", "PAM", *logs).stdout
 
 
 def test_nothing_of_roots_is_left(shared: Shared) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from deployrig.admin import Admin
 from deployrig.tower import FIT, Tower, other_version, staus
 from fitserve._version import __version__
 from globusrig.client import Client, complete, events, wait_for_events
@@ -76,7 +77,7 @@ def test_without_credentials_the_site_is_for_direct_use(tower: Tower) -> None:
 
 
 def test_with_credentials_the_endpoint_is_up_and_tried(tower: Tower) -> None:
-    tower.give_credentials()
+    tower.give_vault()
     tower.first = tower("deploy")
     card = json.loads(tower.admin.card(tower.name).read_text())
     assert card["endpoint_id"]
@@ -129,9 +130,12 @@ def test_it_is_reached_through_a_jump_host(tower: Tower) -> None:
     path.write_text(yaml.safe_dump(fields))
     log = tower.rig.directory / "log" / "sshd.pbs"
     before = log.read_text().count("Accepted publickey for root")
-    found = tower.admin.status(path, "--ssh-config", tower.rig.ssh_config)
+    # Not by a connection that is still open.
+    alone = {**tower.admin.environment, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no"}
+    admin = Admin(tower.admin.tree, tower.admin.place, alone)
+    found = admin.status(path, "--ssh-config", tower.rig.ssh_config)
     assert found["endpoint"]["id"] == tower.status()["endpoint"]["id"]
-    assert log.read_text().count("Accepted publickey for root") == before + 1
+    assert log.read_text().count("Accepted publickey for root") > before
 
 
 def test_a_physicist_runs_through_the_endpoint(tower: Tower, client: Client) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +101,30 @@ class Tower:
         return admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
 
     def give_credentials(self) -> None:
+        """By the environment."""
         self.admin.environment |= self.secrets | self.elsewhere
+
+    def give_vault(self) -> None:
+        """By a file that Ansible vault encrypted."""
+        place = self.admin.place / "vault"
+        place.mkdir()
+        (place / "password").write_text("only for tests\n")
+        vault = place / "site.vault"
+        vault.write_text(
+            json.dumps({f"vault_{name.lower()}": one for name, one in self.secrets.items()})
+        )
+        given = {
+            "FITSERVE_VAULT": str(vault),
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(place / "password"),
+        }
+        self.admin.environment |= given | self.elsewhere
+        program = ROOT / ".cache" / "ansible-venv" / "bin" / "ansible-vault"
+        subprocess.run(
+            [str(program), "encrypt", str(vault)],
+            env=self.admin.environment,
+            check=True,
+            capture_output=True,
+        )
 
     def status(self, *options: object) -> dict[str, Any]:
         return self.admin.status(self.site, "--ssh-config", self.rig.ssh_config, *options)
