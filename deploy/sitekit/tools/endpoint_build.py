@@ -11,7 +11,6 @@ JSON list with what was built, or the ``error``, goes to stdout. Nothing leaves 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import pwd
@@ -20,6 +19,7 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -56,13 +56,16 @@ def _loading() -> Any:
 
 
 def _register_provider() -> None:
-    """Do what an endpoint's pod does when it starts; fitserve itself is not installed here."""
-    spec = importlib.util.spec_from_file_location("pods", PODS)
-    assert spec is not None  # noqa: S101 - it is a file's path
-    assert spec.loader is not None  # noqa: S101
-    pods = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pods)
-    pods.register()
+    """Do what an endpoint's pod does when it starts.
+
+    fitserve itself is not installed here, nor what it needs: of its packages there are only
+    the directories, so that its modules are found and nothing else of it is imported.
+    """
+    for name, place in (("fitserve", PODS.parents[1]), ("fitserve.backends", PODS.parent)):
+        package = ModuleType(name)
+        package.__path__ = [str(place)]
+        sys.modules[name] = package
+    importlib.import_module("fitserve.backends.pods").register()
 
 
 def _job(job: dict[str, Any], place: Path) -> dict[str, Any]:
