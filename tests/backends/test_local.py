@@ -17,6 +17,7 @@ import pytest
 
 import fitserve
 from fitserve.backends import open_backend
+from fitserve.backends import local as local_backend
 from fitserve.backends.guardian import Guardian
 from fitserve.contract import encode_task
 from fitserve.errors import BackendError
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.contract import Task
-
-FIRST_RESULT_SECONDS = 15.0
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -92,7 +91,6 @@ def _finished(run: Path) -> list[str]:
 def test_a_run_through_parsl_is_that_of_the_inline_backend(
     pallet_directory: Path, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
     local = fitserve.run(pallet_directory, output=tmp_path / "local", progress=False, workers=2)
     inline = fitserve.run(
         pallet_directory, output=tmp_path / "inline", endpoint="inline", refit=True, progress=False
@@ -103,9 +101,6 @@ def test_a_run_through_parsl_is_that_of_the_inline_backend(
     saved = read_run(local.path)
     pids = {record.worker.pid for record in saved.records.values()}
     assert os.getpid() not in pids
-    first = min(record.arrived for record in saved.records.values())
-    created = time.time() - (time.monotonic() - began)
-    assert first - created < FIRST_RESULT_SECONDS
 
 
 def test_a_backend_leaves_nothing_behind(task: Task) -> None:
@@ -230,3 +225,10 @@ def test_the_guardian_spares_what_was_ended_in_order() -> None:
     assert sleeper.poll() is None
     sleeper.kill()
     sleeper.wait()
+
+
+def test_parsl_starts_the_block_at_once_and_then_leaves_it_alone(tmp_path: Path) -> None:
+    """With Parsl's own strategy the first result comes seconds later."""
+    config, executor = local_backend._config(tmp_path, 2)
+    assert (config.strategy, config.strategy_period) == ("none", 1)
+    assert executor.provider.init_blocks == executor.provider.max_blocks == 1
