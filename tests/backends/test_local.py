@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 import fitserve
-from fitserve.backends import open_backend
 from fitserve.backends import local as local_backend
+from fitserve.backends import open_backend
 from fitserve.backends.guardian import Guardian
 from fitserve.contract import encode_task
 from fitserve.errors import BackendError
