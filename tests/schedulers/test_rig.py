@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,6 @@ def test_nothing_is_left() -> None:
     absent = missing()
     if absent:
         pytest.skip(absent)
-    started = time.monotonic()
     rig = Rig.new()
     try:
         rig.up()
@@ -74,7 +72,6 @@ def test_nothing_is_left() -> None:
         head = rig.hosts["head"]
         inside = head.run("pgrep", "-c", "slurmctld|mariadbd|slurmdbd|munged").stdout
         assert int(inside) >= 4
-        assert time.monotonic() - started < 60
     finally:
         rig.down()
     assert not any(alive(pid) for pid in pids)
