@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deployrig.tower import Tower, other_version, staus
+from deployrig.tower import Tower, other_version
 from fitserve._version import __version__
 from globusrig.client import Client, complete
 from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
+from schedulerrig.pallets import staus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

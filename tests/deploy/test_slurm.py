@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 from deployrig.admin import Admin
-from deployrig.tower import FIT, Tower, other_version, staus
+from deployrig.tower import FIT, Tower, other_version
 from fitserve._version import __version__
 from globusrig.client import Client, complete, events, wait_for_events
 from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
+from schedulerrig.pallets import staus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

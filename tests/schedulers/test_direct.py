@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from schedulerrig.hosts import wait_for
-from schedulerrig.site import CHECKOUT
+from schedulerrig.pallets import staus
 from schedulerrig.users import User, fitted_once, site
 
 if TYPE_CHECKING:
@@ -23,20 +20,9 @@ SCHEDULERS = {"slurm": "login", "torque": "login", "pbspro": "pbs"}
 
 def _staus(user: User) -> str:
     """Return the published pallet, copied into the user's home."""
-    shared = Path(os.environ.get("FITSERVE_SHARED", CHECKOUT.parent / "shared"))
-    found = sorted(shared.glob("pallets/*staus*"))
-    if not found:
-        if os.environ.get("CI"):
-            pytest.fail(f"no pallet of staus in {shared}")
-        pytest.skip(f"no pallet of staus in {shared}")
-    target = user.home / found[0].name
-    if not target.exists():
-        if found[0].is_dir():
-            shutil.copytree(found[0], target)
-        else:
-            shutil.copyfile(found[0], target)
-        user.rig.login.run("chown", "-R", f"{user.name}:", f"/home/{user.name}/{target.name}")
-    return target.name
+    name = staus(user.home).name
+    user.rig.login.run("chown", "-R", f"{user.name}:", f"/home/{user.name}/{name}")
+    return name
 
 
 def _jobs(rig: Rig, scheduler: str) -> int:
@@ -56,22 +42,22 @@ def test_doctor_then_staus_then_the_example(quiet: Rig, scheduler: str) -> None:
     assert "FAILED" not in examined.stdout
     assert "way back: a node reaches this machine" in examined.stdout
 
-    staus = user.start(name, "--engine", "kernel", pallet=_staus(user))
+    published = user.start(name, "--engine", "kernel", pallet=_staus(user))
     most = 0
 
     def count() -> bool:
         nonlocal most
         most = max(most, _jobs(quiet, scheduler))
-        return staus.process.poll() is not None
+        return published.process.poll() is not None
 
     wait_for("the end of the run", count, 240)
-    saved = staus.end()
+    saved = published.end()
     fitted_once(saved)
     assert most == 2
     assert {record.worker.host for record in saved.records.values()} <= (
         {"p1", "p2"} if scheduler == "pbspro" else {"c1", "c2"}
     )
-    assert "workers on direct-" in staus.said
+    assert "workers on direct-" in published.said
     wait_for("no blocks", lambda: _jobs(quiet, scheduler) == 0, 15)
 
     example = user.start(name, "--patch", "X_700_*", "--engine", "pyhf")

@@ -252,14 +252,18 @@ def small(rig: Rig) -> Iterator[str]:
         rig.login.run("umount", "/home/ada/small")
 
 
-def test_a_full_disk(quiet: Rig, ada: User, small: str) -> None:
-    ada.render("full", site("slurm", directories={"run": f"~/{small}/run"}))
-    said = ada.start("full", *FEW)
-    assert said.process.wait(60) == 5
-    assert "the run directory of site full cannot be used" in said.said
-    assert "No space left on device" in said.said
-    assert "directories.run" in said.said
+def _says_that_it_cannot_use(quiet: Rig, ada: User, place: str, *words: str) -> None:
+    """Run where the run directory is in a place without room, which the client says in words."""
+    ada.render("cramped", site("slurm", directories={"run": f"~/{place}/run"}))
+    run = ada.start("cramped", *FEW)
+    assert run.process.wait(60) == 5
+    for part in ("the run directory of site cramped cannot be used", *words):
+        assert part in run.said
     assert not quiet.slurm.jobs("ada")
+
+
+def test_a_full_disk(quiet: Rig, ada: User, small: str) -> None:
+    _says_that_it_cannot_use(quiet, ada, small, "No space left on device", "directories.run")
 
 
 @pytest.fixture
@@ -282,13 +286,7 @@ def quota(rig: Rig) -> Iterator[str]:
 
 
 def test_a_user_over_quota(quiet: Rig, ada: User, quota: str) -> None:
-    ada.render("over", site("slurm", directories={"run": f"~/{quota}/run"}))
-    said = ada.start("over", *FEW)
-    assert said.process.wait(60) == 5
-    assert "the run directory of site over cannot be used" in said.said
-    assert "Disk quota exceeded" in said.said
-    assert "`quota`" in said.said
-    assert not quiet.slurm.jobs("ada")
+    _says_that_it_cannot_use(quiet, ada, quota, "Disk quota exceeded", "`quota`")
 
 
 def test_a_client_that_is_killed_leaves_no_block(quiet: Rig, two_blocks: User) -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from deployrig.admin import ROOT, Admin, Said
 from globusrig.processes import AMQP_PORT
 from schedulerrig import users
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from globusrig.rig import Rig as Service
     from schedulerrig.rig import Rig
 
-__all__ = ["FIT", "VENV", "Tower", "other_version", "staus"]
+__all__ = ["FIT", "VENV", "Tower", "other_version"]
 
 USER = "ada"
 VENV = "~/.local/share/fitserve/venv"
@@ -171,18 +169,3 @@ def other_version(tree: Path, place: Path, version: str) -> Path:
     ]
     path.write_text("\n".join(lines) + "\n")
     return place
-
-
-def staus(home: Path) -> Path:
-    """Copy the published pallet of the direct stau search into a home, or skip the test."""
-    shared = Path(os.environ.get("FITSERVE_SHARED", ROOT.parent / "shared"))
-    found = sorted(shared.glob("pallets/*staus*"))
-    if not found:
-        if os.environ.get("CI"):
-            pytest.fail(f"no pallet of staus in {shared}")
-        pytest.skip(f"no pallet of staus in {shared}")
-    target = home / found[0].name
-    if not target.exists():
-        shutil.copyfile(found[0], target)
-        target.chmod(0o644)
-    return target

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 import uuid
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import yaml
 
+import waiting
 from fitserve._version import __version__
 from globusrig.processes import AMQP_PORT, Child, RabbitMQ, listens
 from sitekit.load import load_site
@@ -314,10 +314,4 @@ def make_environment(place: Path, endpoint_venv: Path) -> Path:
 
 def wait_for(condition: Any, seconds: float, what: str) -> Any:
     """Return the first true value of a condition."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds:g} s: {what}")
+    return waiting.wait_for(what, condition, seconds, every=0.2)

@@ -8,9 +8,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,14 +57,7 @@ def wait_for(what: str, ready: Callable[[], Any], seconds: float = 30.0) -> Any:
     AssertionError
         It did not come true in time.
     """
-    end = time.monotonic() + seconds
-    while True:
-        found = ready()
-        if found:
-            return found
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not after {seconds:g} s")
-        time.sleep(0.1)
+    return waiting.wait_for(what, ready, seconds, every=0.1)
 
 
 def alive(pid: int) -> bool:
