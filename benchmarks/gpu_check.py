@@ -5,6 +5,7 @@
 
 Hypotheses of the bundled example are fitted on the device and by pyhf on the CPU, and those of
 the published analyses, where their pallets and reference results are, are compared with these.
+Then several workers share the device, and toys are made of one hypothesis of each analysis.
 Ends with exit code 5 where the device is not there, or where a CLs differs by more than 1e-4.
 Writes gpu-check.json to the output directory (``build/benchmarks``).
 """
@@ -18,10 +19,11 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import kernel_side
+import toys_side
 from data import Problem, example, pallet_file, published
-from kernel_side import fit_all, work
 
 from fitserve.errors import BackendError, FitserveError
 
@@ -34,16 +36,32 @@ ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-4
 
 
+class Plan(NamedTuple):
+    """How much is done.
+
+    pyhf fits ``sample`` hypotheses; all are fitted ``repetitions`` times, by one worker and by
+    ``workers`` that share the device; ``toys`` are made with signal and as many without.
+    """
+
+    sample: int
+    repetitions: int
+    workers: int
+    toys: int
+
+
 def main() -> None:
     """Check, time, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, default=12, help="hypotheses that pyhf fits too")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=4, help="that share the device")
+    parser.add_argument("--toys", type=int, default=4000, help="with signal, and as many without")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "benchmarks")
     arguments = parser.parse_args()
     problems = [problem for name in ("1Lbb", "staus") if (problem := published(name))]
     try:
-        found = check(example(), problems, arguments.sample, arguments.repetitions)
+        plan = Plan(arguments.sample, arguments.repetitions, arguments.workers, arguments.toys)
+        found = check(example(), problems, plan)
         arguments.output.mkdir(parents=True, exist_ok=True)
         target = arguments.output / "gpu-check.json"
         target.write_text(json.dumps(found, indent=1) + "\n")
@@ -55,9 +73,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def check(
-    first: Problem, problems: Sequence[Problem], sample: int, repetitions: int
-) -> dict[str, Any]:
+def check(first: Problem, problems: Sequence[Problem], plan: Plan) -> dict[str, Any]:
     """Fit on the device, compare and time.
 
     Parameters
@@ -66,6 +82,8 @@ def check(
         A problem of which pyhf fits a sample of hypotheses too.
     problems
         Published analyses, compared with their reference results.
+    plan
+        How much is done.
 
     Raises
     ------
@@ -74,27 +92,42 @@ def check(
     """
     found: dict[str, Any] = {"device": _device(), "analyses": {}}
     for problem in (first, *problems):
-        task = work(problem)
+        task = kernel_side.work(problem)
         begin = time.perf_counter()
-        fit_all(task)
+        kernel_side.fit_all(task)
         compiling = time.perf_counter() - begin
         seconds = []
         results: dict[str, list[float]] = {}
-        for _ in range(repetitions):
+        for _ in range(plan.repetitions):
             begin = time.perf_counter()
-            results = fit_all(task)
+            results = kernel_side.fit_all(task)
             seconds.append(time.perf_counter() - begin)
-        reference = _by_pyhf(problem, sample) if problem is first else _references(problem.name)
+        reference = (
+            _by_pyhf(problem, plan.sample) if problem is first else _references(problem.name)
+        )
+        workers = kernel_side.measure(problem, plan.repetitions, plan.workers)
         found["analyses"][problem.name] = {
             "hypotheses": len(problem.hypotheses),
             "first, compiling": compiling,
             "seconds": seconds,
             "median": statistics.median(seconds),
+            "memory": _memory(),
+            "workers": workers.workers,
+            "median of the workers": workers.median,
+            "toys": toys_side.measure(problem, plan.toys),
             "compared": len(reference),
             "compared with": "pyhf numpy+scipy" if problem is first else "reference results",
             "largest difference in CLs": _largest(results, reference),
         }
     return found
+
+
+def _memory() -> int | None:
+    """Return the most bytes of the device that were in use so far, None where it does not tell."""
+    import jax
+
+    peak: int | None = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return peak
 
 
 def _device() -> dict[str, Any]:
@@ -108,7 +141,7 @@ def _device() -> dict[str, Any]:
         "name": setting.device,
         "platform": setting.platform,
         "bytes": memory.get("bytes_limit"),
-        "fits at once": 1 if setting.in_turn else setting.capacity,
+        "fits at once": 1 if setting.in_turn else setting.calls(1)[-1],
         "jax": jax.__version__,
     }
 
@@ -120,7 +153,7 @@ def _by_pyhf(problem: Problem, sample: int) -> dict[str, list[float]]:
 
     logging.disable(logging.WARNING)
     step = max(1, len(problem.hypotheses) // sample)
-    task = work(problem, problem.hypotheses[::step][:sample])
+    task = kernel_side.work(problem, problem.hypotheses[::step][:sample])
     engine = PyhfEngine(EngineOptions(engine="pyhf"), tight=True)
     return {one.name: [one.CLs_obs, *one.CLs_exp] for one in engine.hypotest(task)}
 
@@ -158,6 +191,12 @@ def _show(found: dict[str, Any]) -> None:
         print(
             f"{name}: {one['hypotheses']} hypotheses in {one['median']:.3f} s (the first time, "
             f"compiling, {one['first, compiling']:.1f} s); {told}"
+        )
+        toys = one["toys"]
+        memory = f", {one['memory'] / 2**20:.0f} MiB of the device" if one["memory"] else ""
+        print(
+            f"  {one['workers']} workers share the device: {one['median of the workers']:.3f} s; "
+            f"{toys['fits']} fits to toys in {toys['seconds']:.2f} s{memory}"
         )
 
 

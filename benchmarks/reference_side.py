@@ -25,6 +25,7 @@ class ReferenceTiming(NamedTuple):
     """Seconds for one hypothesis, its model built; None, with ``why_not``, if it did not end.
 
     ``results`` are CLs: observed, then expected; for cabinetry the best-fit signal strength.
+    ``at_least`` are the seconds after which it was stopped.
     """
 
     engine: str
@@ -32,6 +33,7 @@ class ReferenceTiming(NamedTuple):
     seconds: float | None
     results: list[float]
     why_not: str | None = None
+    at_least: float | None = None
 
 
 def measure(problem: Problem, engine: str, index: int, limit: float) -> ReferenceTiming:
@@ -55,7 +57,8 @@ def measure(problem: Problem, engine: str, index: int, limit: float) -> Referenc
         process.kill()
     process.join()
     if told is None:
-        return ReferenceTiming(engine, hypothesis.name, None, [], f"more than {limit:.0f} s")
+        reason = f"more than {limit:.0f} s"
+        return ReferenceTiming(engine, hypothesis.name, None, [], reason, limit)
     if isinstance(told, str):
         return ReferenceTiming(engine, hypothesis.name, None, [], told)
     return ReferenceTiming(engine, hypothesis.name, *told)

@@ -106,7 +106,7 @@ def measure(
     found: dict[str, Any] = {"machine": machine.describe()}
     parts: dict[str, Callable[[], Any]] = {
         "kernel": lambda: _kernel(problems, plan),
-        "run": lambda: _commands(problems),
+        "run": lambda: _commands(problems, output / "environment"),
         "patches": lambda: _patches(problems[0]),
         "profile": lambda: _profile(problems),
         "toys": lambda: _toys(problems, plan.toys),
@@ -145,9 +145,11 @@ def _kernel(problems: Sequence[Problem], plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _commands(problems: Sequence[Problem]) -> dict[str, Any]:
+def _commands(problems: Sequence[Problem], environment: Path) -> dict[str, Any]:
     files = {problem.name: pallet_file(problem.name) for problem in problems}
-    return {name: command_side.measure(path) for name, path in files.items() if path.exists()}
+    there = {name: path for name, path in files.items() if path.exists()}
+    fitserve = command_side.install(environment) if there else Path()
+    return {name: command_side.measure(fitserve, path) for name, path in there.items()}
 
 
 def _patches(problem: Problem) -> list[dict[str, float]]:
@@ -258,6 +260,8 @@ def _growth(plan: Plan) -> list[dict[str, Any]]:
             one["difference in CLs"] = _difference(timings, timing.results)
             one["why not"] = _why_not(timings)
             if timings and timings[0].seconds is None:
+                if timings[0].at_least is not None:
+                    one["pyhf jax+scipy, at least"] = timings[0].at_least
                 # What takes too long here takes longer for everything larger.
                 too_long = f"{_why_not(timings)} for {bins} bins"
         print(f"  {one}", flush=True)

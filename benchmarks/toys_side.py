@@ -27,7 +27,7 @@ def measure(problem: Problem, toys: int = 2000) -> dict[str, Any]:
 
 def _measure(problem: Problem, toys: int) -> dict[str, Any]:
     hypothesis = problem.hypotheses[len(problem.hypotheses) // 2]
-    _make(problem, hypothesis, 100)  # compiled
+    _make(problem, hypothesis, 600)  # programs for few and for many fits are compiled
     begin = time.perf_counter()
     result = _make(problem, hypothesis, toys)
     seconds = time.perf_counter() - begin

@@ -178,8 +178,12 @@ def test_everything_is_measured_written_and_drawn(benchmark_module: Module, tmp_
 @pytest.mark.slow
 def test_the_device_here_agrees_on_the_example(benchmark_module: Module) -> None:
     gpu_check = benchmark_module("gpu_check")
-    found = gpu_check.check(gpu_check.example(), [], sample=3, repetitions=1)
+    plan = gpu_check.Plan(sample=3, repetitions=1, workers=2, toys=50)
+    found = gpu_check.check(gpu_check.example(), [], plan)
     one = found["analyses"]["example"]
     assert one["compared"] == 3
     assert one["largest difference in CLs"] < gpu_check.TOLERANCE
+    assert one["median of the workers"] > 0
+    assert one["toys"]["toys"] == 100
     assert found["device"]["name"]
+    gpu_check._show(found)

@@ -16,7 +16,7 @@ from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
-from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.runtime import MAX_STEPS, Runtime, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,12 +39,18 @@ class Ours(NamedTuple):
     muhat: float
 
 
-def _ours(case: Case, options: ModelOptions, mus: tuple[float, ...], test_stat: str) -> dict:
+def _ours(
+    case: Case,
+    options: ModelOptions,
+    mus: tuple[float, ...],
+    test_stat: str,
+    setting: Runtime | None = None,
+) -> dict:
     compilation = compile_hypotheses(case.workspace, case.hypotheses, options)
     assert not compilation.unsupported
     found = {}
     for batch in compilation.batches:
-        loaded = load(batch, range(len(batch.members)), runtime())
+        loaded = load(batch, range(len(batch.members)), setting or runtime())
         tests = hypotest(loaded, mus, test_stat)
         for at, member in enumerate(batch.members):
             parameters = batch.parameters(at)
@@ -232,6 +238,60 @@ def test_a_fit_does_not_depend_on_its_company(everything: Case) -> None:
         both = together[hypothesis.name, 1.0]
         np.testing.assert_allclose(alone.cls, both.cls, atol=1e-7)
         np.testing.assert_allclose(alone.minima, both.minima, atol=1e-8)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """Return how a GPU is used, but with few fits in a call and few evaluations in a round."""
+    monkeypatch.setattr("fitserve_worker.kernel.runtime._GPU_FITS", 8)
+    return runtime()._replace(in_turn=False, rounds=(2, 3, MAX_STEPS - 5), threads=1)
+
+
+@pytest.mark.parametrize("options", ["default", "kinked"], indirect=True)
+def test_fits_that_are_done_at_once_and_in_rounds_are_the_same(
+    everything: Case, at_once: Runtime, options: ModelOptions
+) -> None:
+    many = _Case(
+        everything.workspace,
+        [
+            Hypothesis(name=f"{one.name} {copy}", values=(), patch=one.patch)
+            for copy in range(3)
+            for one in everything.hypotheses
+        ],
+    )
+    in_turn = _ours(many, options, (1.0,), "qtilde")
+    rounds = _ours(many, options, (1.0,), "qtilde", at_once)
+    assert in_turn.keys() == rounds.keys()
+    for key, one in in_turn.items():
+        assert rounds[key].problems == one.problems == []
+        np.testing.assert_allclose(rounds[key].cls, one.cls, atol=1e-5)
+        np.testing.assert_allclose(rounds[key].minima, one.minima, atol=1e-7)
+
+
+def test_evaluations_of_all_rounds_are_counted(everything: Case, at_once: Runtime) -> None:
+    (batch,) = compile_hypotheses(
+        everything.workspace, everything.hypotheses, ModelOptions()
+    ).batches
+    members = range(len(batch.members))
+
+    def fits(setting: Runtime) -> Any:
+        loaded = load(batch, members, setting)
+        every = np.arange(len(members))
+        return loaded.fit(every, loaded.chunk.columns["init"][every], loaded.observed)
+
+    needed = fits(at_once)
+    assert needed.converged.all()
+    assert needed.steps.min() > sum(at_once.rounds[:1])
+    few = fits(at_once._replace(rounds=(2, 2)))
+    assert not few.converged.any()
+    assert (few.steps == 4).all()
+    assert few.value.sum() < fits(at_once._replace(rounds=(1,))).value.sum()
+
+
+def test_how_many_fits_are_done_at_once_depends_on_their_size(at_once: Runtime) -> None:
+    assert at_once.calls(1) == (2, 8)
+    assert at_once.calls(2**40) == (1,)
+    assert runtime().calls(2**40) == (runtime().capacity,)
 
 
 def test_many_hypotheses_are_fitted_in_pieces(everything: Case) -> None:

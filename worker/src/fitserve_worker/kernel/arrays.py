@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.layout import Layout
     from fitserve_worker.kernel.spec import Sample
 
-__all__ = ["LocalUse", "SampleArrays", "SampleTable", "Shape"]
+__all__ = [
+    "LocalUse",
+    "SampleArrays",
+    "SampleTable",
+    "Shape",
+    "bytes_per_fit",
+    "bytes_per_hypothesis",
+]
 
 LocalUse = Literal["none", "some", "all"]
 """On how many of the samples local parameters act."""
@@ -226,6 +233,17 @@ def bytes_per_hypothesis(shape: Shape) -> int:
     rows = shape.added_slots * shape.blocks
     numbers = rows * (shape.width * (1 + 2 * shape.histosys) + 8 * shape.normsys)
     return 8 * math.ceil(numbers + rows * (1 + shape.linear / 8))
+
+
+def bytes_per_fit(shape: Shape) -> int:
+    """Return about how much memory a fit takes while it is done.
+
+    These are matrices of columns, the Jacobian of the bins and what the Hessian is a product
+    of, and interpolated variations of all rows.
+    """
+    rows = (shape.slots + shape.added_slots) * shape.blocks
+    matrices = shape.columns * (4 * shape.columns + 6 * shape.bins)
+    return 8 * (matrices + rows * (2 * shape.width * shape.histosys + 4 * shape.normsys))
 
 
 def _lookup(columns: Mapping[str, int], names: tuple[str, ...]) -> IntArray:

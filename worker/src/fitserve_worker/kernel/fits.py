@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fitserve_worker.kernel.arrays import bytes_per_fit
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -96,6 +98,8 @@ class Loaded:
         Their arrays.
     size
         How many they are; the arrays' first axis may be longer.
+    at_once
+        How many fits go into one call of the program at most.
     """
 
     def __init__(self, batch: Batch, chunk: Chunk, size: int, setting: Runtime) -> None:
@@ -105,6 +109,8 @@ class Loaded:
         columns, local = chunk.columns, chunk.local
         self.chunk = chunk
         self.size = size
+        self._sizes = setting.calls(bytes_per_fit(batch.shape))
+        self.at_once = self._sizes[-1]
         self._shape = batch.shape
         self._runtime = setting
         self._models = Models(
@@ -225,13 +231,34 @@ class Loaded:
     def fit_between(
         self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds
     ) -> Fits:
-        """Fit, as `fit`, between given bounds, whatever they hold."""
-        pieces = self._pieces(len(hypothesis))
+        """Fit, as `fit`, between given bounds, whatever they hold.
+
+        Fits that are done at once all take as long as the slowest of them. There each has few
+        evaluations at first, and those that need more go on together.
+        """
+        first, *others = self._runtime.rounds
+        fits = self._calls(hypothesis, start, data, bounds, first)
+        late = _unfinished(fits, first)
+        for most in others:
+            if not late.size:
+                break
+            before = fits.take(late)
+            more = self._calls(hypothesis[late], before.x, data.take(late), bounds.take(late), most)
+            still = late[_unfinished(more, most)]
+            more = more._replace(
+                steps=before.steps + more.steps, hessians=before.hessians + more.hessians
+            )
+            fits, late = fits.replaced(late, more), still
+        return fits
+
+    def _calls(
+        self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds, most: int
+    ) -> Fits:
         done = self._runtime.side_by_side(
             lambda piece: self._run(
-                hypothesis[piece], start[piece], data.take(piece), bounds.take(piece)
+                hypothesis[piece], start[piece], data.take(piece), bounds.take(piece), most
             ),
-            pieces,
+            self._pieces(len(hypothesis)),
         )
         return Fits._make(np.concatenate(arrays) for arrays in zip(*done, strict=True))
 
@@ -301,14 +328,17 @@ class Loaded:
         return type(found)(*(np.asarray(array) for array in found))
 
     def _pieces(self, count: int) -> list[IntArray]:
-        parts = max(-(-count // self._runtime.capacity), min(self._runtime.threads, count))
+        parts = max(-(-count // self.at_once), min(self._runtime.threads, count))
         return np.array_split(np.arange(count), parts)
 
-    def _run(self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds) -> Fits:
+    def _run(
+        self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds, most: int
+    ) -> Fits:
         from fitserve_worker.kernel.likelihood import Target
         from fitserve_worker.kernel.program import Jobs, run
 
-        count, capacity = len(hypothesis), self._runtime.capacity
+        count = len(hypothesis)
+        capacity = next(size for size in self._sizes if size >= count)
 
         def padded(array: Any) -> Any:
             made = np.zeros((capacity, *array.shape[1:]), array.dtype)
@@ -321,8 +351,13 @@ class Loaded:
             Bounds(*(padded(array) for array in bounds)),
             Target(*(padded(array) for array in data)),
         )
-        found = run(self._shape, self._models, jobs, count, in_turn=self._runtime.in_turn)
+        found = run(self._shape, self._models, jobs, count, most, in_turn=self._runtime.in_turn)
         return Fits._make(np.asarray(array)[:count] for array in found)
+
+
+def _unfinished(fits: Fits, most: int) -> IntArray:
+    """Return which fits ended because they had no more evaluations."""
+    return np.flatnonzero(~fits.converged & (fits.steps >= most))
 
 
 def load(batch: Batch, members: Sequence[int], setting: Runtime) -> Loaded:

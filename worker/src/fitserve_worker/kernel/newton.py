@@ -25,6 +25,7 @@ from jax.scipy.linalg import cho_solve
 
 from fitserve_worker.kernel.curvature import Curvature, diagonal_of
 from fitserve_worker.kernel.likelihood import Evaluation
+from fitserve_worker.kernel.runtime import MAX_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.arraytypes import DeviceArray
     from fitserve_worker.kernel.likelihood import Parts
 
-__all__ = ["MAX_STEPS", "TOLERANCE", "Minimum", "Problem", "minimise", "no_minima"]
+__all__ = ["TOLERANCE", "Minimum", "Problem", "minimise", "no_minima"]
 
-MAX_STEPS = 100
-"""Evaluations after which a fit is given up."""
 TOLERANCE = 1e-9
 """EDM of a converged fit, in units of -log L."""
 
@@ -123,7 +122,9 @@ class _State(NamedTuple):
     done: Array
 
 
-def minimise(problem: Problem, start: Array, bins: int, model_bins: int) -> Minimum:
+def minimise(
+    problem: Problem, start: Array, bins: int, model_bins: int, most: Array | int = MAX_STEPS
+) -> Minimum:
     """Minimise from a start, which is moved between the bounds if it is not there.
 
     Parameters
@@ -134,6 +135,8 @@ def minimise(problem: Problem, start: Array, bins: int, model_bins: int) -> Mini
         The first point, of shape (columns,).
     bins, model_bins
         Numbers of bins of the evaluation, and of the curvature.
+    most
+        Evaluations after which the fit ends where it is.
     """
 
     def step(state: _State) -> _State:
@@ -189,7 +192,7 @@ def minimise(problem: Problem, start: Array, bins: int, model_bins: int) -> Mini
         )
 
     def unfinished(state: _State) -> Array:
-        return ~state.done & (state.steps < MAX_STEPS)
+        return ~state.done & (state.steps < most)
 
     begin = _begin(jnp.clip(start, problem.lower, problem.upper), bins, model_bins)
     return _finish(problem, jax.lax.while_loop(unfinished, step, begin))

@@ -55,7 +55,7 @@ def local_bounds(job: Jobs) -> tuple[DeviceArray, DeviceArray]:
     return job.bounds.local_lower, job.bounds.local_upper
 
 
-def _fit(shape: Shape, models: Models, job: Jobs) -> Minimum:
+def _fit(shape: Shape, models: Models, job: Jobs, most: DeviceArray) -> Minimum:
     added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
 
     def function(x: Array, side: Array) -> tuple[Evaluation, Parts]:
@@ -66,11 +66,19 @@ def _fit(shape: Shape, models: Models, job: Jobs) -> Minimum:
         return curvature(shape, terms, job.target, models.slots, parts)
 
     problem = Problem(function, bend, job.bounds.lower, job.bounds.upper, shape.kinked)
-    return minimise(problem, job.start, shape.bins, len(models.slots))
+    return minimise(problem, job.start, shape.bins, len(models.slots), most)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "in_turn"))
-def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn: bool) -> Minimum:
+def run(
+    shape: Shape,
+    models: Models,
+    jobs: Jobs,
+    count: DeviceArray,
+    most: DeviceArray,
+    *,
+    in_turn: bool,
+) -> Minimum:
     """Do the first ``count`` of the jobs.
 
     Parameters
@@ -81,6 +89,8 @@ def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn
         The hypotheses, and the fits.
     count
         How many of the jobs are real. The others pad the arrays to their fixed size.
+    most
+        Evaluations after which a fit ends where it is.
     in_turn
         Do one fit after the other: a CPU's cache holds one, and none waits for another's
         last step. A GPU does all at once.
@@ -90,7 +100,7 @@ def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn
         idle = (jnp.arange(len(jobs.start)) >= count)[:, None]
         upper = jnp.where(idle, jobs.bounds.lower, jobs.bounds.upper)
         jobs = jobs._replace(bounds=jobs.bounds._replace(upper=upper))
-        at_once: Minimum = jax.vmap(lambda job: _fit(shape, models, job))(jobs)
+        at_once: Minimum = jax.vmap(lambda job: _fit(shape, models, job, most))(jobs)
         return at_once
 
     def job(index: Array | int) -> Jobs:
@@ -100,7 +110,7 @@ def run(shape: Shape, models: Models, jobs: Jobs, count: DeviceArray, *, in_turn
     blank = no_minima(len(jobs.start), shape.columns, shape.bins)
 
     def step(index: Array, done: Minimum) -> Minimum:
-        found = _fit(shape, models, job(index))
+        found = _fit(shape, models, job(index), most)
         more: Minimum = jax.tree.map(lambda every, own: every.at[index].set(own), done, found)
         return more
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Centre", "Statistics", "ToyMaker", "toy_statistics"]
 
-# Toys that are in memory at a time.
+# Toys that are in memory at a time, at least, and by how many calls they are fitted.
 _BLOCK = 1024
+_CALLS = 8
 # Events in empty bins, as parts of those expected, that keep these positive. Values of the
 # test statistic are taken from the last two.
 _BARRIER = (0.1, 0.01, 1e-3, 1e-4)
@@ -162,8 +163,9 @@ def toy_statistics(
     toy in seven, the last step is good to 0.003 in the test statistic.
     """
     blocks = []
-    for first in range(toys.first, toys.stop, _BLOCK):
-        block = type(toys)(first=first, count=min(_BLOCK, toys.stop - first))
+    size = max(_BLOCK, _CALLS * loaded.at_once)
+    for first in range(toys.first, toys.stop, size):
+        block = type(toys)(first=first, count=min(size, toys.stop - first))
         blocks.append(_of_block(loaded, maker.make(block), mu, centre))
     values, positive, fits = zip(*blocks, strict=True)
     return Statistics(np.concatenate(values), sum(positive), sum(fits))
