@@ -10,6 +10,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from filelock import Timeout
+
 from fitserve.contract import Hypothesis, ModelOptions
 from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.fits import load
@@ -18,7 +21,7 @@ from fitserve_worker.kernel.jit_cache import VARIABLE, JitCache, default_locatio
 from fitserve_worker.kernel.runtime import runtime
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
 
     Case = Any
 
@@ -89,6 +92,59 @@ def test_many_processes_publish_the_same_program_at_once(tmp_path: Path) -> None
     shared = tmp_path / machine_key()
     assert [path.name for path in shared.iterdir()] == ["a-cache"]
     assert (shared / "a-cache").read_bytes() == b"program" * 100_000
+
+
+def test_of_processes_that_need_the_same_program_one_compiles_it(tmp_path: Path) -> None:
+    first, second, other = (JitCache(tmp_path) for _ in range(3))
+    compiling, finish = threading.Event(), threading.Event()
+    found: list[str] = []
+
+    def compile_it() -> None:
+        with first.first_use("a"):
+            compiling.set()
+            assert finish.wait(30)
+            _entry(first.private, "a-cache")
+
+    def need_it() -> None:
+        with second.first_use("a"):
+            found.extend(path.name for path in second.private.iterdir())
+
+    threads = [threading.Thread(target=one) for one in (compile_it, need_it)]
+    threads[0].start()
+    assert compiling.wait(30)
+    threads[1].start()
+    with other.first_use("b"):  # another program waits for nobody
+        pass
+    threads[1].join(0.5)
+    assert threads[1].is_alive()
+    finish.set()
+    for thread in threads:
+        thread.join(30)
+    assert found == ["a-cache"]
+
+
+def test_a_program_is_waited_for_once(tmp_path: Path) -> None:
+    cache, other = JitCache(tmp_path), JitCache(tmp_path)
+    with cache.first_use("a"):
+        pass
+    with other.first_use("a"), cache.first_use("a"):
+        _entry(cache.private, "b-cache")
+    # What was compiled later than at the first use is left to the end of the task.
+    assert cache.publish() == 1
+
+
+@pytest.mark.parametrize("error", [PermissionError, NotImplementedError, Timeout])
+def test_without_locks_each_process_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[str], Exception]
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise error("no locks here")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    cache = JitCache(tmp_path)
+    with cache.first_use("a"):
+        _entry(cache.private, "a-cache")
+    assert (tmp_path / machine_key() / "a-cache").read_bytes() == b"program"
 
 
 def test_a_directory_that_cannot_be_written_to_is_read(

@@ -351,7 +351,8 @@ class Loaded:
             Bounds(*(padded(array) for array in bounds)),
             Target(*(padded(array) for array in data)),
         )
-        found = run(self._shape, self._models, jobs, count, most, in_turn=self._runtime.in_turn)
+        with self._runtime.cache.first_use(f"{self._shape} {capacity}"):
+            found = run(self._shape, self._models, jobs, count, most, in_turn=self._runtime.in_turn)
         return Fits._make(np.asarray(array)[:count] for array in found)
 
 

@@ -21,12 +21,21 @@ import tempfile
 from importlib.metadata import version
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["VARIABLE", "JitCache", "default_location", "machine_key"]
 
 _LOG = logging.getLogger(__name__)
 _PREFIX = "fitserve-jit-"
 _LOCK = "lock"
+# Seconds to wait for another process that compiles the same program, several times what the
+# largest takes.
+_PATIENCE = 120.0
 
 VARIABLE = "FITSERVE_JIT_CACHE"
 """Names the environment variable with the shared directory; empty means none."""
@@ -83,6 +92,7 @@ class JitCache:
         self.private.mkdir()
         # Unlike atexit's, these are also called at the end of multiprocessing's children.
         Finalize(None, shutil.rmtree, (own, True), exitpriority=0)
+        self._begun: set[str] = set()
         self._shared = shared / machine_key() if shared else None
         if self._shared is None:
             return
@@ -91,9 +101,39 @@ class JitCache:
         if not _is_trusted(self._shared):
             self._shared = None
             return
-        for entry in self._shared.iterdir():
-            if not entry.name.startswith("."):
-                (self.private / entry.name).symlink_to(entry.resolve())
+        self._link(self._shared)
+
+    @contextlib.contextmanager
+    def first_use(self, program: str) -> Iterator[None]:
+        """Let one process compile a program while the others that need it wait for it.
+
+        Compiling takes all cores, so that workers which start together and compile the same at
+        the same time would all take as many times as long.
+
+        Parameters
+        ----------
+        program
+            Any name for what is compiled in this context the first time.
+        """
+        if self._shared is None or program in self._begun:
+            yield
+            return
+        self._begun.add(program)
+        turn = self._shared / f".{hashlib.sha256(program.encode()).hexdigest()[:16]}.turn"
+        with contextlib.ExitStack() as stack:
+            # Without a turn, where there can be none or it takes too long, all is as good.
+            with contextlib.suppress(OSError, NotImplementedError, Timeout):
+                stack.enter_context(FileLock(turn, timeout=_PATIENCE, mode=0o600))
+            self._link(self._shared)
+            yield
+            self.publish()
+
+    def _link(self, shared: Path) -> None:
+        with contextlib.suppress(OSError):
+            for entry in shared.iterdir():
+                mine = self.private / entry.name
+                if not entry.name.startswith(".") and not os.path.lexists(mine):
+                    mine.symlink_to(entry.resolve())
 
     def publish(self) -> int:
         """Move newly compiled programs into the shared directory.
