@@ -43,7 +43,9 @@ class Desk:
 
     def files(self) -> set[str]:
         found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
-        return {path for path in found if path.split("/")[0] not in {"build", ".ansible", ".cache"}}
+        # pip asks rustc for its version, which makes .rustup where rustup manages it.
+        others = {"build", ".ansible", ".cache", ".rustup"}
+        return {path for path in found if path.split("/")[0] not in others}
 
     def __call__(self, verb: str, *options: object, **more: Any) -> Any:
         return self.admin(verb, self.site, "--here", *options, **more)

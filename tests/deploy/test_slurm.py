@@ -194,8 +194,10 @@ def test_a_release_that_fails_its_trial_does_not_serve(
 ) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(other_tree, broken)
-    with (broken / "worker" / "src" / "fitserve_worker" / "entry.py").open("a") as stream:
-        stream.write("\n\ndef run(task):\n    raise RuntimeError('broken on purpose')\n")
+    entry = broken / "worker" / "src" / "fitserve_worker" / "entry.py"
+    text = entry.read_text()
+    assert "def answer(text: str)" in text
+    entry.write_text(text + "\n\ndef answer(text):\n    raise RuntimeError('broken on purpose')\n")
     before = tower.status()
     said = tower("upgrade", tree=broken, status=5)
     assert "broken on purpose" in said.err
@@ -233,18 +235,20 @@ def test_an_upgrade_leaves_running_fits_alone(
     tower: Tower, other_tree: Path, client: Client
 ) -> None:
     run = client.place / "run"
-    options = ("--max-task-hypotheses", "1", "--set", "max_blocks=1")
-    running = client.start("run", "example", *FIT, *options, "-e", tower.name, "-o", run)
+    options = ("--engine", "pyhf", "--max-task-hypotheses", "1", "--set", "max_blocks=1")
+    running = client.start("run", "example", *options, "-e", tower.name, "-o", run)
     wait_for_events(run, "finished", 1, 400)
-    before = tower.status()
-    [job] = [job for job in before["jobs"] if job["state"] == "running" and job["of_endpoint"]]
-    node = tower.rig.hosts[job["nodes"]]
-    node.run("pkill", "-STOP", *WORKERS)
+    nodes = [tower.rig.hosts[name] for name in ("c1", "c2")]
+    for node in nodes:  # before the last of its fits is done
+        node.run("pkill", "-STOP", *WORKERS, status=None)
     try:
+        before = tower.status()
+        [job] = [job for job in before["jobs"] if job["state"] == "running" and job["of_endpoint"]]
         tower("upgrade", tree=other_tree)
         after = tower.status()
     finally:
-        node.run("pkill", "-CONT", *WORKERS, status=None)
+        for node in nodes:
+            node.run("pkill", "-CONT", *WORKERS, status=None)
     client.finish(running, 600)
     complete(run)
     assert not events(run, "lost")

@@ -95,6 +95,7 @@ def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]
     started, state = time.monotonic(), "queued"
     while time.monotonic() - started < patient.job_seconds:
         if (directory / "seen-by-node").exists():
+            _let_end(patient, job)
             return True
         state = _state(patient, job)
         if state == "gone":
@@ -111,6 +112,17 @@ def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]
         change="a partition or queue that is less busy, or wait longer: --job-seconds",
     )
     return False
+
+
+def _let_end(patient: Patient, job: str) -> None:
+    """Wait for a job that is about to end.
+
+    PBS brings a job's output to where it was submitted when it ends: if that is gone by then, to
+    the user's home.
+    """
+    started = time.monotonic()
+    while time.monotonic() - started < _SETTLE and _state(patient, job) != "gone":
+        time.sleep(_POLL)
 
 
 def _settle(directory: Path) -> None:
