@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import time
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,9 +81,8 @@ class Job:
         self.queue = options.get("q", ["workq"])[-1]
         self.account = options.get("A", ["_pbs_project_default"])[-1]
         self.held = "h" in options
-        number_only = number
-        self.out = options.get("o", [f"{self.cwd}/{self.name}.o{number_only}"])[-1]
-        self.err = options.get("e", [f"{self.cwd}/{self.name}.e{number_only}"])[-1]
+        self.out = self._path(options.get("o", [f"{self.name}.o{number}"])[-1])
+        self.err = self._path(options.get("e", [f"{self.name}.e{number}"])[-1])
         self._read_resources(options.get("l", []))
         self.state = "H" if self.held else "Q"
         self.comment = ""
@@ -181,8 +181,11 @@ class Job:
             return
         for kind, target in (("out", self.out), ("err", self.err)):
             source = f"/srv/pbs/spool/{self.ident.split('.')[0]}/{kind}"
-            path = target.split(":", 1)[-1]
-            self.node.run("cp", source, path, user=self.user, status=None)
+            self.node.run("cp", source, target, user=self.user, status=None)
+
+    def _path(self, given: str) -> str:
+        """Return where a file of output goes: a relative path is below where qsub was called."""
+        return str(PurePosixPath(self.cwd) / given.split(":", 1)[-1])
 
     def _finish(self, status: int) -> None:
         self.state, self.status, self.ended = "F", status, time.time()
