@@ -34,8 +34,13 @@ def test_jobs_run_on_nodes_as_the_user_who_submitted_them(quiet: Rig) -> None:
     wait_for("the job", lambda: _ended(quiet, job))
     told = quiet.login.run("cat", f"{job}.out", user="ada").stdout.split()
     assert sorted(told) == ["ada", "c1", "c2"]
-    accounted = quiet.login.run("sacct", "-X", "-n", "-j", job, "-o", "state,account", user="ada")
-    assert accounted.stdout.split() == ["COMPLETED", "physics"]
+    accounts = ("sacct", "-X", "-n", "-j", job, "-o", "state,account")
+
+    # slurmctld tells the database when it finds the time, which is after the queue is empty.
+    def accounted() -> bool:
+        return quiet.login.run(*accounts, user="ada").stdout.split() == ["COMPLETED", "physics"]
+
+    wait_for("the job's account", accounted)
 
 
 def test_a_gpu_is_asked_for(quiet: Rig) -> None:

@@ -178,8 +178,10 @@ class Slurm:
 
     def cancel_all(self) -> None:
         """Leave no job behind, and no node down."""
-        if self.jobs():
-            self._head.run("scancel", *(job for job, *_ in self.jobs()))
+        jobs = [job for job, *_ in self.jobs()]
+        if jobs:
+            # A job may end by itself before it is cancelled: the queue is what is waited for.
+            self._head.run("scancel", *jobs, status=None)
             wait_for("an empty queue", lambda: not self.jobs())
 
     def control(self, *command: object) -> str:
