@@ -224,9 +224,50 @@ def test_edges_are_those_of_pyhf(case: Any, pyhf_model: Callable) -> None:
     theirs = _all_of_theirs(model, data)
     best = np.min([one.minima for one in theirs], axis=0)
     assert (mine.minima <= best + NLL_TOLERANCE).all()
-    # pyhf has no CLs where its fits end with a free one above a constrained one.
-    differences = [np.abs(one.cls - mine.cls).max() for one in theirs if np.isfinite(one.cls).all()]
+    # pyhf has no CLs where its fits end with a free one above a constrained one, and others
+    # where they end above the minimum by as much as the signal makes (how much, and for which
+    # counts, depends on the processor). So it is its likelihood that decides.
+    np.testing.assert_allclose(mine.cls, _from_minima(model, data, mine), atol=CLS_TOLERANCE)
+    lowest = np.minimum(best, mine.minima)
+    agree = [one for one in theirs if np.abs(one.minima - lowest).max() <= SAME]
+    differences = [np.abs(one.cls - mine.cls).max() for one in agree if np.isfinite(one.cls).all()]
     assert not differences or min(differences) <= CLS_TOLERANCE
+
+
+def _from_minima(model: Any, data: list[float], mine: Ours) -> np.ndarray:
+    """Return CLs at mu = 1 by pyhf's likelihood at the minima, and by its distributions.
+
+    From each minimum pyhf goes on with Minuit, and the lower value counts. The test statistic
+    is that of arXiv:1007.1727, eq. 16, with the Asimov data set of the background-only fit.
+    """
+    pyhf.set_backend("numpy", pyhf.optimize.minuit_optimizer(tolerance=1e-3))
+    free, null, fixed, asimov_fixed = mine.parameters
+    asimov = model.expected_data(null)
+
+    def minimum(at: np.ndarray, observed: Any, *, mu: float | None = None) -> float:
+        held = model.config.suggested_fixed()
+        held[model.config.poi_index] = mu is not None
+        value = float(pyhf.infer.mle.twice_nll(at, observed, model)[0])
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                _, lower = pyhf.infer.mle.fit(
+                    observed, model, init_pars=list(at), fixed_params=held, return_fitted_val=True
+                )
+        except pyhf.exceptions.FailedMinimization:
+            return value
+        return min(value, float(lower))
+
+    q = 0.0
+    if mine.muhat <= 1.0:
+        q = max(minimum(fixed, data, mu=1.0) - minimum(free, data), 0.0)
+    q_asimov = max(minimum(asimov_fixed, asimov, mu=1.0) - minimum(null, asimov), 0.0)
+    root, root_asimov = np.sqrt(q), np.sqrt(q_asimov)
+    statistic = root - root_asimov if root <= root_asimov else (q - q_asimov) / (2 * root_asimov)
+    normal = pyhf.infer.calculators.AsymptoticTestStatDistribution
+    signal, background = normal(-root_asimov), normal(0.0)
+    values = [statistic, *(background.expected_value(n) for n in (2, 1, 0, -1, -2))]
+    return np.array([signal.pvalue(one) / background.pvalue(one) for one in values], dtype=float)
 
 
 def test_a_fit_does_not_depend_on_its_company(everything: Case) -> None:
