@@ -120,7 +120,7 @@ def test_1lbb_on_this_machine_is_no_slower_than_in_tasks_of_16() -> None:
     chosen = task_size(work, _limits(2), most=MOST)
     before, now = (simulate(LOCAL, work, 2, size).makespan for size in (16, chosen))
     assert now <= 1.005 * before
-    assert 10 <= chosen <= 25
+    assert 8 <= chosen <= 32
 
 
 @pytest.mark.parametrize("workers", [1, 100, 1_000, 10_000])
@@ -128,7 +128,7 @@ def test_1lbb_on_this_machine_is_no_slower_than_in_tasks_of_16() -> None:
 def test_choosing_takes_no_time_to_speak_of(workers: int, number: int, most: int) -> None:
     began = time.process_time()
     task_size(Work(number, 0.0135, each_bytes=1e4), _limits(workers, CLOUD), most=most)
-    assert time.process_time() - began < 0.7
+    assert time.process_time() - began < 1.0
 
 
 def test_a_large_plan_is_made_in_less_than_two_seconds() -> None:

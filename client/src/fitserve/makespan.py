@@ -259,15 +259,15 @@ def _loads(work: Work, size: int, seed: int) -> list[Load]:
     variance (L. F. Fenton, IRE Trans. Commun. Syst. 8 (1960) 57).
     """
     noise = random.Random(seed)  # noqa: S311 - nothing is to be kept from anybody
-    loads = []
+    drawn: list[tuple[float, float]] = []
     for count, tasks in ((size, work.number // size), (work.number % size, 1)):
         if count:
             of_one = work.task_bytes + count * work.each_bytes
             variance = math.log1p(math.expm1(work.spread**2) / count)
             mean, width = math.log(count) - variance / 2, math.sqrt(variance)
-            loads += [Load(math.exp(noise.gauss(mean, width)), of_one) for _ in range(tasks)]
-    scale = work.number * work.fit / sum(load.seconds for load in loads)
-    return [Load(seconds * scale, of_one) for seconds, of_one in loads]
+            drawn += [(math.exp(noise.gauss(mean, width)), of_one) for _ in range(tasks)]
+    scale = work.number * work.fit / sum(seconds for seconds, _ in drawn)
+    return [Load(seconds * scale, of_one) for seconds, of_one in drawn]
 
 
 def _end(costs: Costs, loads: Sequence[Load], workers: Sequence[_Worker]) -> float:

@@ -17,7 +17,9 @@ LOCAL = Costs(
     task=0.05,  # measured, on the rig
     # Measured is `fitserve run` of 1Lbb: 7 s with fits of 2 s. How the rest is divided is assumed.
     setup=2.5,
-    setup_spread=0.4,  # measured: the two workers of three runs were 2.6 to 4.7 s apart, of 4 to 11
+    # Measured: in two runs on a busy machine the setups of two workers took 9.0 and 5.9 s in the
+    # mean, and differed by 4.9 and 2.8 s; evenly spread ones differ by 2/3 of this in the mean.
+    setup_spread=0.75,
     start=1.5,
     client=1.0,
     dispatch=0.002,  # measured: one task through Parsl's interchange
