@@ -13,42 +13,31 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from costs import BATCHES, CLOUD, DIRECT, Batch, costs_of
+from costs import BATCHES, WAYS, planned
 from matplotlib import pyplot as plt
-from model import Costs, Estimate, best_size, simulate
+
+from fitserve.backends.costs import LOCAL, QUEUE_SECONDS
+from fitserve.makespan import Costs, Estimate, Work, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = Path(__file__).with_name("measured.json")
 FIGURE = ROOT / "docs" / "figures" / "scaling.png"
 WORKERS = (1, 10, 100, 1_000, 10_000)
-_WAYS = {"direct": DIRECT, "cloud": CLOUD}
-_QUEUE = 60.0
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def main() -> None:
     """Print the tables and draw the figure."""
     found = {
-        (batch.name, way): [
-            best_size(costs_of(batch, costs, queue=_QUEUE), batch.hypotheses, workers,
-                      most=_largest(batch, costs))
-            for workers in WORKERS
-        ]
+        (batch.name, name): [planned(batch, way, workers) for workers in WORKERS]
         for batch in BATCHES
-        for way, costs in _WAYS.items()
-    }  # fmt: skip
+        for name, way in WAYS.items()
+    }
     print(_table(found))
     runs = json.loads(MEASURED.read_text())["runs"] if MEASURED.exists() else []
     compared = [_compared(run) for run in runs]
     print(_comparison(compared))
     _draw(found)
-
-
-def _largest(batch: Batch, costs: Costs) -> int:
-    """Return the most hypotheses of one task: it must fit into a submission."""
-    if not costs.request or not batch.hypothesis_bytes:
-        return 65536
-    return int((costs.request_bytes - costs.task_bytes) // batch.hypothesis_bytes)
 
 
 def _duration(seconds: float) -> str:
@@ -70,26 +59,19 @@ def _table(found: dict[tuple[str, str], list[Estimate]]) -> str:
 def _compared(run: dict[str, Any]) -> dict[str, float]:
     """Predict a run of the rig from what it says of single tasks."""
     fits = np.array(run["fit_seconds"])
-    costs = Costs(
-        fit=float(np.median(fits)),
-        spread=pstdev(np.log(fits)),
-        task=run["task_overhead"],
-        setup=0.0,
-        start=median(run["workers_began"]),
-        queue=0.0,
-        client=0.0,
-        dispatch=0.002,
-    )
-    predicted = simulate(costs, run["hypotheses"], run["workers"], 1)
+    start = median(run["workers_began"])
+    costs = Costs(task=run["task_overhead"], start=start, dispatch=LOCAL.dispatch)
+    work = Work(run["hypotheses"], float(fits.mean()), spread=pstdev(np.log(fits)), doubt=0.0)
+    predicted = simulate(costs, work, run["workers"], 1)
     return {
         "workers": run["workers"],
         "load": max(run["load"]),
-        "fit": costs.fit,
-        "began": costs.start,
+        "fit": float(np.median(fits)),
+        "began": start,
         "measured": run["makespan"],
         "predicted": predicted.makespan + run["return_seconds"],
-        "throughput": run["hypotheses"] / (run["makespan"] - costs.start),
-        "efficiency": float(fits.sum()) / (run["workers"] * (run["makespan"] - costs.start)),
+        "throughput": run["hypotheses"] / (run["makespan"] - start),
+        "efficiency": float(fits.sum()) / (run["workers"] * (run["makespan"] - start)),
     }
 
 
@@ -120,7 +102,7 @@ def _draw(found: dict[tuple[str, str], list[Estimate]]) -> None:
         fractions = [one.efficiency for one in estimates]
         right.plot(WORKERS, fractions, style, color=colours[name], marker="o", ms=4)
     left.set(xscale="log", yscale="log", xlabel="workers", ylabel="makespan / s",
-             title="Predicted; 60 s in the queue")  # fmt: skip
+             title=f"Predicted; {QUEUE_SECONDS:.0f} s in the queue")  # fmt: skip
     left.legend(fontsize=8)
     right.set(xscale="log", ylim=(0, 1.05), xlabel="workers",
               ylabel="fits / workers, waiting included", title="Efficiency")  # fmt: skip

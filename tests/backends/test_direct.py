@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitserve.backends import open_backend
+from fitserve.backends.costs import DIRECT
 from fitserve.backends.direct import provider
 from fitserve.backends.direct.jobs import Job, SilentSchedulerError, ask, read_pbspro, read_squeue
 from fitserve.backends.direct.provider import Watch
@@ -185,6 +186,7 @@ def test_a_site_says_how_much_it_takes(tmp_path: Path) -> None:
     whole = open_backend(name)
     assert whole.limits.workers == 4 * 8
     assert whole.limits.task_seconds == 7200 - 5280
+    assert whole.limits.costs == DIRECT._replace(workers_per_block=8)
     assert open_backend(name, workers=9).limits.workers == 9
     with pytest.raises(RequestError, match="takes no options") as refused:
         open_backend(name, options={"account": "physics"})

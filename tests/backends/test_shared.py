@@ -8,6 +8,7 @@ import pytest
 
 from fitserve.backends import Accepted, BackendStatus, Limits, Outcome
 from fitserve.backends import shared as module
+from fitserve.backends.costs import DIRECT
 from fitserve.backends.shared import SharedBackend
 from fitserve.errors import BackendError
 
@@ -94,6 +95,9 @@ def test_limits_are_those_that_all_keep() -> None:
     assert shared.limits.task_bytes == 400
     assert shared.limits.workers == 4
     assert shared.limits.outstanding == 8
+    large = Fake("large", 1)
+    large.limits = large.limits._replace(workers=50, costs=DIRECT)
+    assert SharedBackend([Fake("small", 1), large]).limits.costs == DIRECT
     assert shared.stage("d", b"") is False
 
 

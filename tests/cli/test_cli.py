@@ -109,7 +109,9 @@ def test_a_plan_fits_nothing_and_writes_nothing(
     assert sum(len(task["hypotheses"]) for task in plan["tasks"]) == 5
     assert plan["bytes"] == sum(task["bytes"] for task in plan["tasks"])
     shown = fitserve("run", pallet_directory, "--plan", "--workers", "2")
-    assert "5 tasks" in shown.stderr
+    assert f"{len(plan['tasks'])} task" in shown.stderr
+    assert f"{plan['seconds']:.0f} s from the command to the last result" in shown.stderr
+    assert f"at the first fit {plan['begins']:.0f} s are over" in shown.stderr
     assert list(Path().iterdir()) == []
 
 

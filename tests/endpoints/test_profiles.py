@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from fitserve.backends import endpoint_names, open_backend
+from fitserve.backends.globus.costs import CLOUD
 from fitserve.cli import cli
 from fitserve.endpoints import (
     SiteCard,
@@ -161,6 +163,18 @@ def test_options_that_the_site_does_not_take(
     card = read_card(_write(tmp_path / "card.json", document))
     with pytest.raises(RequestError, match=cause):
         check_options(card, parse_options([setting]))
+
+
+def test_an_endpoint_says_what_its_tasks_cost(document: dict[str, Any], tmp_path: Path) -> None:
+    card = read_card(_write(tmp_path / "card.json", document))
+    add_profile("there", card)
+    costs = open_backend("there").limits.costs
+    assert (costs.dispatch, costs.request) == (CLOUD.dispatch, CLOUD.request)
+    assert costs.queue == CLOUD.queue > 0
+    assert costs.request_bytes == card.limits.payload_bytes
+    assert costs.workers_per_block == card.worker.per_node
+    add_profile("here", msgspec.structs.replace(card, scheduler="local"))
+    assert open_backend("here").limits.costs.queue == 0
 
 
 def test_built_in_endpoints_have_no_options() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fitserve.backends import Limits
 from fitserve.chunks import toy_parts
 from fitserve.contract import HypotestRequest, Hypothesis, ToyRange, ToysRequest, decode_task
 from fitserve.estimate import seconds_per_hypothesis
+from fitserve.makespan import Work, best_size
 from fitserve.plan import Bounds, encode_planned, make_plan
 
 WORKSPACE = {
@@ -32,6 +33,10 @@ WORKSPACE = {
 }
 
 
+def _limits(workers: int) -> Limits:
+    return Limits(task_bytes=10_000_000, outstanding=8, workers=workers)
+
+
 def _hypotheses(count: int) -> list[Hypothesis]:
     return [
         Hypothesis(name=f"h{i}", values=(), patch=[{"op": "test", "path": "", "value": i}])
@@ -46,6 +51,7 @@ def _hypotheses(count: int) -> list[Hypothesis]:
     workers=st.integers(1, 8),
     longest=st.one_of(st.none(), st.floats(0.5, 100)),
 )
+@settings(deadline=None)
 def test_every_toy_of_every_hypothesis_is_in_one_part(
     count: int, toys: int, each: float, workers: int, longest: float | None
 ) -> None:
@@ -53,7 +59,7 @@ def test_every_toy_of_every_hypothesis_is_in_one_part(
     request = ToysRequest(toys=toys)
     gap = [ToyRange(first=toys // 2, count=toys - toys // 2)]
     missing = {"h0": gap}
-    parts = list(toy_parts(hypotheses, request, missing, each, workers, longest))
+    parts = list(toy_parts(hypotheses, request, missing, Work(1, each), _limits(workers), longest))
     for one in hypotheses:
         found = [
             number
@@ -67,14 +73,18 @@ def test_every_toy_of_every_hypothesis_is_in_one_part(
 
 
 def test_a_hypothesis_alone_keeps_all_workers_busy() -> None:
-    parts = list(toy_parts(_hypotheses(1), ToysRequest(toys=10_000), {}, 0.01, 4, None))
+    limits, work = _limits(4), Work(10_000, 0.01)
+    parts = list(
+        toy_parts(_hypotheses(1), ToysRequest(toys=10_000), {}, Work(1, 0.01), limits, None)
+    )
     counts = [part.toys.count for part in parts]
-    assert len(parts) == 16
+    assert len(parts) == best_size(limits.costs, work, 4, most=6_000).tasks >= 4
     assert max(counts) - min(counts) <= 1
 
 
 def test_a_task_s_answer_is_bounded() -> None:
-    parts = list(toy_parts(_hypotheses(1), ToysRequest(toys=1_000_000), {}, 1e-9, 1, None))
+    request = ToysRequest(toys=1_000_000)
+    parts = list(toy_parts(_hypotheses(1), request, {}, Work(1, 1e-9), _limits(1), None))
     assert max(part.toys.count for part in parts) <= 200_000
 
 

@@ -116,12 +116,21 @@ def test_a_staged_workspace_is_not_counted() -> None:
     assert sizes[True] < sizes[False]
 
 
-def test_there_are_a_few_tasks_for_each_worker() -> None:
+def test_there_are_a_few_tasks_for_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 0.1)
     plan = make_plan(
         WORKSPACE, _hypotheses([0] * 80), HypotestRequest(), limits=LIMITS, staged=True
     )
-    assert len(plan.tasks) == 8
-    assert plan.seconds == pytest.approx(plan.cpu_seconds / 2)
+    assert len(plan.tasks) >= 4
+    assert plan.begins == pytest.approx(LIMITS.costs.client + LIMITS.costs.start + 2.5)
+    fits = plan.seconds - plan.begins
+    assert plan.cpu_seconds == pytest.approx(8.0)
+    assert 4.0 < fits < 4.8
+
+
+def test_a_plan_of_nothing_takes_no_time() -> None:
+    plan = make_plan(WORKSPACE, [], HypotestRequest(), limits=LIMITS, staged=True)
+    assert plan == ([], 0, 0, 0, 0)
 
 
 def test_long_fits_make_small_tasks() -> None:

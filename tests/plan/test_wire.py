@@ -47,20 +47,24 @@ def _limits(workers: int, seconds: float | None = None) -> Limits:
     return Limits(task_bytes=10**7, outstanding=100, workers=workers, task_seconds=seconds)
 
 
-def test_a_large_workspace_is_sent_seldom() -> None:
+def test_a_large_workspace_is_sent_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 0.05)
     workspace, hypotheses = _workspace(20_000), _hypotheses(64)
     plans = {
         staged: make_plan(workspace, hypotheses, REQUEST, limits=_limits(4), staged=staged)
         for staged in (True, False)
     }
-    assert len(plans[True].tasks) == 16
+    assert len(plans[True].tasks) > 8
     assert len(plans[False].tasks) < 8
     assert [one for task in plans[False].tasks for one in task.hypotheses] == hypotheses
 
 
 def test_a_small_workspace_is_sent_as_often_as_helps() -> None:
-    plan = make_plan(_workspace(5), _hypotheses(64), REQUEST, limits=_limits(4), staged=False)
-    assert len(plan.tasks) == 16
+    staged, sent = (
+        make_plan(_workspace(5), _hypotheses(64), REQUEST, limits=_limits(4), staged=staged)
+        for staged in (True, False)
+    )
+    assert len(sent.tasks) == len(staged.tasks) > 4
 
 
 def test_a_worker_with_much_to_do_is_worth_a_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +92,7 @@ def test_the_longest_task_of_a_site_is_kept_to(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.published
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
-def test_1lbb_takes_less_than_3_mb(workers: int, shared: Path) -> None:
+def test_1lbb_takes_no_more_than_2_63_mb(workers: int, shared: Path) -> None:
     from fitserve.pallet import load_pallet
 
     pallet = load_pallet(shared / "pallets" / "1Lbb.tar.xz")
@@ -103,5 +107,5 @@ def test_1lbb_takes_less_than_3_mb(workers: int, shared: Path) -> None:
         len(encode_planned(task.hypotheses, "a" * 64, pallet.workspace, HypotestRequest()))
         for task in plan.tasks
     )
-    assert sent <= 3_000_000
+    assert sent <= 2_630_000
     assert len(pallet.hypotheses) == 125

@@ -6,20 +6,20 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.contract import ToyRange
+from fitserve.sizes import task_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from fitserve.backends.base import Limits
     from fitserve.contract import Hypothesis, ToysRequest
+    from fitserve.makespan import Work
 
-__all__ = ["ToyPart", "toy_parts"]
+__all__ = ["MOST_TOYS", "ToyPart", "toy_parts"]
 
-# What no part is longer than unless the user bounds it, and what it is not worth to go below.
-_TASK_SECONDS = 60.0
-_WORTH_SECONDS = 5.0
-_PER_WORKER = 4
-# The answer for so many toys of a hypothesis has some 2 MB.
-_MOST_TOYS = 200_000
+# The answer for so many has some 2 MB.
+MOST_TOYS = 200_000
+"""Toys of one task, at most."""
 
 
 class ToyPart(NamedTuple):
@@ -33,14 +33,15 @@ def toy_parts(
     hypotheses: Sequence[Hypothesis],
     request: ToysRequest,
     missing: Mapping[str, Sequence[ToyRange]],
-    each: float,
-    workers: int,
+    work: Work,
+    limits: Limits,
     longest: float | None,
 ) -> Iterator[ToyPart]:
     """Yield parts of the toys of hypotheses, none longer than allowed.
 
-    Hypotheses of which a part has all toys come together in one part. Which toys are made in
-    which part has no effect on them.
+    Parts are of the size with which the run ends soonest in the simulation. Hypotheses of which
+    a part has all toys come together in one part. Which toys are made in which part has no effect
+    on them.
 
     Parameters
     ----------
@@ -50,20 +51,19 @@ def toy_parts(
         What is asked for of each of them.
     missing
         Toys to make of those of which some are there, by name.
-    each
-        Estimated seconds of one toy with signal and one without.
-    workers
-        How many parts are done at a time.
+    work
+        Of one toy with signal and one without, sent for in a task of one hypothesis.
+    limits
+        The backend's.
     longest
         Seconds that a part may take, if that is bounded.
     """
     whole = ToyRange(first=0, count=request.toys)
     wanted = {one.name: list(missing.get(one.name, [whole])) for one in hypotheses}
-    total = each * sum(toys.count for found in wanted.values() for toys in found)
-    seconds = min(_TASK_SECONDS, max(_WORTH_SECONDS, total / (_PER_WORKER * max(1, workers))))
-    if longest is not None:
-        seconds = min(seconds, longest)
-    most = max(1, min(_MOST_TOYS, math.floor(seconds / each)))
+    total = sum(toys.count for found in wanted.values() for toys in found)
+    if not total:
+        return
+    most = task_size(work._replace(number=total), limits, most=MOST_TOYS, longest=longest)
     together = tuple(
         one for one in hypotheses if request.toys <= most and wanted[one.name] == [whole]
     )

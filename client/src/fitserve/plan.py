@@ -11,6 +11,8 @@ from fitserve.chunks import toy_parts
 from fitserve.contract import SMALL, Task, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
 from fitserve.estimate import seconds_per_hypothesis, seconds_to_verify
+from fitserve.makespan import Load, Work, first_fit, makespan
+from fitserve.sizes import task_size
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,13 +25,6 @@ __all__ = ["Bounds", "Plan", "PlannedTask", "encode_planned", "make_plan"]
 # base64 of an envelope, and room for what is not the body.
 _ENVELOPE = 4 / 3
 _OVERHEAD = 1024
-# Unless the user bounds it, a task is cut to this time where more tasks cost little to send.
-_TASK_SECONDS = 60.0
-# All the workspaces of a run may take this many bytes, and this part of those of its patches ...
-_WORKSPACE_BYTES = 100_000
-_WORKSPACE_SHARE = 0.6
-# ... unless a worker more has this much to do.
-_WORTH_SECONDS = 5.0
 
 
 class Bounds(NamedTuple):
@@ -58,12 +53,17 @@ class PlannedTask(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Tasks and what they will cost; ``seconds`` is the estimated time on all workers."""
+    """Tasks and what they will cost.
+
+    ``cpu_seconds`` are those of all fits on one core. ``seconds`` is the estimated time from the
+    command to the last result, ``begins`` of them until a worker is ready for the first fit.
+    """
 
     tasks: list[PlannedTask]
     bytes: int
     cpu_seconds: float
     seconds: float
+    begins: float
 
 
 def make_plan(
@@ -79,10 +79,10 @@ def make_plan(
 ) -> Plan:
     """Cut hypotheses into tasks.
 
-    Tasks are as equal in time as the order allows and within every bound. There are a few for
-    each worker, so that the end of a run does not wait for one of them; but where every task
-    carries the workspace, no more than keep the workspaces below the patches in bytes, or than
-    there are workers with something to do.
+    Tasks are within every bound, and of the size with which the run ends soonest in the
+    simulation of `fitserve.makespan`; but where every task carries the workspace, there are no
+    more than keep the workspaces below the patches in bytes, or than there are workers with
+    something to do.
 
     Parameters
     ----------
@@ -118,17 +118,25 @@ def make_plan(
         tasks += _tasks(verified, sizes, both, carried, limits, bounds)
     if isinstance(request, ToysRequest):
         each = once / request.toys
-        for part in toy_parts(
-            hypotheses, request, toys or {}, each, limits.workers, _longest(limits, bounds)
-        ):
+        of_task = _OVERHEAD + carried + sum(sizes.values()) / max(1, len(sizes))
+        work = Work(1, each, task_bytes=of_task)
+        longest = _longest(limits, bounds)
+        for part in toy_parts(hypotheses, request, toys or {}, work, limits, longest):
             of_part = _tasks(
                 part.hypotheses, sizes, each * part.toys.count, carried, limits, bounds
             )
             tasks += [task._replace(toys=part.toys) for task in of_part]
     else:
         tasks += _tasks(rest, sizes, once, carried, limits, bounds)
-    cpu = sum(task.seconds for task in tasks)
-    return Plan(tasks, sum(task.bytes for task in tasks), cpu, _makespan(tasks, limits.workers))
+    return Plan(
+        tasks,
+        bytes=sum(task.bytes for task in tasks),
+        cpu_seconds=sum(task.seconds for task in tasks),
+        seconds=makespan(
+            limits.costs, [Load(task.seconds, task.bytes) for task in tasks], limits.workers
+        ),
+        begins=first_fit(limits.costs, limits.workers) if tasks else 0.0,
+    )
 
 
 def _tasks(
@@ -143,11 +151,21 @@ def _tasks(
 
     ``encoded`` are their sizes by name, ``carried`` is that of the workspace in a task.
     """
+    if not hypotheses:
+        return []
     fixed = _OVERHEAD + carried
     sizes = [encoded[hypothesis.name] for hypothesis in hypotheses]
-    most = _hypotheses_per_task(sizes, carried, each, limits, bounds)
+    mean = sum(sizes) / len(sizes)
+    allowed = min(bounds.bytes, limits.task_bytes)
+    most = task_size(
+        Work(len(sizes), each, task_bytes=fixed, each_bytes=mean),
+        limits,
+        most=min(bounds.hypotheses, max(1, math.floor((allowed - fixed) / mean))),
+        longest=_longest(limits, bounds),
+        carried=carried,
+    )
     tasks = []
-    for group in _pack(hypotheses, sizes, fixed, min(bounds.bytes, limits.task_bytes), most):
+    for group in _pack(hypotheses, sizes, fixed, allowed, most):
         size = fixed + sum(size for _, size in group)
         tasks.append(PlannedTask(tuple(one for one, _ in group), size, each * len(group)))
     return tasks
@@ -183,23 +201,6 @@ def _encoded_size(content: Any, level: int) -> int:
     return math.ceil(_ENVELOPE * len(compress(msgspec.json.encode(content), level)))
 
 
-def _hypotheses_per_task(
-    sizes: Sequence[int], carried: int, each: float, limits: Limits, bounds: Bounds
-) -> int:
-    """Return how many hypotheses a task may have; ``carried`` is the workspace's size in it."""
-    total = len(sizes)
-    tasks = max(4 * limits.workers, math.ceil(each * total / _TASK_SECONDS))
-    if carried:
-        cheap = math.floor((_WORKSPACE_BYTES + _WORKSPACE_SHARE * sum(sizes)) / carried)
-        busy = min(limits.workers, math.ceil(each * total / _WORTH_SECONDS))
-        tasks = min(tasks, max(cheap, busy, 1))
-    if tasks > limits.workers:
-        tasks -= tasks % limits.workers  # the last round has a task for every worker
-    longest = _longest(limits, bounds)
-    by_time = math.floor(longest / each) if longest is not None and each > 0 else total
-    return max(1, min(bounds.hypotheses, by_time, math.ceil(total / tasks)))
-
-
 def _longest(limits: Limits, bounds: Bounds) -> float | None:
     """Return the longest time that a task may take, if it is bounded."""
     both = [one for one in (bounds.seconds, limits.task_seconds) if one is not None]
@@ -225,12 +226,3 @@ def _pack(
         total += size
     if group:
         yield group
-
-
-def _makespan(tasks: Sequence[PlannedTask], workers: int) -> float:
-    """Return when the last of ``workers`` is done that each take the next task in order."""
-    busy = [0.0] * max(1, workers)
-    for task in tasks:
-        index = busy.index(min(busy))
-        busy[index] += task.seconds
-    return max(busy)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
+from fitserve.backends.costs import LOCAL
 from fitserve.contract import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from fitserve.makespan import Costs
 
 __all__ = ["Accepted", "Backend", "BackendStatus", "Limits", "Outcome", "Resumable"]
 
@@ -55,7 +58,8 @@ class Limits(NamedTuple):
 
     ``task_bytes`` bounds one encoded task; ``outstanding`` the tasks submitted and not
     ended; ``workers`` is how many tasks are done at once; ``task_seconds``, where there is
-    such a limit, bounds the time of a task; ``compression`` is the level of zstd for tasks.
+    such a limit, bounds the time of a task; ``compression`` is the level of zstd for tasks;
+    ``costs`` is what tasks and workers cost, by which tasks are cut.
     """
 
     task_bytes: int
@@ -63,6 +67,7 @@ class Limits(NamedTuple):
     workers: int
     task_seconds: float | None = None
     compression: int = SMALL
+    costs: Costs = LOCAL
 
 
 class Backend(Protocol):

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from fitserve.backends.base import BackendStatus, Limits, Outcome
+from fitserve.backends.costs import LOCAL
 from fitserve.contract import QUICK
 from fitserve.errors import MissingExtraError
 
@@ -20,7 +21,13 @@ class InlineBackend:
     """Does one task whenever outcomes are asked for; a breakpoint in the worker holds."""
 
     name = "inline"
-    limits = Limits(task_bytes=256 * 1024**2, outstanding=1_000_000, workers=1, compression=QUICK)
+    limits = Limits(
+        task_bytes=256 * 1024**2,
+        outstanding=1_000_000,
+        workers=1,
+        compression=QUICK,
+        costs=LOCAL._replace(start=0.0, dispatch=0.0),
+    )
 
     def __init__(self) -> None:
         self._queue: deque[tuple[str, str]] = deque()

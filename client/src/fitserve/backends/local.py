@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.base import BackendStatus, Limits, Outcome
+from fitserve.backends.costs import LOCAL
 from fitserve.backends.guardian import Guardian
 from fitserve.backends.parsl_log import close_log, log_to
 from fitserve.contract import QUICK
@@ -66,6 +67,7 @@ class LocalBackend:
             outstanding=4 * self._workers,
             workers=self._workers,
             compression=QUICK,
+            costs=LOCAL,
         )
         self._scratch = Path(tempfile.mkdtemp(prefix="fitserve-local-"))
         (self._scratch / "stage").mkdir()

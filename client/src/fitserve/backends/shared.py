@@ -56,6 +56,8 @@ class SharedBackend:
             workers=sum(backend.limits.workers for backend in backends),
             task_seconds=min(seconds, default=None),
             compression=max(backend.limits.compression for backend in backends),
+            # Most tasks go to the largest.
+            costs=max(backends, key=lambda backend: backend.limits.workers).limits.costs,
         )
 
     def start(self) -> None:

@@ -11,6 +11,7 @@ from fitserve.plan import make_plan
 from fitserve.prepare import prepare
 
 if TYPE_CHECKING:
+    from fitserve.backends import Limits
     from fitserve.contract import Request
     from fitserve.plan import Bounds, Plan
 
@@ -49,7 +50,7 @@ def show_plan(
         if as_json:
             emit_json(_as_data(plan, manifest.request_digest, backend.limits.workers))
         else:
-            _show(plan, backend.limits.workers)
+            _show(plan, backend.limits)
     finally:
         backend.stop()
 
@@ -61,6 +62,7 @@ def _as_data(plan: Plan, request_digest: str, workers: int) -> dict[str, object]
         "bytes": plan.bytes,
         "cpu_seconds": plan.cpu_seconds,
         "seconds": plan.seconds,
+        "begins": plan.begins,
         "tasks": [
             {
                 "hypotheses": [one.name for one in task.hypotheses],
@@ -72,7 +74,7 @@ def _as_data(plan: Plan, request_digest: str, workers: int) -> dict[str, object]
     }
 
 
-def _show(plan: Plan, workers: int) -> None:
+def _show(plan: Plan, limits: Limits) -> None:
     show_table(
         ["task", "hypotheses", "from", "to", "bytes", "seconds"],
         (
@@ -87,7 +89,11 @@ def _show(plan: Plan, workers: int) -> None:
             for number, task in enumerate(plan.tasks, start=1)
         ),
     )
+    number, queue = len(plan.tasks), limits.costs.queue
+    waits = f"the queue (blocks are assumed to wait {queue:.0f} s), " if queue else ""
     say(
-        f"{len(plan.tasks)} tasks, {plan.bytes:,} bytes to send, about {plan.cpu_seconds:.0f} s "
-        f"of one core, {plan.seconds:.0f} s on {workers} workers"
+        f"{number} task{'' if number == 1 else 's'}, {plan.bytes:,} bytes to send, about "
+        f"{plan.cpu_seconds:.0f} s of one core. On {limits.workers} workers about "
+        f"{plan.seconds:.0f} s from the command to the last result, with {waits}the start of "
+        f"workers and the way of tasks to them; at the first fit {plan.begins:.0f} s are over"
     )

@@ -10,10 +10,10 @@ import msgspec
 
 from fitserve.errors import InputError
 
-__all__ = ["CARD_VERSION", "CardLimits", "CardWorker", "SiteCard", "read_card"]
+__all__ = ["CARD_VERSION", "PAYLOAD_BYTES", "CardLimits", "CardWorker", "SiteCard", "read_card"]
 
 CARD_VERSION = 1
-_PAYLOAD_BYTES = 10_000_000
+PAYLOAD_BYTES = 10_000_000
 """Largest submission and result of Globus Compute."""
 
 
@@ -31,7 +31,7 @@ class CardLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What the site allows one user; None where there is no limit or it is not known."""
 
     longest_task_seconds: float | None = None
-    payload_bytes: int = _PAYLOAD_BYTES
+    payload_bytes: int = PAYLOAD_BYTES
     walltime: str | None = None
     nodes: int | None = None
     workers: int | None = None

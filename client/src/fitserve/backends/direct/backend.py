@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.base import BackendStatus, Limits, Outcome
+from fitserve.backends.costs import DIRECT
 from fitserve.backends.direct.engine import STAGE_DIRECTORY, Engine
 from fitserve.backends.direct.sharing import Share
 from fitserve.backends.direct.status import status_of
@@ -36,6 +37,8 @@ _RUNS = "runs"
 _FAILED_BLOCKS = 3
 # Their workers share no file system with the client.
 _APART = {"KubernetesProvider", "PodProvider"}
+# Their blocks start at once.
+_UNQUEUED = {"LocalProvider"}
 
 
 class SiteBackend:
@@ -81,6 +84,10 @@ class SiteBackend:
             outstanding=max(16, 4 * expected),
             workers=expected,
             task_seconds=_longest_task(self._site.engine),
+            costs=DIRECT._replace(
+                queue=0.0 if provider["type"] in _UNQUEUED else DIRECT.queue,
+                workers_per_block=per_block,
+            ),
         )
         self._directory: Path | None = None
         self._ended: queue.Queue[tuple[str, Future[str]]] = queue.Queue()

@@ -7,6 +7,7 @@ import queue
 from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.base import Accepted, BackendStatus, Limits, Outcome
+from fitserve.backends.globus.costs import CLOUD
 from fitserve.backends.globus.courier import Courier
 from fitserve.backends.globus.presence import Presence
 from fitserve.endpoints.options import check_options
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.endpoints import Profile, SiteCard
+    from fitserve.makespan import Costs
 
 __all__ = ["GlobusBackend"]
 
@@ -56,6 +58,7 @@ class GlobusBackend:
             outstanding=max(_LEAST_WINDOW, 4 * expected),
             workers=expected,
             task_seconds=profile.card.limits.longest_task_seconds,
+            costs=_costs(profile.card, checked),
         )
         self._courier = Courier(profile, checked)
         self._presence = Presence(profile, self._courier)
@@ -129,8 +132,22 @@ class GlobusBackend:
             raise BackendError(failure.cause, evidence=failure.evidence, hint=failure.hint)
 
 
+def _costs(card: SiteCard, options: dict[str, Any]) -> Costs:
+    per_block = _per_node(card, options) * options.get("nodes_per_block", 1)
+    return CLOUD._replace(
+        queue=0.0 if card.scheduler == "local" else CLOUD.queue,
+        request_bytes=card.limits.payload_bytes,
+        workers_per_block=per_block or CLOUD.workers_per_block,
+    )
+
+
+def _per_node(card: SiteCard, options: dict[str, Any]) -> int:
+    """Return the workers of a node, 0 where that is not known."""
+    return int(options.get("workers_per_node") or card.worker.per_node or 0)
+
+
 def _expected_workers(card: SiteCard, options: dict[str, Any]) -> int:
-    per_node = options.get("workers_per_node") or card.worker.per_node
+    per_node = _per_node(card, options)
     blocks = options.get("max_blocks")
     nodes = blocks * options.get("nodes_per_block", 1) if blocks else card.limits.nodes
     if per_node and nodes:

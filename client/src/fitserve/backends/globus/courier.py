@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.backends.base import Outcome
+from fitserve.backends.globus.costs import CLOUD
 from fitserve.backends.globus.ledger import Ledger
 from fitserve.backends.globus.recovery import Recovery
 from fitserve.endpoints.failures import judge
@@ -32,7 +33,7 @@ __all__ = ["Courier"]
 
 # A submission holds every task that comes within this time of the last one, up to its limits.
 _LINGER_SECONDS = 0.3
-_BATCH_TASKS = 100
+_BATCH_TASKS = CLOUD.request_tasks
 # JSON around a task, escaped twice on its way, and around all of them.
 _TASK_OVERHEAD = 512
 _SUBMISSION_OVERHEAD = 20_000
