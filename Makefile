@@ -19,7 +19,7 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
-ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes
+ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes or cuda
 # For root, a network whose ports nobody else has; what is fetched must be there before.
 OWN_NETWORK := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' --)
 .PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
@@ -86,7 +86,7 @@ lock: dev ## Write the lock files anew, within their versions
 IMAGEKIT := PYTHONPATH=containers:client/src $(PYTHON) -m imagekit
 TARGET ?= worker
 ENGINE ?=
-.PHONY: images sif image-check test-containers image-lint-venv
+.PHONY: images sif image-check test-containers test-containers-cuda image-lint-venv
 images: ## Build an image: make images TARGET=worker-cuda12 ENGINE=podman
 	@$(IMAGEKIT) build $(TARGET) --engine "$(ENGINE)" $(ARGS)
 
@@ -101,6 +101,9 @@ image-lint-venv: ## Install what checks the Dockerfile and the workflows into .c
 
 test-containers: dev image-lint-venv ## Build, lock down and run images; needs root, see docs/containers.md
 	@$(BIN)/python -m pytest -m "containers" --durations=15
+
+test-containers-cuda: dev ## Build the images for GPUs, 5 GB each, and try them without a GPU; needs root
+	@$(BIN)/python -m pytest tests/containers -m "cuda" --durations=5
 
 ##@ Site admin
 SITEKIT := PYTHONPATH=deploy $(BIN)/python -m sitekit

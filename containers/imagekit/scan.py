@@ -1,8 +1,7 @@
-"""Look through every layer of an image for what should not have stayed in it."""
+"""Look through an image, all of its layers and what it says of itself, for what should not stay."""
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import IO, Any
 
 __all__ = ["Finding", "layers", "scan"]
 
@@ -20,24 +20,37 @@ _FILES = re.compile(
     r"|\.bash_history|\.git/|etc/apt/(sources\.list|auth\.conf)|run/secrets/.|build/|opt/tools/"
     r"|root/\.cache/)"
 )
+# Each begins with what can be looked for fast: images for GPUs have 5 GB.
 _CONTENTS = {
     "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\n[A-Za-z0-9+/=]{40}"),
     "an address with a password": re.compile(rb"https?://[\w.~-]+:[^\s/@:'\"]{3,}@[\w.-]+"),
-    "a token": re.compile(
-        rb"(?<!\w)(pypi-AgEIcHlwaS|gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16})(?!\w)"
-    ),
+    "a token of PyPI": re.compile(rb"pypi-AgEIcHlwaS[\w-]{16,}"),
+    "a token of GitHub": re.compile(rb"gh[pousr]_(?<!\wgh[pousr]_)[A-Za-z0-9]{36}(?!\w)"),
+    "a token of AWS": re.compile(rb"AKIA(?<!\wAKIA)[0-9A-Z]{16}(?!\w)"),
 }
 # Documentation and tests of libraries have made-up ones.
 _HARMLESS = re.compile(
     rb"://(user|username|myuser|foo|scott|guest|u|usr|joe|bob)\b|@example\.(com|net|org)\b",
     re.IGNORECASE,
 )
+# What a build may be told of the machine: an image's variables, labels and history have none of it.
+_SETTINGS = re.compile(
+    rb"(?i)(?<!\w)((?:https?|ftp|all|no)_proxy|pip_\w+|\w+_ca_bundle|ssl_cert_\w+"
+    rb"|\w*(?:token|password))="
+)
+# What stands before the name of a host: a user, an address, the name of a setting.
+_BEFORE_HOST = re.compile(
+    rb"([a-z_][a-z0-9_-]{2,31}@|://|(?i:host_?name)[\"']?[ \t]*[:=][ \t]*[\"']?"
+    rb"|\n[ \t]*[0-9a-f]*[.:][0-9a-f.:]+[ \t]([^\n]*[ \t])?)\Z"
+)
+_LONGEST_BEFORE = 128
+_SHORT = 4
 
 
 class Finding(NamedTuple):
-    """Something in a layer: which layer (from 0), the file, and what it is."""
+    """Something in an image: its layer (from 0; None if in none), the file, and what it is."""
 
-    layer: int
+    layer: int | None
     path: str
     what: str
 
@@ -45,29 +58,32 @@ class Finding(NamedTuple):
 def layers(archive: Path) -> Iterator[tarfile.TarFile]:
     """Yield the layers of an image in an OCI archive, the lowest first."""
     with tarfile.open(archive) as whole:
-
-        def blob(digest: str) -> bytes:
-            member = whole.extractfile(f"blobs/{digest.replace(':', '/')}")
-            return member.read() if member else b""
-
-        index = whole.extractfile("index.json")
-        manifests = json.load(index)["manifests"] if index else []
-        manifest = json.loads(blob(manifests[0]["digest"]))
-        for layer in manifest["layers"]:
-            with tarfile.open(fileobj=io.BytesIO(blob(layer["digest"]))) as opened:
+        for layer in _manifest(whole)["layers"]:
+            with tarfile.open(fileobj=_blob(whole, layer["digest"])) as opened:
                 yield opened
 
 
-def scan(archive: Path, needles: Mapping[str, bytes]) -> Iterator[Finding]:
-    """Yield what is in an image and should not be, in any of its layers.
+def scan(archive: Path, needles: Mapping[str, bytes], host: str = "") -> Iterator[Finding]:
+    """Yield what is in an image and should not be, in any of its layers or its configuration.
 
     Parameters
     ----------
     archive
         OCI archive, as ``podman save --format oci-archive`` writes it.
     needles
-        Bytes that belong to the build machine, such as its name, by what they are.
+        Bytes that belong to the build machine, such as a directory, by what they are.
+    host
+        Name of the build machine. One that is short or a word is in any program; it is looked
+        for where hosts are named: behind a user, an address or a setting, and alone on a line.
     """
+    with tarfile.open(archive) as whole:
+        manifest = _manifest(whole)
+        configuration = json.load(_blob(whole, manifest["config"]["digest"]))
+    said = "\n".join([*_strings(manifest), *_strings(configuration)]).encode()
+    names = (found[1].decode() for found in _SETTINGS.finditer(said))
+    settings = (f"a setting of the build: {name}" for name in names)
+    for what in dict.fromkeys([*_contents(said, needles, host), *settings]):
+        yield Finding(None, "configuration", what)
     for number, layer in enumerate(layers(archive)):
         for member in layer:
             path = member.name.removeprefix("./")
@@ -77,15 +93,60 @@ def scan(archive: Path, needles: Mapping[str, bytes]) -> Iterator[Finding]:
                 yield Finding(number, path, "a file of the build machine")
             opened = layer.extractfile(member) if member.isfile() else None
             if opened is not None:
-                for what in _contents(opened.read(), needles):
+                for what in _contents(opened.read(), needles, host):
                     yield Finding(number, path, what)
 
 
-def _contents(content: bytes, needles: Mapping[str, bytes]) -> Iterator[str]:
+def _blob(whole: tarfile.TarFile, digest: str) -> IO[bytes]:
+    opened = whole.extractfile(f"blobs/{digest.replace(':', '/')}")
+    if opened is None:
+        raise ValueError(f"{digest} is not a file")
+    return opened
+
+
+def _manifest(whole: tarfile.TarFile) -> Any:
+    index = whole.extractfile("index.json")
+    manifests = json.load(index)["manifests"] if index else []
+    return json.load(_blob(whole, manifests[0]["digest"]))
+
+
+def _strings(document: Any) -> Iterator[str]:
+    """Yield all texts of a JSON document; a pair as NAME=VALUE, as variables are written."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, list):
+        for one in document:
+            yield from _strings(one)
+    elif isinstance(document, dict):
+        for key, value in document.items():
+            if isinstance(value, str):
+                yield f"{key}={value}"
+                yield value
+            else:
+                yield from _strings(value)
+
+
+def _contents(content: bytes, needles: Mapping[str, bytes], host: str) -> Iterator[str]:
     for what, needle in needles.items():
         if needle in content:
             yield what
+    if host and _names(content, host):
+        yield "the host's name"
     for what, pattern in _CONTENTS.items():
         for found in pattern.finditer(content):
             if not _HARMLESS.search(found[0]):
                 yield f"{what}: {found[0][:60].decode(errors='replace')}"
+
+
+def _names(content: bytes, host: str) -> bool:
+    name = host.encode()
+    if len(name) > _SHORT and not name.isalpha():
+        return name in content
+    for found in re.finditer(re.escape(name) + rb"(?![\w-])", content):
+        begin, end = found.span()
+        start = begin - _LONGEST_BEFORE
+        before = content[start:begin] if start > 0 else b"\n" + content[:begin]
+        alone = before.endswith(b"\n") and content[end : end + 1] in {b"", b"\r", b"\n"}
+        if alone or _BEFORE_HOST.search(before):
+            return True
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -15,9 +16,12 @@ import pytest
 
 from imagekit.engine import Engine
 from imagekit.names import image_name
+from imagekit.scan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from imagekit.scan import Finding
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -96,7 +100,7 @@ def build(machine: None, request: pytest.FixtureRequest) -> Callable[..., None]:
             return
         base: dict[str, str] = request.getfixturevalue("base")
         words = ("python3", "-m", "imagekit", "build", target, "--engine", "podman")
-        run(*words, "--network", "host", *options, env=base | environment)
+        run(*words, "--network", "host", *options, env=base | environment, timeout=3000)
 
     return make
 
@@ -116,9 +120,15 @@ def endpoint_image(build: Callable[..., None]) -> str:
 
 
 @pytest.fixture(scope="session")
-def podman(image: str) -> Engine:
-    """Return the engine that has the image."""
+def engine(machine: None) -> Engine:
+    """Return Podman."""
     return Engine("podman", shutil.which("podman") or "podman")
+
+
+@pytest.fixture(scope="session")
+def podman(engine: Engine, image: str) -> Engine:
+    """Return the engine that has the image."""
+    return engine
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +137,35 @@ def archive(image: str, podman: Engine, tmp_path_factory: pytest.TempPathFactory
     file = tmp_path_factory.mktemp("archive") / "worker.tar"
     run("podman", "save", "--format", "oci-archive", "--output", file, image)
     return file
+
+
+@pytest.fixture(scope="session")
+def found_of_here() -> Callable[[Path], list[Finding]]:
+    """Return a function that finds in an archive what is of this machine alone, and secrets."""
+    needles = {"the checkout": f"{ROOT}/client".encode()}
+    for name, value in os.environ.items():
+        if name.lower().endswith("_proxy") and "://" in value:
+            needles[name] = value.split("://")[1].encode()
+    for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        bundle = Path(os.environ.get(name, "/missing"))
+        if bundle.is_file():
+            needles |= _certificates(name, bundle.read_text())
+    host = socket.gethostname().split(".")[0]
+    # Every program names this one.
+    named = "" if host == "localhost" else host
+    return lambda archive: list(scan(archive, needles, named))
+
+
+def _certificates(name: str, bundle: str) -> dict[str, bytes]:
+    """Return of each certificate that Debian does not ship a line from its middle."""
+    known = Path("/usr/share/ca-certificates/mozilla")
+    public = "".join(one.read_text() for one in known.glob("*.crt"))
+    found = {}
+    for number, block in enumerate(bundle.split("-----BEGIN CERTIFICATE-----")):
+        lines = block.strip().splitlines()
+        if len(lines) > 4 and lines[3] not in public:
+            found[f"{name} {number}"] = lines[3].encode()
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitserve._version import __version__
+from imagekit.check import LOCKED_DOWN
 from imagekit.names import image_name
 
 if TYPE_CHECKING:
@@ -156,8 +158,7 @@ ls .globus_compute/demo
     podman.run("volume", "rm", "--force", "fitserve-test-endpoint", check=False)
     try:
         done = podman.run(
-            *("run", "--rm", "--read-only", "--tmpfs=/tmp", "--network=none", "--cap-drop=all"),
-            *("--security-opt=no-new-privileges", f"--volume=fitserve-test-endpoint:{place}"),
+            *("run", *LOCKED_DOWN, f"--volume=fitserve-test-endpoint:{place}"),
             *(endpoint_image, "sh", "-e", "-c", script),
         )
     finally:
@@ -165,3 +166,14 @@ ls .globus_compute/demo
     kubernetes, *files = done.stdout.splitlines()
     assert int(kubernetes.split(".")[0]) >= 29
     assert "user_config_template.yaml.j2" in files
+
+
+def test_the_endpoints_image_is_a_demonstration_by_itself(
+    podman: Engine, endpoint_image: str
+) -> None:
+    """Client and workers are in it: a run needs no service, and no second container."""
+    words = ("fitserve", "run", "example", "--patch", "X_600_500", "--output", "/tmp/demo")  # noqa: S108
+    show = f"{' '.join(words)} > /dev/null && cat /tmp/demo/results.json"
+    done = podman.run("run", *LOCKED_DOWN, endpoint_image, "sh", "-c", show)
+    [result] = json.loads(done.stdout).values()
+    assert (result["status"], result["CLs_obs"]) == ("ok", pytest.approx(0.2837, abs=1e-4))

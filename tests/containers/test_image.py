@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,11 +13,13 @@ import pytest
 
 from imagekit.check import LOCKED_DOWN, check_image
 from imagekit.scan import layers, scan
+from imagekit.sif import save_archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imagekit.engine import Engine
+    from imagekit.scan import Finding
 
 pytestmark = pytest.mark.containers
 
@@ -81,6 +82,7 @@ def test_it_runs_locked_down_and_starts_soon(
     podman: Engine, image: str, record_property: Callable[[str, object], None]
 ) -> None:
     podman.run("volume", "rm", "--force", "fitserve-test", check=False)
+    loads = [os.getloadavg()[0]]
     volume = "--volume=fitserve-test:/var/cache/fitserve"
     began = time.monotonic()
     cold = _selftest(podman, image, volume)
@@ -99,8 +101,11 @@ def test_it_runs_locked_down_and_starts_soon(
     assert warm["fit_seconds"] < cold["fit_seconds"] / 2
     record_property("seconds to the first CLs", round(first, 1))
     record_property("with a warm cache", round(second, 1))
-    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    assert second < 10 * max(1.0, busy)
+    loads.append(os.getloadavg()[0])
+    # Of a machine that does nothing else; beside other work it takes as much longer.
+    limit = 10 * max(1.0, max(loads) / (os.cpu_count() or 1))
+    assert first < limit
+    assert second < limit
 
 
 def test_it_can_write_only_where_it_should(podman: Engine, image: str) -> None:
@@ -165,36 +170,25 @@ print(json.dumps({d.name.lower().replace("_", "-"): d.version for d in m.distrib
     assert "Apache License" in licence
 
 
-def test_nothing_of_the_machine_that_built_it_is_in_a_layer(archive: Path) -> None:
-    needles = _needles()
-    assert "the checkout" in needles
-    assert list(scan(archive, needles)) == []
+@pytest.mark.parametrize("target", ["worker", "endpoint"])
+def test_nothing_of_the_machine_that_built_it_is_in_an_image(
+    target: str,
+    podman: Engine,
+    found_of_here: Callable[[Path], list[Finding]],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    request.getfixturevalue({"worker": "image", "endpoint": "endpoint_image"}[target])
+    archive = save_archive(podman, target, tmp_path)
+    try:
+        assert found_of_here(archive) == []
+    finally:
+        archive.unlink()
 
 
-def test_the_scan_finds_what_is_there(archive: Path, tmp_path: Path) -> None:
-    found = list(scan(archive, {"the worker": b"def perform(work: Work"}))
-    assert [one.path for one in found if one.what == "the worker"]
+def test_the_scan_finds_what_is_there(archive: Path) -> None:
+    said = {"the worker": b"def perform(work: Work", "the label": b"fitserve worker"}
+    found = list(scan(archive, said))
+    assert [one.path for one in found if one.what == "the worker" and one.layer is not None]
+    assert [one.layer for one in found if one.what == "the label"][:1] == [None]
     assert sum(1 for _ in layers(archive)) >= 2
-
-
-def _needles() -> dict[str, bytes]:
-    """Return what is of this machine alone: its name, its proxies, and its own certificates."""
-    root = Path(__file__).parents[2]
-    needles = {"the checkout": f"{root}/client".encode()}
-    host = socket.gethostname()
-    if len(host) > 4:  # a shorter one is in any binary
-        needles["the host's name"] = host.encode()
-    for name, value in os.environ.items():
-        if name.lower().endswith("_proxy") and "://" in value:
-            needles[name] = value.split("://")[1].encode()
-    for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        bundle = Path(os.environ.get(name, "/missing"))
-        if bundle.is_file():
-            # Certificates that Debian does not ship: each by a line from its middle.
-            known = Path("/usr/share/ca-certificates/mozilla")
-            public = "".join(one.read_text() for one in known.glob("*.crt"))
-            for number, block in enumerate(bundle.read_text().split("-----BEGIN CERTIFICATE-----")):
-                lines = block.strip().splitlines()
-                if len(lines) > 4 and lines[3] not in public:
-                    needles[f"{name} {number}"] = lines[3].encode()
-    return needles

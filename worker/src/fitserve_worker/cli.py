@@ -126,8 +126,8 @@ def run() -> None:
 def selftest(*, as_json: bool, device: str) -> None:
     """Say whether this worker can fit: versions, driver, device, float64 and a known CLs.
 
-    Ends with status 0 if it can, and with 5 and what is wrong if not. The test of images, the
-    smoke test of deployed sites and the readiness probe of pods.
+    Ends with status 0 if it can, and with 5 and what is wrong if not. The test of images, and
+    what a pod runs before its endpoint starts.
     """
     from fitserve_worker.selftest import KNOWN
     from fitserve_worker.selftest import selftest as test

@@ -1,6 +1,8 @@
 """Whether this worker can fit: versions, driver, device, float64, and one known CLs.
 
-It is the test of an image, the smoke test of a deployed site and the readiness probe of a pod.
+It is the test of an image. An endpoint's pod runs it before the endpoint starts, and `helm test` in
+a pod as a worker's. It is no probe, since under load it takes long, and no smoke test of a site:
+that is a fit which went through the endpoint.
 """
 
 from __future__ import annotations
