@@ -20,7 +20,7 @@ LAYERS = [
     {"contract"},
     {"store", "pallet", "analyses", "data"},
     {"estimate", "request", "backends", "endpoints"},
-    {"plan", "chunks", "neighbours", "verification"},
+    {"plan", "chunks", "fitting", "neighbours", "verification"},
     {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading"},
     {"execute", "progress", "contour"},
     {"pictures"},
