@@ -61,14 +61,22 @@ def _growth(ax: Any, found: list[dict[str, Any]]) -> None:
             ax.plot(*zip(*known, strict=True), style, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    missing = [(size, one) for size, one in zip(sizes, found, strict=True) if one["why not"]]
-    if missing:
-        size, one = missing[0]
-        if least := one.get("pyhf jax+scipy, at least"):
-            ax.plot([size], [least], "^", color="C2", markerfacecolor="none")
+    stopped = [
+        (size, least)
+        for size, one in zip(sizes, found, strict=True)
+        if (least := one.get("pyhf jax+scipy, at least"))
+    ]
+    if stopped:
+        label = "pyhf, stopped: it takes longer than this"
+        ax.plot(*zip(*stopped, strict=True), "^", color="C2", markerfacecolor="none", label=label)
+        for size, least in stopped:
             ax.annotate("", (size, 3 * least), (size, least), arrowprops={"arrowstyle": "->"})
-        text = f"pyhf: {one['why not']}\nfrom {size} parameters on"
-        ax.text(0.97, 0.03, text, transform=ax.transAxes, ha="right", size=8)
+    broken = [
+        f"pyhf for {size}: {one['why not']}"
+        for size, one in zip(sizes, found, strict=True)
+        if one["why not"] and not one.get("pyhf jax+scipy, at least")
+    ]
+    ax.text(0.97, 0.03, "\n".join(broken), transform=ax.transAxes, ha="right", size=8)
     ax.set_xlabel("parameters of a synthetic analysis (bins and nuisance parameters)")
     ax.set_ylabel("seconds per hypothesis, one core")
     # Room for the legend above all points.

@@ -43,7 +43,8 @@ def test_the_table_says_what_is_reached_and_what_is_not(
         "16 s   NOT REACHED",
         "pyhf jax+scipy         more than 90 s",
         "|delta CLs| <= 2.0e-06",
-        "pyhf jax+scipy not tried",
+        "pyhf jax+scipy more than 60 s",
+        "300 to 300 times, up to 50 bins; more than 3.0 times, compiling included, for 5000",
         "75.0 %",
         "8001 fits on one core in 10.0 s",
         "25 % of the 40.0",
@@ -61,6 +62,58 @@ def test_growth_that_is_not_linear_is_not_called_so(
     assert all(
         goal.met is None for goal in table.goals({"machine": found_by_a_benchmark["machine"]})
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "met", "told"),
+    [
+        ({"pyhf jax+scipy": 60.0, "pyhf jax+scipy, at least": None}, True, "7 to 300 times"),
+        ({"pyhf jax+scipy": 6.0, "pyhf jax+scipy, at least": None}, False, "1 to 300 times"),
+        # It was not given the time that the kernel took.
+        ({"pyhf jax+scipy, at least": 15.0}, False, "more than 0.8 times"),
+        ({"pyhf jax+scipy, at least": None}, False, "no time of pyhf for 5000"),
+    ],
+)
+def test_the_kernel_is_ahead_only_where_that_was_seen(
+    benchmark_module: Module, found_by_a_benchmark: dict, row: dict, met: bool, told: str
+) -> None:
+    table = benchmark_module("table")
+    found_by_a_benchmark["growth"][1] |= row
+    goals = {goal.what: goal for goal in table.goals(found_by_a_benchmark)}
+    goal = goals["synthetic series, beside pyhf jax+scipy"]
+    assert goal.met is met
+    assert told in goal.reached
+
+
+def test_a_pyhf_that_is_too_slow_is_started_on_what_is_larger_too(
+    benchmark_module: Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, reference = benchmark_module("run"), benchmark_module("reference_side")
+    kernel = benchmark_module("kernel_side")
+    limits = []
+
+    def compiling(problem: object, repetitions: int, workers: int) -> object:
+        first = 0.01 * sum(len(one["data"]) for one in problem.workspace["observations"])
+        return kernel.KernelTiming(workers, 2, [1.0] * repetitions, first, 1.0, 1, {})
+
+    def slow(problem: object, engine: str, index: int, limit: float) -> object:
+        limits.append(limit)
+        if len(limits) == 1:
+            return reference.ReferenceTiming(engine, "S", 9.0, [0.5])
+        return reference.ReferenceTiming(engine, "S", None, [], f"more than {limit:.0f} s", limit)
+
+    monkeypatch.setattr(run.kernel_side, "measure", compiling)
+    monkeypatch.setattr(run.reference_side, "measure", slow)
+    sizes = [(4, 2), (5, 2), (6, 2), (400, 2)]
+    plan = run.Plan(1, 90.0, 1, sizes, time.monotonic() + 1000, least=3.0)
+    found = run._growth(plan)
+    assert limits == [90.0, 90.0, 3.0, 8.0]
+    assert [one["pyhf jax+scipy"] for one in found] == [9.0, None, None, None]
+    assert [one["pyhf jax+scipy, at least"] for one in found] == [None, 90.0, 3.0, 8.0]
+    # Also where no time is left for anything that is slow.
+    limits.clear()
+    assert run._growth(plan._replace(until=0.0))[0]["pyhf jax+scipy"] == 9.0
+    assert limits[0] == 3.0
 
 
 def test_more_programs_for_more_patches_end_the_benchmark(

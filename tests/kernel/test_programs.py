@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,6 +50,35 @@ def test_one_program_serves_any_number_of_hypotheses_and_tasks(everything: Case)
     before = program.run._cache_size()
     for hypotheses, mus in ((many[:3], (0.5, 1.5)), (many, (1.0,)), (many[:7], (2.0,))):
         fit(hypotheses, mus)
+    assert program.run._cache_size() == before
+
+
+def test_patches_with_other_numbers_of_own_parameters_share_a_program(everything: Case) -> None:
+    from fitserve_worker.kernel import program
+
+    def with_own(count: int) -> Hypothesis:
+        """Return a signal with as many nuisance parameters of its own besides."""
+        patch = copy.deepcopy(everything.hypotheses[1].patch)
+        for number in range(count):
+            factors = {"hi": 1.1 + 0.01 * number, "lo": 0.9}
+            patch[0]["value"]["modifiers"].append(
+                {"name": f"own{number}", "type": "normsys", "data": factors}
+            )
+        return Hypothesis(name=f"own {count}", values=(), patch=patch)
+
+    def fit(counts: list[int]) -> tuple[Any, dict[int, float]]:
+        hypotheses = [with_own(count) for count in counts]
+        (batch,) = compile_hypotheses(everything.workspace, hypotheses, ModelOptions()).batches
+        tests = hypotest(load(batch, range(len(counts)), runtime()), (1.0,), "qtilde")
+        return batch.shape, dict(zip(counts, tests.CLs_obs[:, 0], strict=True))
+
+    shape, alone = fit([2])
+    before = program.run._cache_size()
+    # Tasks of their own, and one in which they are mixed.
+    for counts in ([0], [1], [0, 2, 1], [1, 2]):
+        other, found = fit(counts)
+        assert other == shape
+        assert found.get(2, alone[2]) == pytest.approx(alone[2], abs=1e-9)
     assert program.run._cache_size() == before
 
 
@@ -174,15 +205,130 @@ def test_a_shared_directory_that_cannot_be_made_is_done_without(tmp_path: Path) 
     assert JitCache(None).publish() == 0
 
 
+@pytest.mark.parametrize("bit", [stat.S_IWOTH, stat.S_IWGRP], ids=["others", "group"])
 def test_programs_that_others_could_have_put_there_are_not_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bit: int
 ) -> None:
     shared = tmp_path / machine_key()
-    shared.mkdir()
+    shared.mkdir(mode=0o700)
     _entry(shared, "a-cache")
-    shared.chmod(shared.stat().st_mode | stat.S_IWOTH)
+    _entry(shared, "b-cache")
+    (shared / "a-cache").chmod(0o600 | bit)
+    (shared / "b-cache").chmod(0o644)
+    assert [path.name for path in JitCache(tmp_path).private.iterdir()] == ["b-cache"]
+    assert f"{shared / 'a-cache'} is not used: others may write" in caplog.text
+    caplog.clear()
+    shared.chmod(0o700 | bit)
     assert list(JitCache(tmp_path).private.iterdir()) == []
-    assert "others may write" in caplog.text
+    assert f"{shared} is not used: others may write" in caplog.text
+
+
+def test_programs_of_another_user_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / machine_key()
+    shared.mkdir(mode=0o700)
+    _entry(shared, "a-cache")
+    _entry(shared, "b-cache")
+    real = Path.stat
+
+    def theirs(path: Path, **options: bool) -> Any:
+        found = real(path, **options)
+        if path.name != "a-cache":
+            return found
+        return SimpleNamespace(st_uid=os.getuid() + 1000, st_mode=found.st_mode)
+
+    monkeypatch.setattr(Path, "stat", theirs)
+    assert [path.name for path in JitCache(tmp_path).private.iterdir()] == ["b-cache"]
+    assert "a-cache is not used" in caplog.text
+
+
+def test_another_processor_has_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def key(flags: str) -> str:
+        lines = f"processor : 0\nmodel name : a\nflags : {flags}\nbugs : some\n\nprocessor : 1\n"
+
+        def read(path: Path, **options: Any) -> str:
+            return lines if path == Path("/proc/cpuinfo") else real(path, **options)
+
+        monkeypatch.setattr(Path, "read_text", read)
+        return machine_key()
+
+    here = machine_key()
+    assert key("sse avx") == key("sse avx")
+    assert len({here, key("sse avx"), key("sse avx avx512f")}) == 3
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert key("sse avx") != here
+    assert len(here) == 16
+
+
+# Compiles one program through the cache and prints what comes of it, and how many were compiled.
+COMPILING = """
+import sys
+import fitserve_worker.kernel.runtime as made
+setting = made.runtime()
+import jax, jax.monitoring
+# However little it takes.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+misses = []
+jax.monitoring.register_event_listener(
+    lambda name, **_: misses.append(name) if name.endswith("cache_misses") else None
+)
+print("ready", flush=True)
+sys.stdin.readline()
+with setting.cache.first_use("a program"):
+    print(float(jax.jit(lambda x: (x @ x).sum())(jax.numpy.ones((64, 64)))))
+print(len(misses))
+"""
+
+
+def _compiling(cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPILING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {VARIABLE: str(cache)},
+    )
+
+
+def _together(cache: Path, count: int) -> list[tuple[str, int]]:
+    """Have processes compile the same at the same time; returns result and number of compiled."""
+    processes = [_compiling(cache) for _ in range(count)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    found = []
+    for process in processes:
+        told, _ = process.communicate()
+        assert process.returncode == 0
+        value, misses = told.split()
+        found.append((value, int(misses)))
+    return found
+
+
+def _programs(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.rglob("*-cache") if not path.name.startswith("."))
+
+
+def test_two_processes_that_begin_at_once_compile_once_and_a_damaged_program_anew(
+    tmp_path: Path,
+) -> None:
+    first, second = _together(tmp_path, 2)
+    assert first[0] == second[0] == "262144.0"
+    whole = {path: path.read_bytes() for path in _programs(tmp_path)}
+    compiled = first[1] + second[1]
+    # Each program was compiled by one of them, and kept.
+    assert compiled == len(whole) > 0
+    assert _together(tmp_path, 1) == [("262144.0", 0)]
+    for path, content in whole.items():
+        path.write_bytes(content[: len(content) // 2])
+    assert _together(tmp_path, 1) == [("262144.0", compiled)]
 
 
 def test_the_place_for_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

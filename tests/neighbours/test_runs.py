@@ -87,6 +87,7 @@ def test_a_wrong_fit_is_kept_and_has_both_reasons(workspace: dict, tmp_path: Pat
     run = read_run(path)
     assert len(run.results) == len(PLACES) > ENOUGH
     assert [name for name, one in run.results.items() if one.status != "ok"] == [WRONG]
+    assert run.manifest.doubted == [WRONG]
     found = run.results[WRONG]
     # The number as the engine gave it, and pyhf's beside it.
     assert found.CLs_obs == 0.7

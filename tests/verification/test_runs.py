@@ -14,7 +14,7 @@ from fitserve.backends import Limits
 from fitserve.cli import cli
 from fitserve.contract import FitRequest, HypotestRequest, Hypothesis, Verification, decode_task
 from fitserve.errors import RequestError
-from fitserve.plan import encode_planned, make_plan
+from fitserve.plan import Verify, encode_planned, make_plan
 from fitserve.report import render_report
 from fitserve.store import read_run
 from fitserve.verification import chosen_to_verify, verification_summary
@@ -76,7 +76,7 @@ def test_what_is_verified_is_planned_first_and_takes_longer(workspace: dict) -> 
     assert order[: len(verify)] == verify
     assert sorted(order) == sorted(one.name for one in GRID)
     assert plan.cpu_seconds > 10 * plain.cpu_seconds
-    text = encode_planned(GRID[:3], "0" * 64, workspace, HypotestRequest(), verify=["S_1"])
+    text = encode_planned(GRID[:3], "0" * 64, workspace, HypotestRequest(), verify=Verify(["S_1"]))
     assert decode_task(text).verify == ["S_1"]
 
 

@@ -81,6 +81,15 @@ def test_the_kernel_is_verified_with_the_optimizer_of_the_request(task: Task) ->
     assert found.verification.largest <= TOLERANCE
 
 
+@pytest.mark.parametrize("optimizer", ["scipy", "minuit"])
+def test_what_is_doubted_is_verified_with_minuit(task: Task, optimizer: str) -> None:
+    request = HypotestRequest(engine=EngineOptions(engine="kernel", optimizer=optimizer))
+    both = ["S_300", "S_400"]
+    found = _run(task, request=request, verify=both, doubted=["S_300"])
+    told = [found[name].verification.engine for name in both]
+    assert told == ["pyhf/numpy/minuit", f"pyhf/numpy/{optimizer}"]
+
+
 @pytest.mark.parametrize(("optimizer", "other"), [("scipy", "minuit"), ("minuit", "scipy")])
 def test_pyhf_is_verified_with_its_other_optimizer(task: Task, optimizer: str, other: str) -> None:
     request = HypotestRequest(engine=EngineOptions(engine="pyhf", optimizer=optimizer))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from fitserve.backends.base import Accepted, Resumable
 from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.errors import ContractError, InterruptedRunError
-from fitserve.plan import encode_planned
+from fitserve.plan import Verify, encode_planned
 from fitserve.store import StoredResult
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class _Drive:
         self._sent: dict[str, _Sent] = {}
         self._nonce = store.nonce()
         self._verify = frozenset(store.manifest.verify)
+        self._doubted = frozenset(store.manifest.doubted)
         # Tickets are never used twice in a run directory.
         self._tickets = sum(event.event == "submitted" for event in store.read().events())
 
@@ -166,7 +167,12 @@ class _Drive:
             self._request,
             nonce=self._nonce,
             toys=piece.toys,
-            verify=[one.name for one in piece.hypotheses if one.name in self._verify],
+            verify=Verify(
+                *(
+                    [one.name for one in piece.hypotheses if one.name in some]
+                    for some in (self._verify, self._doubted)
+                )
+            ),
             compression=self._backend.limits.compression,
         )
         self._tickets += 1

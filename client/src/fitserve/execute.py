@@ -81,7 +81,7 @@ def complete(
             observer.trouble(
                 f"{', '.join(sorted(doubted))}: CLs jumps against all neighbours (asking pyhf too)"
             )
-            store.want_verified(doubted)
+            store.want_verified(doubted, doubted=True)
             saved, jumps = _fitted(store, inputs, backend, observer, bounds)
     except (KeyboardInterrupt, InterruptedRunError) as error:
         raise _interrupted(store, error, f"fitserve resume {store.path}") from error

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fitserve.backends.base import Limits
     from fitserve.contract import Hypothesis, Request, ToyRange
 
-__all__ = ["Bounds", "Plan", "PlannedTask", "encode_planned", "make_plan"]
+__all__ = ["Bounds", "Plan", "PlannedTask", "Verify", "encode_planned", "make_plan"]
 
 # base64 of an envelope, and room for what is not the body.
 _ENVELOPE = 4 / 3
@@ -171,6 +171,13 @@ def _tasks(
     return tasks
 
 
+class Verify(NamedTuple):
+    """The hypotheses of a task that pyhf is to fit too, and those of them that are doubted."""
+
+    names: Sequence[str]
+    doubted: Sequence[str] = ()
+
+
 def encode_planned(
     hypotheses: Sequence[Hypothesis],
     workspace_digest: str,
@@ -178,7 +185,7 @@ def encode_planned(
     request: Request,
     *,
     nonce: str = "",
-    verify: Sequence[str] = (),
+    verify: Verify | None = None,
     toys: ToyRange | None = None,
     compression: int = SMALL,
 ) -> str:
@@ -190,7 +197,8 @@ def encode_planned(
             hypotheses=list(hypotheses),
             request=request,
             nonce=nonce,
-            verify=list(verify),
+            verify=list(verify.names) if verify else [],
+            doubted=list(verify.doubted) if verify else [],
             toys=toys,
         ),
         compression,

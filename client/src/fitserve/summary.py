@@ -16,6 +16,7 @@ from fitserve.contract import (
     ToysRequest,
     kind_of,
 )
+from fitserve.fitting import engine_counts
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
@@ -201,7 +202,6 @@ def _ranking(found: HypothesisResult) -> list[str]:
 
 def summary(run: SavedRun) -> dict[str, Any]:
     """Return all of the above as JSON-like data, with provenance."""
-    engines = [found.engine for found in run.results.values()]
     manifest: dict[str, Any] = msgspec.to_builtins(run.manifest)
     del manifest["values"], manifest["hypotheses"]
     return {
@@ -211,7 +211,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
         "excluded": excluded(run),
         "verification": verification_summary(run.results),
         "reused": sum(record.reused_from is not None for record in run.records.values()),
-        "engines": {name: engines.count(name) for name in sorted(set(engines))},
+        **engine_counts(run.results.values())._asdict(),
         "hosts": sorted({record.worker.host for record in run.records.values()}),
         "devices": sorted({record.worker.device for record in run.records.values()}),
         "times": times(run),

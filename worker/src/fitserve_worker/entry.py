@@ -56,7 +56,7 @@ def answer(text: str) -> str:
     if kept is not None:
         return kept
     decoded = time.perf_counter()
-    results = list(perform(work, frozenset(task.verify)))
+    results = list(perform(work, frozenset(task.verify), frozenset(task.doubted)))
     worker = worker_info()
     result = TaskResult(
         task=digest,
@@ -76,17 +76,23 @@ def answer(text: str) -> str:
     return encode_result(result)
 
 
-def perform(work: Work, verify: frozenset[str] = frozenset()) -> Iterator[HypothesisResult]:
+def perform(
+    work: Work, verify: frozenset[str] = frozenset(), doubted: frozenset[str] = frozenset()
+) -> Iterator[HypothesisResult]:
     """Yield a result for every hypothesis, whatever the engine does.
 
     An engine that breaks costs the hypotheses that it had not finished, and each of them
-    says so. Those named in ``verify`` are fitted by pyhf too.
+    says so. Those named in ``verify`` are fitted by pyhf too, with Minuit if they are
+    ``doubted``.
     """
     open_ = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
     try:
         for result in answers(work):
             hypothesis = open_[result.name]
-            found = verified(work, hypothesis, result) if result.name in verify else result
+            if result.name in verify:
+                found = verified(work, hypothesis, result, doubted=result.name in doubted)
+            else:
+                found = result
             del open_[result.name]
             yield found
     except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens

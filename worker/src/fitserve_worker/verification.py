@@ -1,13 +1,14 @@
 """A second answer by pyhf, for the hypotheses that a task wants to have verified.
 
 pyhf begins with its tighter tolerance: with the usual one its own CLs may be wrong by more than
-what is compared. What pyhf fitted in the first place it fits again with its other optimizer.
+what is compared. What is doubted it fits with Minuit, and what pyhf fitted in the first place
+it fits again with its other optimizer.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -32,7 +33,9 @@ TOLERANCE = 1e-4
 """Greatest difference of two CLs that counts as agreement."""
 
 
-def verified(work: Work, hypothesis: Hypothesis, result: HypothesisResult) -> HypothesisResult:
+def verified(
+    work: Work, hypothesis: Hypothesis, result: HypothesisResult, *, doubted: bool = False
+) -> HypothesisResult:
     """Return the result of a hypothesis with pyhf's answer beside it.
 
     It is suspect where a CLs differs from pyhf's by more than `TOLERANCE`. A result without
@@ -44,12 +47,15 @@ def verified(work: Work, hypothesis: Hypothesis, result: HypothesisResult) -> Hy
         The task.
     hypothesis, result
         One of its hypotheses, and what was found.
+    doubted
+        Whether that is doubted already.
     """
     claimed = _claimed(work, result)
     if not claimed:
         return result
     begin = time.perf_counter()
-    second = _by_pyhf(work, hypothesis, result, [point.mu for point in claimed])
+    optimizer = _optimizer(work, result, doubted=doubted)
+    second = _by_pyhf(work, hypothesis, optimizer, [point.mu for point in claimed])
     differences = [
         _difference(ours, theirs) for ours, theirs in zip(claimed, second.points, strict=False)
     ]
@@ -88,15 +94,24 @@ def _nearest(strengths: Iterable[float], value: float) -> float:
     return min(strengths, key=lambda mu: abs(mu - value))
 
 
+def _optimizer(
+    work: Work, result: HypothesisResult, *, doubted: bool
+) -> Literal["scipy", "minuit"]:
+    optimizer = "minuit" if doubted else work.request.engine.optimizer
+    if result.engine.endswith(optimizer):
+        return "minuit" if optimizer == "scipy" else "scipy"
+    return optimizer
+
+
 def _by_pyhf(
-    work: Work, hypothesis: Hypothesis, result: HypothesisResult, strengths: list[float]
+    work: Work,
+    hypothesis: Hypothesis,
+    optimizer: Literal["scipy", "minuit"],
+    strengths: list[float],
 ) -> HypothesisResult:
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
     asked = work.request
-    optimizer = asked.engine.optimizer
-    if result.engine.endswith(optimizer):
-        optimizer = "minuit" if optimizer == "scipy" else "scipy"
     engine = EngineOptions(engine="pyhf", backend=asked.engine.backend, optimizer=optimizer)
     request = HypotestRequest(
         mu=tuple(strengths),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fitserve.console import emit_json, say, show_table, warn
 from fitserve.errors import IncompleteRunError
+from fitserve.fitting import engine_counts, most_common
 from fitserve.summary import asked, columns, counts, excluded, failures, summary, table_rows, times
 from fitserve.verification import verification_summary
 
@@ -90,7 +91,8 @@ def _show_verification(run: SavedRun) -> None:
 def _show_provenance(run: SavedRun) -> None:
     manifest = run.manifest
     pallet = manifest.pallet
-    engines = sorted({found.engine for found in run.results.values()})
+    by = engine_counts(run.results.values())
+    engines = ", ".join(f"{name} ({count})" for name, count in by.engines.items())
     devices = sorted({f"{r.worker.host} ({r.worker.device})" for r in run.records.values()})
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     verified = "verified" if pallet.digest_verified else "NOT verified"
@@ -103,5 +105,9 @@ def _show_provenance(run: SavedRun) -> None:
         warn(f"ignored by --force: {note}")
     for note in pallet.notes:
         say(f"note:        {note}")
-    say(f"fitted by:   {', '.join(engines) or '-'} on {', '.join(devices) or '-'}")
+    say(f"fitted by:   {engines or '-'} on {', '.join(devices) or '-'}")
+    for told in most_common(by.not_for_the_kernel):
+        say(f"pyhf for:    {told}")
+    for told in most_common(by.kernel_doubts):
+        say(f"doubted:     {told} (the kernel's own doubt; pyhf was asked too)")
     say(f"made by:     {versions}; {manifest.created}")

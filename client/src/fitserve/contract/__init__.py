@@ -35,6 +35,8 @@ from fitserve.contract.requests import (
     kind_of,
 )
 from fitserve.contract.results import (
+    KERNEL_DOUBT,
+    NOT_FOR_THE_KERNEL,
     Attempt,
     ChannelYields,
     Correlations,
@@ -73,8 +75,10 @@ __all__ = [
     "FUNCTION_DIGEST",
     "FUNCTION_NAME",
     "FUNCTION_SOURCE",
+    "KERNEL_DOUBT",
     "MAX_DECODED_BYTES",
     "MAX_TOYS",
+    "NOT_FOR_THE_KERNEL",
     "QUICK",
     "SMALL",
     "AsymptoticCLs",

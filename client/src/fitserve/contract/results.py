@@ -9,6 +9,8 @@ import msgspec
 from fitserve.contract.toys import ToysAnswer, ToyValues
 
 __all__ = [
+    "KERNEL_DOUBT",
+    "NOT_FOR_THE_KERNEL",
     "Attempt",
     "ChannelYields",
     "Correlations",
@@ -28,6 +30,12 @@ __all__ = [
 Status = Literal["ok", "suspect", "failed"]
 """``ok``: the numbers hold. ``suspect``: there are numbers and a reason to doubt them.
 ``failed``: there is no number, and a reason."""
+
+NOT_FOR_THE_KERNEL = "not for the kernel"
+"""In diagnostics: why pyhf fitted where it was not asked for."""
+
+KERNEL_DOUBT = "kernel doubt"
+"""In diagnostics: what the kernel doubted of its own answer, so that pyhf was asked too."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

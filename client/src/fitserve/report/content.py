@@ -10,6 +10,7 @@ from fitserve.contour import ContourOptions, draw_contour, figure_bytes
 from fitserve.contract import LimitRequest
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
+from fitserve.fitting import engine_counts, most_common
 from fitserve.report.toys import toy_columns, toy_numbers
 from fitserve.summary import asked, counts, excluded, times
 from fitserve.verification import verification_summary
@@ -253,7 +254,8 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("pyhf set up with", f"{engine.backend}, {engine.optimizer}"),
         Fact("Request digest", manifest.request_digest, code=True),
     ]
-    engines = sorted({result.engine for result in run.results.values()})
+    by = engine_counts(run.results.values())
+    engines = ", ".join(f"{name} ({count})" for name, count in by.engines.items())
     places = sorted({f"{r.worker.host}: {r.worker.device}" for r in run.records.values()})
     workers = {
         f"{name} {version}"
@@ -266,7 +268,9 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("Endpoint", manifest.endpoint),
         Fact("Client", f"{manifest.host}, Python {manifest.python}"),
         Fact("Client versions", _versions(manifest.versions)),
-        Fact("Engines", ", ".join(engines) or _MISSING),
+        Fact("Engines", engines or _MISSING),
+        *(Fact("Fitted by pyhf", told) for told in most_common(by.not_for_the_kernel)),
+        *(Fact("Doubted by the kernel", told) for told in most_common(by.kernel_doubts)),
         *_verification(run),
         Fact("Workers", "; ".join(places) or _MISSING),
         Fact("Worker versions", ", ".join(sorted(workers)) or _MISSING),

@@ -44,7 +44,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     values of each by name, so that those without a result yet have a place in a picture.
     ``endpoint`` has several names with commas between them where a run is shared, ``options``
     what the user set of the sites. ``verify`` are the names of the hypotheses that pyhf is to
-    fit too.
+    fit too, ``doubted`` those of them whose CLs jump against their neighbours.
     """
 
     pallet: PalletRecord
@@ -59,6 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     values: dict[str, tuple[float | str, ...]] = {}
     options: dict[str, str] = {}
     verify: list[str] = []
+    doubted: list[str] = []
     manifest_version: int = MANIFEST_VERSION
 
 

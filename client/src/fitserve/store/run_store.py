@@ -247,8 +247,8 @@ class RunStore:
         times = [event.time for event in self.read().events() if event.event == "set aside"]
         return f"{times[-1]:.6f}" if times else ""
 
-    def want_verified(self, names: Iterable[str]) -> None:
-        """Add to the hypotheses that pyhf is to fit too.
+    def want_verified(self, names: Iterable[str], *, doubted: bool = False) -> None:
+        """Add to the hypotheses that pyhf is to fit too, because they are doubted or not.
 
         Raises
         ------
@@ -257,8 +257,14 @@ class RunStore:
         """
         wanted = {*self.manifest.verify, *names}
         verify = [name for name in self.manifest.hypotheses if name in wanted]
-        if verify != self.manifest.verify:
-            self.manifest = msgspec.structs.replace(self.manifest, verify=verify)
+        odd = {*self.manifest.doubted, *(names if doubted else ())}
+        manifest = msgspec.structs.replace(
+            self.manifest,
+            verify=verify,
+            doubted=[name for name in self.manifest.hypotheses if name in odd],
+        )
+        if manifest != self.manifest:
+            self.manifest = manifest
             write_atomic(self.path / "manifest.json", _pretty(self.manifest))
 
     def cancelled(self) -> bool:

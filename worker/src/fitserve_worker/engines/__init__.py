@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitserve.contract import HypothesisResult, ToysRequest, hypothesis_key, kind_of
+import msgspec
+
+from fitserve.contract import (
+    NOT_FOR_THE_KERNEL,
+    HypothesisResult,
+    ToysRequest,
+    hypothesis_key,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import Hypothesis, Request
+    from fitserve.contract import EngineOptions, Hypothesis
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.engines.kernel_toys import KernelToys
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
@@ -18,6 +26,7 @@ __all__ = ["answers", "failed", "select"]
 
 # A pyhf fit takes some 10 ms for each modifier and hypothesis, compiling the kernel seconds.
 _WORTH_COMPILING = 50
+_SMALL = "pyhf is done before the kernel is compiled"
 
 
 def select(work: Work) -> Engine | KernelToys:
@@ -25,16 +34,20 @@ def select(work: Work) -> Engine | KernelToys:
 
     ``auto`` is the kernel, unless pyhf is done before the kernel is even compiled.
     """
-    choice = work.request.engine.engine
-    if choice == "pyhf" or (choice == "auto" and _modifiers(work) < _WORTH_COMPILING):
-        return _reference(work.request)
+    options = work.request.engine
+    if options.engine == "pyhf" or _is_small(work):
+        return _reference(options)
     if isinstance(work.request, ToysRequest):
         from fitserve_worker.engines.kernel_toys import KernelToys
 
-        return KernelToys(lambda: _reference(work.request))
+        return KernelToys(lambda: _reference(options), lambda: _second(options))
     from fitserve_worker.engines.kernel import KernelEngine
 
-    return KernelEngine(lambda: _reference(work.request))
+    return KernelEngine(lambda: _reference(options), lambda: _second(options))
+
+
+def _is_small(work: Work) -> bool:
+    return work.request.engine.engine == "auto" and _modifiers(work) < _WORTH_COMPILING
 
 
 def _modifiers(work: Work) -> int:
@@ -45,24 +58,37 @@ def _modifiers(work: Work) -> int:
     return len(work.hypotheses) * each * toys
 
 
-def _reference(request: Request) -> PyhfEngine:
+def _reference(options: EngineOptions) -> PyhfEngine:
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
-    return PyhfEngine(request.engine)
+    return PyhfEngine(options)
+
+
+def _second(options: EngineOptions) -> PyhfEngine:
+    """Return pyhf with Minuit, which is slow and has its own idea of having converged.
+
+    It begins with its tighter tolerance: the usual one would be one more reason to differ.
+    """
+    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+
+    return PyhfEngine(msgspec.structs.replace(options, optimizer="minuit"), tight=True)
 
 
 def answers(work: Work) -> Iterator[HypothesisResult]:
-    """Return an iterator over the results of a task, from an engine that offers its kind.
+    """Yield the results of a task, from an engine that offers its kind.
 
-    What the selected engine does not offer is done by the reference, as ``engine`` of each
-    result says.
+    What the selected engine does not offer is done by the reference. ``engine`` of each result
+    says what fitted, and its diagnostics why that is not the kernel where nobody asked for pyhf.
     """
     kind = kind_of(work.request)
     engine: object = select(work)
+    reason = _SMALL if _is_small(work) else None
     if not hasattr(engine, kind):
-        engine = _reference(work.request)
+        engine, reason = _reference(work.request.engine), f"it does not answer a {kind} request"
     found: Iterator[HypothesisResult] = getattr(engine, kind)(work)
-    return found
+    for result in found:
+        told = {} if reason is None else {NOT_FOR_THE_KERNEL: reason}
+        yield msgspec.structs.replace(result, diagnostics={**result.diagnostics, **told})
 
 
 def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:

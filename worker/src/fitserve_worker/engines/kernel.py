@@ -1,13 +1,14 @@
 """The kernel engine: all hypotheses of a task by one compiled program, watched.
 
 What the kernel does not support goes to the reference engine, with the reason in the
-result's diagnostics. A hypothesis whose fits are doubted is answered again by the reference
-engine: where the two agree the result holds, where they do not it is ``suspect`` and its
-reason has both values.
+result's diagnostics. A hypothesis whose fits are doubted is answered again by an engine for
+second opinions: where the two agree the result holds, where they do not it is ``suspect`` and
+its reason has both values (`fitserve_worker.engines.opinions`).
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import msgspec
 from cachetools import LRUCache
 
 from fitserve.contract import (
+    NOT_FOR_THE_KERNEL,
     Attempt,
     FitRequest,
     HypothesisResult,
@@ -26,7 +28,7 @@ from fitserve_worker.engines.kernel_fit import answer_fit, answer_ranking
 from fitserve_worker.engines.kernel_hypotest import answer_hypotest
 from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
 from fitserve_worker.engines.kernel_pieces import Piece
-from fitserve_worker.engines.opinions import disagreement
+from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.kernel.compilation import Compilation, compile_hypotheses
 from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.fits import load
@@ -57,11 +59,15 @@ class KernelEngine:
     ----------
     reference
         Makes the reference engine, when it is first needed.
+    second
+        Makes the engine that is asked where the kernel doubts itself; by default ``reference``.
     """
 
-    def __init__(self, reference: Callable[[], Engine]) -> None:
-        self._make_reference = reference
-        self._reference: Engine | None = None
+    def __init__(
+        self, reference: Callable[[], Engine], second: Callable[[], Engine] | None = None
+    ) -> None:
+        self._reference = functools.cache(reference)
+        self._second = self._reference if second is None else functools.cache(second)
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the CLs of each hypothesis at every signal strength of the request."""
@@ -94,45 +100,23 @@ class KernelEngine:
                 if found.status == "ok":
                     yield found
                 else:
-                    yield self._second_opinion(work, by_name[name], found)
+                    yield weighed(found, _asked(self._second(), work, by_name[name]))
         for name, reason in compilation.unsupported.items():
             yield self._instead(work, by_name[name], reason)
 
-    def _second_opinion(
-        self, work: Work, hypothesis: Hypothesis, found: HypothesisResult
-    ) -> HypothesisResult:
-        """Return the reference's result, and what becomes of it beside the doubted one."""
-        second = self._refer(work, hypothesis)
-        apart = disagreement(found, second)
-        diagnostics = {
-            "kernel doubt": found.reason,
-            "kernel CLs_obs": found.CLs_obs,
-            **second.diagnostics,
-        }
-        changed: dict[str, Any] = {"diagnostics": diagnostics}
-        if second.status == "ok" and apart:
-            changed |= {"status": "suspect", "reason": apart}
-        return msgspec.structs.replace(
-            second,
-            attempts=[*found.attempts, *second.attempts],
-            fit_time=found.fit_time + second.fit_time,
-            setup_time=found.setup_time + second.setup_time,
-            **changed,
-        )
-
     def _instead(self, work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
-        second = self._refer(work, hypothesis)
+        found = _asked(self._reference(), work, hypothesis)
         return msgspec.structs.replace(
-            second, diagnostics={"not for the kernel": reason, **second.diagnostics}
+            found, diagnostics={**found.diagnostics, NOT_FOR_THE_KERNEL: reason}
         )
 
-    def _refer(self, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
-        if self._reference is None:
-            self._reference = self._make_reference()
-        answers: Iterator[HypothesisResult] = getattr(self._reference, kind_of(work.request))(
-            work._replace(hypotheses=[hypothesis])
-        )
-        return next(iter(answers))
+
+def _asked(engine: Engine, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
+    """Return an engine's answer to the request of a task for one of its hypotheses."""
+    answers: Iterator[HypothesisResult] = getattr(engine, kind_of(work.request))(
+        work._replace(hypotheses=[hypothesis])
+    )
+    return next(iter(answers))
 
 
 def _compile(work: Work) -> Compilation:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitserve.contract import HypotestRequest, MuPoint
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_kind
+from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits, of_kind
 from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.hypotest import hypotest
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.fits import Fits
     from fitserve_worker.kernel.hypotest import Tests
 
-__all__ = ["answer_hypotest", "cls_problems"]
+__all__ = ["Tested", "answer_hypotest", "cls_problems"]
 
 _ROUNDING = 1e-9
 
@@ -28,7 +28,7 @@ def answer_hypotest(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | No
     request = of_kind(piece.work, HypotestRequest)
     tests = hypotest(piece.loaded, request.mu, request.test_stat, piece.start)
     answers = [
-        _fields(_One(piece, tests, index, request.mu)) for index in range(len(piece.members))
+        Tested(piece, tests, index, request.mu).fields() for index in range(len(piece.members))
     ]
     return answers, tests.null.x[0] if bool(tests.null.converged[0]) else None
 
@@ -43,8 +43,8 @@ def cls_problems(rows: FloatArray) -> list[str]:
     return problems
 
 
-class _One(NamedTuple):
-    """One hypothesis of some that were tested together."""
+class Tested(NamedTuple):
+    """One hypothesis of some that were tested together, at signal strengths ``mu``."""
 
     piece: Piece
     tests: Tests
@@ -59,54 +59,54 @@ class _One(NamedTuple):
             named |= {f"mu = {mu:g}": fixed, f"Asimov, mu = {mu:g}": asimov}
         return named
 
+    def doubts(self) -> list[str]:
+        """Return the reasons to doubt the fits."""
+        return [
+            f"the fit with {name} {what}"
+            for name, fit in self.fits().items()
+            for what in doubts(self.piece.loaded, fit, self.at)
+        ]
 
-def _fields(one: _One) -> dict[str, Any]:
-    tests, index = one.tests, one.at
-    problems = _problems(one)
-    reason = "; ".join(problems) or None
-    free = float(tests.free.value[index])
-    points = [
-        MuPoint(
-            mu=mu,
-            CLs_obs=finite(tests.CLs_obs[index, at]),
-            CLs_exp=[finite(value) for value in tests.CLs_exp[index, at]],
-            status="suspect" if problems else "ok",
-            reason=reason,
-            twice_delta_nll=2 * max(0.0, float(tests.fixed[at].value[index]) - free),
-        )
-        for at, mu in enumerate(one.mu)
-    ]
-    return {
-        "status": "suspect" if problems else "ok",
-        "reason": reason,
-        "CLs_obs": points[0].CLs_obs,
-        "CLs_exp": points[0].CLs_exp,
-        "points": points,
-        "muhat": finite(tests.muhat[index]),
-        "twice_nll": finite(2 * (free + one.piece.loaded.chunk.constant[index])),
-        "diagnostics": _diagnostics(one),
-    }
+    def fields(self) -> dict[str, Any]:
+        """Return fields of a result."""
+        tests, index = self.tests, self.at
+        problems = self._problems()
+        reason = "; ".join(problems) or None
+        free = float(tests.free.value[index])
+        points = [
+            MuPoint(
+                mu=mu,
+                CLs_obs=finite(tests.CLs_obs[index, at]),
+                CLs_exp=[finite(value) for value in tests.CLs_exp[index, at]],
+                status="suspect" if problems else "ok",
+                reason=reason,
+                twice_delta_nll=finite(2 * max(0.0, float(tests.fixed[at].value[index]) - free)),
+            )
+            for at, mu in enumerate(self.mu)
+        ]
+        return {
+            "status": "suspect" if problems else "ok",
+            "reason": reason,
+            "CLs_obs": points[0].CLs_obs,
+            "CLs_exp": points[0].CLs_exp,
+            "points": points,
+            "muhat": finite(tests.muhat[index]),
+            "twice_nll": finite(2 * (free + self.piece.loaded.chunk.constant[index])),
+            "diagnostics": self.diagnostics(),
+        }
 
+    def diagnostics(self) -> dict[str, float | int | bool | str | None]:
+        """Return a result's diagnostics."""
+        return {
+            **of_fits(list(self.fits().values()), self.at),
+            **at_bounds(self.piece, self.at, self.tests.free),
+            "q": finite(self.tests.q[self.at, 0]),
+            "q_asimov": finite(self.tests.q_asimov[self.at, 0]),
+        }
 
-def _problems(one: _One) -> list[str]:
-    tests, index = one.tests, one.at
-    rows = np.column_stack([tests.CLs_obs[index], tests.CLs_exp[index]])
-    if not np.isfinite(rows).all():
-        return ["a result is not a finite number"]
-    problems = [
-        f"the fit with {name} {what}"
-        for name, fit in one.fits().items()
-        for what in doubts(one.piece.loaded, fit, index)
-    ]
-    return problems + cls_problems(rows)
-
-
-def _diagnostics(one: _One) -> dict[str, float | int | bool | str | None]:
-    fits = one.fits().values()
-    return {
-        "iterations": int(sum(fit.steps[one.at] for fit in fits)),
-        "edm": finite(max(abs(float(fit.edm[one.at])) for fit in fits)),
-        **at_bounds(one.piece, one.at, one.tests.free),
-        "q": finite(one.tests.q[one.at, 0]),
-        "q_asimov": finite(one.tests.q_asimov[one.at, 0]),
-    }
+    def _problems(self) -> list[str]:
+        tests, index = self.tests, self.at
+        rows = np.column_stack([tests.CLs_obs[index], tests.CLs_exp[index]])
+        if not np.isfinite(rows).all():
+            return ["a result is not a finite number"]
+        return self.doubts() + cls_problems(rows)

@@ -160,8 +160,10 @@ def _of_free_fit(piece: Piece, strengths: Strengths, at: int) -> dict[str, Any]:
         "muhat": finite(free.x[at, chunk.poi[at]]),
         "twice_nll": finite(2 * (free.value[at] + chunk.constant[at])),
         "diagnostics": {
+            "converged": strengths.converged(at),
             "iterations": int(strengths.iterations[at]),
             "edm": finite(strengths.edm[at]),
+            "positive_definite": strengths.positive(at),
             **at_bounds(piece, at, free),
         },
     }

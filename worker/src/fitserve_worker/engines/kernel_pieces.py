@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from fitserve_worker.engines.solution import listed
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from fitserve_worker.engines.base import Work
     from fitserve_worker.kernel.arraytypes import FloatArray
     from fitserve_worker.kernel.batch import Batch
     from fitserve_worker.kernel.fits import Fits, Loaded
 
-__all__ = ["Piece", "at_bounds", "finite", "of_kind"]
-
-# So many parameters at bounds are named.
-_NAMED = 10
+__all__ = ["Piece", "at_bounds", "finite", "of_fits", "of_kind"]
 
 _Request = TypeVar("_Request", bound=Struct)
 
@@ -50,6 +49,24 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def of_fits(fits: Sequence[Fits], index: int) -> dict[str, Any]:
+    """Return for a result's diagnostics how the fits to a hypothesis went, all together.
+
+    Parameters
+    ----------
+    fits
+        Fits that were made for different ends, each of all hypotheses.
+    index
+        Which hypothesis.
+    """
+    return {
+        "converged": all(bool(one.converged[index]) for one in fits),
+        "iterations": int(sum(one.steps[index] for one in fits)),
+        "edm": finite(max(abs(float(one.edm[index])) for one in fits)),
+        "positive_definite": all(bool(one.positive[index]) for one in fits),
+    }
+
+
 def at_bounds(piece: Piece, index: int, fits: Fits) -> dict[str, Any]:
     """Return for a result's diagnostics which free parameters ended at a bound.
 
@@ -72,10 +89,4 @@ def at_bounds(piece: Piece, index: int, fits: Fits) -> dict[str, Any]:
     if not count:
         return {"at_bounds": 0}
     names = piece.batch.names_at(piece.members[index], columns, bins)
-    return {"at_bounds": count, "parameters_at_bounds": _listed(names)}
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return {"at_bounds": count, "parameters_at_bounds": listed(names)}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite
+from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits
 from fitserve_worker.engines.solution import Solution
 from fitserve_worker.kernel.covariance import Places, settle
 from fitserve_worker.kernel.doubts import doubts
@@ -54,8 +54,9 @@ class Fitted(NamedTuple):
             "muhat": finite(fit.x[0, column]) if column >= 0 else None,
             "twice_nll": finite(2 * (fit.value[0] + chunk.constant[self.at])),
             "diagnostics": {
-                "iterations": int(fit.steps[0]),
-                "edm": finite(abs(fit.edm[0])),
+                **of_fits([fit], 0),
+                # Of all parameters, which is what uncertainties are from.
+                "positive_definite": self.best.covariance is not None,
                 **at_bounds(self.piece, self.at, fit.take(np.zeros(every, dtype=int))),
             },
         }

@@ -12,19 +12,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
+from cachetools import LRUCache
 
 from fitserve.contract import (
+    KERNEL_DOUBT,
+    NOT_FOR_THE_KERNEL,
     AsymptoticCLs,
     Attempt,
+    HypotestRequest,
     HypothesisResult,
     ToysRequest,
     ToyValues,
     hypothesis_key,
+    request_digest,
 )
 from fitserve_worker.engines import failed
+from fitserve_worker.engines.base import Engine
+from fitserve_worker.engines.kernel_hypotest import Tested
+from fitserve_worker.engines.kernel_pieces import Piece
+from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.engines.toy_values import packed, range_of
 from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
@@ -38,15 +46,16 @@ if TYPE_CHECKING:
 
     from fitserve.contract import Hypothesis, ToyRange
     from fitserve_worker.engines.base import Work
-    from fitserve_worker.kernel.batch import Batch
-    from fitserve_worker.kernel.fits import Fits, Loaded
-    from fitserve_worker.kernel.hypotest import Tests
+    from fitserve_worker.kernel.fits import Fits
 
 __all__ = ["KernelToys", "Toymaker"]
 
+# Second opinions on the observed data, which the parts of the toys of a hypothesis share.
+_opinions: LRUCache[str, HypothesisResult] = LRUCache(maxsize=64)
 
-class Toymaker(Protocol):
-    """An engine that makes toys."""
+
+class Toymaker(Engine, Protocol):
+    """An engine that makes toys too."""
 
     def toys(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the test statistic of toys of each hypothesis."""
@@ -60,10 +69,19 @@ class KernelToys:
     ----------
     reference
         Makes the reference engine, when it is first needed.
+    second
+        Makes the engine that is asked about the observed data where the kernel doubts its fits
+        to them, and for the toys where there is no fit to draw them from; by default
+        ``reference``.
     """
 
-    def __init__(self, reference: Callable[[], Toymaker]) -> None:
+    def __init__(
+        self,
+        reference: Callable[[], Toymaker],
+        second: Callable[[], Toymaker] | None = None,
+    ) -> None:
         self._reference = reference
+        self._second = second or reference
 
     def toys(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the test statistic of toys of each hypothesis."""
@@ -92,49 +110,99 @@ class KernelToys:
         begin = time.perf_counter()
         compilation = compile_hypotheses(background, [hypothesis], request.model)
         if compilation.unsupported:
-            found = next(iter(self._reference().toys(work._replace(hypotheses=[hypothesis]))))
             reason = compilation.unsupported[hypothesis.name]
-            diagnostics = {"not for the kernel": reason, **found.diagnostics}
-            return msgspec.structs.replace(found, diagnostics=diagnostics)
+            return _by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
         loaded = load(batch, [0], runtime())
-        setup = time.perf_counter() - begin
-        return _result(work, request, hypothesis, (batch, loaded), setup)
+        ready = time.perf_counter()
+        tests = hypotest(loaded, (request.mu,), request.test_stat)
+        tested = Tested(Piece(work, batch, loaded, range(1), None), tests, 0, (request.mu,))
+        doubts = "; ".join(tested.doubts())
+        if not np.isfinite([tests.q[0, 0], *tests.fixed[0].yields[0], *tests.null.yields[0]]).all():
+            reason = f"the observed data cannot be fitted: {doubts}"
+            return _by(self._second(), work, hypothesis, {KERNEL_DOUBT: reason})
+        found = _result(tested, request, hypothesis, doubts, ready - begin, ready)
+        return self._weighed(tested, request, hypothesis, found) if doubts else found
+
+    def _weighed(
+        self,
+        tested: Tested,
+        request: ToysRequest,
+        hypothesis: Hypothesis,
+        found: HypothesisResult,
+    ) -> HypothesisResult:
+        """Return a result with what becomes of its doubts beside a second opinion.
+
+        That is of the observed data only, from which the toys follow.
+        """
+        second = _opinion(self._second(), tested.piece.work, request, hypothesis)
+        of_data = msgspec.structs.replace(
+            found,
+            **{name: tested.fields()[name] for name in ("CLs_obs", "CLs_exp", "points")},
+            toy_values=None,
+        )
+        held = weighed(of_data, second)
+        return msgspec.structs.replace(
+            found,
+            # There are toys, whatever is known of the asymptotic CLs.
+            status="ok" if held.status == "ok" else "suspect",
+            reason=held.reason,
+            attempts=held.attempts,
+            fit_time=held.fit_time,
+            setup_time=held.setup_time,
+            diagnostics={**found.diagnostics, **held.diagnostics},
+        )
+
+
+def _by(
+    engine: Toymaker, work: Work, hypothesis: Hypothesis, told: dict[str, str]
+) -> HypothesisResult:
+    """Return another engine's toys, with what made them its."""
+    found = next(iter(engine.toys(work._replace(hypotheses=[hypothesis]))))
+    return msgspec.structs.replace(found, diagnostics={**found.diagnostics, **told})
+
+
+def _opinion(
+    engine: Toymaker, work: Work, request: ToysRequest, hypothesis: Hypothesis
+) -> HypothesisResult:
+    """Return an engine's test of the observed data, once for all parts of the toys."""
+    asked = HypotestRequest(
+        mu=(request.mu,),
+        test_stat=request.test_stat,
+        model=request.model,
+        engine=request.engine,
+    )
+    of_request = request_digest(asked)
+    key = hypothesis_key(work.workspace_digest, hypothesis, of_request)
+    known = _opinions.get(key)
+    if known is not None:
+        return known
+    again = work._replace(
+        hypotheses=[hypothesis], request=asked, request_digest=of_request, toys=None
+    )
+    _opinions[key] = next(iter(engine.hypotest(again)))
+    return _opinions[key]
 
 
 def _result(
-    work: Work,
+    tested: Tested,
     request: ToysRequest,
     hypothesis: Hypothesis,
-    model: tuple[Batch, Loaded],
+    doubts: str,
     setup: float,
+    begin: float,
 ) -> HypothesisResult:
-    loaded = model[1]
-    begin = time.perf_counter()
-    tests = hypotest(loaded, (request.mu,), request.test_stat)
-    named = {
-        "background": tests.null,
-        "free": tests.free,
-        f"mu = {request.mu:g}": tests.fixed[0],
-        f"Asimov, mu = {request.mu:g}": tests.asimov[0],
-    }
-    problems = [
-        f"the fit with {name} {what}"
-        for name, fits in named.items()
-        for what in doubts(loaded, fits, 0)
-    ]
-    if not np.isfinite([tests.q[0, 0], *tests.fixed[0].yields[0], *tests.null.yields[0]]).all():
-        reason = "the observed data cannot be fitted: " + "; ".join(problems)
-        return failed(work, hypothesis, reason)
+    work, loaded, tests = tested.piece.work, tested.piece.loaded, tested.tests
     toys = range_of(work, request)
-    signal, background = _both(work, request, hypothesis, model, tests, toys)
+    signal, background = _both(tested, request, hypothesis, toys)
     seconds = time.perf_counter() - begin
+    problems = [doubts] if doubts else []
     return HypothesisResult(
         name=hypothesis.name,
         key=hypothesis_key(work.workspace_digest, hypothesis, work.request_digest),
         mass_hypotheses=hypothesis.values,
         status="suspect" if problems else "ok",
-        reason="; ".join(problems) or None,
+        reason=doubts or None,
         CLs_obs=None,
         CLs_exp=[None] * 5,
         fit_time=seconds,
@@ -144,6 +212,7 @@ def _result(
         muhat=float(tests.muhat[0]),
         twice_nll=2 * float(tests.free.value[0] + loaded.chunk.constant[0]),
         attempts=[Attempt(engine="kernel", start="chain", seconds=seconds, problems=problems)],
+        diagnostics=tested.diagnostics(),
         toy_values=ToyValues(
             toys=toys,
             observed=float(tests.q[0, 0]),
@@ -159,15 +228,11 @@ def _result(
 
 
 def _both(
-    work: Work,
-    request: ToysRequest,
-    hypothesis: Hypothesis,
-    model: tuple[Batch, Loaded],
-    tests: Tests,
-    toys: ToyRange,
+    tested: Tested, request: ToysRequest, hypothesis: Hypothesis, toys: ToyRange
 ) -> tuple[Statistics, Statistics]:
     """Return the test statistic of toys with signal and of toys without."""
-    batch, loaded = model
+    work, batch, loaded = tested.piece[:3]
+    tests = tested.tests
     fixed, null, asimov = tests.fixed[0], tests.null, tests.asimov[0]
 
     def of(what: Any, fits: Fits, at_mu: Fits) -> Statistics:

@@ -10,6 +10,8 @@ import numpy as np
 import pyhf
 from iminuit import Minuit
 
+from fitserve_worker.engines.solution import listed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -101,7 +103,7 @@ class BestFit(NamedTuple):
     ``values`` and ``at_bound`` have shape (parameters,), ``covariance`` (parameters,
     parameters), zero for parameters that are fixed or at a bound. ``intervals`` has the ends,
     by parameter, of the profile-likelihood intervals that were asked for; None for an end
-    beyond the bound.
+    beyond the bound. ``state`` is Minuit's word on the minimum, for a result's diagnostics.
     """
 
     objective: Objective
@@ -111,6 +113,7 @@ class BestFit(NamedTuple):
     twice_nll: float
     problems: list[str]
     intervals: dict[int, tuple[float | None, float | None]]
+    state: dict[str, float | int | bool | str | None]
 
     @property
     def usable(self) -> bool:
@@ -173,12 +176,15 @@ def best_fit(
             minuit.hesse()
             minuit.strategy = 1
         problems = _problems(minuit, known)
+        state = _state(objective, minuit, at_bound)
         ends = _intervals(objective, minuit, at_bound, problems) if intervals else {}
     covariance = np.zeros((len(objective.names),) * 2)
     if minuit.covariance is not None:
         covariance = np.array(minuit.covariance, dtype=float)
     values = np.array(minuit.values, dtype=float)
-    return BestFit(objective, values, at_bound, covariance, float(minuit.fval), problems, ends)
+    return BestFit(
+        objective, values, at_bound, covariance, float(minuit.fval), problems, ends, state
+    )
 
 
 def hold(found: BestFit, index: int, value: float) -> tuple[NDArray[np.float64], bool]:
@@ -240,6 +246,23 @@ def _settle(objective: Objective, minuit: Minuit) -> NDArray[np.bool_]:
     if at_bound.any() and minuit.nfit:
         minuit.migrad(ncall=_CALLS)
     return at_bound
+
+
+def _state(
+    objective: Objective, minuit: Minuit, at_bound: NDArray[np.bool_]
+) -> dict[str, float | int | bool | str | None]:
+    """Return what Minuit says of the minimum; without free parameters there is nothing to find."""
+    minimum = minuit.fmin
+    names = [objective.names[index] for index in np.flatnonzero(at_bound)]
+    return {
+        "converged": bool(minimum.is_valid) if minuit.nfit else True,
+        "iterations": int(minuit.nfcn),
+        # Minuit's is of -2 log L.
+        "edm": float(minimum.edm) / 2 if minuit.nfit and math.isfinite(minimum.edm) else None,
+        "positive_definite": bool(minimum.has_posdef_covar) if minuit.nfit else True,
+        "at_bounds": len(names),
+        **({"parameters_at_bounds": listed(names)} if names else {}),
+    }
 
 
 def _problems(minuit: Minuit, known: float) -> list[str]:

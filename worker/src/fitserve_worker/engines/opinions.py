@@ -1,16 +1,20 @@
-"""Where two engines answer the same question: whether they agree."""
+"""Where two engines answer the same question: whether they agree, and what holds then."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from fitserve.contract import KERNEL_DOUBT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from fitserve.contract import HypothesisResult
+    from fitserve.contract import HypothesisResult, MuPoint
 
-__all__ = ["disagreement"]
+__all__ = ["weighed"]
 
 # pyhf's fits and the kernel's agree to 4e-5 in CLs on the published pallets; what differs by
 # more than this is a different minimum. Limits follow CLs with a slope of the order of one.
@@ -20,45 +24,127 @@ _LIMIT = 1e-2
 _TWICE_NLL = 1e-3
 
 
-def disagreement(kernel: HypothesisResult, pyhf: HypothesisResult) -> str | None:
-    """Return in words how far the answers are apart, None if they agree.
+class _Pair(NamedTuple):
+    """The same number by both engines, and how far apart it is in units of what is allowed."""
 
-    An answer without numbers disagrees with nothing.
+    name: str
+    kernel: float
+    pyhf: float
+    distance: float
+
+
+def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResult:
+    """Return what holds of a doubted answer of the kernel and a second opinion by pyhf.
+
+    Where pyhf trusts its own answer and it is the same, that is the result. Where it is another,
+    or pyhf doubts it, it is ``suspect`` and the reason has both numbers and what speaks against
+    each. Where pyhf has none, the kernel's stays, as ``suspect``; only where the kernel has none
+    either the result is ``failed``.
+
+    Parameters
+    ----------
+    kernel, pyhf
+        Answers to the same question. The kernel's has the reason to doubt it.
     """
-    for name, ours, theirs, tolerance in (
-        ("limit", _limits(kernel), _limits(pyhf), None),
-        ("CLs", _cls(kernel), _cls(pyhf), _CLS),
-        ("-2 log L", _minimum(kernel), _minimum(pyhf), _TWICE_NLL),
-    ):
-        worst = _worst(ours, theirs, tolerance)
-        if worst is not None:
-            doubt = kernel.reason
-            return f"the kernel finds {name} {worst[0]:.6g} ({doubt}), pyhf {worst[1]:.6g}"
-    return None
+    if pyhf.status == "failed":
+        reason = f"{kernel.reason}; pyhf has no number: {pyhf.reason}"
+        found, changed = (
+            (kernel, {"status": "suspect", "reason": reason})
+            if _answered(kernel)
+            else (pyhf, {"reason": reason})
+        )
+    else:
+        found, changed = pyhf, _beside(kernel, pyhf)
+    doubt = {KERNEL_DOUBT: kernel.reason, "kernel CLs_obs": kernel.CLs_obs}
+    return msgspec.structs.replace(
+        found,
+        attempts=[*kernel.attempts, *pyhf.attempts],
+        fit_time=kernel.fit_time + pyhf.fit_time,
+        setup_time=kernel.setup_time + pyhf.setup_time,
+        diagnostics={**found.diagnostics, **doubt},
+        **changed,
+    )
 
 
-def _worst(
-    ours: Iterable[float | None], theirs: Iterable[float | None], tolerance: float | None
-) -> tuple[float, float] | None:
-    """Return the pair of numbers that is furthest apart, if that is beyond the tolerance."""
-    worst, largest = None, 1.0
+def _answered(result: HypothesisResult) -> bool:
+    """Whether a result has a number of what was asked for."""
+    if result.status == "failed":
+        return False
+    asked = (result.limit, result.fit, result.ranking)
+    return any(one is not None for one in asked) or any(map(_complete, result.points))
+
+
+def _complete(point: MuPoint) -> bool:
+    # Below a signal strength of zero there is no CLs.
+    told = _cls_of(point) if point.mu >= 0 else [point.twice_delta_nll]
+    return None not in told
+
+
+def _beside(kernel: HypothesisResult, pyhf: HypothesisResult) -> dict[str, Any]:
+    """Return what changes of pyhf's result beside the kernel's."""
+    worst = max(_pairs(kernel, pyhf), key=lambda pair: pair.distance, default=None)
+    if worst is None:
+        if pyhf.status == "ok":
+            return {}
+        return {"reason": f"the kernel has no number ({kernel.reason}), pyhf: {pyhf.reason}"}
+    if pyhf.status == "ok" and worst.distance <= 1:
+        return {}
+    told = f"the kernel finds {worst.name} {worst.kernel:.6g} ({kernel.reason}), "
+    told += f"pyhf {worst.pyhf:.6g}"
+    reason = f"{told} ({pyhf.reason})" if pyhf.reason else told
+    # Of a search for limits both engines have CLs where each of them looked.
+    points = pyhf.points if pyhf.limit else _doubted(kernel, pyhf, reason)
+    return {"status": "suspect", "reason": reason, "points": points}
+
+
+def _doubted(kernel: HypothesisResult, pyhf: HypothesisResult, reason: str) -> list[MuPoint]:
+    """Return pyhf's points; those at which the kernel finds another CLs are suspect."""
+    others = {point.mu: point for point in kernel.points}
+    return [
+        msgspec.structs.replace(point, status="suspect", reason=point.reason or reason)
+        if point.mu in others
+        and any(pair.distance > 1 for pair in _compared([others[point.mu]], [point]))
+        else point
+        for point in pyhf.points
+    ]
+
+
+def _pairs(kernel: HypothesisResult, pyhf: HypothesisResult) -> Iterator[_Pair]:
+    """Yield the numbers that both have; limits where there are any, as they are what is asked."""
+    yield from _apart("limit", _limits(kernel), _limits(pyhf), None)
+    yield from (
+        _compared(kernel.points[:1], pyhf.points[:1])
+        if pyhf.limit
+        else _compared(kernel.points, pyhf.points)
+    )
+    yield from _apart("-2 log L", _minimum(kernel), _minimum(pyhf), _TWICE_NLL)
+
+
+def _compared(kernel: Iterable[MuPoint], pyhf: Iterable[MuPoint]) -> Iterator[_Pair]:
+    for ours, theirs in zip(kernel, pyhf, strict=False):
+        yield from _apart("CLs", _cls_of(ours), _cls_of(theirs), _CLS)
+
+
+def _apart(
+    name: str,
+    ours: Iterable[float | None],
+    theirs: Iterable[float | None],
+    tolerance: float | None,
+) -> Iterator[_Pair]:
+    """Yield the pairs of numbers; a tolerance of None is that of limits, which is relative."""
     for one, other in zip(ours, theirs, strict=False):
         if one is None or other is None:
             continue
         allowed = tolerance or _LIMIT * max(abs(one), abs(other), math.ulp(1.0))
-        if abs(one - other) / allowed > largest:
-            worst, largest = (one, other), abs(one - other) / allowed
-    return worst
+        yield _Pair(name, one, other, abs(one - other) / allowed)
 
 
 def _limits(result: HypothesisResult) -> list[float | None]:
     return [result.limit.observed, *result.limit.expected] if result.limit else []
 
 
-def _cls(result: HypothesisResult) -> list[float | None]:
-    # The points of a search for limits are where each engine looked.
-    points = result.points[:1] if result.limit else result.points
-    return [value for point in points for value in (point.CLs_obs, *point.CLs_exp)]
+def _cls_of(point: MuPoint) -> list[float | None]:
+    return [point.CLs_obs, *point.CLs_exp]
 
 
 def _minimum(result: HypothesisResult) -> list[float | None]:

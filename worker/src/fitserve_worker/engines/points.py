@@ -38,7 +38,10 @@ def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> 
         "muhat": first.muhat if first else None,
         "twice_nll": first.twice_nll if first else None,
         "attempts": [attempt for climb in climbs.values() for attempt in climb.attempts],
-        "diagnostics": {"shift": first.shift if first else None},
+        "diagnostics": {
+            "converged": all(climb.best is not None for climb in climbs.values()),
+            "shift": first.shift if first else None,
+        },
     }
 
 

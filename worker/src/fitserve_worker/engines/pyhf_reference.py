@@ -164,6 +164,7 @@ class PyhfEngine:
             "muhat": None if best is None or poi is None else float(best.values[poi]),
             "twice_nll": best.twice_nll if best else None,
             "attempts": climb.attempts,
+            "diagnostics": best.state if best else {"converged": False},
             "engine": engine,
         }
 

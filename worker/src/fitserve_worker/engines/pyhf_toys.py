@@ -65,6 +65,7 @@ def toys_answer(toys: ToyFits) -> dict[str, Any]:
         "CLs_exp": [None] * 5,
         "points": [],
         "attempts": toys.observed.attempts,
+        "diagnostics": {"converged": best is not None, "shift": best.shift if best else None},
     }
     if best is None:
         return fields

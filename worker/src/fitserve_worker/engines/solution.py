@@ -17,14 +17,24 @@ from fitserve.contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-__all__ = ["Channel", "Solution", "correlations", "parameters", "ranked", "yields_by_channel"]
+__all__ = [
+    "Channel",
+    "Solution",
+    "correlations",
+    "listed",
+    "parameters",
+    "ranked",
+    "yields_by_channel",
+]
 
+# So many parameters at bounds are named.
+_NAMED = 10
 # Correlations are told to this many decimals: more are not known, and they are many.
 _DECIMALS = 5
 
@@ -87,6 +97,19 @@ def parameters(found: Solution) -> list[FittedParameter]:
             )
         )
     return made
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names of parameters in one line, not too many of them.
+
+    Examples
+    --------
+    >>> listed(["mu", "lumi"])
+    'lumi, mu'
+    """
+    ordered = sorted(names)
+    more = len(ordered) - _NAMED
+    return ", ".join(ordered[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def correlations(found: Solution) -> Correlations:

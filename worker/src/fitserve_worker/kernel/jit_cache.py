@@ -132,8 +132,11 @@ class JitCache:
         with contextlib.suppress(OSError):
             for entry in shared.iterdir():
                 mine = self.private / entry.name
-                if not entry.name.startswith(".") and not os.path.lexists(mine):
-                    mine.symlink_to(entry.resolve())
+                if entry.name.startswith(".") or os.path.lexists(mine):
+                    continue
+                target = entry.resolve()
+                if _is_trusted(target):
+                    mine.symlink_to(target)
 
     def publish(self) -> int:
         """Move newly compiled programs into the shared directory.
@@ -187,14 +190,18 @@ def _remove_left() -> None:
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def _is_trusted(directory: Path) -> bool:
-    """Tell whether programs in a directory may be run: only we or root can have put them there."""
+def _is_trusted(path: Path) -> bool:
+    """Tell whether programs in a directory, or one of them, may be run.
+
+    That is so where nobody but us and root can have written to it. What a group may write to is
+    anybody's in it, and is not used either.
+    """
     try:
-        status = directory.stat()
+        status = path.stat()
     except OSError:
         return False
     ours = status.st_uid in (0, os.getuid())
-    if not ours or status.st_mode & stat.S_IWOTH:
-        _LOG.warning("%s is not used: others may write to it", directory)
+    if not ours or status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+        _LOG.warning("%s is not used: others may write to it", path)
         return False
     return True

@@ -42,6 +42,8 @@ class _Held(NamedTuple):
     value: float
     x: FloatArray
     problems: tuple[str, ...]
+    converged: bool = True
+    positive: bool = True
 
 
 class Strengths:
@@ -185,6 +187,17 @@ class Strengths:
             tuple(f"the fit with {name} {what}" for name, found in named.items() for what in found),
         )
 
+    def converged(self, at: int) -> bool:
+        """Tell whether all fits to a hypothesis converged, of those that count in the end."""
+        return bool(self.free.converged[at]) and all(one.converged for one in self._held(at))
+
+    def positive(self, at: int) -> bool:
+        """Tell whether the Hessian was positive definite at the end of each of these fits."""
+        return bool(self.free.positive[at]) and all(one.positive for one in self._held(at))
+
+    def _held(self, at: int) -> list[_Held]:
+        return [*self._observed[at].values(), *self._asimov[at].values()]
+
     def _fit(
         self, which: IntArray, starts: Sequence[FloatArray], data: Data, mu: FloatArray
     ) -> Fits:
@@ -207,7 +220,13 @@ class Strengths:
     ) -> None:
         for row, (at, strength) in enumerate(zip(which.tolist(), mu.tolist(), strict=True)):
             problems = doubts(self._loaded, fits, row, data.events[row])
-            made[at][strength] = _Held(float(fits.value[row]), fits.x[row], tuple(problems))
+            made[at][strength] = _Held(
+                float(fits.value[row]),
+                fits.x[row],
+                tuple(problems),
+                bool(fits.converged[row]),
+                bool(fits.positive[row]),
+            )
 
     def _between(self, known: dict[float, _Held], mu: float) -> FloatArray:
         """Return a start: on the straight line through the two nearest fits around mu."""
