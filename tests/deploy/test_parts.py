@@ -382,6 +382,19 @@ def test_a_release_of_another_endpoint_stays(deployed: Deployed, home: Path) -> 
     assert removal._unused(deployed, mine) == [releases / "1-bb"]
 
 
+def test_an_image_that_another_site_runs_stays(make_site: Callable[..., Site], home: Path) -> None:
+    container = {"type": "apptainer", "image": "~/images/w.sif"}
+    deployed = Deployed(make_site(environment={"container": container}))
+    image = home / "images" / "w.sif"
+    assert deployed.path(deployed.places.image) == image
+    own = deployed.path(deployed.places.direct)
+    engine = json.dumps({"engine": {"container_uri": "$HOME/images/w.sif"}})
+    for place, kept in ((own, set()), (own.with_name("other"), {image})):
+        place.mkdir(parents=True)
+        (place / "engine.json").write_text(engine)
+        assert removal._still_needed(deployed) == kept
+
+
 def test_a_manifest_is_written_only_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     manifest = Manifest(endpoint="fitserve-mine", site="mine")
