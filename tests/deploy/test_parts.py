@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from jinja2.nativetypes import NativeEnvironment
 
 from fitserve.errors import BackendError, InputError, StoreError
 from sitekit.deployment.bundle import requirements_for
@@ -393,6 +394,21 @@ def test_an_image_that_another_site_runs_stays(make_site: Callable[..., Site], h
         place.mkdir(parents=True)
         (place / "engine.json").write_text(engine)
         assert removal._still_needed(deployed) == kept
+
+
+def test_what_an_earlier_version_made_is_remembered() -> None:
+    roles = Path(__file__).parents[2] / "deploy" / "ansible" / "roles"
+    text = yaml.safe_load((roles / "runtime" / "defaults" / "main.yml").read_text())["runtime_made"]
+    seen = {"paths": {"made": ["~/a", "~/a/2.sif", "~/b"]}, "there": ["~/a", "~/b"]}
+
+    def made(old: dict[str, Any]) -> Any:
+        template = NativeEnvironment().from_string(text)
+        return template.render(preflight_seen=seen, runtime_old=old)
+
+    assert made({}) == ["~/a/2.sif"]
+    then = made({"made": ["~/a", "~/a/1.sif"]})
+    assert then == ["~/a", "~/a/2.sif", "~/a/1.sif"]
+    assert made({"made": then}) == then
 
 
 def test_a_manifest_is_written_only_when_it_changes(tmp_path: Path) -> None:
