@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from containerrig import images
 from containerrig.users import checkout, made_user
 from imagekit.names import sif_name
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SIF", "load", "make_sif", "prepare_sif", "prepared_sif"]
 
 SIF = sif_name("worker")
-_PLACE = images.CACHE / "sif"
+_PLACE = images.ROOT / ".cache" / "sif"
 
 
 def load(user: User, archive: Path) -> str:
@@ -38,12 +40,14 @@ def make_sif(user: User) -> Path:
 
 
 def prepare_sif() -> Path:
-    """Return the file of this checkout's image, made unless it is in the cache: takes minutes."""
+    """Return the file of this checkout's image, made unless it is there: takes minutes."""
     reason = images.absent()
     assert reason is None, reason
     if images.kept() and (there := prepared_sif()):
         return there
-    with images.ready():
+    images.CACHE.mkdir(parents=True, exist_ok=True)
+    # The user who makes it is one for all checkouts of this machine.
+    with FileLock(images.CACHE / "sif.lock"), images.ready():
         images.build("worker", images.base())
         found = images.run(
             "podman", "image", "inspect", "--format", "{{.Id}}", images.IMAGE
@@ -62,7 +66,7 @@ def prepared_sif() -> Path | None:
 def _make(place: Path) -> None:
     with (
         tempfile.TemporaryDirectory() as scratch,
-        made_user("fitrig", images.find_apptainer()) as user,
+        made_user("fitrigsif", images.find_apptainer()) as user,
     ):
         load(user, images.save(images.IMAGE, Path(scratch) / "worker.tar"))
         made = make_sif(user)
