@@ -50,6 +50,7 @@ test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-w
 test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints here and on the hosts of test-schedulers; needs root
 	@$(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
 		--machine "$$(uname -m)" > /dev/null
+	@PYTHONPATH=tests/rigs:containers $(BIN)/python -m containerrig > /dev/null
 	@$(OWN_NETWORK) $(BIN)/python -m pytest tests/deploy -m "deploy" --durations=10
 
 test-kubernetes: dev ## Run sites on a real Kubernetes, built once; needs root, see docs/kubernetes.md

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from containerrig.users import checkout
 from fitserve._version import __version__
 from imagekit.check import LOCKED_DOWN
 from imagekit.names import image_name
@@ -20,8 +21,7 @@ from imagekit.names import image_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import User
-
+    from containerrig.users import User
     from imagekit.engine import Engine
 
 pytestmark = pytest.mark.containers
@@ -58,7 +58,7 @@ def test_a_second_build_gives_the_same_layers(
 def test_an_image_of_another_targets_libraries_is_not_built(
     podman: Engine, image: str, endpoint_image: str, build: Callable[..., None]
 ) -> None:
-    with pytest.raises(pytest.fail.Exception, match=r"worker\.lock"):
+    with pytest.raises(AssertionError, match=r"worker\.lock"):
         build("worker", "--build-arg", "LOCK=worker-endpoint")
 
 
@@ -136,9 +136,7 @@ def _mounted(place: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--recursive", place], check=True)
 
 
-def test_a_user_without_subordinate_ids(
-    checkout: Callable[[User], Path], system_user: User
-) -> None:
+def test_a_user_without_subordinate_ids(system_user: User) -> None:
     place = checkout(system_user)
     done = system_user.run("make", "-C", place, "image-check", "ENGINE=podman")
     assert f"{system_user.name} has too few subordinate ids" in done.stderr

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from containerrig import images
 from imagekit.check import LOCKED_DOWN, check_image
 from imagekit.names import image_name, required_driver
 from imagekit.sif import save_archive
@@ -27,7 +27,7 @@ def target(
     request: pytest.FixtureRequest, build: Callable[..., None], engine: Engine
 ) -> Iterator[str]:
     """Build a target, and leave none of its 5 GB behind, nor twice that of its steps."""
-    kept = os.environ.get("FITSERVE_KEEP_IMAGE") and not os.environ.get("CI")
+    kept = images.kept()
     if not kept:
         build(request.param, "--layers=false")
     yield request.param

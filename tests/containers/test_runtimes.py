@@ -10,43 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from containerrig.sif import SIF
 from fitserve._version import __version__
-from imagekit.names import image_name, sif_name
 from sitekit.check import require_valid
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from conftest import User
+    from containerrig.users import User
 
 pytestmark = pytest.mark.containers
 
-ROOT = Path(__file__).parents[2]
-SIF = sif_name("worker")
 PATCHES = "X_600_*"
-
-
-@pytest.fixture(scope="module")
-def loaded(user: User, archive: Path) -> str:
-    """Return the image's name in the user's own storage."""
-    shared = Path(shutil.copy(archive, user.home / "worker.tar"))
-    shared.chmod(0o644)
-    user.must("podman", "load", "--quiet", "--input", shared)
-    shared.unlink()
-    return f"localhost/{image_name('worker')}"
-
-
-@pytest.fixture(scope="module")
-def sif(user: User, loaded: str, checkout: Callable[[User], Path]) -> Path:
-    """Return the image file, made by the user from the image and moved where sites look."""
-    place = checkout(user)
-    made = user.must("make", "-C", place, "--no-print-directory", "sif", "ENGINE=podman")
-    assert made.strip() == str(place / "build/images" / SIF)
-    user.must("mkdir", user.home / "fitserve")
-    user.must("mv", made.strip(), user.home / "fitserve")
-    return user.home / "fitserve" / SIF
 
 
 def _site(user: User, kind: str, image: str) -> Path:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from containerrig.images import APPTAINER
+from containerrig.sif import prepared_sif
 from deployrig.admin import ROOT, copy_checkout
+from deployrig.apptainer import Apptainer
 from deployrig.tunnel import Tunnels
 from globusrig.processes import RabbitMQ
 from globusrig.rig import Rig as Service
@@ -65,3 +68,20 @@ def tunnels(rig: Rig, service: Service) -> Iterator[Tunnels]:
 def service_there(service: Service, tunnels: Tunnels) -> Service:
     """Return the service, which login nodes reach."""
     return service
+
+
+@pytest.fixture(scope="session")
+def sif() -> Path:
+    """Return the workers' image file, made before: here is no network."""
+    file = prepared_sif()
+    _require(
+        "there is no image file: it is made by `make test-deploy`", file and APPTAINER.is_dir()
+    )
+    assert file is not None
+    return file
+
+
+@pytest.fixture(scope="session")
+def apptainer(rig: Rig, sif: Path) -> Apptainer:
+    """Return Slurm's nodes with Apptainer, which login nodes need not have."""
+    return Apptainer(rig, [rig.hosts[name] for name in ("c1", "c2")])

@@ -5,30 +5,23 @@ The tests are in the order of an endpoint's life, and each goes on from the one 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from deployrig.admin import Admin
-from globusrig.client import Client, complete
-from globusrig.processes import AMQP_PORT
+from deployrig.shared import NAME, PAM, PLACE, ROOTS, Shared
+from globusrig.client import complete
 from globusrig.rig import wait_for
-from schedulerrig import users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from deployrig.admin import Said
-    from globusrig.rig import Account
     from globusrig.rig import Rig as Service
     from schedulerrig.rig import Rig
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
-NAME = "shared"
-PLACE = "/srv/apps/fitserve"
-PAM = "fitserve-rig"
 # Whoever has an account and is not ben.
 PAM_RULES = """\
 account required pam_succeed_if.so quiet user != ben
@@ -36,58 +29,9 @@ account required pam_permit.so
 auth    required pam_permit.so
 session required pam_permit.so
 """
+# Whom PAM lets in, and who fits nothing here.
+SUDOER = "cleo"
 ONE = ("--patch", "X_600_0", "--engine", "pyhf")
-ROOTS = ("/root", "/etc/fitserve", "/etc/xdg/fitserve", "/srv/apps")
-
-
-class Shared:
-    """The site, its administrator, and a look at what is root's on its login node."""
-
-    def __init__(self, rig: Rig, service: Service, tree: Path, place: Path) -> None:
-        self.rig = rig
-        self.service = service
-        venv = f"{PLACE}/venv"
-        self.admin = Admin(tree, place, service.admin.environment())
-        self.admin.environment["HOME"] = str(place)
-        self.site = self.admin.write_site(
-            NAME,
-            users.site(
-                "slurm",
-                login={"host": "login", "user": "root"},
-                environment={"container": None, "venv": venv},
-                network={"interface": "eth0"},
-                access={
-                    "mode": "multi-user",
-                    "domains": ["site.example"],
-                    "authentication_policy": service.policy,
-                    "pam_service": PAM,
-                },
-                endpoint={
-                    "venv": venv,
-                    "heartbeat_seconds": 5,
-                    "idle_minutes": 1,
-                    "amqp_port": AMQP_PORT,
-                },
-            )
-            | {"contact": "mailto:help@site.example"},
-        )
-        self.before = self.files()
-
-    def files(self) -> set[str]:
-        found = self.rig.login.run("find", *ROOTS, "-not", "-path", "*/.ansible*", status=None)
-        return set(found.stdout.split())
-
-    def __call__(self, verb: str, *options: object, **more: Any) -> Said:
-        return self.admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
-
-    def status(self) -> dict[str, Any]:
-        return self.admin.status(self.site, "--ssh-config", self.rig.ssh_config)
-
-    def client(self, account: Account, place: Path) -> Client:
-        client = Client(self.service, account, place)
-        card = self.admin.card(NAME)
-        client("endpoints", "add", NAME, "--card", card, "--amqp-port", AMQP_PORT)
-        return client
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +39,9 @@ def shared(
     rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shared]:
     rig.login.run("tee", f"/etc/pam.d/{PAM}", stdin=PAM_RULES)
-    (rig.directory / "apps").mkdir()
     shared = Shared(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
     yield shared
-    rig.login.run("pkill", "-KILL", "-f", "globus-compute-endpoint|sitekit", status=None)
-    rig.login.run("pkill", "-KILL", "-u", "ada", status=None)
-    rig.slurm.cancel_all()
+    shared.end()
     # Users' own, which root does not take away: the next site is to find homes as they were.
     for own in (".fitserve", ".globus_compute"):
         rig.login.run("rm", "-rf", f"/home/ada/{own}")
@@ -154,8 +95,53 @@ def test_policy_mapping_and_pam_decide_who_is_let_in(shared: Shared, tmp_path: P
 def test_nothing_of_roots_is_left(shared: Shared) -> None:
     said = shared("destroy", "--yes")
     assert "ended" in said.out
-    assert shared.files() == shared.before
     wait_for(lambda: not shared.rig.slurm.jobs(), 20, "the end of all jobs")
+    _nothing_is_left(shared)
+
+
+def _nothing_is_left(shared: Shared) -> None:
+    assert shared.files() == shared.before
     left = shared.rig.login.run("ps", "-e", "-o", "args=").stdout
     assert "globus-compute" not in left
     assert "sitekit" not in left
+
+
+# -- by sudo -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_sudo(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """Return the same site for an administrator who logs in as an ordinary user."""
+    place = tmp_path_factory.mktemp("sudoer")
+    sudoer = Shared(shared.rig, shared.service, shared.admin.tree, place, user=SUDOER)
+    yield sudoer
+    sudoer.end()
+    sudoer.let(SUDOER, may=False)
+
+
+def test_whom_sudo_does_not_let_touches_nothing(by_sudo: Shared) -> None:
+    said = by_sudo("deploy", status=5)
+    assert "Missing sudo password" in said.err
+    assert "log in as root, or as a user whom sudo lets become root without a password" in said.err
+    assert said.changed == 0
+    assert by_sudo.files() == by_sudo.before
+    assert by_sudo.home(SUDOER) == set()
+
+
+def test_whom_sudo_lets_deploys_as_root_does(by_sudo: Shared) -> None:
+    login = by_sudo.rig.login
+    by_sudo.let(SUDOER)
+    said = by_sudo("deploy")
+    assert "another function is refused" in said.err
+    endpoint = by_sudo.status()["endpoint"]
+    owner = login.run("ps", "-o", "user=", "-p", endpoint["pid"]).stdout
+    assert owner.split() == ["root"]
+    assert login.run("find", *ROOTS, "-user", SUDOER).stdout == ""
+    again = by_sudo("deploy", "--diff")
+    assert again.changed == 0, again.err
+
+
+def test_whom_sudo_lets_takes_it_away(by_sudo: Shared) -> None:
+    by_sudo("destroy", "--yes")
+    _nothing_is_left(by_sudo)
+    assert by_sudo.home(SUDOER) == set()

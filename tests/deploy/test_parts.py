@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from jinja2.nativetypes import NativeEnvironment
 
 from fitserve.errors import BackendError, InputError, StoreError
 from sitekit.deployment.bundle import requirements_for
@@ -380,6 +381,34 @@ def test_a_release_of_another_endpoint_stays(deployed: Deployed, home: Path) -> 
     )
     mine = Manifest(endpoint=deployed.name, site="mine", releases=["1-aa", "1-bb"])
     assert removal._unused(deployed, mine) == [releases / "1-bb"]
+
+
+def test_an_image_that_another_site_runs_stays(make_site: Callable[..., Site], home: Path) -> None:
+    container = {"type": "apptainer", "image": "~/images/w.sif"}
+    deployed = Deployed(make_site(environment={"container": container}))
+    image = home / "images" / "w.sif"
+    assert deployed.path(deployed.places.image) == image
+    own = deployed.path(deployed.places.direct)
+    engine = json.dumps({"engine": {"container_uri": "$HOME/images/w.sif"}})
+    for place, kept in ((own, set()), (own.with_name("other"), {image})):
+        place.mkdir(parents=True)
+        (place / "engine.json").write_text(engine)
+        assert removal._still_needed(deployed) == kept
+
+
+def test_what_an_earlier_version_made_is_remembered() -> None:
+    roles = Path(__file__).parents[2] / "deploy" / "ansible" / "roles"
+    text = yaml.safe_load((roles / "runtime" / "defaults" / "main.yml").read_text())["runtime_made"]
+    seen = {"paths": {"made": ["~/a", "~/a/2.sif", "~/b"]}, "there": ["~/a", "~/b"]}
+
+    def made(old: dict[str, Any]) -> Any:
+        template = NativeEnvironment().from_string(text)
+        return template.render(preflight_seen=seen, runtime_old=old)
+
+    assert made({}) == ["~/a/2.sif"]
+    then = made({"made": ["~/a", "~/a/1.sif"]})
+    assert then == ["~/a", "~/a/2.sif", "~/a/1.sif"]
+    assert made({"made": then}) == then
 
 
 def test_a_manifest_is_written_only_when_it_changes(tmp_path: Path) -> None:

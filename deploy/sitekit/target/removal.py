@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +77,16 @@ def _unused(deployed: Deployed, manifest: Manifest) -> list[Path]:
 
 
 def _still_needed(deployed: Deployed) -> set[Path]:
-    """Return what this endpoint shares with others that are there: login and functions' ids."""
-    shared = {deployed.path(deployed.places.functions), deployed.path(deployed.places.tokens)}
+    """Return what this endpoint shares with others that are there: logins, functions, images."""
+    own = deployed.path(deployed.places.direct)
+    engines = [one for one in own.parent.glob("*/engine.json") if one.parent != own]
+    described = [json.loads(one.read_text(encoding="utf-8"))["engine"] for one in engines]
+    images = {deployed.path(one["container_uri"]) for one in described if "container_uri" in one}
     others = deployed.configuration.parent.glob("*/config.yaml")
-    return shared if any(one.parent != deployed.configuration for one in others) else set()
+    if any(one.parent != deployed.configuration for one in others):
+        shared = (deployed.places.functions, deployed.places.tokens)
+        return images | {deployed.path(path) for path in shared}
+    return images
 
 
 def _remove(path: Path, *, whole: bool) -> bool:

@@ -24,7 +24,7 @@ VENV = "~/.local/share/fitserve/venv"
 FIT = ("--patch", "X_600_*", "--engine", "pyhf")
 _HOSTS = {"slurm": "login", "torque": "login", "pbspro": "pbs"}
 # Not what deploying makes, and kept where it was.
-_OTHERS = (".ssh", ".ansible", ".cache", "staus")
+_OTHERS = (".ssh", ".ansible", ".apptainer", ".cache", "staus")
 
 
 class Tower:
@@ -36,10 +36,19 @@ class Tower:
         Home of the administrator.
     scheduler
         ``slurm``, ``torque`` or ``pbspro``.
+    changes
+        Sections of the site file that are otherwise; workers are the deployed release's, in no
+        container.
     """
 
     def __init__(
-        self, rig: Rig, service: Service, tree: Path, place: Path, scheduler: str = "slurm"
+        self,
+        rig: Rig,
+        service: Service,
+        tree: Path,
+        place: Path,
+        scheduler: str = "slurm",
+        **changes: dict[str, Any],
     ) -> None:
         self.rig = rig
         self.service = service
@@ -57,21 +66,19 @@ class Tower:
             if name.startswith("GLOBUS_SDK")
         }
         self.admin = Admin(tree, place, {})
-        self.site = self.admin.write_site(
-            self.name,
-            users.site(
-                scheduler,
-                login={"host": self.host.name, "user": USER},
-                environment={"container": None, "venv": VENV},
-                network={"interface": "eth0"},
-                endpoint={
-                    "venv": VENV,
-                    "heartbeat_seconds": 5,
-                    "idle_minutes": 1,
-                    "amqp_port": AMQP_PORT,
-                },
-            ),
-        )
+        sections: dict[str, dict[str, Any]] = {
+            "login": {"host": self.host.name, "user": USER},
+            "environment": {"container": None, "venv": VENV},
+            "network": {"interface": "eth0"},
+            "endpoint": {
+                "venv": VENV,
+                "heartbeat_seconds": 5,
+                "idle_minutes": 1,
+                "amqp_port": AMQP_PORT,
+            },
+            **changes,
+        }
+        self.site = self.admin.write_site(self.name, users.site(scheduler, **sections))
         self.first: Said | None = None
         self.before = self.files()
 

@@ -24,7 +24,7 @@ __all__ = ["PACKAGES", "Rig", "missing"]
 
 PACKAGES = (
     *("slurm-wlm", "slurm-wlm-torque", "slurmdbd", "munge", "mariadb-server"),
-    *("openssh-server", "iproute2", "cron", "systemd", "btrfs-progs"),
+    *("openssh-server", "iproute2", "cron", "systemd", "btrfs-progs", "sudo"),
 )
 """Debian's packages that the rig runs."""
 _COMMANDS = (
@@ -38,6 +38,7 @@ _COMMANDS = (
     "qsub",
     "ip",
     "mkfs.btrfs",
+    "sudo",
 )
 _PLACE = Path("/var/tmp")  # noqa: S108 - its own directory is made anew, and is root's
 _PREFIX = "fitserve-rig-"
