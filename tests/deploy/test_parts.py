@@ -420,6 +420,8 @@ def test_what_torque_put_at_home_is_the_endpoints_by_the_jobs_name(
         "parsl.fitserve-mine-HighThroughputExecutor.block-0.1764344000.1234.o17",
         "parsl.fitserve-mine-HighThroughputExecutor.block-0.1764344000.1234.e17",
         "parsl.fitserve-mine.block-3.1764344000.5.o18",
+        # Debian's qsub over Slurm: by the script that was given to it.
+        "parsl.fitserve-mine-HighThroughputExecutor.block-1.1764344000.1234.submit.e21",
     )
     others = (
         "parsl.fitserve-mine2.block-0.1764344000.1234.o19",

@@ -77,11 +77,11 @@ def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
     """Return the files of jobs' output that PBS has put into the user's home.
 
     It does so where it ignores the file that was asked for, as Debian's qsub over Slurm does.
-    They are told by the job's name, with ``.o`` or ``.e`` and the job's number.
+    They are told by the job's name, or that of its script, with ``.o`` or ``.e`` and its number.
     """
     if site.get("scheduler.type") not in {"pbspro", "torque"}:
         return []
-    ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+\.[oe][0-9]+\Z")
+    ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+(\.submit)?\.[oe][0-9]+\Z")
     found = Path.home().glob("parsl.*.[oe][0-9]*")
     return sorted(path for path in found if ours.match(path.name) and path.is_file())
 
