@@ -141,7 +141,7 @@ def _options(allowed: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
 def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data: bool) -> None:
     """Examine SITE on its login node, before anything is registered."""
     from sitekit.doctor import Patient, as_json, examine, report
-    from sitekit.doctor.network import GLOBUS_HOSTS
+    from sitekit.doctor.network import GLOBUS_HOSTS, MESSAGE_HOST
 
     loaded, warnings = load_site(site)
     for warning in [*warnings, *map(str, require_valid(loaded))]:
@@ -151,6 +151,7 @@ def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data
         rendering=Rendering(__version__, Path.home()),
         home=Path.home(),
         hosts=() if direct else GLOBUS_HOSTS,
+        messages=None if direct else (MESSAGE_HOST, loaded.get("endpoint.amqp_port")),
         submit=not no_job,
         job_seconds=job_seconds,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from sitekit.containers import container, home, image_file, probe_command
@@ -99,6 +100,8 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "idle_soft": max(1, site.get("endpoint.idle_minutes") * 60 // heartbeat),
         "idle_hard": max(1, site.get("endpoint.stuck_hours") * 3600 // heartbeat),
         "endpoint_venv": venv,
+        # Of the deployment, as in `sitekit.target.places`.
+        "state": f"{PurePosixPath(venv).parent}/{derived.endpoint_name}",
         "workers_venv": _workers_venv(site, rendering),
         "endpoint_path": path,
         "worker_labels": labels(derived.endpoint_name, "worker"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from sitekit.deployment.flat import flat_site
 from sitekit.deployment.inventory import Reach, inventory
 from sitekit.deployment.words import stages_words, status_words
 from sitekit.load import load_site, shipped_sites
-from sitekit.target import jobs, processes, removal, running, service
+from sitekit.target import jobs, processes, removal, running, service, tidying
 from sitekit.target import survey as survey_module
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, read_manifest, write_manifest
@@ -294,14 +295,21 @@ case "$2" in
 esac"""
 
 
+LOGINCTL = """echo "loginctl $@" >> {log}
+case "$1" in
+  enable-linger) test -e {log}.refuses && exit 1; touch {log}.lingers ;;
+  show-user) test -e {log}.lingers && echo yes || echo no ;;
+esac"""
+
+
 @pytest.fixture
 def unit(
     deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Deployed, Path]]:
     """Return an endpoint that a systemd looks after, and what was asked of it."""
     log = tmp_path / "systemctl.log"
-    asked = 'echo "loginctl $@" >> ' + str(log)
-    _fake(tmp_path / "bin", monkeypatch, systemctl=SYSTEMCTL.format(log=log), loginctl=asked)
+    logind = LOGINCTL.format(log=log)
+    _fake(tmp_path / "bin", monkeypatch, systemctl=SYSTEMCTL.format(log=log), loginctl=logind)
     path = deployed.path(deployed.places.unit)
     path.parent.mkdir(parents=True)
     path.write_text("[Service]\n")
@@ -328,6 +336,44 @@ def test_systemd_is_told_to_start_it_now_and_at_boot(unit: tuple[Deployed, Path]
     for line in (f"--user enable {name}", "loginctl enable-linger", f"--user start {name}"):
         assert line in asked
     assert not service.ensure(deployed, drain_seconds=0)["changed"]
+
+
+def test_an_endpoint_that_may_not_linger_is_said_to_end_at_logout(
+    unit: tuple[Deployed, Path],
+) -> None:
+    deployed, log = unit
+    refuses = log.with_name(f"{log.name}.refuses")
+    refuses.touch()
+    said = service.ensure(deployed, drain_seconds=0)
+    assert (said["boot"], service.boot(deployed)) == ("login", "login")
+    assert not service.ensure(deployed, drain_seconds=0)["changed"]
+    refuses.unlink()  # the administrators were asked
+    said = service.ensure(deployed, drain_seconds=0)
+    assert (said["boot"], said["changed"]) == ("systemd", True)
+
+
+def test_what_a_killed_endpoint_left_is_ended_with_its_jobs(
+    deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = tmp_path / "cancelled"
+    _fake(tmp_path / "bin", monkeypatch, squeue=SQUEUE, scancel=f'echo "$@" >> {cancelled}')
+    assert str(tidying.tidy(deployed)) == ""  # never registered: it had no jobs
+    deployed.configuration.mkdir(parents=True)
+    endpoint, child = (f"{digit * 8}-2222-4333-8444-555555555555" for digit in "34")
+    registered = json.dumps({"endpoint_id": endpoint})
+    (deployed.configuration / "endpoint.json").write_text(registered)
+    waiting = [sys.executable, "-c", "import time; time.sleep(60)"]
+    orphan = subprocess.Popen(waiting, env={"NAME": f"uep.{endpoint}.{child}"})
+    manager = subprocess.Popen([*waiting, deployed.name])
+    (deployed.configuration / "daemon.pid").write_text(f"{manager.pid}\n")
+    with orphan, manager:
+        found = tidying.tidy(deployed)
+        # By SIGKILL where the machine was too busy for the other.
+        for process in (manager, orphan):
+            assert process.wait(10) in {-signal.SIGTERM, -signal.SIGKILL}
+    assert found == (manager.pid, 1, ["11", "12"])
+    assert str(found) == f"endpoint {manager.pid}, 1 processes, jobs 11, 12"
+    assert cancelled.read_text().split() == ["11", "12"]
 
 
 def test_another_configuration_waits_for_users_fits(
@@ -366,6 +412,29 @@ def test_destroy_removes_what_was_made_and_nothing_else(
     left = sorted(str(path.relative_to(home)) for path in home.rglob("*"))
     assert left == [".config", ".local", ".local/share", ".local/share/theirs"]
     assert sorted(said["left"]) == [str(home / ".local"), str(home / ".local" / "share")]
+
+
+def test_what_torque_put_at_home_is_the_endpoints_by_the_jobs_name(
+    make_site: Callable[..., Site], home: Path
+) -> None:
+    ours = (
+        "parsl.fitserve-mine-HighThroughputExecutor.block-0.1764344000.1234.o17",
+        "parsl.fitserve-mine-HighThroughputExecutor.block-0.1764344000.1234.e17",
+        "parsl.fitserve-mine.block-3.1764344000.5.o18",
+        # Debian's qsub over Slurm: by the script that was given to it.
+        "parsl.fitserve-mine-HighThroughputExecutor.block-1.1764344000.1234.submit.e21",
+    )
+    others = (
+        "parsl.fitserve-mine2.block-0.1764344000.1234.o19",
+        "parsl.fitserve-mine.block-0.notes",
+        "analysis.o20",
+    )
+    for name in (*ours, *others):
+        (home / name).write_text("")
+    site = make_site(extends="torque")
+    found = jobs.outputs_at_home(site, "fitserve-mine")
+    assert {path.name for path in found} == set(ours)
+    assert jobs.outputs_at_home(make_site(), "fitserve-mine") == []
 
 
 def test_a_release_of_another_endpoint_stays(deployed: Deployed, home: Path) -> None:

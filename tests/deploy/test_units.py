@@ -13,6 +13,7 @@ import yaml
 from fitserve._version import __version__
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site
+from sitekit.target.places import places_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,9 @@ def test_systemd_understands_a_unit(
 
     good = files[unit.name]
     assert judged(good) == (0, "")
+    # What a killed endpoint left is ended by the deployment's script, or by nobody.
+    state = places_of(load_site(str(path))[0]).state
+    assert f"\nExecStartPre=-{state}/tidy\n" in good
     # It would tell.
     assert "Restrat" in judged(good.replace("Restart=", "Restrat="))[1]
     program.unlink()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 import globus_sdk
 import msgspec
 import pytest
 import requests
 
+from fitserve.backends.globus.ledger import Ledger
 from fitserve.backends.globus.verdicts import judge_remote
 from fitserve.endpoints import read_card
 from fitserve.endpoints.failures import explain, judge
 from fitserve.errors import BackendError
+
+if TYPE_CHECKING:
+    from fitserve.backends.base import Outcome
 
 CARD = read_card("11111111-2222-4333-8444-555555555555")
 
@@ -97,6 +104,56 @@ def test_what_an_endpoint_says_has_a_meaning(told: str, kind: str, cause: str) -
     assert cause in verdict.cause
     assert verdict.evidence.endswith(told.rsplit("\n", maxsplit=1)[-1].strip())
     assert (verdict.kind == "stop") == bool(verdict.hint)
+
+
+# As an endpoint tells it of a task that waited, and of one that came afterwards.
+_LATE = """Traceback from attempt: final attempt
+parsl.jobs.errors.TooManyJobFailuresError: Error 1:
+\tJob is marked as MISSING since the workers failed to register to the executor.
+\tEXIT CODE: 78
+\tSTDERR: no virtual environment in /home/ada/venv
+slurmstepd: error: task 0 failed
+
+--------------------------------------------------------------------"""
+_WAITED = "Traceback from attempt: 0\nparsl.errors.BadStateException: Executor failed\n" + _LATE
+
+
+def test_a_failed_block_is_told_by_its_own_words() -> None:
+    for told in (_LATE, _WAITED):
+        verdict = judge_remote(told, CARD)
+        assert verdict.kind == "blocks"
+        assert "before a worker has reported" in verdict.cause
+        wanted = "no virtual environment in /home/ada/venv slurmstepd: error: task 0 failed"
+        assert verdict.evidence == wanted
+        assert "administrator" in verdict.hint
+
+
+def test_a_first_bad_block_is_survived_and_the_third_in_a_row_is_not() -> None:
+    ledger = Ledger(CARD)
+    tickets = (f"t{number}" for number in itertools.count())
+
+    def blocks(told: str, tasks: int = 2) -> list[Outcome]:
+        """Send tasks and have all of them end by a failed block."""
+        sent = list(itertools.islice(tickets, tasks))
+        for ticket in sent:
+            ledger.take(ticket, {"group": "g", "child": "c"}, Future())
+        for ticket in sent:
+            ledger.failed(ticket, told)
+        return [ledger.ended.get_nowait() for _ in range(ledger.ended.qsize())]
+
+    for _ in range(2):
+        assert [outcome.again for outcome in blocks(_WAITED)] == [True, True]
+        # Those that an endpoint on its way out refuses tell nothing of another block.
+        assert [outcome.again for outcome in blocks(_LATE, 5)] == [True] * 5
+    ledger.take("good", {"group": "g", "child": "c"}, Future())
+    ledger.answer("good", "an answer")
+    assert ledger.ended.get_nowait().result == "an answer"
+    for _ in range(2):
+        assert len(blocks(_WAITED)) == 2
+    assert ledger.failure is None
+    assert blocks(_WAITED) == []
+    assert ledger.failure is not None
+    assert "no virtual environment" in ledger.failure.evidence
 
 
 def test_a_lost_node_names_the_time_limit() -> None:

@@ -667,6 +667,33 @@ def test_the_way_out_is_tried_directly_and_through_a_proxy(
         assert level == "ok" or "403" in finding.evidence
 
 
+def test_messages_need_a_way_without_the_proxy(
+    patient: Callable[..., Patient], fakes: Any, proxy: Callable[[bytes], int]
+) -> None:
+    """The endpoint's pika knows of no proxy: one that takes AMQPS is no way for it."""
+    from sitekit.doctor import network
+
+    address = f"http://127.0.0.1:{proxy(b'HTTP/1.1 200 OK' + bytes([13, 10, 13, 10]))}"
+    plain, behind = patient(), patient(network={"proxy": {"https": address}})
+
+    def looked(of: Patient, port: int) -> Finding:
+        asked = replace(of, hosts=(), messages=("127.0.0.1", port), submit=False)
+        [finding] = [one for one in network.look(asked) if one.check == "internet"]
+        return finding
+
+    there = proxy(b"")
+    assert looked(plain, there).level == looked(behind, there).level == "ok"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        for of, said in ((plain, "no task arrives"), (behind, "through the proxy alone")):
+            finding = looked(of, port)
+            assert (finding.level, finding.field) == ("failure", "endpoint.amqp_port")
+            assert said in finding.cause
+            assert "refused" in finding.evidence
+            assert "443 or 5671" in finding.change
+
+
 def test_a_listener_answers_what_it_is_told() -> None:
     with Answering(None) as listener:
         assert listener.port is not None

@@ -171,6 +171,13 @@ def _handed_over(deployment: Deployment) -> str:
                 "after a reboot nothing starts it, for there is neither systemd for this user nor "
                 f"cron; then: make deploy SITE={said['site']}"
             )
+        if said["boot"] == "login":
+            lines.append(
+                f"it ends when {said['user']} logs out of {said['host']}, and nothing starts it "
+                "after a reboot: systemd does not let that user's services linger; ask the "
+                f"administrators there for `loginctl enable-linger {said['user']}`, then: "
+                f"make deploy SITE={said['site']}"
+            )
         if said["pending"]:
             lines.append(
                 "users' fits are running: the endpoint itself is started anew by the next "
@@ -213,7 +220,7 @@ def _ask(given: dict[str, Any], verb: str, *words: str) -> tuple[Deployment, dic
 @click.command()
 @_deployment_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--end-orphans", is_flag=True, help="End what a killed endpoint left behind.")
+@click.option("--end-orphans", is_flag=True, help="End the processes and jobs of a dead endpoint.")
 def status(*, as_json: bool, end_orphans: bool, **given: Any) -> None:
     """Say what the endpoint of SITE is doing, and what it waits for."""
     from sitekit.deployment.words import status_words

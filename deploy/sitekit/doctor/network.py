@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from sitekit.doctor.shell import Patient
     from sitekit.site import Site
 
-__all__ = ["GLOBUS_HOSTS", "Answering", "address_of", "clock", "interfaces", "look"]
+__all__ = ["GLOBUS_HOSTS", "MESSAGE_HOST", "Answering", "address_of", "clock", "interfaces", "look"]
 
-GLOBUS_HOSTS = (
-    ("compute.api.globus.org", 443),
-    ("auth.globus.org", 443),
-    ("compute.amqps.globus.org", 443),
-)
+GLOBUS_HOSTS = (("compute.api.globus.org", 443), ("auth.globus.org", 443))
+"""Asked by HTTPS: directly or through a proxy."""
+MESSAGE_HOST = "compute.amqps.globus.org"
+"""Of tasks and results: the endpoint's library for it (pika) knows of no proxy."""
 WORKER_PORTS = range(54000, 55000)
 """Where Parsl listens for workers unless a port is fixed."""
 
@@ -142,29 +141,53 @@ def _listening(ports: list[int]) -> Iterator[tuple[socket.socket, int]]:
 def _outbound(patient: Patient) -> Iterator[Finding]:
     proxy = patient.site.get("network.proxy.https")
     for host, port in patient.hosts:
-        started = time.monotonic()
-        trouble = _dial(host, port, proxy)
-        name = f"{host}:{port}"
-        if not trouble:
-            seconds = time.monotonic() - started
-            yield good("internet", f"{name} is reached in {seconds:.1f} s")
-        elif proxy:
-            yield failed(
-                "internet",
-                f"{name} is not reached through the proxy",
-                evidence=trouble,
-                field="network.proxy",
-                change="the proxy's address, or none where there is a direct way",
-            )
-        else:
-            yield failed(
-                "internet",
-                f"{name} is not reached, and without it there is no cloud service",
-                evidence=trouble,
-                field="network.proxy",
-                change="proxy: {https: 'http://HOST:PORT'} if the site has one, or ask for "
-                "outbound port 443; driving the site directly works without",
-            )
+        yield _reached(host, port, proxy)
+    if patient.messages is not None:
+        yield _reached_directly(*patient.messages, proxy)
+
+
+def _reached(host: str, port: int, proxy: str | None) -> Finding:
+    started = time.monotonic()
+    trouble = _dial(host, port, proxy)
+    name = f"{host}:{port}"
+    if not trouble:
+        return good("internet", f"{name} is reached in {time.monotonic() - started:.1f} s")
+    if proxy:
+        return failed(
+            "internet",
+            f"{name} is not reached through the proxy",
+            evidence=trouble,
+            field="network.proxy",
+            change="the proxy's address, or none where there is a direct way",
+        )
+    return failed(
+        "internet",
+        f"{name} is not reached, and without it there is no cloud service",
+        evidence=trouble,
+        field="network.proxy",
+        change="proxy: {https: 'http://HOST:PORT'} if the site has one, or ask for "
+        "outbound port 443; driving the site directly works without",
+    )
+
+
+def _reached_directly(host: str, port: int, proxy: str | None) -> Finding:
+    """Look for the way of tasks and results, which has to do without the proxy."""
+    started = time.monotonic()
+    trouble = _dial(host, port, None)
+    name = f"{host}:{port}"
+    if not trouble:
+        return good("internet", f"{name} is reached in {time.monotonic() - started:.1f} s")
+    told = f"{name} is not reached, and without it no task arrives"
+    if proxy and not _dial(host, port, proxy):
+        told = f"{name} is reached through the proxy alone, which its library cannot use"
+    return failed(
+        "internet",
+        told,
+        evidence=f"directly: {trouble}",
+        field="endpoint.amqp_port",
+        change=f"ask for a direct way from here to {host}, port 443 or 5671, and name that port; "
+        "driving the site directly works without",
+    )
 
 
 def _dial(host: str, port: int, proxy: str | None) -> str:

@@ -69,6 +69,8 @@ class Patient:
     hosts
         Hosts of the cloud service that must be reached, with their ports; none where the
         site is used directly only.
+    messages
+        Host and port of its messages, which must be reached without a proxy.
     submit
         Whether a job is submitted.
     job_seconds
@@ -79,6 +81,7 @@ class Patient:
     rendering: Rendering
     home: Path
     hosts: Sequence[tuple[str, int]] = ()
+    messages: tuple[str, int] | None = None
     submit: bool = True
     job_seconds: float = 600.0
 

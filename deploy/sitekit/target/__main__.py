@@ -29,7 +29,11 @@ def commands(context: click.Context, site: str) -> None:
     """Do what deploying SITE does on the machine that it is deployed on."""
     deployed = Deployed(load_site(site)[0])
     # Before any SDK is imported; nothing is ever given on a command line.
-    os.environ.update(deployed.credentials())
+    variables = deployed.variables()
+    for name in variables:
+        # An account may have another proxy in small letters, which would be taken first.
+        os.environ.pop(name.lower(), None)
+    os.environ.update(variables)
     context.obj = deployed
 
 
@@ -154,13 +158,27 @@ def smoke(deployed: Deployed, seconds: float) -> None:
 @click.pass_obj
 def status(deployed: Deployed, *, keep: bool) -> None:
     """Say what the endpoint is doing."""
+    from sitekit.target.jobs import cancel_jobs
     from sitekit.target.processes import end_orphans
+    from sitekit.target.running import manager_pid
     from sitekit.target.status import status as look
 
     found = look(deployed)
-    if not keep and found["orphans"] and deployed.endpoint_id:
+    if not keep and deployed.endpoint_id:
         found["orphans_ended"] = end_orphans(deployed.endpoint_id)
+        # Which jobs are a dead child's cannot be told while others live.
+        if not found["children"] and manager_pid(deployed) is None:
+            found["jobs_ended"] = cancel_jobs(deployed.site, deployed.name)
     _emit(found)
+
+
+@commands.command()
+@click.pass_obj
+def tidy(deployed: Deployed) -> None:
+    """End what a killed endpoint left: systemd does so before it starts one."""
+    from sitekit.target.tidying import tidy as end_what_is_left
+
+    _emit(end_what_is_left(deployed)._asdict())
 
 
 @commands.command()

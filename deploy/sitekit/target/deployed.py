@@ -109,14 +109,22 @@ class Deployed:
         pairs = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines())
         return {name: value for name, equals, value in pairs if equals and name[:1] != "#"}
 
+    def variables(self) -> dict[str, str]:
+        """Return what everything here that speaks to the service has in its environment.
+
+        The site's proxy, unless the credentials file names one (with its password), and the
+        credentials.
+        """
+        proxy = self.site.get("network.proxy") or {}
+        found = {
+            f"{name.upper()}_PROXY": proxy[name] for name in ("https", "http") if proxy.get(name)
+        }
+        if found:
+            found["NO_PROXY"] = ",".join(proxy["none_for"])
+        return {**found, **self.credentials()}
+
     def environment(self) -> dict[str, str]:
         """Return the environment of the endpoint, as a systemd unit would have it."""
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        proxy = self.site.get("network.proxy") or {}
-        proxies = {
-            f"{name.upper()}_PROXY": proxy[name] for name in ("https", "http") if proxy.get(name)
-        }
-        if proxies:
-            proxies["NO_PROXY"] = ",".join(proxy["none_for"])
         path = f"{self.link}/bin:/usr/local/bin:/usr/bin:/bin"
-        return {**passed, **proxies, "PATH": path, **self.credentials()}
+        return {**passed, "PATH": path, **self.variables()}

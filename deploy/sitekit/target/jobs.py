@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.backends.qstat import read_qstat
@@ -11,7 +12,7 @@ from sitekit.doctor.shell import run
 if TYPE_CHECKING:
     from sitekit.site import Site
 
-__all__ = ["Job", "cancel_jobs", "find_jobs"]
+__all__ = ["Job", "cancel_jobs", "find_jobs", "outputs_at_home"]
 
 _SLURM = "%i|%j|%T|%r|%M|%D|%N"
 _WAITING = {"PENDING": "queued", "Q": "queued", "H": "held", "W": "queued"}
@@ -59,12 +60,30 @@ def find_jobs(site: Site, endpoint: str) -> list[Job]:
         found = _pbs_jobs(timeout)
     else:
         return []
-    ours = re.compile(rf"parsl\.{re.escape(endpoint)}(-HighThroughputExecutor)?\.")
+    ours = re.compile(_name(endpoint))
     return [
         job._replace(of_endpoint=bool(matched[1]))
         for job in found
         if (matched := ours.match(job.name))
     ]
+
+
+def _name(endpoint: str) -> str:
+    """Return a pattern of the names that Parsl gives jobs; its group is there for an endpoint's."""
+    return rf"parsl\.{re.escape(endpoint)}(-HighThroughputExecutor)?\."
+
+
+def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
+    """Return the files of jobs' output that PBS has put into the user's home.
+
+    It does so where it ignores the file that was asked for, as Debian's qsub over Slurm does.
+    They are told by the job's name, or that of its script, with ``.o`` or ``.e`` and its number.
+    """
+    if site.get("scheduler.type") not in {"pbspro", "torque"}:
+        return []
+    ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+(\.submit)?\.[oe][0-9]+\Z")
+    found = Path.home().glob("parsl.*.[oe][0-9]*")
+    return sorted(path for path in found if ours.match(path.name) and path.is_file())
 
 
 def _told(row: list[str]) -> tuple[str, str, str, str, str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.doctor.shell import run
+from sitekit.target.jobs import outputs_at_home
 from sitekit.target.manifest import read_manifest
 from sitekit.target.service import stop
 
@@ -51,6 +52,9 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
         for child in deployed.configuration.parent.glob(f"uep.{endpoint}.*"):
             shutil.rmtree(child, ignore_errors=True)
             removed.append(str(child))
+    for output in outputs_at_home(deployed.site, deployed.name):
+        output.unlink(missing_ok=True)
+        removed.append(str(output))
     kept = _still_needed(deployed)
     for made in reversed(manifest.made):
         path = Path(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.errors import BackendError
 from sitekit.doctor.shell import run
 from sitekit.target.jobs import cancel_jobs
-from sitekit.target.processes import alive, end, end_all, end_orphans, find_processes
+from sitekit.target.processes import alive, end, end_all, find_processes
 from sitekit.target.running import (
     manager_pid,
     running_digest,
@@ -93,9 +94,12 @@ def wait_until_idle(deployed: Deployed, seconds: float) -> bool:
 
 
 def boot(deployed: Deployed) -> str:
-    """Return what starts the endpoint when the machine starts: systemd, cron or nothing."""
+    """Return what starts the endpoint when the machine starts: systemd, cron or nothing.
+
+    ``login``: systemd does when its user logs in, and ends it at logout, for it may not linger.
+    """
     if manager_kind(deployed) == "systemd":
-        return "systemd"
+        return "systemd" if _lingers(deployed) else "login"
     return "cron" if _cron_line(deployed) in _cron() else "nothing"
 
 
@@ -131,9 +135,7 @@ def _is_looked_after(deployed: Deployed) -> bool:
 
 
 def _start(deployed: Deployed) -> None:
-    endpoint = deployed.endpoint_id
-    if endpoint is not None:
-        end_orphans(endpoint)
+    # What another left is ended first: by the unit, or by the supervisor.
     if manager_kind(deployed) == "systemd":
         _started(_systemctl(deployed, "start"))
         _note(deployed)
@@ -196,19 +198,27 @@ def _wait_for_id(deployed: Deployed) -> str:
 def _enable(deployed: Deployed) -> bool:
     if manager_kind(deployed) == "systemd":
         _systemctl(deployed, "daemon-reload")
-        if _systemctl(deployed, "is-enabled", "--quiet").ok:
-            return False
-        done = _systemctl(deployed, "enable")
-        _started(done)
-        if not deployed.multi_user:
-            # Else a user's services end at logout. Not every site allows it.
-            run("loginctl", "enable-linger", timeout=_SECONDS)
-        return True
+        enabled = _systemctl(deployed, "is-enabled", "--quiet").ok
+        if not enabled:
+            _started(_systemctl(deployed, "enable"))
+        if _lingers(deployed):
+            return not enabled
+        # Not every site allows it; `boot` says what came of it.
+        run("loginctl", "enable-linger", timeout=_SECONDS)
+        return not enabled or _lingers(deployed)
     line, lines = _cron_line(deployed), _cron()
     if shutil.which("crontab") is None or line in lines:
         return False
     _write_cron([*lines, line])
     return True
+
+
+def _lingers(deployed: Deployed) -> bool:
+    """Return whether the services of the endpoint's user go on without a login of theirs."""
+    if deployed.multi_user:
+        return True
+    words = ("show-user", getpass.getuser(), "--property=Linger", "--value")
+    return run("loginctl", *words, timeout=_SECONDS).out.strip() == "yes"
 
 
 def _systemctl(deployed: Deployed, verb: str, *options: str) -> Result:

@@ -87,7 +87,7 @@ def _since(pid: int) -> str:
 
 
 def _workers(deployed: Deployed, jobs: list[Job], commands: list[str]) -> dict[str, int | None]:
-    """Return how many workers there are; those of jobs are as many as their nodes have."""
+    """Return how many workers there are: counted here, or expected of the jobs that run."""
     derived = derive(deployed.site)
     if deployed.site.get("scheduler.type") == "local":
         here = sum("process_worker_pool" in one or "multiprocessing" in one for one in commands)
@@ -107,8 +107,13 @@ def _disk(deployed: Deployed) -> dict[str, Any]:
     return known
 
 
-def _last_fits(deployed: Deployed, version: str | None) -> list[dict[str, Any]]:
-    """Return the newest answers that workers kept on this file system."""
+def _last_fits(deployed: Deployed, version: str | None) -> list[dict[str, Any]] | None:
+    """Return the newest answers that workers kept on this file system.
+
+    None where they are not known: each user of a multi-user endpoint has a directory of answers.
+    """
+    if deployed.multi_user:
+        return None
     place = deployed.path(deployed.places.cache) / "outbox"
     if version is None or not place.is_dir() or not os.access(place, os.R_OK):
         return []

@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING
 
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed
-from sitekit.target.jobs import cancel_jobs
-from sitekit.target.processes import alive, end, end_orphans
-from sitekit.target.running import lock_file, manager_pid, running_file, wanted_digest
+from sitekit.target.processes import alive
+from sitekit.target.running import lock_file, running_file, wanted_digest
+from sitekit.target.tidying import tidy
 
 if TYPE_CHECKING:
     from types import FrameType
 
 __all__ = ["Supervisor", "main"]
 
-_GRACE = 120.0
 _SETTLE = 10.0
 
 
@@ -50,26 +49,15 @@ class Supervisor:
         restart = self._deployed.site.get("endpoint.restart")
         while not self._stop:
             self._again = False
-            self._tidy()
+            left = str(tidy(self._deployed))
+            if left:
+                _say(f"ended what was left: {left}")
             status = self._serve()
             _say(f"the endpoint ended with status {status}")
             if not (self._stop or self._again):
                 if restart == "no" or (restart == "on-failure" and status == 0):
                     return
                 self._wait()
-
-    def _tidy(self) -> None:
-        """End what a killed endpoint left: an endpoint that nobody looks after, workers, jobs."""
-        deployed = self._deployed
-        pid = manager_pid(deployed)
-        if pid is not None:
-            _say(f"ending process {pid} of an endpoint that nobody looks after")
-            end([pid], _GRACE)
-        if deployed.endpoint_id is not None:
-            count = end_orphans(deployed.endpoint_id)
-            jobs = cancel_jobs(deployed.site, deployed.name)
-            if count or jobs:
-                _say(f"ended what was left: {count} processes, jobs {', '.join(jobs) or 'none'}")
 
     def _serve(self) -> int:
         deployed = self._deployed

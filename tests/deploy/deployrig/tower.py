@@ -92,9 +92,7 @@ class Tower:
 
     def files(self) -> set[str]:
         found = {str(path.relative_to(self.home)) for path in self.home.rglob("*")}
-        # Debian's qsub over Slurm ignores where a job's output is wanted: it is put here.
-        others = (*_OTHERS, "parsl.") if self.scheduler == "torque" else _OTHERS
-        return {path for path in found if not path.startswith(others)}
+        return {path for path in found if not path.startswith(_OTHERS)}
 
     def __call__(self, verb: str, *options: object, tree: Path | None = None, **more: Any) -> Said:
         admin = self.admin

@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["DROPPED", "Ledger", "Sent"]
 
+# So many endpoints, one after the other, may end with their first block: a bad node is one of
+# many, and what is wrong with all of them is not put right by another block.
+_BLOCKS = 3
 DROPPED = "the service has dropped its result"
 
 
 class Sent(NamedTuple):
-    """A task at the service: its ids, and when it was last heard of (monotonic seconds)."""
+    """A task at the service: its ids, since when, and when it was last heard of (monotonic s)."""
 
     handle: dict[str, str]
     heard: float
+    since: float
 
 
 class Ledger:
@@ -54,6 +58,8 @@ class Ledger:
         self._adrift: set[str] = set()
         self._accepted: deque[Accepted] = deque()
         self._closed = False
+        self._blocks_failed = 0
+        self._blocks_failed_at = 0.0
 
     def close(self) -> None:
         """Take no more ends: those of tasks that are let go are none."""
@@ -100,7 +106,8 @@ class Ledger:
         """Note a task that the service has just taken."""
         with self._lock:
             self.groups.add(handle["group"])
-            self._sent[ticket] = Sent(handle, time.monotonic())
+            now = time.monotonic()
+            self._sent[ticket] = Sent(handle, now, now)
             self._accepted.append(Accepted(ticket, handle))
         self.watch(ticket, future)
 
@@ -108,7 +115,8 @@ class Ledger:
         """Note tasks that an earlier process has sent."""
         with self._lock:
             for task in tasks:
-                self._sent[task.ticket] = Sent(task.handle, time.monotonic())
+                now = time.monotonic()
+                self._sent[task.ticket] = Sent(task.handle, now, now)
                 self._adrift.add(task.ticket)
 
     def watch(self, ticket: str, future: Future[Any]) -> None:
@@ -133,6 +141,7 @@ class Ledger:
     def answer(self, ticket: str, result: Any) -> None:
         """End a task with what its function returned."""
         if isinstance(result, str):
+            self._blocks_failed = 0
             self.end(Outcome(ticket, result, None))
         else:
             self.failed(ticket, f"DeserializationError: the answer is a {type(result).__name__}")
@@ -140,11 +149,23 @@ class Ledger:
     def failed(self, ticket: str, told: str) -> None:
         """End a task with what the endpoint told instead of a result."""
         verdict = judge_remote(told, self._card)
-        if verdict.kind == "stop":
+        often = verdict.kind == "blocks" and self._blocks_fail_too_often(ticket, told)
+        if verdict.kind == "stop" or often:
             self.failure = BackendError(verdict.cause, evidence=verdict.evidence, hint=verdict.hint)
             return
         text = f"{verdict.cause} ({verdict.evidence})"
-        self.end(Outcome(ticket, None, text, again=verdict.kind == "again"))
+        self.end(Outcome(ticket, None, text, again=verdict.kind in {"again", "blocks"}))
+
+    def _blocks_fail_too_often(self, ticket: str, told: str) -> bool:
+        """Count the endpoints that ended with their first block; tasks of one end together."""
+        with self._lock:
+            sent = self._sent.get(ticket)
+            # Others came to an endpoint that had given up already: no block was tried for them.
+            waited = "BadStateException" in told
+            if sent is not None and waited and sent.since > self._blocks_failed_at:
+                self._blocks_failed_at = time.monotonic()
+                self._blocks_failed += 1
+            return self._blocks_failed >= _BLOCKS
 
     def end(self, outcome: Outcome) -> None:
         """End a task; a second end of the same is ignored."""

@@ -11,23 +11,38 @@ if TYPE_CHECKING:
 __all__ = ["Verdict", "judge_remote"]
 
 
+Kind = Literal["again", "suspect", "stop", "blocks"]
+
+
 class Verdict(NamedTuple):
     """What to do about a task that ended without a result.
 
     ``again``: send it again as it is; ``suspect``: it may be what breaks its worker;
-    ``stop``: no task will fare better, and ``hint`` says what to do about it.
+    ``stop``: no task will fare better, and ``hint`` says what to do about it; ``blocks``: as
+    ``again``, but as ``stop`` if it goes on: the first block of an endpoint has failed, with
+    which Parsl gives up all its tasks and the endpoint itself.
     """
 
-    kind: Literal["again", "suspect", "stop"]
+    kind: Kind
     cause: str
     evidence: str
     hint: str = ""
 
 
+BLOCKS_FAILED = r"BadStateException|TooManyJobFailuresError"
+"""What is said of it: to tasks that waited, and to those that came afterwards."""
+# Between the words on a block's standard error and what follows them.
+_STDERR = re.compile(r"STDERR: (.*?)(?=\n(?:Error \d+:|[-+]{20})|[-+]{20}|\Z)", re.DOTALL)
 _ADMIN = "show this to the site's administrator: {contact}"
 
 # In this order: the first pattern found in what the endpoint says decides.
-_MEANINGS: tuple[tuple[str, Literal["again", "suspect", "stop"], str, str], ...] = (
+_MEANINGS: tuple[tuple[str, Kind, str, str], ...] = (
+    (
+        BLOCKS_FAILED,
+        "blocks",
+        "blocks of workers end on the site before a worker has reported",
+        _ADMIN,
+    ),
     (
         r"No module named '?fitserve",
         "stop",
@@ -65,7 +80,7 @@ _MEANINGS: tuple[tuple[str, Literal["again", "suspect", "stop"], str, str], ...]
         "add the endpoint by the site's present card: fitserve endpoints add NAME --card FILE",
     ),
     (
-        r"Unable to start user endpoint|start[- ]?up|ENDPOINT_START_FAILURE|BadStateException",
+        r"Unable to start user endpoint|start[- ]?up|ENDPOINT_START_FAILURE",
         "stop",
         "the site cannot start your endpoint there",
         _ADMIN,
@@ -94,7 +109,8 @@ def judge_remote(told: str, card: SiteCard) -> Verdict:
     >>> judge_remote("parsl.executors.WorkerLost: Task failure", card).kind
     'suspect'
     """
-    evidence = _last_words(told)
+    blocks = _STDERR.findall(told) if re.search(BLOCKS_FAILED, told) else []
+    evidence = _last_words(blocks[-1] if blocks else told)
     walltime = card.limits.walltime
     words = {
         "contact": card.contact or "see the site's card",

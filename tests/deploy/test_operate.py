@@ -1,0 +1,249 @@
+"""Looking after a deployed endpoint: `status`, `logs`, `stop`, and what a killed one leaves.
+
+The tests are in the order of an endpoint's life, and each goes on from the one before; first on
+Slurm's login node, which has no systemd, then on PBS', which has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from deployrig.tower import Tower
+from globusrig.client import Client, complete
+from globusrig.processes import AMQP_PORT
+from globusrig.rig import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from globusrig.rig import Rig as Service
+    from schedulerrig.rig import Rig
+
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+
+ONE = ("--patch", "X_600_0", "--engine", "pyhf", "--refit")
+
+
+def _ended(tower: Tower) -> None:
+    """Leave the hosts as they were, for other tests."""
+    try:
+        tower("destroy", "--yes")
+    finally:
+        tower.end()
+
+
+@pytest.fixture(scope="module")
+def tower(
+    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tower]:
+    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
+    tower.give_credentials()
+    yield tower
+    _ended(tower)
+
+
+def _client(tower: Tower, place: Path) -> Client:
+    client = Client(tower.service, tower.service.admin, place)
+    card = tower.admin.card(tower.name)
+    client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
+    return client
+
+
+@pytest.fixture
+def client(tower: Tower, tmp_path: Path) -> Iterator[Client]:
+    client = _client(tower, tmp_path)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def full(rig: Rig) -> Iterator[Callable[[], None]]:
+    """Have Slurm's nodes taken by another user; returns what gives them back."""
+    words = ("sbatch", "--parsable", "--output=/dev/null", "--nodes=2", "--exclusive")
+    wait_for(lambda: rig.slurm.idle() == 2, 120, "idle nodes")
+    job = rig.login.run(*words, "--wrap", "sleep 900", user="ben").stdout.strip()
+    wait_for(lambda: [job, "RUNNING"] in rig.slurm.jobs("ben", form="%i %T"), 30, "ben's job")
+
+    def give_back() -> None:
+        rig.login.run("scancel", job, user="ben", status=None)
+
+    yield give_back
+    give_back()
+
+
+def test_a_first_diff_shows_no_secret(tower: Tower) -> None:
+    for options in (("--check", "--diff"), ("--diff",)):
+        said = tower("deploy", *options)
+        assert said.changed > 0
+        assert "+++" in said.err  # it does show files
+        for value in tower.secrets.values():
+            assert value not in said.out
+        assert tower.secrets["GLOBUS_COMPUTE_CLIENT_SECRET"] not in said.err
+
+
+def test_a_check_of_what_is_deployed_finds_and_changes_nothing(tower: Tower) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        # The endpoint touches the file of its process every few seconds.
+        places = (tower.configuration, tower.home / ".config", tower.home / ".local")
+        found = [path for place in places for path in place.rglob("*") if path.is_file()]
+        ours = [path for path in found if path.suffix not in {".log", ".pid", ".pyc"}]
+        return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in ours}
+
+    before = state()
+    said = tower("deploy", "--check", "--diff")
+    assert said.changed == 0, said.err
+    assert "+++" not in said.err
+    assert state() == before
+
+
+def test_status_after_a_fit(tower: Tower) -> None:
+    tower("smoke")
+    found = tower.status()
+    assert set(found["disk"]) == {"root", "run", "cache"}
+    assert all(one["free_gb"] > 0 for one in found["disk"].values())
+    assert found["last_fits"][0]["ago_seconds"] < 600
+    assert found["workers"]["most"] == 4
+    running = [job for job in found["jobs"] if job["state"] == "running"]
+    assert found["workers"]["of_running_jobs"] == 2 * len(running)
+
+
+def test_status_says_why_a_job_waits(
+    tower: Tower, client: Client, full: Callable[[], None]
+) -> None:
+    running = client.start("run", "example", *ONE, "-e", tower.name, "-o", client.place / "run")
+    wait_for(tower.jobs, 200, "a job")
+    found = tower.status()
+    job = found["jobs"][0]
+    assert (job["state"], job["of_endpoint"]) == ("queued", True)
+    assert job["reason"]
+    assert found["workers"]["of_running_jobs"] == 0
+    assert f"job        {job['id']} queued: {job['reason']}" in tower("status").out
+    full()
+    client.finish(running, 600)
+    complete(client.place / "run")
+
+
+def test_logs(tower: Tower) -> None:
+    said = tower("logs", "--lines", "5").out
+    parts = said.split("==> ")[1:]
+    names = {part.splitlines()[0].rpartition("/")[2] for part in parts}
+    assert {"supervisor.log", "endpoint.log"} <= names
+    assert all(1 < len(part.splitlines()) <= 6 for part in parts), said
+
+
+def test_what_a_dead_endpoint_left_is_shown_and_ended(
+    tower: Tower, client: Client, full: Callable[[], None]
+) -> None:
+    running = client.start("run", "example", *ONE, "-e", tower.name, "-o", client.place / "run")
+    wait_for(tower.jobs, 200, "a job")
+    before = tower.status()
+    # The supervisor, the endpoint and its children's managers, as by the kernel out of memory.
+    managers = [one["pid"] for one in before["processes"] if "Globus Compute" in one["command"]]
+    pids = [before["endpoint"]["supervisor"], before["endpoint"]["pid"], *managers]
+    tower.host.run("kill", "-KILL", *pids, user="ada")
+    left = tower.status()
+    assert left["endpoint"]["pid"] is None
+    assert left["orphans"]
+    assert [job["id"] for job in left["jobs"]] == [job["id"] for job in before["jobs"]]
+    assert f"orphans    {len(left['orphans'])} processes of dead children" in tower("status").out
+    said = tower("status", "--end-orphans").out
+    assert " processes of dead children; " in said
+    assert "its endpoint was dead; ended" in said
+    after = tower.status()
+    assert (after["orphans"], after["jobs"]) == ([], [])
+    for one in left["orphans"]:
+        tower.host.run("test", "-e", f"/proc/{one['pid']}", status=1)
+    full()
+    tower("deploy")
+    client.finish(running, 600)
+    complete(client.place / "run")
+
+
+def test_stop_and_deploy_again(tower: Tower) -> None:
+    said = tower("stop").out
+    assert " processes and " in said
+    assert "users' fits were running" not in said
+    found = tower.status()
+    assert (found["endpoint"]["pid"], found["endpoint"]["at_boot"]) == (None, "nothing")
+    assert (found["children"], found["orphans"], found["jobs"]) == ([], [], [])
+    assert tower("status").out.splitlines()[0].endswith("is stopped")
+    tower("deploy")
+    found = tower.status()
+    assert found["endpoint"]["pid"]
+    assert found["endpoint"]["at_boot"] == "cron"
+
+
+def test_a_stop_waits_for_fits_as_long_as_it_is_told_to(
+    tower: Tower, client: Client, full: Callable[[], None]
+) -> None:
+    running = client.start("run", "example", *ONE, "-e", tower.name, "-o", client.place / "run")
+    wait_for(tower.jobs, 200, "a job")
+    said = tower("stop", "--drain-seconds", "3").out
+    assert "users' fits were running: their clients send them again" in said
+    assert tower.status()["jobs"] == []
+    full()
+    tower("deploy")
+    client.finish(running, 600)
+    complete(client.place / "run")
+    # Its child ends by itself, a minute after the last fit.
+    assert tower.status()["children"]
+    assert "users' fits were running" not in tower("stop", "--drain-seconds", "300").out
+
+
+# -- with systemd ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept_by_systemd(
+    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tower]:
+    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"), "pbspro")
+    tower.give_credentials()
+    yield tower
+    _ended(tower)
+
+
+def test_systemd_looks_after_it(kept_by_systemd: Tower) -> None:
+    kept_by_systemd("deploy")
+    endpoint = kept_by_systemd.status()["endpoint"]
+    assert (endpoint["kept_by"], endpoint["at_boot"]) == ("systemd", "systemd")
+
+
+def test_systemd_ends_the_jobs_of_a_killed_endpoint(
+    rig: Rig, kept_by_systemd: Tower, tmp_path: Path
+) -> None:
+    tower = kept_by_systemd
+    wait_for(lambda: not tower.jobs(), 120, "the end of the smoke test's block")
+    sleeping = ("qsub", "-l", "select=1:ncpus=2", "-l", "walltime=00:30:00", "-o", "/dev/null")
+    others = [
+        rig.pbs.run(*sleeping, "-e", "/dev/null", user="ben", stdin="sleep 900\n").stdout.strip()
+        for _ in range(2)
+    ]
+    client = _client(tower, tmp_path)
+    try:
+        running = client.start("run", "example", *ONE, "-e", tower.name, "-o", tmp_path / "run")
+        wait_for(tower.jobs, 200, "a job")
+        before = tower.status()
+        [job] = before["jobs"]
+        assert (job["state"], job["of_endpoint"]) == ("queued", True)
+        # All of it at once: its children give their jobs back if they are only asked to end.
+        pids = [before["endpoint"]["pid"], *(one["pid"] for one in before["processes"])]
+        tower.host.run("kill", "-KILL", *pids, user="ada")
+        wait_for(
+            lambda: not any(line.startswith(job["id"]) for line in tower.jobs()),
+            200,
+            "the end of the job",
+        )
+        wait_for(lambda: tower.status()["endpoint"]["pid"], 200, "another one")
+        assert tower.status()["orphans"] == []
+        for job in others:
+            rig.pbs.run("qdel", job, user="ben")
+        client.finish(running, 600)
+        complete(tmp_path / "run")
+    finally:
+        client.close()
+        for job in others:
+            rig.pbs.run("qdel", job, user="ben", status=None)
