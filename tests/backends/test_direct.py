@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +15,7 @@ from fitserve.backends.direct import provider
 from fitserve.backends.direct.jobs import Job, SilentSchedulerError, ask, read_pbspro, read_squeue
 from fitserve.backends.direct.provider import Watch
 from fitserve.backends.direct.sharing import Share
+from fitserve.backends.direct.troubles import Troubles
 from fitserve.backends.direct.words import never_runs, refusal
 from fitserve.errors import BackendError, RequestError
 from sitekit.golden import GOLDEN
@@ -124,6 +127,49 @@ def test_a_refused_block_is_asked_for_later_and_later(monkeypatch: pytest.Monkey
     watch.took("7")
     assert watch.wait == 0.0
     assert watch.refusal is None
+
+
+@pytest.mark.parametrize(
+    ("told", "times", "seconds"),
+    [("sbatch: error: AssocMaxSubmitJobLimit", 6, 155), ("sbatch: error: Invalid account", 1, 0)],
+)
+def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch, told: str, times: int, seconds: int
+) -> None:
+    """Six times over some minutes where that may help, and once where it cannot."""
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(provider.time, "monotonic", lambda: clock["now"])
+    asked: list[float] = []
+
+    class Refusing:
+        def submit(self, *_: object) -> str:
+            asked.append(clock["now"])
+            raise OSError(told)
+
+    watch = Watch("slurm", 10)
+    blocks = provider.watched(Refusing, watch, 1)()
+    engine = SimpleNamespace(
+        executor=SimpleNamespace(bad_state_is_set=False),
+        watch=watch,
+        workers=lambda: 0,
+        failed=list,
+    )
+    site = SimpleNamespace(site="mine", engine={"provider": {"walltime": "00:10:00"}})
+    troubles = Troubles(site, engine)  # type: ignore[arg-type]
+
+    def drive() -> None:
+        for _ in range(3600):  # an hour, in which Parsl tries every second
+            with contextlib.suppress(OSError, RuntimeError):
+                blocks.submit("command", 1)
+            troubles.check()
+            clock["now"] += 1
+
+    with pytest.raises(BackendError, match="the scheduler of site mine takes no block") as given_up:
+        drive()
+    assert len(asked) == times
+    assert asked[-1] - asked[0] == seconds
+    assert given_up.value.evidence == told
+    assert given_up.value.hint
 
 
 @pytest.mark.parametrize(
