@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -17,12 +19,12 @@ from fitserve.backends.direct.provider import Watch
 from fitserve.backends.direct.sharing import Share
 from fitserve.backends.direct.troubles import Troubles
 from fitserve.backends.direct.words import never_runs, refusal
+from fitserve.backends.parsl_log import close_log, log_to
 from fitserve.errors import BackendError, RequestError
 from sitekit.golden import GOLDEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 def _command(directory: Path, name: str, script: str) -> None:
@@ -203,6 +205,13 @@ def test_reasons_that_pass(reason: str) -> None:
 )  # fmt: skip
 def test_reasons_that_do_not(reason: str) -> None:
     assert never_runs(reason)
+
+
+def test_a_log_on_a_full_disk_is_not_for_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    log = log_to(Path("/dev/full"))
+    logging.getLogger("parsl").info("a message")
+    close_log(log)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])
