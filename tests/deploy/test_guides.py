@@ -191,7 +191,7 @@ def _fields(page: Path, tower: Tower) -> dict[str, Any]:
 
 
 @pytest.mark.deploy
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
     ("name", "scheduler"),
     [("slurm-apptainer", "slurm"), ("pbspro", "pbspro"), ("torque-shifter", "torque")],
