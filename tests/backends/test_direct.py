@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,13 +18,14 @@ from fitserve.backends.direct import provider
 from fitserve.backends.direct.jobs import Job, SilentSchedulerError, ask, read_pbspro, read_squeue
 from fitserve.backends.direct.provider import Watch
 from fitserve.backends.direct.sharing import Share
+from fitserve.backends.direct.troubles import Troubles
 from fitserve.backends.direct.words import never_runs, refusal
+from fitserve.backends.parsl_log import close_log, log_to
 from fitserve.errors import BackendError, RequestError
 from sitekit.golden import GOLDEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 def _command(directory: Path, name: str, script: str) -> None:
@@ -128,6 +133,49 @@ def test_a_refused_block_is_asked_for_later_and_later(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("told", "times", "seconds"),
+    [("sbatch: error: AssocMaxSubmitJobLimit", 6, 155), ("sbatch: error: Invalid account", 1, 0)],
+)
+def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch, told: str, times: int, seconds: int
+) -> None:
+    """Six times over some minutes where that may help, and once where it cannot."""
+    clock = {"now": 1000.0}
+    monkeypatch.setattr(provider.time, "monotonic", lambda: clock["now"])
+    asked: list[float] = []
+
+    class Refusing:
+        def submit(self, *_: object) -> str:
+            asked.append(clock["now"])
+            raise OSError(told)
+
+    watch = Watch("slurm", 10)
+    blocks = provider.watched(Refusing, watch, 1)()
+    engine = SimpleNamespace(
+        executor=SimpleNamespace(bad_state_is_set=False),
+        watch=watch,
+        workers=lambda: 0,
+        failed=list,
+    )
+    site = SimpleNamespace(site="mine", engine={"provider": {"walltime": "00:10:00"}})
+    troubles = Troubles(site, engine)  # type: ignore[arg-type]
+
+    def drive() -> None:
+        for _ in range(3600):  # an hour, in which Parsl tries every second
+            with contextlib.suppress(OSError, RuntimeError):
+                blocks.submit("command", 1)
+            troubles.check()
+            clock["now"] += 1
+
+    with pytest.raises(BackendError, match="the scheduler of site mine takes no block") as given_up:
+        drive()
+    assert len(asked) == times
+    assert asked[-1] - asked[0] == seconds
+    assert given_up.value.evidence == told
+    assert given_up.value.hint
+
+
+@pytest.mark.parametrize(
     ("text", "again", "hint"),
     [
         ("sbatch: error: QOSMaxSubmitJobPerUserLimit", True, "wait until jobs"),
@@ -158,6 +206,13 @@ def test_reasons_that_pass(reason: str) -> None:
 )  # fmt: skip
 def test_reasons_that_do_not(reason: str) -> None:
     assert never_runs(reason)
+
+
+def test_a_log_on_a_full_disk_is_not_for_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    log = log_to(Path("/dev/full"))
+    logging.getLogger("parsl").info("a message")
+    close_log(log)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5])

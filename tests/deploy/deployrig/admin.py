@@ -26,7 +26,7 @@ def copy_checkout(place: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "golden", "*.egg-info")
     for part in _PARTS:
         shutil.copytree(ROOT / part, place / part, ignore=ignored)
-    for name in ("LICENSE", "README.md"):
+    for name in ("LICENSE", "README.md", "Makefile"):
         shutil.copyfile(ROOT / name, place / name)
     return place
 

@@ -53,6 +53,7 @@ class Tower:
         self.rig = rig
         self.service = service
         self.scheduler = scheduler
+        self.user = USER
         self.name = f"tower-{scheduler}"
         self.host = rig.hosts[_HOSTS[scheduler]]
         account = service.admin

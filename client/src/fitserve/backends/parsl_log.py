@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,9 +13,17 @@ if TYPE_CHECKING:
 __all__ = ["close_log", "log_to"]
 
 
+class _Log(logging.FileHandler):
+    """A log that goes without what a full disk does not take."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 def log_to(path: Path) -> logging.FileHandler:
     """Send what Parsl logs to a file; Parsl would do this itself, and never close it."""
-    handler = logging.FileHandler(path)
+    handler = _Log(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logger = logging.getLogger("parsl")
     logger.propagate = False
@@ -25,4 +35,6 @@ def log_to(path: Path) -> logging.FileHandler:
 def close_log(handler: logging.FileHandler) -> None:
     """End what `log_to` began."""
     logging.getLogger("parsl").removeHandler(handler)
-    handler.close()
+    # The disk may be full, of which something else tells.
+    with contextlib.suppress(OSError):
+        handler.close()

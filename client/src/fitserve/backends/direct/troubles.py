@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from fitserve.backends.direct.words import ended_words, never_runs
+from fitserve.backends.direct.words import ended_words, never_runs, no_room
 from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
@@ -96,8 +96,11 @@ class Troubles:
             return
         if not refused.again or watch.refusals >= _REFUSALS:
             often = "" if not refused.again else f" after {watch.refusals} times of asking"
+            cause = f"the scheduler of site {self._site.site} takes no block{often}"
+            if no_room(refused.text):
+                cause = f"the run directory of site {self._site.site} cannot be used"
             raise BackendError(
-                f"the scheduler of site {self._site.site} takes no block{often}",
+                cause,
                 evidence=refused.text,
                 hint=refused.hint,
             )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from fitserve.backends.direct.jobs import Ending
 
-__all__ = ["Refusal", "ended_words", "never_runs", "refusal"]
+__all__ = ["Refusal", "ended_words", "never_runs", "no_room", "refusal"]
+
+_NO_ROOM = r"No space left|[Dd]isk quota|Read-only file system"
 
 # What sbatch and qsub say, whether asking again can help, and what to do.
 _REFUSALS: tuple[tuple[str, bool, str], ...] = (
@@ -43,7 +45,7 @@ _REFUSALS: tuple[tuple[str, bool, str], ...] = (
         "change node, blocks or workers in the site's file, then render it again",
     ),
     (
-        r"No space left|[Dd]isk quota|Read-only file system",
+        _NO_ROOM,
         False,
         "make room there, or change directories.run in the site's file and render it again",
     ),
@@ -102,6 +104,19 @@ def refusal(text: str) -> Refusal:
         if re.search(pattern, text):
             return Refusal(said, again, hint)
     return Refusal(said, again=True, hint="make doctor SITE=... says what the site's file asks for")
+
+
+def no_room(text: str) -> bool:
+    """Return whether a block was not asked for since its script could not be written.
+
+    Examples
+    --------
+    >>> no_room("Unable to write submit script: [Errno 28] No space left on device")
+    True
+    >>> no_room("sbatch: error: AssocMaxSubmitJobLimit")
+    False
+    """
+    return re.search(_NO_ROOM, text) is not None
 
 
 def never_runs(reason: str) -> str | None:
