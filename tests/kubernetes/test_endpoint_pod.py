@@ -17,7 +17,10 @@ from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig
 from kuberig.charts import manifests, merged
 from kuberig.jobs import local_cls, same_results, staus
+from kuberig.notebooks import Notebook, code_cells, notebook_pod
+from sitekit.cluster.hub import hub_values
 from sitekit.cluster.release import CREDENTIALS, namespace_manifest
+from sitekit.load import load_site
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -105,18 +108,22 @@ def globus(kube: Cluster) -> Iterator[Rig]:
     assert not listens(5000)
 
 
-def _values(kube: Cluster, **more: Any) -> dict[str, Any]:
+def _tunnel(kube: Cluster) -> dict[str, Any]:
+    """Return a container by which a pod finds the stand-in at its `localhost`."""
     amount = {"cpu": "0.1", "memory": "64Mi"}
-    sidecar = {
+    return {
         "name": "tunnel",
         "image": f"fitserve/endpoint:{__version__}",
         "command": ["python", "-c", TUNNEL, kube.node.outside, *map(str, PORTS)],
         "resources": {"requests": amount, "limits": {"cpu": "0.5", "memory": "256Mi"}},
         "securityContext": container_security(),
     }
+
+
+def _values(kube: Cluster, **more: Any) -> dict[str, Any]:
     service = "http://localhost:5000/"
     variables = {"GLOBUS_SDK_ENVIRONMENT": "local", "GLOBUS_SDK_SERVICE_URL_AUTH": service}
-    return {"endpoint": {"env": variables, "sidecars": [sidecar], **more}}
+    return {"endpoint": {"env": variables, "sidecars": [_tunnel(kube)], **more}}
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +221,32 @@ def test_staus_through_the_endpoint_has_the_cls_of_this_machine(
     found = _results(run)
     assert len(found) == 57
     same_results(found, local_cls(pallet))
+
+
+def test_a_notebook_uses_the_endpoint_by_its_card(
+    kube: Cluster, site: Site, tmp_path: Path
+) -> None:
+    image = f"fitserve/endpoint:{__version__}"
+    pod = notebook_pod(hub_values(load_site(str(site.path))[0]), "notebook", image)
+    pod["spec"]["containers"][0]["env"] += [
+        {"name": name, "value": value} for name, value in site.environment.items()
+    ]
+    pod["spec"]["containers"].append(_tunnel(kube))
+    notebook = Notebook(kube, SPACE, pod)
+    adding = f"""
+import pathlib, subprocess
+pathlib.Path("site-card.json").write_text({site.card.card.read_text()!r})
+words = ["fitserve", "endpoints", "add", "cloud", "--card", "site-card.json"]
+subprocess.run([*words, "--amqp-port", "{AMQP_PORT}"], check=True, stdout=subprocess.DEVNULL)
+"""
+    try:
+        settings, fit, *_ = code_cells()
+        fit = fit.replace('f"parsl:{SITE}"', '"cloud"')
+        said = notebook(f"{adding}\n{settings}\n{fit}\nprint('path', run.path.resolve())")
+        place = notebook.fetch(said.split()[-1], tmp_path)
+    finally:
+        notebook.close()
+    same_results(_results(place), local_cls("example"))
 
 
 def test_a_worker_and_a_kubelet_that_are_killed_lose_nothing(
