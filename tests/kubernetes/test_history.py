@@ -161,6 +161,17 @@ def test_a_failed_smoke_test_after_an_upgrade_puts_back_what_served(fake: Fake) 
     assert _rolled_back(fake) == ["2"]
 
 
+def test_a_smoke_test_is_data_if_asked_for(fake: Fake) -> None:
+    _tell(fake, ("deployed", "present", None))
+    for condition, status in (("Complete", None), ("Failed", 5)):
+        _smoke(fake, condition)
+        done = CliRunner().invoke(commands, ["smoke", "kubernetes", "--json"])
+        found = json.loads(done.stdout)
+        assert found["ok"] is (status is None)
+        assert [one["what"] for one in found["stages"]] == ["fit"]
+        assert getattr(done.exception, "exit_code", None) == status
+
+
 def test_a_failed_smoke_test_that_changed_nothing_puts_nothing_back(fake: Fake) -> None:
     _tell(fake, ("deployed", "present", None))
     _dry_run(fake, "present", live=True)

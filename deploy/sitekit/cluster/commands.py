@@ -253,17 +253,26 @@ def status(*, site: str, as_json: bool) -> None:
 
 @cluster.command()
 @_site
+@_as_json
 @_seconds
-def smoke(*, site: str, seconds: int) -> None:
+def smoke(*, site: str, as_json: bool, seconds: int) -> None:
     """Have a real fit done by a worker pod of SITE, through its endpoint if it has one."""
-    _smoke(*_open(site), seconds)
+    _smoke(*_open(site), seconds, as_json=as_json)
 
 
-def _smoke(release: Release, rendering: Rendering, seconds: int) -> None:
+def _smoke(release: Release, rendering: Rendering, seconds: int, *, as_json: bool = False) -> None:
     from sitekit.deployment.words import stages_words
 
-    found = have_a_fit(release, rendering, _directory(release), seconds)
-    click.echo(stages_words(found))
+    stages = have_a_fit(release, rendering, _directory(release), seconds)
+    bad = [one for one in stages if not one["ok"]]
+    found = {"ok": not bad, "stages": stages}
+    click.echo(json.dumps(found, indent=2) if as_json else stages_words(stages))
+    if bad:
+        raise BackendError(
+            f"the smoke test of {release.site.name} failed: {bad[0]['what']}",
+            evidence=bad[0]["told"],
+            hint=bad[0]["next"] or f"make status SITE={release.site.name}",
+        )
 
 
 @cluster.command()
