@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kuberig.cluster import Cluster
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
 
 WORKERS = "app.kubernetes.io/component=worker"
 # pyhf's engine takes some seconds for these on one worker: long enough to break something.

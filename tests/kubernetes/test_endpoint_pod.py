@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kuberig.cluster import Cluster
     from kuberig.fixtures import Admin
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 
 SPACE = "cloud"
 NAME = "fitserve-cloud"
