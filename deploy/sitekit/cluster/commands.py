@@ -33,9 +33,11 @@ def _open(
     function_id: str | None = None,
     endpoint_id: str | None = None,
     values: Path | None = None,
+    *,
+    warn: bool = True,
 ) -> tuple[Release, Rendering]:
     loaded, warnings = load_site(site)
-    for warning in warnings:
+    for warning in warnings if warn else ():
         click.echo(f"warning: {warning}", err=True)
     rendering = Rendering(__version__, Path.home(), endpoint_id, function_id)
     # A site of another scheduler is refused here, whatever is asked.
@@ -152,7 +154,7 @@ def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
     require_helm()
     _examine(_open(**given)[0])
     given["function_id"] = _function_id(given["site"], given["function_id"])
-    release, rendering = _open(**given)
+    release, rendering = _open(**given, warn=False)
     done = release.install(seconds=seconds)
     where = f"in namespace {release.namespace}"
     click.echo(
