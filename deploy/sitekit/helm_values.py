@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from fitserve.errors import RequestError
 from sitekit.derive import derive
@@ -87,6 +88,7 @@ def helm_values(site: Site, rendering: Rendering, *, endpoint: bool = True) -> d
             "resources": _resources(cpu, memory, gpus),
             "pullSecret": site.get("kubernetes.pull_secret"),
         },
+        "networkPolicy": {"proxyPorts": _proxy_ports(site)},
         "configuration": {file: files[file] for file in FILES},
     }
     return values
@@ -108,3 +110,11 @@ def _proxy(site: Site) -> dict[str, str]:
     found = {"HTTPS_PROXY": proxy["https"], "HTTP_PROXY": proxy.get("http")}
     found["NO_PROXY"] = ",".join(proxy.get("none_for") or []) or None
     return {name: value for name, value in found.items() if value}
+
+
+def _proxy_ports(site: Site) -> list[int]:
+    """Return the ports at which the site's proxies listen."""
+    proxy = site.get("network.proxy") or {}
+    places = [urlsplit(proxy[name]) for name in ("https", "http") if proxy.get(name)]
+    by_default = {"https": 443, "http": 80}
+    return sorted({place.port or by_default.get(place.scheme, 80) for place in places})

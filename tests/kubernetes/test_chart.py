@@ -11,6 +11,8 @@ import yaml
 from kuberig.charts import RENDERING, SITES, helm, manifests, merged, site_values
 from kuberig.policy import pod_specs, violations
 from kuberig.tools import missing
+from sitekit.cluster.job import run_job
+from sitekit.cluster.release import namespace_manifest
 from sitekit.golden import GOLDEN
 from sitekit.helm_values import CHART, FILES, helm_values
 from sitekit.kubernetes import labels
@@ -34,6 +36,7 @@ EVERYTHING: dict[str, Any] = {
         "disruptionBudget": True,
     },
     "worker": {"pullSecret": "registry"},
+    "networkPolicy": {"proxyPorts": [3128], "clients": ["192.0.2.0/24"]},
 }
 
 
@@ -86,10 +89,14 @@ def test_kubernetes_schemas_take_every_object(
 
     documents = manifests(site_values(name, changes), "--api-versions", "policy/v1")
     pod = yaml.safe_load((GOLDEN / name / "pod.json").read_text())
-    for document in [*documents, pod]:
+    job = run_job(load_site(name)[0], RENDERING, "mine", ["fitserve", "run", "example"])
+    for document in [*documents, pod, job, namespace_manifest("fits")]:
         kubernetes_validate.validate(document, version, strict=True)
     if changes:
-        assert {"Secret", "PersistentVolumeClaim", "PodDisruptionBudget"} <= set(_kinds(documents))
+        kinds = _kinds(documents)
+        assert {"Secret", "PersistentVolumeClaim", "PodDisruptionBudget"} <= set(kinds)
+        [deployment] = kinds["Deployment"]
+        assert deployment["spec"]["template"]["spec"]["priorityClassName"] == "high"
 
 
 def test_the_oldest_schema_is_the_oldest() -> None:
@@ -216,6 +223,26 @@ def test_policies_admit_workers_to_their_own_endpoint_alone() -> None:
     assert "NetworkPolicy" not in _kinds(
         manifests(site_values("kubernetes", {"networkPolicy": {"enabled": False}}))
     )
+
+
+def _policies(changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = _kinds(manifests(site_values("kubernetes", changes)))["NetworkPolicy"]
+    return {one["metadata"]["name"].rpartition("-")[2]: one["spec"] for one in found}
+
+
+def test_policies_let_the_endpoint_through_to_its_proxy() -> None:
+    [rule] = _policies({"networkPolicy": {"proxyPorts": [3128, 443]}})["drivers"]["egress"]
+    ports = [one["port"] for one in rule["ports"]]
+    assert sorted(ports) == [53, 53, 443, 3128, 6443]
+
+
+def test_policies_let_workers_through_to_clients_outside() -> None:
+    [inside] = _policies({})["workers"]["egress"]
+    assert not any("ipBlock" in peer for peer in inside["to"])
+    [rule] = _policies({"networkPolicy": {"clients": ["192.0.2.0/24"]}})["workers"]["egress"]
+    assert rule["to"] == [*inside["to"], {"ipBlock": {"cidr": "192.0.2.0/24"}}]
+    # Parsl's ports are chosen when a run begins.
+    assert "ports" not in rule
 
 
 def test_state_lasts_as_long_as_its_volume() -> None:

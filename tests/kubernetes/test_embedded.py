@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 import fitserve
 from fitserve._version import __version__
 from kuberig.fixtures import NAMESPACE, Admin
-from kuberig.jobs import Run, local_cls
+from kuberig.jobs import Run, local_cls, same_results, staus
 from kuberig.notebooks import Notebook, code_cells, notebook_pod
 from sitekit.cluster.hub import hub_values
 from sitekit.load import load_site
@@ -20,10 +20,11 @@ from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from kuberig.cluster import Cluster
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
 
 WORKERS = "app.kubernetes.io/component=worker"
 # pyhf's engine takes some seconds for these on one worker: long enough to break something.
@@ -70,53 +71,79 @@ def _running(kube: Cluster, job: str) -> list[str]:
     ]
 
 
-def _same(found: dict[str, Any], expected: dict[str, float]) -> None:
-    assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(expected, "ok")
-    for name, cls in expected.items():
-        assert found[name]["CLs_obs"] == pytest.approx(cls, rel=1e-5, abs=1e-12), name
-
-
-def test_the_examples_cls_are_those_of_this_machine(
-    kube: Cluster, site: Path, tmp_path: Path
-) -> None:
+def test_the_examples_cls_are_those_of_this_machine(kube: Cluster, site: Path) -> None:
     run = Run(kube, site, "example", "example")
     worker = wait_for("a worker pod", lambda: _workers(kube, "example-"), 120)[0]
     assert worker["spec"]["restartPolicy"] == "Never"
     assert not any("token" in one["name"] for one in worker["spec"]["volumes"])
     found = run.results(300)
-    _same(found, local_cls(tmp_path, "example"))
+    same_results(found, local_cls("example"))
     # The host of each fit is the pod that did it.
     assert {one["host"].partition(".")[0] for one in found.values()} == {"fitserve-rig"}
     wait_for("no worker pods", lambda: not _workers(kube), 60)
 
 
-def test_staus_cls_are_those_of_this_machine(kube: Cluster, site: Path, tmp_path: Path) -> None:
-    shared = Path(os.environ.get("FITSERVE_SHARED") or Path(__file__).parents[3] / "shared")
-    pallet = shared / "pallets" / "staus.tar.xz"
-    if not pallet.exists() and not os.environ.get("CI"):
-        pytest.skip(f"{pallet} is not there")
+def test_staus_cls_are_those_of_this_machine(kube: Cluster, site: Path) -> None:
+    pallet = staus()
     found = Run(kube, site, "staus", pallet).results(480)
     assert len(found) == 57
-    _same(found, local_cls(tmp_path, pallet))
+    same_results(found, local_cls(pallet))
 
 
-def test_a_worker_pod_that_is_killed_costs_nothing(
-    kube: Cluster, site: Path, tmp_path: Path
+def test_a_client_outside_drives_worker_pods(
+    kube: Cluster, admin: Admin, site: Path, tmp_path: Path
 ) -> None:
+    """Where pods reach the client's machine, it needs no pod: here they reach the node's host."""
+    (admin.place / "outside").mkdir()
+    # Of the same name, for it is the same site but for the address that workers are told.
+    directories = {"run": str(tmp_path / "runs")}
+    network = {"method": None, "address": kube.node.outside}
+    path = admin.site(f"outside/{site.stem}", network=network, directories=directories)
+    rendered, run = tmp_path / "rendered", tmp_path / "run"
+    admin("render", path, "--out", rendered)
+    options = ("--patch", "X_200_*")
+    words = ["run", "example", *options, "--endpoint", f"parsl:{rendered}", "--output", str(run)]
+    said = tmp_path / "said"
+    kube.kubectl("cordon", "node")
+    with said.open("w") as stream:
+        client = subprocess.Popen(
+            [sys.executable, "-m", "fitserve", *words],
+            env=kube.environment(),
+            cwd=tmp_path,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            # Why its pods wait is said by the client, as its lines are wrapped.
+            reason = "1 block queued: 0/1 nodes are available"
+            wait_for("the reason", lambda: reason in " ".join(said.read_text().split()), 120)
+            kube.kubectl("uncordon", "node")
+            assert client.wait(timeout=400) == 0, said.read_text()
+        finally:
+            kube.kubectl("uncordon", "node")
+            client.kill()
+    found = json.loads((run / "results.json").read_text())
+    same_results(found, local_cls("example", options))
+    assert {one["host"].partition(".")[0] for one in found.values()} == {"fitserve-rig"}
+    # Nobody but the client itself deletes them.
+    wait_for("no worker pods", lambda: not kube.get("pods", NAMESPACE, WORKERS), 60)
+
+
+def test_a_worker_pod_that_is_killed_costs_nothing(kube: Cluster, site: Path) -> None:
     run = Run(kube, site, "killed-worker", "example", LONG)
     [name, *_] = wait_for("a running worker", lambda: _running(kube, "killed-worker-"), 120)
     kube.kubectl("delete", "pod", name, "-n", NAMESPACE, "--grace-period=0", "--force")
     found = run.results(400)
-    _same(found, local_cls(tmp_path, "example", [word.strip("'") for word in LONG]))
+    same_results(found, local_cls("example", [word.strip("'") for word in LONG]))
 
 
-def test_a_kubelet_that_is_killed_costs_nothing(kube: Cluster, site: Path, tmp_path: Path) -> None:
+def test_a_kubelet_that_is_killed_costs_nothing(kube: Cluster, site: Path) -> None:
     run = Run(kube, site, "killed-kubelet", "example", LONG)
     wait_for("a running worker", lambda: _running(kube, "killed-kubelet-"), 120)
     kube.node.kill("kubelet")
     kube.start_kubelet()
     found = run.results(400)
-    _same(found, local_cls(tmp_path, "example", [word.strip("'") for word in LONG]))
+    same_results(found, local_cls("example", [word.strip("'") for word in LONG]))
 
 
 def test_a_client_that_is_killed_takes_its_workers_along(kube: Cluster, site: Path) -> None:
@@ -140,8 +167,8 @@ def test_a_notebook_fits_on_worker_pods(kube: Cluster, site: Path, tmp_path: Pat
     # Pods go with the notebook that drives them.
     wait_for("no worker pods", lambda: not _workers(kube), 60)
     run = fitserve.open_run(place)
-    expected = local_cls(tmp_path, "example")
-    _same(json.loads((place / "results.json").read_text()), expected)
+    expected = local_cls("example")
+    same_results(json.loads((place / "results.json").read_text()), expected)
     # What is looked at afterwards needs nothing of the cluster.
     shown: dict[str, Any] = {"run": run}
     for look in looks:
@@ -154,3 +181,15 @@ def test_status_says_what_there_is(admin: Admin, site: Path) -> None:
     assert found["release"]["status"] == "deployed"
     assert found["endpoint"] == []
     assert "revision 1" in admin("status", site)
+
+
+def test_deploying_again_changes_nothing_and_there_is_nothing_to_go_back_to(
+    kube: Cluster, admin: Admin, site: Path
+) -> None:
+    assert "nothing was changed" in admin("deploy", site, "--no-smoke")
+    assert admin.status(site)["release"]["revision"] == "1"
+    assert "nothing to go back to" in admin("rollback", site, status=5)
+    # What somebody removed is not as it should be.
+    kube.kubectl("delete", "configmap", "fitserve-rig-site", "-n", NAMESPACE)
+    assert "nothing was changed" not in admin("deploy", site, "--no-smoke")
+    assert kube.answers("get", "configmap", "fitserve-rig-site", "-n", NAMESPACE)

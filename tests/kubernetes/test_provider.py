@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kuberig.cluster import Cluster
     from kuberig.fixtures import Admin
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1200)]
 
 SPACE = "pods"
 ACCOUNT = "fitserve-kubernetes"

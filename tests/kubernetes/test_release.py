@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from fitserve.errors import BackendError, FitserveError, RequestError
+from kuberig.fake import Fake
 from kuberig.notebooks import notebook_pod
 from kuberig.policy import pod_specs, violations
 from sitekit.cli import commands
@@ -28,49 +29,6 @@ if TYPE_CHECKING:
 RENDERING = Rendering("0.0.0", Path("/home/fitserve"))
 IDENT = "11111111-2222-4333-8444-555555555555"
 _AMOUNTS = ("requests", "limits")
-# Answers by the first words that are found in a command line; each call is noted.
-FAKE = """#!/usr/bin/env python3
-import json, pathlib, sys
-place = pathlib.Path({place!r})
-words = " ".join([{name!r}, *sys.argv[1:]])
-stdin = sys.stdin.read()
-with (place / "calls.jsonl").open("a") as calls:
-    calls.write(json.dumps([words, stdin]) + "\\n")
-for start, (status, text) in json.loads((place / "answers.json").read_text()).items():
-    if words.startswith(start):
-        print(text, file=sys.stderr if status else sys.stdout)
-        sys.exit(status)
-"""
-
-
-class Fake:
-    """A PATH with helm and kubectl that answer what they are told."""
-
-    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.place = place
-        self.answers: dict[str, tuple[int, str]] = {"kubectl get": (0, '{"items": []}')}
-        for name in ("helm", "kubectl"):
-            program = place / name
-            program.write_text(FAKE.format(place=str(place), name=name))
-            program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{place}:/usr/local/bin:/usr/bin:/bin")
-        for variable in CREDENTIALS:
-            monkeypatch.delenv(variable, raising=False)
-        self.tell({})
-
-    def tell(self, answers: dict[str, tuple[int, str]]) -> None:
-        """Answer so; what is asked first is looked for first."""
-        earlier = {start: said for start, said in self.answers.items() if start not in answers}
-        self.answers = {**answers, **earlier}
-        (self.place / "answers.json").write_text(json.dumps(self.answers))
-
-    def calls(self, start: str = "") -> list[tuple[str, str]]:
-        """Return the calls that start so, each with its standard input."""
-        path = self.place / "calls.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [
-            (words, stdin) for words, stdin in map(json.loads, lines) if words.startswith(start)
-        ]
 
 
 @pytest.fixture
@@ -83,7 +41,7 @@ def _release(**overrides: Any) -> Release:
 
 
 def test_without_credentials_there_is_no_endpoint(fake: Fake) -> None:
-    assert _release().install() is False
+    assert _release().install().endpoint is False
     [(words, values)] = fake.calls("helm upgrade")
     assert "--install fitserve-kubernetes" in words
     assert "--rollback-on-failure" in words
@@ -94,7 +52,7 @@ def test_credentials_are_on_no_command_line(fake: Fake, monkeypatch: pytest.Monk
     for variable, value in zip(CREDENTIALS, (IDENT, "not one"), strict=True):
         monkeypatch.setenv(variable, value)
     fake.tell({"kubectl exec": (0, json.dumps({"endpoint_id": IDENT}))})
-    assert _release().install() is True
+    assert _release().install() == (True, True, None)
     calls = fake.calls()
     assert not any("not one" in words for words, _ in calls)
     first, second = (json.loads(values) for _, values in fake.calls("helm upgrade"))
@@ -146,20 +104,6 @@ def test_a_cluster_that_is_out_of_reach_is_said(fake: Fake) -> None:
     fake.tell({"kubectl get namespace": (1, "connection refused - did you specify the host?")})
     with pytest.raises(BackendError, match="kubectl get failed"):
         _release().install()
-
-
-def test_rollback_goes_to_the_last_revision_that_served(fake: Fake) -> None:
-    history = [
-        {"revision": 1, "status": "superseded"},
-        {"revision": 2, "status": "superseded"},
-        {"revision": 3, "status": "failed"},
-        {"revision": 4, "status": "deployed"},
-    ]
-    fake.tell({"helm history": (0, json.dumps(history))})
-    assert _release().rollback() == 2
-    fake.tell({"helm history": (0, json.dumps(history[3:]))})
-    with pytest.raises(BackendError, match="no earlier revision"):
-        _release().rollback()
 
 
 def _namespace(made: bool) -> str:

@@ -84,6 +84,8 @@ def test_the_schema_is_closed_and_names_every_value() -> None:
         {"configuration": {"config.py": "import os"}},
         {"name": "Not A Name"},
         {"endpoint": {"env": {"lower": "x"}}},
+        {"networkPolicy": {"clients": ["login.example.edu"]}},
+        {"networkPolicy": {"proxyPorts": [0]}},
     ],
 )
 def test_what_is_wrong_or_unsafe_is_refused(changes: dict[str, Any]) -> None:
@@ -124,10 +126,29 @@ def test_values_follow_the_site_file(make_site: Callable[..., Site]) -> None:
     assert endpoint["resources"]["limits"] == {"cpu": "2", "memory": "3Gi"}
     assert endpoint["credentials"] == {"existingSecret": "vault"}
     assert endpoint["env"]["HTTPS_PROXY"] == "http://proxy.example.edu:3128"
+    assert values["networkPolicy"] == {"proxyPorts": [3128]}
     assert (endpoint["id"], endpoint["heartbeatSeconds"]) == (ident, 60)
     assert worker["serviceAccount"] == {"name": "fitters", "create": False}
     assert worker["pullSecret"] == "registry"
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "ports"),
+    [
+        (
+            {"https": "http://proxy.example.edu:3128", "http": "http://other.example.edu"},
+            [80, 3128],
+        ),
+        ({"https": "https://proxy.example.edu"}, [443]),
+    ],
+)
+def test_ports_of_proxies_are_let_through(
+    make_site: Callable[..., Site], proxy: dict[str, str], ports: list[int]
+) -> None:
+    values = helm_values(make_site("kubernetes", network={"proxy": proxy}), RENDERING)
+    assert values["networkPolicy"]["proxyPorts"] == ports
+    assert not _refused(merged(site_values("kubernetes"), {"networkPolicy": {"proxyPorts": ports}}))
 
 
 def test_other_sites_have_no_values() -> None:

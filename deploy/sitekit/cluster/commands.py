@@ -12,6 +12,8 @@ import yaml
 from fitserve._version import __version__
 from fitserve.errors import BackendError, RequestError
 from sitekit.cluster.release import CREDENTIALS, Release, credentials, namespace_manifest
+from sitekit.cluster.smoke import CARD, have_a_fit
+from sitekit.cluster.tools import require_helm
 from sitekit.context import Rendering
 from sitekit.documents import site_card, text
 from sitekit.helm_values import helm_values
@@ -21,6 +23,8 @@ from sitekit.render import write_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sitekit.cluster.release import Installed
+
 __all__ = ["SiteGroup", "cluster"]
 
 
@@ -29,9 +33,11 @@ def _open(
     function_id: str | None = None,
     endpoint_id: str | None = None,
     values: Path | None = None,
+    *,
+    warn: bool = True,
 ) -> tuple[Release, Rendering]:
     loaded, warnings = load_site(site)
-    for warning in warnings:
+    for warning in warnings if warn else ():
         click.echo(f"warning: {warning}", err=True)
     rendering = Rendering(__version__, Path.home(), endpoint_id, function_id)
     # A site of another scheduler is refused here, whatever is asked.
@@ -145,13 +151,22 @@ def upgrade(**given: Any) -> None:
 
 
 def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
+    require_helm()
+    _examine(_open(**given)[0])
     given["function_id"] = _function_id(given["site"], given["function_id"])
-    release, rendering = _open(**given)
-    with_endpoint = release.install(seconds=seconds)
-    click.echo(f"{release.site.name} is up in namespace {release.namespace}")
+    release, rendering = _open(**given, warn=False)
+    done = release.install(seconds=seconds)
+    where = f"in namespace {release.namespace}"
+    click.echo(
+        f"{release.site.name} is up {where}{'' if done.changed else ', nothing was changed'}"
+    )
     if try_it:
-        _smoke(release, rendering, seconds)
-    if not with_endpoint:
+        try:
+            _smoke(release, rendering, seconds)
+        except BackendError as error:
+            _undo(release, done, seconds, error)
+            raise
+    if not done.endpoint:
         click.echo(
             f"clients in the cluster can use it: fitserve run ... --endpoint "
             f"parsl:{release.site.name}\nfor use from elsewhere, through Globus Compute: set "
@@ -160,6 +175,34 @@ def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
         return
     card = _card(release, rendering)
     click.echo(f"hand to users: {card}")
+
+
+def _examine(release: Release) -> None:
+    """Have the doctor look at the cluster, before anything is registered or installed."""
+    from sitekit.doctor import Patient, report
+    from sitekit.doctor.kubernetes import look
+
+    site, rendering = release.site, Rendering(__version__, Path.home())
+    findings = list(look(Patient(site=site, rendering=rendering, home=Path.home(), submit=False)))
+    shown = [one for one in findings if one.level in {"failure", "warning"}]
+    if shown:
+        click.echo(report(site, shown), err=True)
+    bad = [one for one in shown if one.level == "failure"]
+    if bad:
+        raise BackendError(
+            f"{site.name} was not deployed: {len(bad)} findings keep fits from running there",
+            evidence="; ".join(f"{one.check}: {one.cause}" for one in bad),
+            hint=f"put right what is marked FAILED above; make doctor SITE={site.name} looks again",
+        )
+
+
+def _undo(release: Release, done: Installed, seconds: int, error: BackendError) -> None:
+    """Let what served before serve again, after a smoke test that failed."""
+    if not done.changed or done.before is None:
+        return
+    click.echo(f"the smoke test failed: going back to revision {done.before}", err=True)
+    release.put_back(done.before, seconds=seconds)
+    error.cause = f"{error.cause}; what served before serves again"
 
 
 def _function_id(site: str, given: str | None) -> str | None:
@@ -190,9 +233,13 @@ def _card(release: Release, rendering: Rendering) -> Path:
             hint=f"kubectl --namespace {release.namespace} logs deployment/{release.name}",
         )
     known = Rendering(rendering.version, rendering.home, ident, rendering.function_id)
-    directory = Path("build") / "deploy" / release.site.name
-    write_files({"site-card.json": text(site_card(release.site, known))}, directory)
-    return directory / "site-card.json"
+    directory = _directory(release)
+    write_files({CARD: text(site_card(release.site, known))}, directory)
+    return directory / CARD
+
+
+def _directory(release: Release) -> Path:
+    return Path("build") / "deploy" / release.site.name
 
 
 @cluster.command()
@@ -208,32 +255,39 @@ def status(*, site: str, as_json: bool) -> None:
 
 @cluster.command()
 @_site
+@_as_json
 @_seconds
-def smoke(*, site: str, seconds: int) -> None:
-    """Have a real fit done by a worker pod of SITE."""
-    _smoke(*_open(site), seconds)
+def smoke(*, site: str, as_json: bool, seconds: int) -> None:
+    """Have a real fit done by a worker pod of SITE, through its endpoint if it has one."""
+    _smoke(*_open(site), seconds, as_json=as_json)
 
 
-def _smoke(release: Release, rendering: Rendering, seconds: int) -> None:
-    from sitekit.cluster.job import smoke as have_a_fit
+def _smoke(release: Release, rendering: Rendering, seconds: int, *, as_json: bool = False) -> None:
+    from sitekit.deployment.words import stages_words
 
-    found = have_a_fit(release, rendering, seconds)
-    if not found["ok"]:
+    stages = have_a_fit(release, rendering, _directory(release), seconds)
+    bad = [one for one in stages if not one["ok"]]
+    found = {"ok": not bad, "stages": stages}
+    click.echo(json.dumps(found, indent=2) if as_json else stages_words(stages))
+    if bad:
         raise BackendError(
-            f"the example was not fitted on {release.site.name}: {found['ended']}",
-            evidence=found["said"][-2000:],
-            hint=f"make status SITE={release.site.name}",
+            f"the smoke test of {release.site.name} failed: {bad[0]['what']}",
+            evidence=bad[0]["told"],
+            hint=bad[0]["next"] or f"make status SITE={release.site.name}",
         )
-    click.echo(f"the example was fitted by a worker pod, {found['seconds']:.0f} s in all")
 
 
 @cluster.command()
 @_site
 @_seconds
-def rollback(*, site: str, seconds: int) -> None:
-    """Let the revision of SITE before this one serve again."""
-    release, _ = _open(site)
-    click.echo(f"{site} is served by what revision {release.rollback(seconds=seconds)} was")
+@_try_it
+def rollback(*, site: str, seconds: int, try_it: bool) -> None:
+    """Let the revision of SITE that served before, and was another, serve again."""
+    release, rendering = _open(site)
+    revision = release.rollback(seconds=seconds)
+    click.echo(f"{release.site.name} is served by what revision {revision} was")
+    if try_it:
+        _smoke(release, rendering, seconds)
 
 
 @cluster.command()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.errors import BackendError
-from sitekit.cluster.tools import ask, items, run
+from sitekit.cluster.history import History
+from sitekit.cluster.tools import ask, differs, items, run
 from sitekit.derive import derive
 from sitekit.helm_values import CHART, helm_values
 from sitekit.kubernetes import HOME
 
 if TYPE_CHECKING:
+    from sitekit.cluster.history import Revision
     from sitekit.context import Rendering
     from sitekit.site import Site
 
-__all__ = ["CREDENTIALS", "Release", "credentials", "namespace_manifest"]
+__all__ = ["CREDENTIALS", "Installed", "Release", "credentials", "namespace_manifest"]
 
 CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 """Variables that hold a client's credentials, here and in the endpoint's secret."""
@@ -42,6 +45,24 @@ def namespace_manifest(name: str) -> dict[str, Any]:
             "annotations": {_MADE: "true"},
         },
     }
+
+
+class Installed(NamedTuple):
+    """What installing did.
+
+    Attributes
+    ----------
+    endpoint
+        Whether there is an endpoint: otherwise there were no credentials for one.
+    changed
+        Whether anything had to be changed.
+    before
+        The revision that served before, if there was one.
+    """
+
+    endpoint: bool
+    changed: bool
+    before: int | None
 
 
 class Release:
@@ -73,14 +94,29 @@ class Release:
         self.name = derive(site).endpoint_name
         self.namespace: str = site.get("kubernetes.namespace")
         self.selector = f"app.kubernetes.io/instance={self.name}"
+        self.history = History(self.name, self.namespace)
 
     # -- what is there ----------------------------------------------------------------------
 
     def revisions(self) -> list[dict[str, Any]]:
         """Return the release's history, the oldest first; empty where there is none."""
-        text = ask("helm", "history", self.name, *self._here(), "--output", "json")
-        found: list[dict[str, Any]] = json.loads(text) if text else []
-        return found
+        return self.history.rows()
+
+    def card(self) -> dict[str, Any] | None:
+        """Return the card of the endpoint that serves, or None if there is none."""
+        serving = self.history.serving()
+        if serving is None or not serving.enabled:
+            return None
+        card: dict[str, Any] = json.loads(serving.values["configuration"]["site-card.json"])
+        return {**card, "endpoint_id": serving.endpoint_id or self.endpoint_id()}
+
+    def credentials(self) -> tuple[str, str] | None:
+        """Return the endpoint's own credentials, from its secret in the cluster."""
+        name = self.site.get("kubernetes.credentials_secret") or f"{self.name}-credentials"
+        text = ask("kubectl", "get", "secret", name, *self._here(), "--output", "json")
+        data = json.loads(text).get("data", {}) if text else {}
+        ident, word = (base64.b64decode(data.get(key, "")).decode() for key in CREDENTIALS)
+        return (ident, word) if ident and word else None
 
     def endpoint_id(self) -> str | None:
         """Return the id under which the running endpoint is registered, if it is."""
@@ -113,18 +149,15 @@ class Release:
             values["endpoint"]["credentials"] = {"clientId": ident, "clientSecret": word}
         return _merged(values, self._overrides)
 
-    def install(self, *, seconds: int = 600) -> bool:
+    def install(self, *, seconds: int = 600) -> Installed:
         """Install the site, or upgrade what is there; one that does not come up is undone.
+
+        Nothing is done where all is as it should be already.
 
         Parameters
         ----------
         seconds
             How long its pods may take to be ready.
-
-        Returns
-        -------
-        bool
-            Whether there is an endpoint: otherwise there were no credentials for one.
 
         Raises
         ------
@@ -136,30 +169,52 @@ class Release:
         if endpoint["enabled"] and not endpoint["id"]:
             endpoint["id"] = self._known_id()
         self._need_namespace()
+        serving = self.history.serving()
+        before = serving.number if serving else None
+        if serving and self._is_so(serving, values):
+            if endpoint["enabled"]:
+                self._wait(seconds)
+            return Installed(bool(endpoint["enabled"]), changed=False, before=before)
         self._upgrade(values, seconds)
         if endpoint["enabled"] and not endpoint["id"] and not endpoint["state"]["size"]:
             # Its pod's state is gone with the pod: the id that it got is kept by the release.
             endpoint["id"] = self.endpoint_id()
             self._upgrade(values, seconds)
-        return bool(endpoint["enabled"])
+        return Installed(bool(endpoint["enabled"]), changed=True, before=before)
 
     def rollback(self, *, seconds: int = 600) -> int:
-        """Let the revision before this one serve again; returns its number.
+        """Let the last revision that was something else serve again; returns its number.
+
+        Only one with the present endpoint's id will do: under another, users' cards would break.
 
         Raises
         ------
         BackendError
             There is none, or it does not come up.
         """
-        known = [int(one["revision"]) for one in self.revisions() if one["status"] == "superseded"]
-        if not known:
+        serving = self.history.serving()
+        earlier = self.history.before(serving) if serving else None
+        if earlier is None:
+            known = [f"{one['revision']} {one['status']}" for one in self.revisions()]
             raise BackendError(
-                f"there is no earlier revision of {self.name}",
+                f"there is nothing to go back to: no earlier revision of {self.name} served "
+                "otherwise than the present one, with the same endpoint",
+                evidence=f"revisions: {', '.join(known) or 'none'}",
                 hint=f"helm history {self.name} --namespace {self.namespace}",
             )
+        self.put_back(earlier.number, seconds=seconds)
+        return earlier.number
+
+    def put_back(self, revision: int, *, seconds: int = 600) -> None:
+        """Let a revision serve again.
+
+        Raises
+        ------
+        BackendError
+            It does not come up.
+        """
         words = ("--wait", "--timeout", f"{seconds}s", "--history-max", _KEPT_REVISIONS)
-        run("helm", "rollback", self.name, str(known[-1]), *self._here(), *words)
-        return known[-1]
+        run("helm", "rollback", self.name, str(revision), *self._here(), *words)
 
     def stop(self) -> None:
         """End the endpoint and its workers; installing again starts them."""
@@ -188,6 +243,20 @@ class Release:
         return run("kubectl", "logs", "--selector", self.selector, *self._here(), *words)
 
     # -- parts ------------------------------------------------------------------------------
+
+    def _is_so(self, serving: Revision, values: dict[str, Any]) -> bool:
+        """Return whether a revision is what would be installed, and the cluster has it so."""
+        words = ("upgrade", "--dry-run=server", self.name, str(CHART), *self._here())
+        given = ("--values", "-", "--output", "json")
+        wanted = json.loads(run("helm", *words, *given, stdin=json.dumps(values)))["manifest"]
+        if wanted.strip() != serving.manifest:
+            return False
+        # Somebody may have changed or removed an object since, or `stop` has stopped the endpoint.
+        return not differs(wanted, *self._here())
+
+    def _wait(self, seconds: int) -> None:
+        words = ("rollout", "status", f"deployment/{self.name}", f"--timeout={seconds}s")
+        run("kubectl", *words, *self._here())
 
     def _upgrade(self, values: dict[str, Any], seconds: int) -> None:
         words = ["upgrade", "--install", self.name, str(CHART), *self._here()]

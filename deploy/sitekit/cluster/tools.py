@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -9,10 +10,12 @@ from typing import Any
 
 from fitserve.errors import BackendError
 
-__all__ = ["ask", "items", "run"]
+__all__ = ["HELM", "ask", "differs", "items", "require_helm", "run"]
 
+HELM = 4
+"""Major version of Helm: another has other options, and renders the chart differently."""
 _HINTS = {
-    "helm": "install Helm 4",
+    "helm": f"install Helm {HELM} (https://helm.sh/docs/intro/install/), first on the PATH",
     "kubectl": "install kubectl, and let its context be the cluster (kubectl config get-contexts)",
 }
 
@@ -60,6 +63,38 @@ def ask(program: str, *words: str) -> str | None:
     )
 
 
+def differs(manifest: str, *where: str) -> bool:
+    """Return whether the cluster has objects otherwise than a manifest says, or not at all.
+
+    Where that cannot be told, they are taken to differ.
+    """
+    return _call("kubectl", ("diff", *where, "--filename", "-"), manifest).returncode != 0
+
+
+def require_helm() -> None:
+    """Require the Helm that the chart is tested with.
+
+    Raises
+    ------
+    BackendError
+        It is not installed, or is of another major version.
+    """
+    _require_version(_path("helm"))
+
+
+@functools.cache
+def _require_version(path: str) -> None:
+    words = [path, "version", "--template", "{{.Version}}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    said = (done.stdout or done.stderr).strip()
+    if done.returncode or not said.removeprefix("v").startswith(f"{HELM}."):
+        raise BackendError(
+            f"the helm on the PATH is not Helm {HELM}",
+            evidence=f"{path} version: {said[:200] or f'status {done.returncode}'}",
+            hint=f"{_HINTS['helm']}; `helm version` shows which one is found",
+        )
+
+
 def items(kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
     """Return the objects of a kind that bear labels."""
     words = ("get", kind, "--namespace", namespace, "--selector", selector, "--output", "json")
@@ -67,12 +102,19 @@ def items(kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
     return found
 
 
-def _call(
-    program: str, words: tuple[str, ...], stdin: str | None
-) -> subprocess.CompletedProcess[str]:
+def _path(program: str) -> str:
     path = shutil.which(program)
     if path is None:
         raise BackendError(f"{program} is not on the PATH", hint=_HINTS[program])
+    return path
+
+
+def _call(
+    program: str, words: tuple[str, ...], stdin: str | None
+) -> subprocess.CompletedProcess[str]:
+    path = _path(program)
+    if program == "helm":
+        _require_version(path)
     return subprocess.run(  # noqa: S603 -- fixed programs, arguments that we made
         [path, *words], input=stdin or "", capture_output=True, text=True, check=False
     )

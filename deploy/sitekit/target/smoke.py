@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -22,14 +22,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.backends import Backend
-    from sitekit.target.deployed import Deployed
+    from sitekit.site import Site
 
-__all__ = ["Stage", "direct", "refusal", "through_the_service"]
+__all__ = ["Served", "Stage", "direct", "refusal", "through_the_service"]
 
 _POLL = 0.5
 _LAST_WITHOUT_FIT = "function"
 _REFUSAL_SECONDS = 120.0
 _NOT_OURS = "def fitserve_must_not_run():\n    return 'it ran'\n"
+
+
+class Served(Protocol):
+    """An endpoint that is tried through the service."""
+
+    @property
+    def site(self) -> Site:
+        """Its site."""
+
+    @property
+    def endpoint_id(self) -> str | None:
+        """Its id."""
+
+    @property
+    def multi_user(self) -> bool:
+        """Whether fits are done under its users' own accounts."""
+
+    @property
+    def serving(self) -> str | None:
+        """The release that serves."""
 
 
 class Stage(NamedTuple):
@@ -103,44 +123,44 @@ def _fit(backend: Backend, timeout: float) -> Iterator[Stage]:
     )
 
 
-def through_the_service(deployed: Deployed, card: Path, timeout: float) -> Iterator[Stage]:
+def through_the_service(served: Served, card: Path, timeout: float) -> Iterator[Stage]:
     """Have a fit done through Globus Compute, then try a function that is not fitserve's.
 
     The endpoint's own credentials must be in the environment.
 
     Parameters
     ----------
-    deployed
+    served
         The endpoint.
     card
         Its site card.
     timeout
         Seconds to wait for the fit, queue included.
     """
-    port = deployed.site.get("endpoint.amqp_port")
+    port = served.site.get("endpoint.amqp_port")
     # Not a thing that users set: the site takes it, and its card does not tell of it.
     known = msgspec.structs.replace(read_card(str(card)), options=None)
-    profile = Profile(name=deployed.site.name, card=known, amqp_port=port)
-    options = {TRIAL_OPTION: deployed.manifest.current or "none"}
+    profile = Profile(name=served.site.name, card=known, amqp_port=port)
+    options = {TRIAL_OPTION: served.serving or "none"}
     last = time.monotonic()
     for finding in check_endpoint(profile, options, timeout):
         now = time.monotonic()
         yield Stage(finding.what, finding.told, now - last, finding.ok, finding.next)
         last = now
-        if finding.what == _LAST_WITHOUT_FIT and deployed.multi_user:
+        if finding.what == _LAST_WITHOUT_FIT and served.multi_user:
             # The endpoint's own identity has no account to fit under.
             told = "not tried: a fit is done under the account of the user who asks for it"
-            hint = f"as a user: fitserve endpoints check {deployed.site.name}"
+            hint = f"as a user: fitserve endpoints check {served.site.name}"
             yield Stage("fit", told, 0.0, next=hint)
             return
 
 
-def refusal(deployed: Deployed, known: str | None) -> tuple[Stage, str | None]:
+def refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
     """Try to run a function that the endpoint does not allow.
 
     Parameters
     ----------
-    deployed
+    served
         The endpoint.
     known
         Id of such a function from an earlier test.
@@ -153,13 +173,13 @@ def refusal(deployed: Deployed, known: str | None) -> tuple[Stage, str | None]:
     from globus_compute_sdk import Executor
 
     began = time.monotonic()
-    port = deployed.site.get("endpoint.amqp_port")
+    port = served.site.get("endpoint.amqp_port")
     try:
         client = Service().client
         function = known or str(client.register_source_code(_NOT_OURS, "fitserve_must_not_run"))
     except Exception as error:  # noqa: BLE001 -- the SDK raises what it likes
         return Stage("refusal", f"not tried: {error}", time.monotonic() - began, ok=False), known
-    executor = Executor(endpoint_id=deployed.endpoint_id, client=client, amqp_port=port)
+    executor = Executor(endpoint_id=served.endpoint_id, client=client, amqp_port=port)
     try:
         future = executor.submit_to_registered_function(function)
         told = f"another function was run, and gave {future.result(_REFUSAL_SECONDS)!r}"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from fitserve._version import __version__
 from sitekit.cluster.job import run_job
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
 
     from kuberig.cluster import Cluster
 
-__all__ = ["Run", "local_cls"]
+__all__ = ["Run", "local_cls", "same_results", "staus"]
 
 _MARK = "== results"
 
@@ -86,15 +91,38 @@ class Run:
         return found
 
 
-def local_cls(place: Path, pallet: str | Path, options: Sequence[str] = ()) -> dict[str, float]:
-    """Return the CLs of each hypothesis as this machine fits them."""
-    output = place / "local"
-    words = ["run", str(pallet), "--endpoint", "inline", "--refit", "--quiet", *options]
-    subprocess.run(
-        [sys.executable, "-m", "fitserve", *words, "--output", str(output)],
-        check=True,
-        capture_output=True,
-        cwd=place,
-    )
-    results = json.loads((output / "results.json").read_text())
+def same_results(found: dict[str, dict[str, Any]], expected: dict[str, float]) -> None:
+    """Require that every hypothesis was fitted, with the CLs of this machine."""
+    assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(expected, "ok")
+    for name, cls in expected.items():
+        assert found[name]["CLs_obs"] == pytest.approx(cls, rel=1e-5, abs=1e-12), name
+
+
+def local_cls(pallet: str | Path, options: Sequence[str] = ()) -> dict[str, float]:
+    """Return the CLs of each hypothesis as this machine fits them; once for all tests."""
+    return _local_cls(str(pallet), tuple(options))
+
+
+@functools.cache
+def _local_cls(pallet: str, options: tuple[str, ...]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as place:
+        output = Path(place) / "local"
+        words = ["run", pallet, "--endpoint", "inline", "--refit", "--quiet", *options]
+        subprocess.run(
+            [sys.executable, "-m", "fitserve", *words, "--output", str(output)],
+            check=True,
+            capture_output=True,
+            cwd=place,
+        )
+        results = json.loads((output / "results.json").read_text())
     return {name: result["CLs_obs"] for name, result in results.items()}
+
+
+def staus() -> Path:
+    """Return the pallet of the search for direct staus; without it tests are skipped."""
+    root = Path(__file__).parents[3]
+    shared = Path(os.environ.get("FITSERVE_SHARED") or root / "shared")
+    pallet = shared / "pallets" / "staus.tar.xz"
+    if not pallet.exists() and not os.environ.get("CI"):
+        pytest.skip(f"{pallet} is not there")
+    return pallet

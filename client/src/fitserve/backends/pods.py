@@ -56,6 +56,11 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
         Labels of the pod besides Parsl's own.
     fields
         As Parsl's KubernetesProvider has them.
+
+    Attributes
+    ----------
+    silent
+        What was said, or went wrong, where a pod could not be read.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
         self.priority_class = priority_class
         self.scratch = scratch
         self.labels = dict(labels or {})
+        self.silent = ""
 
     @property
     def status_polling_interval(self) -> int:
@@ -158,7 +164,12 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
         self.kube_client.create_namespaced_pod(namespace=self.namespace, body=body)
 
     def _status(self) -> None:
-        for job, known in self.resources.items():
+        self.look()
+
+    def look(self) -> None:
+        """Look at every pod that has not ended; those that have are removed."""
+        self.silent = ""
+        for job, known in list(self.resources.items()):
             if known["status"].terminal:
                 continue
             try:
@@ -169,6 +180,7 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
                 if getattr(error, "status", None) == _GONE:
                     known["status"] = JobStatus(JobState.CANCELLED, "the pod was deleted")
                 else:
+                    self.silent = str(error).strip()
                     logger.warning("pod %s cannot be read: %s", known["pod_name"], error)
                 continue
             known["status"] = pod_status(found.to_dict())

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from fitserve.backends.direct.pods import PodWatch, reader
 from fitserve.backends.direct.provider import SCHEDULERS, Watch, watched
 from fitserve.backends.guardian import Guardian
 from fitserve.backends.parsl_log import close_log, log_to
@@ -28,6 +29,7 @@ STAGE_DIRECTORY = "stage"
 _STRATEGY_SECONDS = 1.0
 _LEAST_POLL_SECONDS = 2.0
 _CANCEL = {"slurm": "scancel", "pbspro": "qdel", "torque": "qdel"}
+_PODS = "PodProvider"
 
 
 class Engine:
@@ -60,7 +62,8 @@ class Engine:
 
         from fitserve_worker import run
 
-        self._kind = kind = SCHEDULERS.get(description.engine["provider"]["type"])
+        which = description.engine["provider"]["type"]
+        self._kind = kind = "pods" if which == _PODS else SCHEDULERS.get(which)
         timeout = float(description.engine["provider"].get("cmd_timeout", 60))
         polling = float(description.engine["job_status_kwargs"]["strategy_period"])
         self._guardian: Guardian | None = None
@@ -69,8 +72,9 @@ class Engine:
         self._avoided = ""
         self._retiring: set[str] = set()
         self.connected: set[str] = set()
+        watch = PodWatch if which == _PODS else Watch
         self.watch = (
-            Watch(kind, timeout, submitting=self._submitting, submitted=self._submitted)
+            watch(kind, timeout, submitting=self._submitting, submitted=self._submitted)
             if kind
             else None
         )
@@ -86,6 +90,8 @@ class Engine:
         config.initialize_logging = False
         [self.executor] = config.executors
         self.provider = self.executor.provider
+        if isinstance(self.watch, PodWatch):
+            self.watch.read = reader(self.provider)
         self.executor.worker_logdir_root = str(directory)
         if self.watch is not None:
             # Parsl gives the whole run up when its first block fails.
@@ -215,7 +221,7 @@ class Engine:
             self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
 
     def _submitted(self, job: str) -> None:
-        if self._guardian is not None:
+        if self._guardian is not None and self._cancel:
             self._guardian.watch("job", f"{self._cancel} {job}")
 
     def _export_stage(self, directory: Path) -> None:

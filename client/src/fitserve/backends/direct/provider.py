@@ -25,7 +25,7 @@ class Watch:
     Parameters
     ----------
     scheduler
-        One of `SCHEDULERS`.
+        One of `SCHEDULERS`, by its name there.
     timeout
         Seconds that a command of the scheduler may take.
     submitting, submitted
@@ -67,17 +67,32 @@ class Watch:
             if not asked:
                 return
             try:
-                self.jobs |= ask(self._scheduler, asked, self._timeout)
+                self.jobs |= self._ask(asked)
             except SilentSchedulerError as error:
                 self.silent = str(error) or "no answer"
             else:
                 self.silent = ""
+
+    def _ask(self, ids: Sequence[str]) -> dict[str, Job]:
+        """Ask for jobs.
+
+        Raises
+        ------
+        SilentSchedulerError
+            There was no answer.
+        """
+        return ask(self._scheduler, ids, self._timeout)
 
     def took(self, ident: str) -> None:
         """Take note of a new block."""
         self.jobs[ident] = Job("queued")
         self.refusals, self.refusal = 0, None
         self._submitted(ident)
+
+    def said(self, error: Exception) -> str:
+        """Return what the scheduler said when it took no block."""
+        told = [str(getattr(error, name, "") or "") for name in ("stderr", "stdout")]
+        return "\n".join(filter(str.strip, told)) or str(error)
 
     def refused(self, text: str) -> None:
         """Take note of a block that was not taken; the next is asked for later and later."""
@@ -133,8 +148,7 @@ def watched(base: type[Any], watch: Watch, seconds: float) -> type[Any]:
         try:
             ident = base.submit(self, *arguments, **named)
         except Exception as error:
-            told = [str(getattr(error, name, "") or "") for name in ("stderr", "stdout")]
-            watch.refused("\n".join(filter(str.strip, told)) or str(error))
+            watch.refused(watch.said(error))
             raise
         if ident is None:
             # Torque's provider only logs what qsub said.

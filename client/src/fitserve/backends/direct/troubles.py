@@ -30,6 +30,8 @@ _OUR_WORD = "fitserve: "
 # What Parsl's pool of workers says when it reaches none of the addresses that it was told.
 _NO_WAY = "No viable ZMQ url"
 _LINES = 3
+# Kubernetes' word for a container that failed, before the container's own.
+_POD_ERROR = "Error: "
 
 
 class Troubles:
@@ -122,16 +124,16 @@ class Troubles:
         failed = engine.failed()
         if not failed:
             return
-        said = _last_words(engine.stderr_of(failed[-1]))
+        found = watch.jobs[failed[-1]]
+        said = _last_words(engine.stderr_of(failed[-1])) or _lines(found.reason)
         clear = [line for line in said if line.startswith(_OUR_WORD) or _NO_WAY in line]
         if len(failed) < (_FAILED_CLEARLY if clear else _FAILED_BLOCKS):
             return
-        found = watch.jobs[failed[-1]]
         how = ended_words(found.ending or "unknown", self._walltime)
         where = f" on {found.nodes}" if found.nodes else ""
         raise BackendError(
             f"blocks of site {self._site.site} end before a worker is there",
-            evidence=f"job {failed[-1]}{where} {how}: {'; '.join(clear or said) or found.reason}",
+            evidence=f"job {failed[-1]}{where} {how}: {'; '.join(clear or said)}",
             hint=self._failed_hint(clear),
         )
 
@@ -160,6 +162,12 @@ class Troubles:
                     hint="network.interface in the site's file (`ip -brief address` lists what "
                     "there is), then render it again; make doctor looks from a node",
                 )
+
+
+def _lines(reason: str) -> list[str]:
+    """Return the last lines of why a pod ended, in which its last words are."""
+    lines = reason.removeprefix(_POD_ERROR).splitlines()
+    return [line.strip() for line in lines if line.strip()][-_LINES:]
 
 
 def _last_words(path: Path | None) -> list[str]:

@@ -12,8 +12,18 @@ __all__ = ["Refusal", "ended_words", "never_runs", "no_room", "refusal"]
 
 _NO_ROOM = r"No space left|[Dd]isk quota|Read-only file system"
 
-# What sbatch and qsub say, whether asking again can help, and what to do.
+# What sbatch, qsub and Kubernetes say, whether asking again can help, and what to do.
 _REFUSALS: tuple[tuple[str, bool, str], ...] = (
+    (
+        r"exceeded quota",
+        True,
+        "wait until pods of the namespace have ended (`kubectl describe resourcequota`)",
+    ),
+    (
+        r"cannot create resource|violates PodSecurity|service account|PriorityClass",
+        False,
+        "make doctor SITE=... looks for what the namespace allows and has",
+    ),
     (
         r"submit limit|MaxSubmit|would exceed.*limit|queued jobs|Maximum number of jobs",
         True,
@@ -60,6 +70,7 @@ _NEVER = (
     ),
     (r"PartitionNodeLimit|MaxNodePerJob|MaxNodesPerJob", "fewer blocks.nodes in the site's file"),
     (r"PerJobLimit|PerJob$", "smaller blocks: node and blocks in the site's file"),
+    (r"InvalidImageName|ErrImageNeverPull", "another kubernetes.image in the site's file"),
     (r"BadConstraints", "another scheduler.constraint in the site's file"),
     (
         r"(Invalid|Not)(Account|QOS)|AccountNotAllowed|QOSNotAllowed|^InvalidAccount|^InvalidQOS",
