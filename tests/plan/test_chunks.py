@@ -90,7 +90,8 @@ def test_a_task_s_answer_is_bounded() -> None:
 
 def test_tasks_say_which_toys_they_are_of() -> None:
     request = ToysRequest(toys=100_000)
-    limits = Limits(task_bytes=10_000_000, outstanding=8, workers=2)
+    # One worker is given as few tasks as the bounds allow.
+    limits = _limits(1)
     bounds = Bounds(seconds=seconds_per_hypothesis(WORKSPACE, request) / 2.5)
     plan = make_plan(WORKSPACE, _hypotheses(2), request, limits=limits, staged=True, bounds=bounds)
     asked = [(task.hypotheses[0].name, task.toys.first, task.toys.count) for task in plan.tasks]
