@@ -54,7 +54,7 @@ def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     AssertionError
         It failed, and ``check`` is true.
     """
-    given = {"check": True, "timeout": 900, **options}
+    given = {"check": True, "timeout": 1800, **options}
     command = [str(word) for word in words]
     try:
         return subprocess.run(  # noqa: PLW1510 - it is among the options

@@ -75,6 +75,8 @@ def made_user(name: str, apptainer: str, *options: str) -> Iterator[User]:
         made.run("podman", "system", "migrate")
         # Its files of subordinate ids are only its own to remove.
         made.run("podman", "unshare", "rm", "-rf", made.home / ".local")
+        # Podman leaves a process that holds its namespace, and a command that was cut off its own.
+        run("pkill", "-KILL", "-u", made.uid, check=False)
         run("userdel", "--remove", "--force", name, check=False)
         shutil.rmtree(made.runtime, ignore_errors=True)
 
