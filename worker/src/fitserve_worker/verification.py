@@ -97,7 +97,9 @@ def _nearest(strengths: Iterable[float], value: float) -> float:
 def _optimizer(
     work: Work, result: HypothesisResult, *, doubted: bool
 ) -> Literal["scipy", "minuit"]:
-    optimizer = "minuit" if doubted else work.request.engine.optimizer
+    optimizer: Literal["scipy", "minuit"] = work.request.engine.optimizer
+    if doubted:
+        optimizer = "minuit"
     if result.engine.endswith(optimizer):
         return "minuit" if optimizer == "scipy" else "scipy"
     return optimizer

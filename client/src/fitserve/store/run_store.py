@@ -255,9 +255,10 @@ class RunStore:
         StoreError
             The manifest cannot be written.
         """
-        wanted = {*self.manifest.verify, *names}
+        asked = set(names)
+        wanted = {*self.manifest.verify, *asked}
         verify = [name for name in self.manifest.hypotheses if name in wanted]
-        odd = {*self.manifest.doubted, *(names if doubted else ())}
+        odd = {*self.manifest.doubted, *(asked if doubted else ())}
         manifest = msgspec.structs.replace(
             self.manifest,
             verify=verify,

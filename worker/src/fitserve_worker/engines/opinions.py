@@ -55,7 +55,10 @@ def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResul
         )
     else:
         found, changed = pyhf, _beside(kernel, pyhf)
-    doubt = {KERNEL_DOUBT: kernel.reason, "kernel CLs_obs": kernel.CLs_obs}
+    doubt: dict[str, float | str | None] = {
+        KERNEL_DOUBT: kernel.reason,
+        "kernel CLs_obs": kernel.CLs_obs,
+    }
     return msgspec.structs.replace(
         found,
         attempts=[*kernel.attempts, *pyhf.attempts],
