@@ -486,22 +486,26 @@ def test_what_status_says() -> None:
         "id": "e", "pid": 3, "since": "2026-01-02T03:04:05+00:00", "kept_by": "supervisor",
         "at_boot": "cron", "restart_pending": False,
     }  # fmt: skip
-    told = status_words(
-        {
-            "site": "mine",
-            "endpoint": endpoint,
-            "children": ["c"],
-            "jobs": [job],
-            "workers": {"of_running_jobs": 0, "most": 8},
-            "disk": {},
-            "versions": {"release": "1-ab", "previous": None},
-            "last_fits": [],
-            "orphans": [{"pid": 9}],
-        }
-    )
+    found = {
+        "site": "mine",
+        "endpoint": endpoint,
+        "children": ["c"],
+        "jobs": [job],
+        "workers": {"of_running_jobs": 0, "most": 8},
+        "disk": {},
+        "versions": {"release": "1-ab", "previous": None},
+        "last_fits": [],
+        "orphans": [{"pid": 9}],
+    }
+    told = status_words(found)
     assert "job        12 queued: Resources" in told
     assert "started at boot by cron" in told
     assert "end them with ARGS=--end-orphans" in told
+    told = status_words({**found, "orphans_ended": 1, "jobs_ended": ["12"]})
+    assert "job        12 queued: its endpoint was dead; ended" in told
+    assert "1 processes of dead children; 1 ended" in told
+    told = status_words({**found, "endpoint": {**endpoint, "at_boot": "login"}})
+    assert "until its user logs out: `loginctl enable-linger` was refused" in told
 
 
 def test_what_a_failed_stage_says() -> None:
