@@ -269,6 +269,15 @@ def test_jobs_of_pbs(
     assert job.reason.startswith("Not Running")
 
 
+def test_jobs_of_torque_are_known_by_the_name_that_parsl_gives_them(
+    make_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = QSTAT.replace("parsl.fitserve-mine", "parsl.parsl.fitserve-mine")
+    _fake(tmp_path / "bin", monkeypatch, qstat=shown)
+    [job] = jobs.find_jobs(make_site(extends="torque"), "fitserve-mine")
+    assert (job.id, job.of_endpoint) == ("7.head", True)
+
+
 def test_one_line_of_the_crontab_comes_and_goes(
     deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +431,7 @@ def test_what_torque_put_at_home_is_the_endpoints_by_the_jobs_name(
         "parsl.fitserve-mine.block-3.1764344000.5.o18",
         # Debian's qsub over Slurm: by the script that was given to it.
         "parsl.fitserve-mine-HighThroughputExecutor.block-1.1764344000.1234.submit.e21",
+        "parsl.parsl.fitserve-mine.block-0.1795884810.9595392.submit.o3",
     )
     others = (
         "parsl.fitserve-mine2.block-0.1764344000.1234.o19",
