@@ -270,6 +270,15 @@ def test_jobs_of_pbs(
     assert job.reason.startswith("Not Running")
 
 
+def test_jobs_of_torque_are_known_by_the_name_that_parsl_gives_them(
+    make_site: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = QSTAT.replace("parsl.fitserve-mine", "parsl.parsl.fitserve-mine")
+    _fake(tmp_path / "bin", monkeypatch, qstat=shown)
+    [job] = jobs.find_jobs(make_site(extends="torque"), "fitserve-mine")
+    assert (job.id, job.of_endpoint) == ("7.head", True)
+
+
 def test_one_line_of_the_crontab_comes_and_goes(
     deployed: Deployed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,6 +432,7 @@ def test_what_torque_put_at_home_is_the_endpoints_by_the_jobs_name(
         "parsl.fitserve-mine.block-3.1764344000.5.o18",
         # Debian's qsub over Slurm: by the script that was given to it.
         "parsl.fitserve-mine-HighThroughputExecutor.block-1.1764344000.1234.submit.e21",
+        "parsl.parsl.fitserve-mine.block-0.1795884810.9595392.submit.o3",
     )
     others = (
         "parsl.fitserve-mine2.block-0.1764344000.1234.o19",
@@ -515,22 +525,26 @@ def test_what_status_says() -> None:
         "id": "e", "pid": 3, "since": "2026-01-02T03:04:05+00:00", "kept_by": "supervisor",
         "at_boot": "cron", "restart_pending": False,
     }  # fmt: skip
-    told = status_words(
-        {
-            "site": "mine",
-            "endpoint": endpoint,
-            "children": ["c"],
-            "jobs": [job],
-            "workers": {"of_running_jobs": 0, "most": 8},
-            "disk": {},
-            "versions": {"release": "1-ab", "previous": None},
-            "last_fits": [],
-            "orphans": [{"pid": 9}],
-        }
-    )
+    found = {
+        "site": "mine",
+        "endpoint": endpoint,
+        "children": ["c"],
+        "jobs": [job],
+        "workers": {"of_running_jobs": 0, "most": 8},
+        "disk": {},
+        "versions": {"release": "1-ab", "previous": None},
+        "last_fits": [],
+        "orphans": [{"pid": 9}],
+    }
+    told = status_words(found)
     assert "job        12 queued: Resources" in told
     assert "started at boot by cron" in told
     assert "end them with ARGS=--end-orphans" in told
+    told = status_words({**found, "orphans_ended": 1, "jobs_ended": ["12"]})
+    assert "job        12 queued: its endpoint was dead; ended" in told
+    assert "1 processes of dead children; 1 ended" in told
+    told = status_words({**found, "endpoint": {**endpoint, "at_boot": "login"}})
+    assert "until its user logs out: `loginctl enable-linger` was refused" in told
 
 
 def test_what_a_failed_stage_says() -> None:

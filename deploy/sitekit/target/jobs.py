@@ -69,8 +69,11 @@ def find_jobs(site: Site, endpoint: str) -> list[Job]:
 
 
 def _name(endpoint: str) -> str:
-    """Return a pattern of the names that Parsl gives jobs; its group is there for an endpoint's."""
-    return rf"parsl\.{re.escape(endpoint)}(-HighThroughputExecutor)?\."
+    """Return a pattern of the names that Parsl gives jobs; its group is there for an endpoint's.
+
+    Its provider for Torque puts ``parsl.`` before what begins with it already.
+    """
+    return rf"(?:parsl\.){{1,2}}{re.escape(endpoint)}(-HighThroughputExecutor)?\."
 
 
 def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
