@@ -115,13 +115,15 @@ def test_a_client_outside_drives_worker_pods(
         )
         try:
             # Why its pods wait is said by the client, as its lines are wrapped.
-            reason = "1 block queued: 0/1 nodes are available"
+            reason = "queued: 0/1 nodes are available"
             wait_for("the reason", lambda: reason in " ".join(said.read_text().split()), 120)
             kube.kubectl("uncordon", "node")
             assert client.wait(timeout=400) == 0, said.read_text()
         finally:
             kube.kubectl("uncordon", "node")
-            client.kill()
+            # By itself it deletes its pods, which belong to no other.
+            client.terminate()
+            client.wait(timeout=60)
     found = json.loads((run / "results.json").read_text())
     same_results(found, local_cls("example", options))
     assert {one["host"].partition(".")[0] for one in found.values()} == {"fitserve-rig"}
