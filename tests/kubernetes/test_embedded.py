@@ -59,8 +59,14 @@ def _workers(kube: Cluster, job: str = "") -> list[dict[str, Any]]:
     return [
         one
         for one in kube.get("pods", NAMESPACE, WORKERS)
-        if one["metadata"]["ownerReferences"][0]["name"].startswith(job)
+        if not job or _owner(one).startswith(job)
     ]
+
+
+def _owner(pod: dict[str, Any]) -> str:
+    """Return the name of the pod that drives this one; a client outside the cluster has none."""
+    owners = pod["metadata"].get("ownerReferences", [])
+    return owners[0]["name"] if owners else ""
 
 
 def _running(kube: Cluster, job: str) -> list[str]:
