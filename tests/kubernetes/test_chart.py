@@ -214,7 +214,8 @@ def test_policies_admit_workers_to_their_own_endpoint_alone() -> None:
     )
     pod = yaml.safe_load((GOLDEN / "kubernetes" / "pod.json").read_text())
     assert workers["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
-    assert workers["ingress"] == []
+    assert "ingress" not in workers
+    assert workers["policyTypes"] == ["Ingress", "Egress"]
     [rule] = drivers["ingress"]
     [peer] = rule["from"]
     assert peer["podSelector"]["matchLabels"] == labels("fitserve-kubernetes", "worker")

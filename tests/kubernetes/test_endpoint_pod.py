@@ -197,7 +197,8 @@ def _results(place: Path) -> dict[str, dict[str, Any]]:
 def test_the_example_is_fitted_through_the_service_and_workers_go_when_idle(
     kube: Cluster, site: Site, client: Client, tmp_path: Path
 ) -> None:
-    assert kube.get("pods", SPACE, WORKERS) == []
+    # Those of the smoke test go first.
+    wait_for("no worker pods", lambda: not kube.get("pods", SPACE, WORKERS), 120)
     run = tmp_path / "run"
     words = ("--patch", "X_200_*")
     client("run", "example", "--endpoint", "cloud", "--output", run, *words, timeout=400)
