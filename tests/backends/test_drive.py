@@ -152,7 +152,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InterruptedRunError) as caught:
-        fit(_Interrupted(outstanding=1))
+        fit(_Interrupted(outstanding=1), bounds=Bounds(hypotheses=1))
     assert caught.value.hint == f"fitserve resume {tmp_path / 'run'}"
     done = set(read_run(tmp_path / "run").results)
     assert 0 < len(done) < 5

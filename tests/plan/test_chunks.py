@@ -78,7 +78,7 @@ def test_a_hypothesis_alone_keeps_all_workers_busy() -> None:
         toy_parts(_hypotheses(1), ToysRequest(toys=10_000), {}, Work(1, 0.01), limits, None)
     )
     counts = [part.toys.count for part in parts]
-    assert len(parts) == best_size(limits.costs, work, 4, most=6_000).tasks >= 4
+    assert len(parts) == best_size(limits.costs, work, 4, most=2_500).tasks >= 4
     assert max(counts) - min(counts) <= 1
 
 

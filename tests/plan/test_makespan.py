@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -90,6 +91,14 @@ def test_a_plan_has_the_best_size(
     assert plan.seconds == makespan(costs, loads, workers)
 
 
+def test_no_worker_that_comes_first_is_left_without_a_task() -> None:
+    # By the model alone it would not be worth the setup of a second worker.
+    work = Work(60, 0.002)
+    assert best_size(LOCAL, work, 2).tasks == 1
+    assert task_size(work, _limits(2), most=MOST) <= 30
+    assert task_size(work, _limits(10_000, DIRECT), most=MOST) <= 2
+
+
 def test_what_tasks_and_workers_cost_decides() -> None:
     work = Work(400, 1.0)
     sizes = [
@@ -109,7 +118,8 @@ def test_what_tasks_and_workers_cost_decides() -> None:
 @settings(max_examples=20, deadline=None)
 def test_no_other_size_is_much_better(number: int, each: float, workers: int, costs: Costs) -> None:
     work = Work(number, each, each_bytes=1e4)
-    most = max(1, min(number, MOST, int(60 / each)))
+    first = min(workers, costs.workers_per_block or workers)
+    most = max(1, min(MOST, int(60 / each), math.ceil(number / first)))
     chosen = task_size(work, _limits(workers, costs), most=MOST)
     shortest = min(simulate(costs, work, workers, size).makespan for size in range(1, most + 1))
     assert simulate(costs, work, workers, chosen).makespan <= 1.05 * shortest
@@ -142,6 +152,6 @@ def test_toys_are_cut_to_the_best_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 1_000.0)
     plan = _plan(1, _limits(20, DIRECT), ToysRequest(toys=100_000))
     work = Work(100_000, 0.01, task_bytes=plan.tasks[0].bytes)
-    best = best_size(DIRECT, work, 20, most=6_000)
+    best = best_size(DIRECT, work, 20, most=5_000)
     assert len(plan.tasks) == best.tasks
     assert max(task.toys.count for task in plan.tasks) <= best.size

@@ -200,10 +200,8 @@ def best_size(
 ) -> Estimate:
     """Return what a run takes with the task size that ends it soonest.
 
-    Of sizes with which it takes up to 2 % longer, those with a task for every worker are
-    preferred: fits may take far longer than was estimated. Of these, it is that with the fewest
-    tasks, as long as the time after the first worker was ready for its first fit is not more
-    than 2 % longer.
+    Of sizes with which the time after the first worker was ready for its first fit is up to 2 %
+    longer, it is that with the fewest tasks.
 
     Parameters
     ----------
@@ -229,16 +227,10 @@ def best_size(
     tasks = sum(math.ceil(work.number / size) for size in sizes)
     runs = max(1, min(_RUNS, _SIMULATED // tasks))
     found = [simulate(costs, work, workers, size, runs=runs) for size in sizes]
-    good = _within(found, 0.0)
-    busy = [one for one in good if one.tasks >= min(workers, work.number)] or good
-    return min(_within(busy, first_fit(costs, workers)), key=lambda one: one.tasks)
-
-
-def _within(found: Sequence[Estimate], begin: float) -> list[Estimate]:
-    """Return those that take as long as the shortest, but for 2 % of its time after ``begin``."""
     shortest = min(one.makespan for one in found)
-    enough = shortest + _TOLERANCE * max(0.0, shortest - begin)
-    return [one for one in found if one.makespan <= enough]
+    fitting = max(0.0, shortest - first_fit(costs, workers))
+    good = (one for one in found if one.makespan <= shortest + _TOLERANCE * fitting)
+    return min(good, key=lambda one: one.tasks)
 
 
 def _sizes(count: int, workers: int, least: int, most: int) -> list[int]:

@@ -58,7 +58,10 @@ def task_size(
         cheap = math.floor((_WORKSPACE_BYTES + _WORKSPACE_SHARE * patches) / carried)
         busy = min(limits.workers, math.ceil(work.number * work.fit / _WORTH_SECONDS))
         least = min(most, math.ceil(work.number / max(cheap, busy, 1)))
-    most = max(least, min(most, _within(_TASK_SECONDS, work)))
+    # Fits may take far longer than was estimated, and what is done is kept task by task: none of
+    # the workers that come first is left without a task.
+    first = min(limits.workers, limits.costs.workers_per_block or limits.workers)
+    most = max(least, min(most, _within(_TASK_SECONDS, work), math.ceil(work.number / first)))
     return best_size(limits.costs, work, limits.workers, least=least, most=most).size
 
 
