@@ -60,6 +60,25 @@ def _compare(found: dict, reference: dict, tolerance: float = TOLERANCE) -> None
         assert result["twice_nll"] <= expected["twice_nll"] + NLL_TOLERANCE, name
 
 
+def _no_higher(kernel: dict, pyhf: dict) -> None:
+    """See that the kernel's minima of -2 log L, free and at a signal strength of 1, are as low."""
+    assert kernel.keys() == pyhf.keys()
+    for name, ours in kernel.items():
+        assert ours["engine"] == "kernel", name
+        for minimum in (_free, _at_one):
+            assert minimum(ours) <= minimum(pyhf[name]) + NLL_TOLERANCE, (name, minimum)
+
+
+def _free(result: dict) -> float:
+    return result["twice_nll"]
+
+
+def _at_one(result: dict) -> float:
+    (point,) = result["points"]
+    assert point["mu"] == 1.0
+    return result["twice_nll"] + point["twice_delta_nll"]
+
+
 def test_staus_agrees_on_every_hypothesis(
     shared: Path, references: dict[str, dict], tmp_path: Path
 ) -> None:
@@ -67,6 +86,7 @@ def test_staus_agrees_on_every_hypothesis(
     assert len(found) == 57
     assert set(found) == set(references["staus"])
     _compare(found, references["staus"])
+    _no_higher(_run(shared / "pallets" / "staus.tar.xz", tmp_path / "kernel", engine="auto"), found)
 
 
 def test_1lbb_agrees_on_a_sample(shared: Path, references: dict[str, dict], tmp_path: Path) -> None:
@@ -74,6 +94,8 @@ def test_1lbb_agrees_on_a_sample(shared: Path, references: dict[str, dict], tmp_
     found = _run(shared / "pallets" / "1Lbb.tar.xz", tmp_path / "run", *options)
     assert len(found) == len(SAMPLE_1LBB)
     _compare(found, references["1Lbb"])
+    kernel = _run(shared / "pallets" / "1Lbb.tar.xz", tmp_path / "kernel", *options, engine="auto")
+    _no_higher(kernel, found)
 
 
 @pytest.mark.parametrize(("analysis", "hypotheses"), [("1Lbb", 125), ("staus", 57)])
