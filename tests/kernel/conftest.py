@@ -137,7 +137,9 @@ def models(draw: st.DrawFn, *, wild: bool) -> Case:
     workspace = {
         "channels": channels,
         "observations": observations,
-        "measurements": [{"name": "m", "config": {"poi": "mu", "parameters": draw(_configs())}}],
+        "measurements": [
+            {"name": "m", "config": {"poi": "mu", "parameters": draw(_configs(bins))}}
+        ],
         "version": "1.0.0",
     }
     hypotheses = [
@@ -147,14 +149,15 @@ def models(draw: st.DrawFn, *, wild: bool) -> Case:
 
 
 @st.composite
-def _configs(draw: st.DrawFn) -> list[dict[str, Any]]:
+def _configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
+    """Draw a measurement's configuration of parameters, of which a model may have only some."""
     found: list[dict[str, Any]] = [
         {
             "name": "lumi",
             "inits": [1.0],
             "bounds": [[0.9, 1.1]],
             "auxdata": [draw(_rounded(0.98, 1.02))],
-            "sigmas": [0.02],
+            "sigmas": [draw(_rounded(0.005, 0.08))],
             "fixed": draw(st.booleans()),
         }
     ]
@@ -166,6 +169,46 @@ def _configs(draw: st.DrawFn) -> list[dict[str, Any]]:
         found.append({"name": "alpha1", "fixed": True, "inits": [0.5]})
     if draw(st.integers(0, 3)) == 0:
         found.append({"name": "alpha2", "auxdata": [0.3]})
+    return found + draw(_factor_configs(bins))
+
+
+@st.composite
+def _factor_configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
+    """Draw the configuration of parameters that multiply yields."""
+    found: list[dict[str, Any]] = []
+    if draw(st.integers(0, 2)) == 0:
+        found.append(draw(_config("norm", 1)))
+    if draw(st.integers(0, 2)) == 0:
+        # Where channels have not the same number of bins nobody can make this parameter.
+        found.append(draw(_config("free", bins[0])))
+    for index, count in enumerate(bins):
+        if draw(st.booleans()):
+            normal = {"auxdata": (0.8, 1.2), "sigmas": (0.01, 0.4)}
+            found.append(draw(_config(f"stat_ch{index}", count, normal)))
+        for sample in ("bkg0", "bkg1", "signal"):
+            if draw(st.integers(0, 2)) == 0:
+                poisson = {"auxdata": (0.5, 300.0), "factors": (0.5, 300.0)}
+                found.append(draw(_config(f"shape_ch{index}_{sample}", count, poisson)))
+    return found
+
+
+@st.composite
+def _config(
+    draw: st.DrawFn,
+    name: str,
+    count: int,
+    constraint: dict[str, tuple[float, float]] | None = None,
+) -> dict[str, Any]:
+    """Draw the configuration of parameters around 1, each part of it there or not."""
+    found: dict[str, Any] = {"name": name}
+    for key, (low, high) in {"inits": (0.7, 1.4), **(constraint or {})}.items():
+        if draw(st.booleans()):
+            found[key] = [draw(_rounded(low, high)) for _ in range(count)]
+    if draw(st.booleans()):
+        ends = [draw(_rounded(0.05, 0.6)), draw(_rounded(1.5, 6.0))]
+        found["bounds"] = [ends for _ in range(count)]
+    if draw(st.integers(0, 2)) == 0:
+        found["fixed"] = draw(st.booleans())
     return found
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyhf
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from fitserve_worker.kernel.compilation import compile_hypotheses
@@ -75,6 +76,15 @@ def _checked(loaded: Any, batch: Any, member: int, model: Any, data: list[float]
         """Return columns in pyhf's order, NaN for parameters that are not columns."""
         return parameters.join(values, np.full(batch.shape.bins, np.nan))
 
+    def matrix_of(values: np.ndarray) -> np.ndarray:
+        """Return a matrix of columns in pyhf's order, NaN for parameters that are not columns."""
+        place = column_of(np.arange(batch.shape.columns, dtype=float))
+        known = np.isfinite(place) & ~parameters.idle
+        columns = place[known].astype(int)
+        found = np.full((len(place), len(place)), np.nan)
+        found[np.ix_(known, known)] = values[np.ix_(columns, columns)]
+        return found
+
     return Checked(
         names=parameters.names,
         model=model,
@@ -83,7 +93,7 @@ def _checked(loaded: Any, batch: Any, member: int, model: Any, data: list[float]
         yields=lambda vector: at(vector)[0].yields[0, batch.slots],
         twice_nll=lambda vector: 2 * float(at(vector)[0].value[0] + loaded.chunk.constant[member]),
         gradient=lambda vector: 2 * column_of(at(vector)[0].gradient[0]),
-        hessian=lambda vector: 2 * column_of(np.diag(at(vector)[1].hessian[0])),
+        hessian=lambda vector: 2 * matrix_of(at(vector)[1].hessian[0]),
     )
 
 
@@ -178,7 +188,7 @@ def test_derivatives_are_those_of_the_likelihood(
             slope = (checked.twice_nll(above) - checked.twice_nll(below)) / (2 * step)
             assert gradient[index] == pytest.approx(slope, rel=1e-6, abs=1e-5)
             rise = (checked.gradient(above) - checked.gradient(below))[index] / (2 * step)
-            assert hessian[index] == pytest.approx(rise, rel=1e-6, abs=1e-5)
+            assert hessian[index, index] == pytest.approx(rise, rel=1e-6, abs=1e-5)
 
 
 def _shifted(vector: np.ndarray, index: int, by: float) -> np.ndarray:
@@ -226,6 +236,55 @@ def _generated(data: st.DataObject, models: Callable, codes: Any, pyhf_model: Ca
     case, options = data.draw(models(wild=True)), data.draw(codes)
     for seed, checked in enumerate(_both(case, options, pyhf_model)):
         _compare(checked, seed)
+        event(f"derivatives: {_derivatives(checked, seed)}")
+
+
+# Of a parameter, for differences that are exact to the fourth order; none is that near a kink.
+STEP = 1e-3
+
+
+def _derivatives(checked: Checked, seed: int) -> str:
+    """Compare gradient and Hessian with differences at a point; returns whether there was one.
+
+    The point is inside all bounds and between the kinks of the interpolation, at 0 and +-1.
+    """
+    model = checked.model
+    initial = np.array(model.config.suggested_init())
+    low, high = np.array(model.config.suggested_bounds()).T
+    generator = np.random.default_rng(seed)
+    moved = initial + generator.choice([-1, 1], len(initial)) * generator.uniform(
+        0.1, 0.3, len(initial)
+    )
+    vector = np.clip(moved, low + 0.02 * (high - low), high - 0.02 * (high - low))
+    vector = np.where(np.abs(vector) < 3 * STEP, 0.1, vector)
+    vector = np.where(np.abs(np.abs(vector) - 1) < 3 * STEP, 0.95, vector)
+    gradient, hessian = checked.gradient(vector), checked.hessian(vector)
+    columns = np.flatnonzero(np.isfinite(np.diag(hessian)))
+    steps = {step: [_shifted(vector, i, step * STEP) for i in columns] for step in (-2, -1, 1, 2)}
+    values = {step: [checked.twice_nll(at) for at in points] for step, points in steps.items()}
+    yields = checked.yields(vector)
+    nearby = [checked.yields(at) for points in (steps[-2], steps[2]) for at in points]
+    if not np.isfinite([checked.twice_nll(vector), *itertools.chain(*values.values())]).all():
+        return "no likelihood there"
+    if not all((np.abs(there - yields) <= 0.01 * np.abs(yields)).all() for there in nearby):
+        return "a bin is nearly empty"
+    slopes = {step: [checked.gradient(at) for at in points] for step, points in steps.items()}
+    # What is lost in the difference of sums as large as these.
+    rounding = 1e-11 * (abs(checked.twice_nll(vector)) + 20 * np.sum(checked.data))
+    for row, index in enumerate(columns):
+        slope = _difference({step: found[row] for step, found in values.items()})
+        scale = 1e-6 * np.abs(gradient[columns]).max()
+        assert gradient[index] == pytest.approx(slope, rel=1e-6, abs=1e-5 + scale + rounding)
+        rises = _difference({step: found[row] for step, found in slopes.items()})
+        scale = 1e-6 * np.abs(hessian[np.ix_(columns, columns)]).max()
+        np.testing.assert_allclose(
+            hessian[index, columns], rises[columns], rtol=1e-6, atol=1e-5 + scale + rounding
+        )
+    return "compared"
+
+
+def _difference(at: dict[int, Any]) -> Any:
+    return (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * STEP)
 
 
 RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large]
