@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).resolve().parents[2]
 IDENT = "11111111-2222-4333-8444-555555555555"
 ENDED = "the endpoint's command ended with"
-CONTAINERS = ROOT / "tests" / "containers" / "containers.conf"
+CONTAINERS = ROOT / "tests" / "rigs" / "containerrig" / "containers.conf"
 
 
 def _podman(*words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
