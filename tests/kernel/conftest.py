@@ -90,7 +90,8 @@ def models(draw: st.DrawFn, *, wild: bool) -> Case:
 
     Every modifier type occurs, some shared between samples, channels and types; bins may be
     empty in any sample; observed counts go from zero to a million. Wild models have
-    systematics whose variations move a yield the same way, and several minima.
+    systematics whose variations move a yield the same way, several minima, and measurements
+    that configure parameters of every kind.
     """
     alphas = [f"alpha{i}" for i in range(draw(st.integers(0, 4)))]
     bins = draw(st.lists(st.integers(1, 3), min_size=1, max_size=2))
@@ -138,7 +139,7 @@ def models(draw: st.DrawFn, *, wild: bool) -> Case:
         "channels": channels,
         "observations": observations,
         "measurements": [
-            {"name": "m", "config": {"poi": "mu", "parameters": draw(_configs(bins))}}
+            {"name": "m", "config": {"poi": "mu", "parameters": draw(_configs(bins, wild=wild))}}
         ],
         "version": "1.0.0",
     }
@@ -149,7 +150,7 @@ def models(draw: st.DrawFn, *, wild: bool) -> Case:
 
 
 @st.composite
-def _configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
+def _configs(draw: st.DrawFn, bins: list[int], *, wild: bool) -> list[dict[str, Any]]:
     """Draw a measurement's configuration of parameters, of which a model may have only some."""
     found: list[dict[str, Any]] = [
         {
@@ -157,7 +158,7 @@ def _configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
             "inits": [1.0],
             "bounds": [[0.9, 1.1]],
             "auxdata": [draw(_rounded(0.98, 1.02))],
-            "sigmas": [draw(_rounded(0.005, 0.08))],
+            "sigmas": [draw(_rounded(0.005, 0.08)) if wild else 0.02],
             "fixed": draw(st.booleans()),
         }
     ]
@@ -169,7 +170,7 @@ def _configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
         found.append({"name": "alpha1", "fixed": True, "inits": [0.5]})
     if draw(st.integers(0, 3)) == 0:
         found.append({"name": "alpha2", "auxdata": [0.3]})
-    return found + draw(_factor_configs(bins))
+    return found + draw(_factor_configs(bins)) if wild else found
 
 
 @st.composite
