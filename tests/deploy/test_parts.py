@@ -25,6 +25,7 @@ from sitekit.target import survey as survey_module
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, read_manifest, write_manifest
 from sitekit.target.places import places_of
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -376,6 +377,10 @@ def test_what_a_killed_endpoint_left_is_ended_with_its_jobs(
     manager = subprocess.Popen([*waiting, deployed.name])
     (deployed.configuration / "daemon.pid").write_text(f"{manager.pid}\n")
     with orphan, manager:
+        # The kernel shows them a moment after they were started.
+        seen = Path(f"/proc/{manager.pid}/cmdline"), Path(f"/proc/{orphan.pid}/environ")
+        wait_for("the command", lambda: deployed.name in seen[0].read_text())
+        wait_for("the variable", lambda: child in seen[1].read_text())
         found = tidying.tidy(deployed)
         # By SIGKILL where the machine was too busy for the other.
         for process in (manager, orphan):
