@@ -107,7 +107,7 @@ def test_a_client_outside_drives_worker_pods(
     path = admin.site(f"outside/{site.stem}", network=network, directories=directories)
     rendered, run = tmp_path / "rendered", tmp_path / "run"
     admin("render", path, "--out", rendered)
-    options = ("--patch", "X_200_*")
+    options = ("--patch", "X_200_*", "--engine", "kernel")
     words = ["run", "example", *options, "--endpoint", f"parsl:{rendered}", "--output", str(run)]
     said = tmp_path / "said"
     kube.kubectl("cordon", "node")
@@ -195,7 +195,7 @@ def test_deploying_again_changes_nothing_and_there_is_nothing_to_go_back_to(
     kube: Cluster, admin: Admin, site: Path
 ) -> None:
     assert "nothing was changed" in admin("deploy", site, "--no-smoke")
-    assert admin.status(site)["release"]["revision"] == "1"
+    assert admin.status(site)["release"]["revision"] == 1
     assert "nothing to go back to" in admin("rollback", site, status=5)
     # What somebody removed is not as it should be.
     kube.kubectl("delete", "configmap", "fitserve-rig-site", "-n", NAMESPACE)

@@ -200,7 +200,7 @@ def test_the_example_is_fitted_through_the_service_and_workers_go_when_idle(
     # Those of the smoke test go first.
     wait_for("no worker pods", lambda: not kube.get("pods", SPACE, WORKERS), 120)
     run = tmp_path / "run"
-    words = ("--patch", "X_200_*")
+    words = ("--patch", "X_200_*", "--engine", "kernel")
     client("run", "example", "--endpoint", "cloud", "--output", run, *words, timeout=400)
     found = _results(run)
     workers = kube.get("pods", SPACE, WORKERS)
