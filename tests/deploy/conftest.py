@@ -11,6 +11,7 @@ from containerrig.images import APPTAINER
 from containerrig.sif import prepared_sif
 from deployrig.admin import ROOT, copy_checkout
 from deployrig.apptainer import Apptainer
+from deployrig.tower import Tower
 from deployrig.tunnel import Tunnels
 from globusrig.processes import RabbitMQ
 from globusrig.rig import Rig as Service
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from globusrig.client import Client
     from schedulerrig.rig import Rig
 
 __all__ = ["rig"]
@@ -68,6 +70,27 @@ def tunnels(rig: Rig, service: Service) -> Iterator[Tunnels]:
 def service_there(service: Service, tunnels: Tunnels) -> Service:
     """Return the service, which login nodes reach."""
     return service
+
+
+@pytest.fixture(scope="module")
+def tower(
+    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tower]:
+    """Return an ordinary user's site on Slurm's login node, not deployed and without credentials.
+
+    Modules add to it what they need of it.
+    """
+    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
+    yield tower
+    tower.end()
+
+
+@pytest.fixture
+def client(tower: Tower, tmp_path: Path) -> Iterator[Client]:
+    """Return a user's machine that knows the deployed endpoint by its card."""
+    client = tower.client(tmp_path)
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="session")

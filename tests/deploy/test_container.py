@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containerrig.sif import SIF
-from deployrig.tower import Tower
+from deployrig.tower import Tower, other_version
 from fitserve._version import __version__
 from fitserve.store import read_run
-from globusrig.client import Client, complete
-from globusrig.processes import AMQP_PORT
+from globusrig.client import complete
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
@@ -86,9 +85,7 @@ def test_the_same_again_changes_nothing(boxed: Boxed, sif: Path) -> None:
 
 
 def test_fits_run_in_the_image(boxed: Boxed, apptainer: Apptainer, tmp_path: Path) -> None:
-    client = Client(boxed.service, boxed.service.admin, tmp_path)
-    card = boxed.admin.card(boxed.name)
-    client("endpoints", "add", boxed.name, "--card", card, "--amqp-port", AMQP_PORT)
+    client = boxed.client(tmp_path)
     client("run", "example", "-e", boxed.name, "-o", "run", timeout=600)
     complete(tmp_path / "run")
     records = read_run(tmp_path / "run").records.values()
@@ -96,6 +93,27 @@ def test_fits_run_in_the_image(boxed: Boxed, apptainer: Apptainer, tmp_path: Pat
     assert workers
     for name, pid in workers:
         assert apptainer.image_of(boxed.rig.hosts[name], pid) == __version__
+
+
+def test_a_new_release_brings_its_image_and_the_one_before_keeps_its_own(
+    boxed: Boxed, sif: Path, tree: Path, tmp_path: Path
+) -> None:
+    other = other_version(tree, tmp_path / "tree", "0.2.0")
+    image = tmp_path / SIF.replace(__version__, "0.2.0")
+    image.hardlink_to(sif)
+    template = boxed.configuration / "user_config_template.yaml.j2"
+    before = boxed.status()
+    said = boxed("upgrade", tree=other, status=5)
+    assert f"the workers' image /home/ada/fitserve/{image.name} is not there" in said.err
+    assert boxed.status()["versions"] == before["versions"]
+    boxed("upgrade", "--image", image, tree=other)
+    after = boxed.status()
+    assert after["versions"]["fitserve"] == "0.2.0"
+    assert image.name in template.read_text()
+    boxed("rollback")
+    assert boxed.status()["versions"]["release"] == before["versions"]["release"]
+    assert SIF in template.read_text()
+    assert image.name not in template.read_text()
 
 
 def test_nothing_is_left(boxed: Boxed) -> None:

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deployrig.tower import Tower
+from deployrig.tower import VENV
 from fitserve.store import read_run
 from globusrig.client import Client, complete, wait_for_events
-from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
 from schedulerrig.users import fitted_once, lost
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from deployrig.tower import Tower
     from deployrig.tunnel import Tunnels
-    from globusrig.rig import Rig as Service
     from schedulerrig.hosts import Host
     from schedulerrig.rig import Rig
 
@@ -73,24 +71,15 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def tower(
-    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Tower]:
-    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
+def tower(tower: Tower) -> Iterator[Tower]:
     tower.give_credentials()
-    try:
-        tower("deploy")
-        yield tower
-        tower("destroy", "--yes")
-    finally:
-        tower.end()
+    tower("deploy")
+    yield tower
+    tower("destroy", "--yes")
 
 
 @pytest.fixture
-def client(tower: Tower, tmp_path: Path) -> Iterator[Client]:
-    client = Client(tower.service, tower.service.admin, tmp_path)
-    card = tower.admin.card(tower.name)
-    client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
+def client(tower: Tower, client: Client) -> Iterator[Client]:
     # A block of what was before, such as the smoke test, may still be there.
     tower.rig.slurm.cancel_all()
     yield client
@@ -134,6 +123,45 @@ def test_the_time_limit_ends_in_the_middle_of_a_task(rig: Rig, run: Run) -> None
     run.end()
     assert run.lost_with_its_block() == set()
     assert "TIMEOUT" in rig.slurm.control("show", "job", job)
+
+
+def test_all_of_the_endpoint_is_killed(tower: Tower, run: Run) -> None:
+    """As by the kernel out of memory: what it left is ended, and it is deployed again."""
+    job, node = run.block()
+    node.run("pkill", "-STOP", *WORKERS)  # in the middle of their tasks
+    before = tower.status()
+    managers = [one["pid"] for one in before["processes"] if "Globus Compute" in one["command"]]
+    pids = [before["endpoint"]["supervisor"], before["endpoint"]["pid"], *managers]
+    tower.host.run("kill", "-KILL", *pids, user="ada")
+    ended = tower.status("--end-orphans")
+    assert ended["orphans_ended"] > 0
+    assert ended["jobs_ended"] == [job]
+    tower("deploy")
+    assert tower.status()["endpoint"]["id"] == before["endpoint"]["id"]
+    run.end()
+    assert run.lost() == {f"your endpoint on {tower.name} has ended"}
+
+
+def test_no_block_finds_the_environment(tower: Tower, client: Client) -> None:
+    """The user is told what the nodes said, and goes on where they were once it is there."""
+    releases = tower.host.run("readlink", "-f", f"/home/ada/{VENV[2:]}").stdout.strip()
+    nodes = [tower.rig.hosts[name] for name in ("c1", "c2")]
+    for node in nodes:
+        node.run("mount", "-t", "tmpfs", "tmpfs", releases)
+    place = client.place / "run"
+    try:
+        words = ("run", "example", *FEW, *OPTIONS, "-e", tower.name, "-o", place)
+        said = " ".join(client(*words, status=5, timeout=600).stderr.split())
+    finally:
+        for node in nodes:
+            node.run("umount", releases)
+    told, _, rest = said.partition(" seen: ")
+    evidence, _, advice = rest.partition(" next: ")
+    assert "blocks of workers end on the site before a worker has reported" in told
+    assert "No such file or directory" in evidence
+    assert "administrator" in advice
+    client("resume", place, timeout=600)
+    complete(place)
 
 
 def test_the_login_node_is_rebooted(tower: Tower, run: Run, tunnels: Tunnels) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployrig.shared import NAME, PAM, PLACE, ROOTS, Shared
+from deployrig.tower import other_version
 from globusrig.client import complete
 from globusrig.rig import wait_for
 
@@ -90,6 +91,23 @@ def test_policy_mapping_and_pam_decide_who_is_let_in(shared: Shared, tmp_path: P
     # What PAM said is for the administrator alone.
     logs = (f"/root/.globus_compute/fitserve-{NAME}", f"{PLACE}/fitserve-{NAME}/supervisor.log")
     assert "[PAM_" in shared.rig.login.run("grep", "-rhs", "PAM", *logs).stdout
+
+
+def test_another_version_serves_and_makes_way_again(
+    shared: Shared, tree: Path, tmp_path: Path
+) -> None:
+    before = shared.status()
+    shared("upgrade", tree=other_version(tree, tmp_path / "tree", "0.2.0"))
+    after = shared.status()
+    assert after["versions"]["fitserve"] == "0.2.0"
+    # The same package and configuration of the endpoint: users' own go on below it.
+    assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
+    client = shared.client(shared.service.member, tmp_path)
+    client("run", "example", *ONE, "-e", NAME, "-o", tmp_path / "run", timeout=600)
+    complete(tmp_path / "run")
+    shared("rollback")
+    back = shared.status()
+    assert back["versions"]["release"] == before["versions"]["release"]
 
 
 def test_nothing_of_roots_is_left(shared: Shared) -> None:

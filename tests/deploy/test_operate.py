@@ -12,7 +12,6 @@ import pytest
 
 from deployrig.tower import Tower
 from globusrig.client import Client, complete
-from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
@@ -27,36 +26,11 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
 ONE = ("--patch", "X_600_0", "--engine", "pyhf", "--refit")
 
 
-def _ended(tower: Tower) -> None:
-    """Leave the hosts as they were, for other tests."""
-    try:
-        tower("destroy", "--yes")
-    finally:
-        tower.end()
-
-
 @pytest.fixture(scope="module")
-def tower(
-    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Tower]:
-    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
+def tower(tower: Tower) -> Iterator[Tower]:
     tower.give_credentials()
     yield tower
-    _ended(tower)
-
-
-def _client(tower: Tower, place: Path) -> Client:
-    client = Client(tower.service, tower.service.admin, place)
-    card = tower.admin.card(tower.name)
-    client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
-    return client
-
-
-@pytest.fixture
-def client(tower: Tower, tmp_path: Path) -> Iterator[Client]:
-    client = _client(tower, tmp_path)
-    yield client
-    client.close()
+    tower("destroy", "--yes")
 
 
 @pytest.fixture
@@ -203,8 +177,11 @@ def kept_by_systemd(
 ) -> Iterator[Tower]:
     tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"), "pbspro")
     tower.give_credentials()
-    yield tower
-    _ended(tower)
+    try:
+        yield tower
+        tower("destroy", "--yes")
+    finally:
+        tower.end()
 
 
 def test_systemd_looks_after_it(kept_by_systemd: Tower) -> None:
@@ -223,7 +200,7 @@ def test_systemd_ends_the_jobs_of_a_killed_endpoint(
         rig.pbs.run(*sleeping, "-e", "/dev/null", user="ben", stdin="sleep 900\n").stdout.strip()
         for _ in range(2)
     ]
-    client = _client(tower, tmp_path)
+    client = tower.client(tmp_path)
     try:
         running = client.start("run", "example", *ONE, "-e", tower.name, "-o", tmp_path / "run")
         wait_for(tower.jobs, 200, "a job")

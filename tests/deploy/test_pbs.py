@@ -13,8 +13,7 @@ import pytest
 
 from deployrig.tower import Tower, other_version
 from fitserve._version import __version__
-from globusrig.client import Client, complete
-from globusrig.processes import AMQP_PORT
+from globusrig.client import complete
 from globusrig.rig import wait_for
 from schedulerrig.pallets import staus
 
@@ -72,9 +71,7 @@ def test_staus_directly(tower: Tower) -> None:
 
 
 def test_staus_through_the_endpoint(tower: Tower, tmp_path: Path) -> None:
-    client = Client(tower.service, tower.service.admin, tmp_path)
-    card = tower.admin.card(tower.name)
-    client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
+    client = tower.client(tmp_path)
     client("run", staus(tower.home), "-e", tower.name, "-o", tmp_path / "run", timeout=600)
     assert len(complete(tmp_path / "run")) == 57
 

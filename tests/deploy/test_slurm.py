@@ -18,38 +18,15 @@ from deployrig.admin import Admin
 from deployrig.tower import FIT, Tower, other_version
 from fitserve._version import __version__
 from globusrig.client import Client, complete, events, wait_for_events
-from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
 from schedulerrig.pallets import staus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from deployrig.tunnel import Tunnels
-    from globusrig.rig import Rig as Service
-    from schedulerrig.rig import Rig
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
 WORKERS = ("-f", "spawn_main|HTEX-Worker", "-u", "ada")
-
-
-@pytest.fixture(scope="module")
-def tower(
-    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Tower]:
-    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"))
-    yield tower
-    tower.end()
-
-
-@pytest.fixture
-def client(tower: Tower, tmp_path: Path) -> Iterator[Client]:
-    client = Client(tower.service, tower.service.admin, tmp_path)
-    card = tower.admin.card(tower.name)
-    client("endpoints", "add", tower.name, "--card", card, "--amqp-port", AMQP_PORT)
-    yield client
-    client.close()
 
 
 # -- without credentials -----------------------------------------------------------------------

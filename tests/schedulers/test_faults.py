@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from schedulerrig.hosts import wait_for
+from schedulerrig.hosts import sh, wait_for
 from schedulerrig.users import User, fitted_once, lost, site
 
 if TYPE_CHECKING:
@@ -264,6 +264,72 @@ def _says_that_it_cannot_use(quiet: Rig, ada: User, place: str, *words: str) -> 
 
 def test_a_full_disk(quiet: Rig, ada: User, small: str) -> None:
     _says_that_it_cannot_use(quiet, ada, small, "No space left on device", "directories.run")
+
+
+@pytest.fixture
+def shared_disk(rig: Rig) -> Iterator[str]:
+    """Return a directory with some room, on a disk of its own that nodes see too."""
+    place = "/home/ada/shared"
+    image = rig.directory / "shared.img"
+    with image.open("wb") as stream:
+        stream.truncate(16 * 1024**2)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True, capture_output=True)
+    device = sh("losetup", "--find", "--show", image).strip()
+    hosts = [rig.login, *(rig.hosts[name] for name in ("c1", "c2"))]
+    rig.login.run("mkdir", "-p", place, user="ada")
+    try:
+        for host in hosts:
+            host.run("mount", device, place)
+        rig.login.run("chown", "ada:", place)
+        yield "shared"
+    finally:
+        for host in hosts:
+            host.run("umount", "--lazy", place, status=None)
+        sh("losetup", "--detach", device)
+
+
+def _goes_on_once_there_is_room(ada: User, run: Running, disk: str) -> None:
+    """Resume a run that a full disk has stopped: what was fitted is not fitted again."""
+    ada.sh(f"rm ~/{disk}/filled")
+    before = set(run.saved.records)
+    sent = len(run.saved.events())
+    ada.host.run("/srv/venv/bin/fitserve", "resume", run.name, user="ada", timeout=240)
+    fitted = [
+        name
+        for event in run.saved.events()[sent:]
+        if event.event == "submitted"
+        for name in event.details["hypotheses"]
+    ]
+    assert not before & set(fitted)
+    assert len(run.saved.records) == len(run.saved.manifest.hypotheses)
+
+
+def test_the_sites_disk_fills_up_in_a_run(quiet: Rig, ada: User, shared_disk: str) -> None:
+    """There is no room for the script of another block when the first is cancelled."""
+    ada.render("filling", site("slurm", directories={"run": "~/shared/run"}, blocks=ONE_BLOCK))
+    run = ada.start("filling", *FEW)
+    run.wait_until_done(2)
+    job = _block_on(quiet, "c1")
+    ada.sh(f"cat /dev/zero > ~/{shared_disk}/filled", status=1)  # as much as there is room for
+    quiet.login.run("scancel", job, user="ada")
+    said = _refused(run)
+    assert "No space left on device" in said
+    assert "make room" in said
+    assert "Logging error" not in run.said
+    wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 30)
+    _goes_on_once_there_is_room(ada, run, shared_disk)
+
+
+def test_the_disk_of_results_fills_up_in_a_run(
+    quiet: Rig, two_blocks: User, shared_disk: str
+) -> None:
+    run = two_blocks.start("faults", *FEW, place=shared_disk)
+    run.wait_until_done(2)
+    two_blocks.sh(f"cat /dev/zero > ~/{shared_disk}/filled", status=1)
+    said = _refused(run)
+    assert "No space left on device" in said
+    wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 30)
+    _goes_on_once_there_is_room(two_blocks, run, shared_disk)
 
 
 @pytest.fixture

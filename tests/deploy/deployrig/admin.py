@@ -79,6 +79,11 @@ class Admin:
             **environment,
         }
 
+    def at(self, tree: Path) -> Admin:
+        """Return the same administrator with another checkout."""
+        path = Admin(tree, self.place, {}).environment["PYTHONPATH"]
+        return Admin(tree, self.place, {**self.environment, "PYTHONPATH": path})
+
     def write_site(self, name: str, fields: dict[str, Any]) -> Path:
         path = self.place / "sites" / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
@@ -88,17 +93,7 @@ class Admin:
     def __call__(
         self, verb: str, site: Path | str, *options: object, status: int = 0, timeout: float = 840
     ) -> Said:
-        done = subprocess.run(
-            [sys.executable, "-m", "sitekit", verb, str(site), *map(str, options)],
-            env=self.environment,
-            cwd=self.place,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-        said = Said(done)
+        said = Said(self._run([verb, str(site), *map(str, options)], timeout))
         assert said.status == status, f"{verb}: status {said.status}\n{said.all[-12000:]}"
         assert "Traceback" not in said.all, said.all[-6000:]
         return said
@@ -109,3 +104,15 @@ class Admin:
 
     def card(self, site: str) -> Path:
         return self.place / "build" / "deploy" / site / "site-card.json"
+
+    def _run(self, words: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "sitekit", *words],
+            env=self.environment,
+            cwd=self.place,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )

@@ -87,8 +87,9 @@ class Shared:
             said = f"{user} ALL=(ALL) NOPASSWD: ALL\n"
             self.rig.login.run("install", "-m", "0440", "/dev/stdin", rule, stdin=said)
 
-    def __call__(self, verb: str, *options: object, **more: Any) -> Said:
-        return self.admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
+    def __call__(self, verb: str, *options: object, tree: Path | None = None, **more: Any) -> Said:
+        admin = self.admin.at(tree) if tree else self.admin
+        return admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
 
     def status(self) -> dict[str, Any]:
         return self.admin.status(self.site, "--ssh-config", self.rig.ssh_config)

@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from deployrig.admin import ROOT, Admin, Said
+from globusrig.client import Client
 from globusrig.processes import AMQP_PORT
 from schedulerrig import users
 
@@ -67,6 +68,7 @@ class Tower:
             if name.startswith("GLOBUS_SDK")
         }
         self.admin = Admin(tree, place, {})
+        self.reach: tuple[object, ...] = ("--ssh-config", rig.ssh_config)
         sections: dict[str, dict[str, Any]] = {
             "login": {"host": self.host.name, "user": USER},
             "environment": {"container": None, "venv": VENV},
@@ -96,13 +98,8 @@ class Tower:
         return {path for path in found if not path.startswith(_OTHERS)}
 
     def __call__(self, verb: str, *options: object, tree: Path | None = None, **more: Any) -> Said:
-        admin = self.admin
-        if tree is not None:
-            admin = Admin(tree, admin.place, {})
-            admin.environment |= self.admin.environment | {
-                "PYTHONPATH": admin.environment["PYTHONPATH"]
-            }
-        return admin(verb, self.site, "--ssh-config", self.rig.ssh_config, *options, **more)
+        admin = self.admin.at(tree) if tree else self.admin
+        return admin(verb, self.site, *self.reach, *options, **more)
 
     def give_credentials(self) -> None:
         """By the environment."""
@@ -131,7 +128,14 @@ class Tower:
         )
 
     def status(self, *options: object) -> dict[str, Any]:
-        return self.admin.status(self.site, "--ssh-config", self.rig.ssh_config, *options)
+        return self.admin.status(self.site, *self.reach, *options)
+
+    def client(self, place: Path) -> Client:
+        """Return a user's command line that knows the deployed endpoint by its card."""
+        client = Client(self.service, self.service.admin, place)
+        card = self.admin.card(self.name)
+        client("endpoints", "add", self.name, "--card", card, "--amqp-port", AMQP_PORT)
+        return client
 
     def processes(self) -> list[str]:
         """Return the command lines of all of the user's processes on the login node."""

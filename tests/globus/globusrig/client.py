@@ -83,7 +83,8 @@ class Client:
         return output
 
     def close(self) -> None:
-        for process in self._started:
+        while self._started:
+            process = self._started.pop()
             if process.poll() is None:
                 process.kill()
             process.communicate()

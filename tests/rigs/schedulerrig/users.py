@@ -127,11 +127,17 @@ class User:
         done = self.host.run("bash", "-c", script, user=self.name, stdin=stdin, status=status)
         return done.stdout
 
-    def start(self, site_name: str, *options: str, pallet: str = "example") -> Running:
-        """Start a run through a site; unless told otherwise, some seconds of fits with pyhf."""
+    def start(
+        self, site_name: str, *options: str, pallet: str = "example", place: str = "."
+    ) -> Running:
+        """Start a run through a site; unless told otherwise, some seconds of fits with pyhf.
+
+        Its directory is in ``place``, below the user's home.
+        """
         self._runs += 1
         name = f"run-{self.host.name}-{self._runs}-{time.monotonic_ns() % 10**6}"
         log = self.rig.directory / "log" / f"{self.name}-{name}"
+        name = f"{place}/{name}"
         command = (
             *(f"{VENV}/bin/fitserve", "run", pallet, "-e", f"parsl:{site_name}"),
             *("-o", name, "--refit"),

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitserve.backends import interchange
 from fitserve.backends.base import BackendStatus, Limits, Outcome
 from fitserve.backends.costs import LOCAL
 from fitserve.backends.guardian import Guardian
@@ -268,12 +269,7 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
         heartbeat_period=2,
         heartbeat_threshold=20,
         poll_period=10,
-        # By interpreter and module: the scripts need not be on the user's PATH.
-        interchange_launch_cmd=[
-            python,
-            "-m",
-            "parsl.executors.high_throughput.interchange",
-        ],
+        interchange_launch_cmd=[python, *interchange.COMMAND],
         provider=LocalProvider(
             launcher=SingleNodeLauncher(debug=False),
             init_blocks=1,
@@ -282,6 +278,7 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
             worker_init=_worker_environment(scratch),
         ),
     )
+    # By interpreter and module: the script need not be on the user's PATH.
     executor.launch_cmd = executor.launch_cmd.replace(
         "process_worker_pool.py",
         f"{python} -m parsl.executors.high_throughput.process_worker_pool",

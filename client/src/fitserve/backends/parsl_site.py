@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fitserve.backends import interchange
 from fitserve.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -210,8 +211,7 @@ def parsl_config(
     executor = HighThroughputExecutor(
         **fields,
         provider=provider,
-        # By interpreter and module: the script need not be on the user's PATH.
-        interchange_launch_cmd=[sys.executable, "-m", f"{_MODULES}.interchange"],
+        interchange_launch_cmd=[sys.executable, *interchange.COMMAND],
     )
     executor.launch_cmd = _launch_command(engine, executor.launch_cmd, place)
     polling = engine["job_status_kwargs"]
