@@ -100,7 +100,7 @@ def test_a_new_release_brings_its_image_and_the_one_before_keeps_its_own(
 ) -> None:
     other = other_version(tree, tmp_path / "tree", "0.2.0")
     image = tmp_path / SIF.replace(__version__, "0.2.0")
-    image.hardlink_to(sif)
+    image.symlink_to(sif)
     template = boxed.configuration / "user_config_template.yaml.j2"
     before = boxed.status()
     said = boxed("upgrade", tree=other, status=5)

@@ -1,7 +1,7 @@
 """Looking after a deployed endpoint: `status`, `logs`, `stop`, and what a killed one leaves.
 
-The tests are in the order of an endpoint's life, and each goes on from the one before; first on
-Slurm's login node, which has no systemd, then on PBS', which has.
+The tests are in the order of an endpoint's life, and each goes on from the one before. Here is no
+systemd, see test_systemd.py.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from deployrig.tower import Tower
 from globusrig.client import Client, complete
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from globusrig.rig import Rig as Service
+    from deployrig.tower import Tower
     from schedulerrig.rig import Rig
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
@@ -166,62 +164,3 @@ def test_a_stop_waits_for_fits_as_long_as_it_is_told_to(
     # Its child ends by itself, a minute after the last fit.
     assert tower.status()["children"]
     assert "users' fits were running" not in tower("stop", "--drain-seconds", "300").out
-
-
-# -- with systemd ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def kept_by_systemd(
-    rig: Rig, service_there: Service, tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Tower]:
-    tower = Tower(rig, service_there, tree, tmp_path_factory.mktemp("admin"), "pbspro")
-    tower.give_credentials()
-    try:
-        yield tower
-        tower("destroy", "--yes")
-    finally:
-        tower.end()
-
-
-def test_systemd_looks_after_it(kept_by_systemd: Tower) -> None:
-    kept_by_systemd("deploy")
-    endpoint = kept_by_systemd.status()["endpoint"]
-    assert (endpoint["kept_by"], endpoint["at_boot"]) == ("systemd", "systemd")
-
-
-def test_systemd_ends_the_jobs_of_a_killed_endpoint(
-    rig: Rig, kept_by_systemd: Tower, tmp_path: Path
-) -> None:
-    tower = kept_by_systemd
-    wait_for(lambda: not tower.jobs(), 120, "the end of the smoke test's block")
-    sleeping = ("qsub", "-l", "select=1:ncpus=2", "-l", "walltime=00:30:00", "-o", "/dev/null")
-    others = [
-        rig.pbs.run(*sleeping, "-e", "/dev/null", user="ben", stdin="sleep 900\n").stdout.strip()
-        for _ in range(2)
-    ]
-    client = tower.client(tmp_path)
-    try:
-        running = client.start("run", "example", *ONE, "-e", tower.name, "-o", tmp_path / "run")
-        wait_for(tower.jobs, 200, "a job")
-        before = tower.status()
-        [job] = before["jobs"]
-        assert (job["state"], job["of_endpoint"]) == ("queued", True)
-        # All of it at once: its children give their jobs back if they are only asked to end.
-        pids = [before["endpoint"]["pid"], *(one["pid"] for one in before["processes"])]
-        tower.host.run("kill", "-KILL", *pids, user="ada")
-        wait_for(
-            lambda: not any(line.startswith(job["id"]) for line in tower.jobs()),
-            200,
-            "the end of the job",
-        )
-        wait_for(lambda: tower.status()["endpoint"]["pid"], 200, "another one")
-        assert tower.status()["orphans"] == []
-        for job in others:
-            rig.pbs.run("qdel", job, user="ben")
-        client.finish(running, 600)
-        complete(tmp_path / "run")
-    finally:
-        client.close()
-        for job in others:
-            rig.pbs.run("qdel", job, user="ben", status=None)

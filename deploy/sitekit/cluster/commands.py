@@ -152,7 +152,11 @@ def upgrade(**given: Any) -> None:
 
 def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
     require_helm()
-    _examine(_open(**given)[0])
+    present, _ = _open(**given)
+    _examine(present)
+    if not present.site.get("kubernetes.credentials_secret"):
+        # What an earlier deployment was given is in the release's own secret.
+        present.log_in()
     given["function_id"] = _function_id(given["site"], given["function_id"])
     release, rendering = _open(**given, warn=False)
     done = release.install(seconds=seconds)

@@ -118,6 +118,21 @@ class Release:
         ident, word = (base64.b64decode(data.get(key, "")).decode() for key in CREDENTIALS)
         return (ident, word) if ident and word else None
 
+    def log_in(self) -> bool:
+        """Be the client of this environment, or the endpoint's own; returns whether there is one.
+
+        It is to be called before any SDK is imported.
+
+        Raises
+        ------
+        BackendError
+            Half of the environment's credentials are missing.
+        """
+        known = credentials() or self.credentials()
+        if known is not None:
+            os.environ.update(zip(CREDENTIALS, known, strict=True))
+        return known is not None
+
     def endpoint_id(self) -> str | None:
         """Return the id under which the running endpoint is registered, if it is."""
         path = f"{HOME}/.globus_compute/{self.name}/endpoint.json"

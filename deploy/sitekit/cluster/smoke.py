@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.errors import BackendError
 from sitekit.cluster.job import smoke as by_a_job
-from sitekit.cluster.release import CREDENTIALS, credentials
+from sitekit.cluster.release import CREDENTIALS
 from sitekit.documents import text
 from sitekit.render import write_files
 
@@ -58,7 +57,12 @@ def have_a_fit(
     if card is None:
         return [_by_a_job(release, rendering, seconds)]
     write_files({CARD: text(card)}, directory)
-    _log_in(release)
+    if not release.log_in():
+        raise BackendError(
+            f"the smoke test of {release.site.name} needs the endpoint's credentials",
+            evidence=f"they are in no secret that can be read in namespace {release.namespace}",
+            hint=f"set {' and '.join(CREDENTIALS)}",
+        )
     # A child of the revision before would be asked otherwise, while there is one.
     serving = f"{rendering.version}-{release.revisions()[-1]['revision']}"
     served = _Served(release.site, card["endpoint_id"], serving)
@@ -77,20 +81,6 @@ def _by_a_job(release: Release, rendering: Rendering, seconds: float) -> dict[st
         "ok": found["ok"],
         "next": "",
     }
-
-
-def _log_in(release: Release) -> None:
-    """Be the endpoint's own identity, before any SDK is imported."""
-    if credentials():
-        return
-    known = release.credentials()
-    if known is None:
-        raise BackendError(
-            f"the smoke test of {release.site.name} needs the endpoint's credentials",
-            evidence=f"they are in no secret that can be read in namespace {release.namespace}",
-            hint=f"set {' and '.join(CREDENTIALS)}",
-        )
-    os.environ.update(zip(CREDENTIALS, known, strict=True))
 
 
 def _through_the_service(served: _Served, directory: Path, seconds: float) -> Iterator[Stage]:
