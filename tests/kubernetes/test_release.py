@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -68,6 +70,30 @@ def test_the_id_of_an_earlier_revision_is_kept(fake: Fake, monkeypatch: pytest.M
     _release().install()
     [(_, values)] = fake.calls("helm upgrade")
     assert json.loads(values)["endpoint"]["id"] == IDENT
+
+
+def test_deploying_again_without_credentials_keeps_the_endpoint(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = {
+        name: base64.b64encode(value.encode()).decode()
+        for name, value in zip(CREDENTIALS, (IDENT, "not one"), strict=True)
+    }
+    fake.tell(
+        {
+            "kubectl get secret fitserve-kubernetes-credentials": (0, json.dumps({"data": data})),
+            "kubectl exec": (0, json.dumps({"endpoint_id": IDENT})),
+        }
+    )
+    monkeypatch.chdir(tmp_path)
+    registered = SimpleNamespace(function_id=IDENT)
+    monkeypatch.setattr("fitserve_worker.function.register", lambda **_: registered)
+    done = CliRunner().invoke(commands, ["deploy", "kubernetes", "--no-smoke"])
+    assert done.exit_code == 0, done.output
+    endpoint = json.loads(fake.calls("helm upgrade")[0][1])["endpoint"]
+    assert endpoint["enabled"] is True
+    assert endpoint["credentials"] == {"clientId": IDENT, "clientSecret": "not one"}
+    assert not any("not one" in words for words, _ in fake.calls())
 
 
 def test_half_of_the_credentials_is_an_error(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,8 @@ class Fake:
             program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{place}:/usr/local/bin:/usr/bin:/bin")
         for variable in CREDENTIALS:
-            monkeypatch.delenv(variable, raising=False)
+            monkeypatch.setenv(variable, "")  # so that what is set meanwhile is undone too
+            monkeypatch.delenv(variable)
         self.tell({})
 
     def tell(self, answers: dict[str, tuple[int, str]]) -> None:
