@@ -9,12 +9,15 @@ from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from schedulerrig.hosts import Host
     from schedulerrig.rig import Rig
 
-__all__ = ["Tunnels"]
+__all__ = ["SERVICE_PORT", "Tunnels"]
 
-_PORTS = (5000, AMQP_PORT)
+SERVICE_PORT = 5000
+_PORTS = (SERVICE_PORT, AMQP_PORT)
 
 
 class Tunnels:
@@ -24,14 +27,14 @@ class Tunnels:
         self._rig = rig
         self._open: dict[str, subprocess.Popen[bytes]] = {}
 
-    def open(self, host: Host) -> None:
+    def open(self, host: Host, ports: Sequence[int] = _PORTS) -> None:
         """Open the way of a host, anew if it was rebooted."""
         self._close(host.name)
-        forwards = [word for port in _PORTS for word in ("-R", f"{port}:127.0.0.1:{port}")]
+        forwards = [word for port in ports for word in ("-R", f"{port}:127.0.0.1:{port}")]
         config = str(self._rig.ssh_config)
         command = ("ssh", "-F", config, "-l", "root", "-N", *forwards, host.name)
         self._open[host.name] = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        for port in _PORTS:
+        for port in ports:
             reach = ("bash", "-c", f"exec 3<> /dev/tcp/127.0.0.1/{port}")
             wait_for(
                 lambda asked=reach: host.run(*asked, status=None).returncode == 0,
