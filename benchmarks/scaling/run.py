@@ -49,7 +49,7 @@ def _duration(seconds: float) -> str:
 
 def _table(found: dict[tuple[str, str], list[Estimate]]) -> str:
     head = " | ".join(f"{workers:,}" for workers in WORKERS)
-    lines = [f"| | way | {head} |", f"|---|---|{'---|' * len(WORKERS)}"]
+    lines = [f"| | workers: | {head} |", f"|---|---|{'---|' * len(WORKERS)}"]
     for (name, way), estimates in found.items():
         cells = (f"{_duration(one.makespan)} ({one.size})" for one in estimates)
         lines.append(f"| {name} | {way} | {' | '.join(cells)} |")
