@@ -78,7 +78,8 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
     fields = {**site.fields, "access": {**site.get("access"), "functions": functions}}
     cores = site.get("node.cores")
     multi = site.get("access.mode") == "multi-user"
-    path = f"{venv}/bin:{_SYSTEM_PATH}"
+    # First what a deployment adds; where there was none, Globus Compute's own commands.
+    path = f"{venv}/fitserve/bin:{venv}/bin:{_SYSTEM_PATH}"
     if site.get("scheduler.type") == "kubernetes":
         path = f"{COMMANDS}:{path}"
     config = "/etc/fitserve" if multi else f"{rendering.home}/.config/fitserve"

@@ -158,7 +158,7 @@ def test_no_block_finds_the_environment(tower: Tower, client: Client) -> None:
     told, _, rest = said.partition(" seen: ")
     evidence, _, advice = rest.partition(" next: ")
     assert "blocks of workers end on the site before a worker has reported" in told
-    assert "No such file or directory" in evidence
+    assert f"no virtual environment in /home/ada/{VENV[2:]}" in evidence
     assert "administrator" in advice
     client("resume", place, timeout=600)
     complete(place)

@@ -196,7 +196,7 @@ def test_credentials_that_others_can_read_are_refused(deployed: Deployed) -> Non
     assert deployed.credentials()["GLOBUS_COMPUTE_CLIENT_SECRET"] == "b=c"  # noqa: S105
     environment = deployed.environment()
     assert environment["GLOBUS_COMPUTE_CLIENT_ID"] == "a"
-    assert environment["PATH"].startswith(f"{deployed.link}/bin:")
+    assert environment["PATH"].startswith(f"{deployed.link}/fitserve/bin:{deployed.link}/bin:")
 
 
 def test_nothing_deployed_is_said(deployed: Deployed) -> None:

@@ -156,6 +156,16 @@ def test_a_first_bad_block_is_survived_and_the_third_in_a_row_is_not() -> None:
     assert "no virtual environment" in ledger.failure.evidence
 
 
+def test_an_endpoint_that_gave_up_after_three_blocks_is_not_asked_again() -> None:
+    ledger = Ledger(CARD)
+    ledger.take("t", {"group": "g", "child": "c"}, Future())
+    block = _LATE[_LATE.index("\tJob") : _LATE.index("\n-----")]
+    told = f"parsl.jobs.errors.TooManyJobFailuresError: Error 1:\n{block}\nError 2:\n{block}\n"
+    ledger.failed("t", f"parsl.errors.BadStateException: failed\n{told}Error 3:\n{block}\n")
+    assert ledger.failure is not None
+    assert "no virtual environment" in ledger.failure.evidence
+
+
 def test_a_lost_node_names_the_time_limit() -> None:
     card = msgspec.structs.replace(
         CARD, limits=msgspec.structs.replace(CARD.limits, walltime="01:00:00")

@@ -204,7 +204,7 @@ def test_the_endpoint_finds_its_own_commands(make_site: Callable[..., Site]) -> 
     files = _render(make_site("slurm"))
     venv = "/home/admin/.local/share/fitserve/venv"
     path = yaml.safe_load(files["user_environment.yaml"])["PATH"]
-    assert path.split(":")[0] == f"{venv}/bin"
+    assert path.split(":")[:2] == [f"{venv}/fitserve/bin", f"{venv}/bin"]
     unit = files["fitserve-mine.service"]
     assert f"ExecStart={venv}/bin/globus-compute-endpoint start fitserve-mine" in unit
     assert "KillMode=control-group" in unit

@@ -131,5 +131,5 @@ class Deployed:
     def environment(self) -> dict[str, str]:
         """Return the environment of the endpoint, as a systemd unit would have it."""
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        path = f"{self.link}/bin:/usr/local/bin:/usr/bin:/bin"
+        path = f"{self.link}/fitserve/bin:{self.link}/bin:/usr/local/bin:/usr/bin:/bin"
         return {**passed, "PATH": path, **self.variables()}

@@ -36,7 +36,23 @@ def install(bundle: Path, release: Path, options: list[str]) -> None:
     if done.returncode:
         sys.exit(f"uv could not install what the bundle holds ({done.returncode})")
     shutil.rmtree(release / "wheels")
+    _write_command(release)
     (release / ".complete").write_text(f"{release.name}\n")
+
+
+def _write_command(release: Path) -> None:
+    """Write the endpoint's command, which comes before Globus Compute's own on its PATH."""
+    command = release / "fitserve" / "bin" / "globus-compute-endpoint"
+    command.parent.mkdir()
+    # By sh: there are limits to the length of an interpreter's path.
+    command.write_text(
+        "#!/bin/sh\n"
+        f"'''exec' '{release}/bin/python' \"$0\" \"$@\"\n"
+        "' '''\n"
+        "from fitserve.backends.endpoint_command import main\n\n"
+        "main()\n"
+    )
+    command.chmod(0o755)
 
 
 def _uv(wheels: list[Path]) -> Path:

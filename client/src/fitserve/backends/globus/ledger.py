@@ -10,7 +10,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.backends.base import Accepted, Outcome
-from fitserve.backends.globus.verdicts import judge_remote
+from fitserve.backends.blocks import MOST_FAILED
+from fitserve.backends.globus.verdicts import blocks_told, judge_remote
 from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DROPPED", "Ledger", "Sent"]
 
-# So many endpoints, one after the other, may end with their first block: a bad node is one of
-# many, and what is wrong with all of them is not put right by another block.
-_BLOCKS = 3
 DROPPED = "the service has dropped its result"
 
 
@@ -157,15 +155,19 @@ class Ledger:
         self.end(Outcome(ticket, None, text, again=verdict.kind in {"again", "blocks"}))
 
     def _blocks_fail_too_often(self, ticket: str, told: str) -> bool:
-        """Count the endpoints that ended with their first block; tasks of one end together."""
+        """Count blocks of endpoints that gave up; tasks of one end together.
+
+        A deployed endpoint gives up after several (`fitserve.backends.blocks`), another that has
+        only Parsl's handler after its first.
+        """
         with self._lock:
             sent = self._sent.get(ticket)
             # Others came to an endpoint that had given up already: no block was tried for them.
             waited = "BadStateException" in told
             if sent is not None and waited and sent.since > self._blocks_failed_at:
                 self._blocks_failed_at = time.monotonic()
-                self._blocks_failed += 1
-            return self._blocks_failed >= _BLOCKS
+                self._blocks_failed += max(1, blocks_told(told))
+            return self._blocks_failed >= MOST_FAILED
 
     def end(self, outcome: Outcome) -> None:
         """End a task; a second end of the same is ignored."""

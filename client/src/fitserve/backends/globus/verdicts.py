@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from fitserve.endpoints import SiteCard
 
-__all__ = ["Verdict", "judge_remote"]
+__all__ = ["Verdict", "blocks_told", "judge_remote"]
 
 
 Kind = Literal["again", "suspect", "stop", "blocks"]
@@ -19,8 +19,8 @@ class Verdict(NamedTuple):
 
     ``again``: send it again as it is; ``suspect``: it may be what breaks its worker;
     ``stop``: no task will fare better, and ``hint`` says what to do about it; ``blocks``: as
-    ``again``, but as ``stop`` if it goes on: the first block of an endpoint has failed, with
-    which Parsl gives up all its tasks and the endpoint itself.
+    ``again``, but as ``stop`` if it goes on: blocks of an endpoint have failed, with which Parsl
+    gives up all its tasks and the endpoint itself.
     """
 
     kind: Kind
@@ -33,6 +33,7 @@ BLOCKS_FAILED = r"BadStateException|TooManyJobFailuresError"
 """What is said of it: to tasks that waited, and to those that came afterwards."""
 # Between the words on a block's standard error and what follows them.
 _STDERR = re.compile(r"STDERR: (.*?)(?=\n(?:Error \d+:|[-+]{20})|[-+]{20}|\Z)", re.DOTALL)
+_TOLD = re.compile(r"\bError (\d+):")
 _ADMIN = "show this to the site's administrator: {contact}"
 
 # In this order: the first pattern found in what the endpoint says decides.
@@ -120,6 +121,17 @@ def judge_remote(told: str, card: SiteCard) -> Verdict:
         if re.search(pattern, told):
             return Verdict(kind, cause.format(**words), evidence, hint.format(**words))
     return Verdict("suspect", "the endpoint returned an error", evidence)
+
+
+def blocks_told(told: str) -> int:
+    r"""Return how many blocks an endpoint says have failed.
+
+    Examples
+    --------
+    >>> blocks_told("TooManyJobFailuresError: Error 1:\n\tEXIT CODE: 1\nError 2:\n")
+    2
+    """
+    return max(map(int, _TOLD.findall(told)), default=0)
 
 
 def _last_words(told: str) -> str:
