@@ -22,7 +22,10 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes or cuda
 # For root, a network whose ports nobody else has; what is fetched must be there before.
 OWN_NETWORK := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' --)
-.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
+# A release for this machine, with the wheels that hosts of such a network cannot fetch.
+BUNDLE = $(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
+	--machine "$$(uname -m)" > /dev/null
+.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-slow lint types docs lock benchmark gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -48,10 +51,13 @@ test-schedulers: dev ## Run sites on real Slurm; needs root and Debian's slurm-w
 	@$(BIN)/python -m pytest tests/schedulers -m "schedulers" --durations=10
 
 test-deploy: dev endpoint-venv ansible-venv ansible-lint ## Deploy endpoints here and on the hosts of test-schedulers; needs root
-	@$(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
-		--machine "$$(uname -m)" > /dev/null
+	@$(BUNDLE)
+	@$(OWN_NETWORK) $(BIN)/python -m pytest tests/deploy -m "deploy and not slow" --durations=10
+
+test-deploy-slow: dev endpoint-venv ansible-venv ansible-lint ## The rest of it, an hour: faults, guides, PBS, images, a proxy; needs root
+	@$(BUNDLE)
 	@PYTHONPATH=tests/rigs:containers $(BIN)/python -m containerrig > /dev/null
-	@$(OWN_NETWORK) $(BIN)/python -m pytest tests/deploy -m "deploy" --durations=10
+	@$(OWN_NETWORK) $(BIN)/python -m pytest tests/deploy -m "deploy and slow" --durations=10
 
 test-kubernetes: dev ## Run sites on a real Kubernetes, built once; needs root, see docs/kubernetes.md
 	@bash tests/kubernetes/kuberig/build.sh
@@ -62,7 +68,7 @@ chart: dev ## Lint the Helm chart, and hold it against Kubernetes' schemas; fetc
 	@$(BIN)/python -m pytest tests/kubernetes/test_chart.py
 
 test-slow: dev ## Run the tests that take more than a minute
-	@$(BIN)/python -m pytest -m "slow and not published"
+	@$(BIN)/python -m pytest -m "slow and not (published or deploy)"
 
 benchmark: dev ## Measure the kernel beside pyhf and cabinetry, a quarter of an hour if idle
 	@$(BIN)/python benchmarks/run.py $(ARGS)

@@ -98,7 +98,7 @@ def sif() -> Path:
     """Return the workers' image file, made before: here is no network."""
     file = prepared_sif()
     _require(
-        "there is no image file: it is made by `make test-deploy`", file and APPTAINER.is_dir()
+        "there is no image file: it is made by `make test-deploy-slow`", file and APPTAINER.is_dir()
     )
     assert file is not None
     return file

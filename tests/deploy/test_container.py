@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from globusrig.rig import Rig as Service
     from schedulerrig.rig import Rig
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Boxed(Tower):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from schedulerrig.hosts import Host
     from schedulerrig.rig import Rig
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(900)]
 
 WORKERS = ("-f", "spawn_main|HTEX-Worker", "-u", "ada")
 # A second each with pyhf, on one block at a time.

@@ -191,6 +191,7 @@ def _fields(page: Path, tower: Tower) -> dict[str, Any]:
 
 
 @pytest.mark.deploy
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
     ("name", "scheduler"),

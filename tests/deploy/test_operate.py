@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from deployrig.tower import Tower
     from schedulerrig.rig import Rig
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ONE = ("--patch", "X_600_0", "--engine", "pyhf", "--refit")
 
