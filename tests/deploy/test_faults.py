@@ -144,21 +144,21 @@ def test_all_of_the_endpoint_is_killed(tower: Tower, run: Run) -> None:
 
 def test_no_block_finds_the_environment(tower: Tower, client: Client) -> None:
     """The user is told what the nodes said, and goes on where they were once it is there."""
-    releases = tower.host.run("readlink", "-f", f"/home/ada/{VENV[2:]}").stdout.strip()
+    release = tower.host.run("readlink", "-f", f"/home/ada/{VENV[2:]}").stdout.strip()
     nodes = [tower.rig.hosts[name] for name in ("c1", "c2")]
     for node in nodes:
-        node.run("mount", "-t", "tmpfs", "tmpfs", releases)
+        node.run("mount", "-t", "tmpfs", "tmpfs", release)
     place = client.place / "run"
     try:
         words = ("run", "example", *FEW, *OPTIONS, "-e", tower.name, "-o", place)
         said = " ".join(client(*words, status=5, timeout=600).stderr.split())
     finally:
         for node in nodes:
-            node.run("umount", releases)
+            node.run("umount", release)
     told, _, rest = said.partition(" seen: ")
     evidence, _, advice = rest.partition(" next: ")
     assert "blocks of workers end on the site before a worker has reported" in told
-    assert f"no virtual environment in /home/ada/{VENV[2:]}" in evidence
+    assert f"no virtual environment in {release}" in evidence
     assert "administrator" in advice
     client("resume", place, timeout=600)
     complete(place)
@@ -166,7 +166,8 @@ def test_no_block_finds_the_environment(tower: Tower, client: Client) -> None:
 
 def test_the_login_node_is_rebooted(tower: Tower, run: Run, tunnels: Tunnels) -> None:
     """Nobody does anything: cron starts the endpoint, and the client sends again what it had."""
-    run.block()
+    _, node = run.block()
+    node.run("pkill", "-STOP", *WORKERS)  # in the middle of their tasks
     before = tower.status()["endpoint"]["id"]
     tower.host.kill()
     tower.rig.restart_login(tower.host)
