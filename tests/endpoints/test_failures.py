@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import requests
 
+from fitserve.backends.base import Accepted
 from fitserve.backends.globus.ledger import Ledger
 from fitserve.backends.globus.verdicts import judge_remote
 from fitserve.endpoints import read_card
@@ -164,6 +165,14 @@ def test_an_endpoint_that_gave_up_after_three_blocks_is_not_asked_again() -> Non
     ledger.failed("t", f"parsl.errors.BadStateException: failed\n{told}Error 3:\n{block}\n")
     assert ledger.failure is not None
     assert "no virtual environment" in ledger.failure.evidence
+
+
+def test_what_ended_before_a_run_was_resumed_does_not_stop_it() -> None:
+    ledger = Ledger(CARD)
+    ledger.collect([Accepted("t", {"group": "g", "child": "c"})])
+    ledger.failed("t", _WAITED.replace("Error 1:", "Error 3:"))
+    assert ledger.failure is None
+    assert ledger.ended.get_nowait().again
 
 
 def test_a_lost_node_names_the_time_limit() -> None:

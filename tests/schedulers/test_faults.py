@@ -288,6 +288,13 @@ def shared_disk(rig: Rig) -> Iterator[str]:
         sh("losetup", "--detach", device)
 
 
+def _fill(user: User, disk: str) -> None:
+    fill = f"cat /dev/zero >> ~/{disk}/filled"
+    last = f"while head -c 1024 /dev/zero >> ~/{disk}/filled; do :; done; exit 1"
+    # Its file system finds some more room once it has really written.
+    user.sh(f"{fill}; sync; {fill}; sync; {last}", status=1)
+
+
 def _goes_on_once_there_is_room(ada: User, run: Running, disk: str) -> None:
     """Resume a run that a full disk has stopped: what was fitted is not fitted again."""
     ada.sh(f"rm ~/{disk}/filled")
@@ -310,7 +317,8 @@ def test_the_sites_disk_fills_up_in_a_run(quiet: Rig, ada: User, shared_disk: st
     run = ada.start("filling", *FEW)
     run.wait_until_done(2)
     job = _block_on(quiet, "c1")
-    ada.sh(f"cat /dev/zero > ~/{shared_disk}/filled", status=1)  # as much as there is room for
+    quiet.hosts["c1"].run("pkill", "-STOP", *WORKERS)  # before all is done
+    _fill(ada, shared_disk)
     quiet.login.run("scancel", job, user="ada")
     said = _refused(run)
     assert "No space left on device" in said
@@ -325,8 +333,13 @@ def test_the_disk_of_results_fills_up_in_a_run(
 ) -> None:
     run = two_blocks.start("faults", *FEW, place=shared_disk)
     run.wait_until_done(2)
-    two_blocks.sh(f"cat /dev/zero > ~/{shared_disk}/filled", status=1)
-    said = _refused(run)
+    nodes = [quiet.hosts[name] for name in ("c1", "c2")]
+    for node in nodes:
+        node.run("pkill", "-STOP", *WORKERS, status=None)
+    _fill(two_blocks, shared_disk)
+    for node in nodes:
+        node.run("pkill", "-CONT", *WORKERS, status=None)
+    said = _refused(run, 6)
     assert "No space left on device" in said
     wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 30)
     _goes_on_once_there_is_room(two_blocks, run, shared_disk)

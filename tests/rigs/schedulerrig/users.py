@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -14,7 +15,6 @@ from schedulerrig.site import VENV
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
     from fitserve.store import SavedRun
     from schedulerrig.hosts import Host
@@ -65,11 +65,11 @@ class Running:
 
     @property
     def saved(self) -> SavedRun:
-        return read_run(self._user.home / self.name)
+        return read_run(self._user.seen / self.name)
 
     def done(self) -> int:
         """Return how many hypotheses have results."""
-        path = self._user.home / self.name
+        path = self._user.seen / self.name
         return len(self.saved.records) if (path / "manifest.json").exists() else 0
 
     def wait_until_done(self, count: int, seconds: float = 150) -> None:
@@ -100,6 +100,11 @@ class User:
         self.name = name
         self.home = rig.directory / "home" / name
         self._runs = 0
+
+    @property
+    def seen(self) -> Path:
+        """The user's home as it is on the host, with what is mounted there."""
+        return Path(f"/proc/{self.host.pid}/root/home/{self.name}")
 
     def render(self, name: str, fields: dict[str, Any]) -> None:
         """Write a site file and render it to where the client finds it."""

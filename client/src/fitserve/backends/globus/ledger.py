@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import queue
 import threading
 import time
@@ -26,7 +27,10 @@ DROPPED = "the service has dropped its result"
 
 
 class Sent(NamedTuple):
-    """A task at the service: its ids, since when, and when it was last heard of (monotonic s)."""
+    """A task at the service: its ids, when it was last heard of, and since when (monotonic s).
+
+    Tasks of an earlier process are there since long ago.
+    """
 
     handle: dict[str, str]
     heard: float
@@ -113,8 +117,7 @@ class Ledger:
         """Note tasks that an earlier process has sent."""
         with self._lock:
             for task in tasks:
-                now = time.monotonic()
-                self._sent[task.ticket] = Sent(task.handle, now, now)
+                self._sent[task.ticket] = Sent(task.handle, time.monotonic(), -math.inf)
                 self._adrift.add(task.ticket)
 
     def watch(self, ticket: str, future: Future[Any]) -> None:
@@ -162,7 +165,8 @@ class Ledger:
         """
         with self._lock:
             sent = self._sent.get(ticket)
-            # Others came to an endpoint that had given up already: no block was tried for them.
+            # Others came to an endpoint that had given up already: no block was tried for them. Or
+            # an earlier process sent them, and what was wrong then may have been put right.
             waited = "BadStateException" in told
             if sent is not None and waited and sent.since > self._blocks_failed_at:
                 self._blocks_failed_at = time.monotonic()
