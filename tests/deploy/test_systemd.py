@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from deployrig.tunnel import Tunnels
     from globusrig.rig import Rig as Service
     from schedulerrig.rig import Rig
 
@@ -35,10 +36,23 @@ def tower(
     tower.end()
 
 
-def test_systemd_looks_after_it(tower: Tower) -> None:
+def test_systemd_takes_over_once_it_is_there(rig: Rig, tower: Tower, tunnels: Tunnels) -> None:
+    """As when the user is allowed to linger later on."""
+    tower.host.run("pkill", "-KILL", "-u", "ada", status=None)
     tower("deploy")
-    endpoint = tower.status()["endpoint"]
-    assert (endpoint["kept_by"], endpoint["at_boot"]) == ("systemd", "systemd")
+    before = tower.status()["endpoint"]
+    assert (before["kept_by"], before["at_boot"]) == ("supervisor", "cron")
+    tower.host.kill()
+    rig.restart_login(tower.host)
+    tunnels.open(tower.host)
+    wait_for(lambda: tower.status()["endpoint"]["supervisor"], 150, "the supervisor")
+    tower("deploy")
+    after = tower.status()["endpoint"]
+    assert (after["kept_by"], after["at_boot"]) == ("systemd", "systemd")
+    assert (after["id"], after["supervisor"]) == (before["id"], None)
+    assert tower.host.run("crontab", "-l", user="ada", status=1).stdout == ""
+    again = tower("deploy", "--diff")
+    assert again.changed == 0, again.err
 
 
 def test_systemd_ends_the_jobs_of_a_killed_endpoint(rig: Rig, tower: Tower, tmp_path: Path) -> None:

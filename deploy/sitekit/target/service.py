@@ -111,16 +111,13 @@ def stop(deployed: Deployed, *, disable: bool) -> dict[str, Any]:
     disable
         Also at boot.
     """
-    pids = [pid for pid in (supervisor_pid(deployed), manager_pid(deployed)) if pid is not None]
+    pids = _pids(deployed)
     if manager_kind(deployed) == "systemd":
         _systemctl(deployed, "disable" if disable else "stop", *(["--now"] if disable else []))
-    else:
-        if disable:
-            lines = _cron()
-            others = [line for line in lines if line != _cron_line(deployed)]
-            if others != lines:
-                _write_cron(others)
-        end(pids, _STOP_SECONDS)
+    if disable:
+        _forget_cron(deployed)
+    # A supervisor may be from before there was systemd.
+    end(_pids(deployed), _STOP_SECONDS)
     endpoint = deployed.endpoint_id
     left = end_all(endpoint) if endpoint else []
     jobs = cancel_jobs(deployed.site, deployed.name)
@@ -128,10 +125,14 @@ def stop(deployed: Deployed, *, disable: bool) -> dict[str, Any]:
     return {"changed": bool(pids or left or jobs), "processes": [*pids, *left], "jobs": jobs}
 
 
+def _pids(deployed: Deployed) -> list[int]:
+    return [pid for pid in (supervisor_pid(deployed), manager_pid(deployed)) if pid is not None]
+
+
 def _is_looked_after(deployed: Deployed) -> bool:
-    if manager_kind(deployed) == "systemd":
-        return _systemctl(deployed, "is-active", "--quiet").ok
-    return supervisor_pid(deployed) is not None
+    if supervisor_pid(deployed) is not None:
+        return True
+    return manager_kind(deployed) == "systemd" and _systemctl(deployed, "is-active", "--quiet").ok
 
 
 def _start(deployed: Deployed) -> None:
@@ -153,6 +154,8 @@ def _start(deployed: Deployed) -> None:
 
 def _start_again(deployed: Deployed) -> None:
     if manager_kind(deployed) == "systemd":
+        if supervisor_pid(deployed) is not None:  # systemd takes over from it
+            end(_pids(deployed), _STOP_SECONDS)
         _started(_systemctl(deployed, "restart"))
         _note(deployed)
         return
@@ -197,6 +200,7 @@ def _wait_for_id(deployed: Deployed) -> str:
 
 def _enable(deployed: Deployed) -> bool:
     if manager_kind(deployed) == "systemd":
+        _forget_cron(deployed)
         _systemctl(deployed, "daemon-reload")
         enabled = _systemctl(deployed, "is-enabled", "--quiet").ok
         if not enabled:
@@ -235,6 +239,13 @@ def _cron_line(deployed: Deployed) -> str:
 
 def _cron() -> list[str]:
     return run("crontab", "-l", timeout=_SECONDS).out.splitlines()
+
+
+def _forget_cron(deployed: Deployed) -> None:
+    lines = _cron()
+    others = [line for line in lines if line != _cron_line(deployed)]
+    if others != lines:
+        _write_cron(others)
 
 
 def _write_cron(lines: list[str]) -> None:

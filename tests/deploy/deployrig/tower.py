@@ -11,6 +11,7 @@ from deployrig.admin import ROOT, Admin, Said
 from globusrig.client import Client
 from globusrig.processes import AMQP_PORT
 from schedulerrig import users
+from schedulerrig.site import USERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,16 @@ FIT = ("--patch", "X_600_*", "--engine", "pyhf")
 _HOSTS = {"slurm": "login", "torque": "login", "pbspro": "pbs"}
 # Not what deploying makes, and kept where it was.
 _OTHERS = (".ssh", ".ansible", ".apptainer", ".cache", "staus")
+
+# Inside the host alone.
+_KILL_ALL = f"""
+for pid in $(pgrep -u {USER}); do
+  case "$(tr '\\0' ' ' < /proc/$pid/cmdline)" in
+    *systemd*--user*|*sd-pam*) ;;
+    *) kill -KILL $pid ;;
+  esac
+done
+"""
 
 
 class Tower:
@@ -163,7 +174,11 @@ class Tower:
 
     def end(self) -> None:
         """Leave nothing of the user's running, whatever happened."""
-        self.host.run("pkill", "-KILL", "-u", USER, status=None)  # inside the host alone
+        # The user's systemd is not of this site, and others on the same host want it.
+        variables = {"XDG_RUNTIME_DIR": f"/run/user/{USERS[USER]}"}
+        stop = ("systemctl", "--user", "stop", "fitserve-*")
+        self.host.run(*stop, user=USER, environment=variables, status=None)
+        self.host.run("sh", "-c", _KILL_ALL, status=None)
         for line in self.jobs():
             command = "qdel" if self.scheduler == "pbspro" else "scancel"
             self.host.run(command, line.split()[0], user=USER, status=None)
