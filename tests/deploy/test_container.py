@@ -95,25 +95,37 @@ def test_fits_run_in_the_image(boxed: Boxed, apptainer: Apptainer, tmp_path: Pat
         assert apptainer.image_of(boxed.rig.hosts[name], pid) == __version__
 
 
-def test_a_new_release_brings_its_image_and_the_one_before_keeps_its_own(
+def test_an_upgrade_needs_an_image_of_its_version(
     boxed: Boxed, sif: Path, tree: Path, tmp_path: Path
 ) -> None:
     other = other_version(tree, tmp_path / "tree", "0.2.0")
     image = tmp_path / SIF.replace(__version__, "0.2.0")
-    image.symlink_to(sif)
     template = boxed.configuration / "user_config_template.yaml.j2"
-    before = boxed.status()
+    before, kept = boxed.status(), template.read_text()
     said = boxed("upgrade", tree=other, status=5)
     assert f"the workers' image /home/ada/fitserve/{image.name} is not there" in said.err
-    assert boxed.status()["versions"] == before["versions"]
-    boxed("upgrade", "--image", image, tree=other)
+    # What is in it is looked at by a job, whatever its name.
+    image.symlink_to(sif)
+    said = boxed("upgrade", "--image", image, tree=other, status=5)
+    assert f"fitserve-worker is {__version__}, and this release is 0.2.0" in said.err
     after = boxed.status()
-    assert after["versions"]["fitserve"] == "0.2.0"
-    assert image.name in template.read_text()
+    assert after["versions"] == before["versions"]
+    assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
+    assert template.read_text() == kept
+
+
+def test_upgrade_and_rollback(boxed: Boxed, tree: Path, tmp_path: Path) -> None:
+    """To a release with the same version, which has its image there."""
+    other = other_version(tree, tmp_path / "tree", __version__)
+    module = other / "client" / "src" / "fitserve" / "__main__.py"
+    module.write_text(f"{module.read_text()}# another release\n")
+    before = boxed.status()
+    boxed("upgrade", tree=other)
+    after = boxed.status()
+    assert after["versions"]["previous"] == before["versions"]["release"]
+    assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
     boxed("rollback")
     assert boxed.status()["versions"]["release"] == before["versions"]["release"]
-    assert SIF in template.read_text()
-    assert image.name not in template.read_text()
 
 
 def test_nothing_is_left(boxed: Boxed) -> None:
