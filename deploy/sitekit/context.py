@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sitekit.site import Site
 
-__all__ = ["Rendering", "build_context", "expand_home"]
+__all__ = ["Rendering", "build_context", "endpoint_path", "expand_home"]
 
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -59,6 +59,14 @@ def header(site: Site, rendering: Rendering) -> str:
     )
 
 
+def endpoint_path(venv: object) -> str:
+    """Return the PATH of an endpoint from its environment, or from the link to it.
+
+    First comes what a deployment adds; where there was none, Globus Compute's own commands.
+    """
+    return f"{venv}/fitserve/bin:{venv}/bin:{_SYSTEM_PATH}"
+
+
 def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return everything that the templates of a site read.
 
@@ -78,8 +86,7 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
     fields = {**site.fields, "access": {**site.get("access"), "functions": functions}}
     cores = site.get("node.cores")
     multi = site.get("access.mode") == "multi-user"
-    # First what a deployment adds; where there was none, Globus Compute's own commands.
-    path = f"{venv}/fitserve/bin:{venv}/bin:{_SYSTEM_PATH}"
+    path = endpoint_path(venv)
     if site.get("scheduler.type") == "kubernetes":
         path = f"{COMMANDS}:{path}"
     config = "/etc/fitserve" if multi else f"{rendering.home}/.config/fitserve"

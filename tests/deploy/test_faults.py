@@ -125,10 +125,7 @@ def test_all_of_the_endpoint_is_killed(tower: Tower, run: Run) -> None:
     """As by the kernel out of memory: what it left is ended, and it is deployed again."""
     job, node = run.block()
     node.run("pkill", "-STOP", *WORKERS)  # in the middle of their tasks
-    before = tower.status()
-    managers = [one["pid"] for one in before["processes"] if "Globus Compute" in one["command"]]
-    pids = [before["endpoint"]["supervisor"], before["endpoint"]["pid"], *managers]
-    tower.host.run("kill", "-KILL", *pids, user="ada")
+    before = tower.kill_endpoint()
     ended = tower.status("--end-orphans")
     assert ended["orphans_ended"] > 0
     assert ended["jobs_ended"] == [job]

@@ -111,11 +111,7 @@ def test_what_a_dead_endpoint_left_is_shown_and_ended(
 ) -> None:
     running = client.start("run", "example", *ONE, "-e", tower.name, "-o", client.place / "run")
     wait_for(tower.jobs, 200, "a job")
-    before = tower.status()
-    # The supervisor, the endpoint and its children's managers, as by the kernel out of memory.
-    managers = [one["pid"] for one in before["processes"] if "Globus Compute" in one["command"]]
-    pids = [before["endpoint"]["supervisor"], before["endpoint"]["pid"], *managers]
-    tower.host.run("kill", "-KILL", *pids, user="ada")
+    before = tower.kill_endpoint()
     left = tower.status()
     assert left["endpoint"]["pid"] is None
     assert left["orphans"]

@@ -126,12 +126,7 @@ def test_a_physicist_runs_through_the_endpoint(tower: Tower, client: Client) -> 
 
 
 def test_a_killed_endpoint_comes_back_and_what_it_left_is_ended(tower: Tower) -> None:
-    before = tower.status()
-    endpoint = before["endpoint"]["pid"]
-    # The whole endpoint, its supervisor and its children's managers, as by a power cut.
-    pids = [endpoint, before["endpoint"]["supervisor"]]
-    pids += [one["pid"] for one in before["processes"] if "Globus Compute" in one["command"]]
-    tower.rig.login.run("kill", "-KILL", *pids, user="ada")
+    before = tower.kill_endpoint()
     left = tower.status()
     assert left["endpoint"]["pid"] is None
     said = tower("deploy")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitserve.errors import BackendError
+from sitekit.context import endpoint_path
 from sitekit.derive import derive
 from sitekit.target.manifest import read_manifest
 from sitekit.target.places import places_of
@@ -131,5 +132,4 @@ class Deployed:
     def environment(self) -> dict[str, str]:
         """Return the environment of the endpoint, as a systemd unit would have it."""
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        path = f"{self.link}/fitserve/bin:{self.link}/bin:/usr/local/bin:/usr/bin:/bin"
-        return {**passed, "PATH": path, **self.variables()}
+        return {**passed, "PATH": endpoint_path(self.link), **self.variables()}

@@ -15,7 +15,7 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Admin", "Said", "copy_checkout"]
+__all__ = ["Admin", "Said", "copy_checkout", "python_path"]
 
 ROOT = Path(__file__).resolve().parents[3]
 _PARTS = ("client", "worker", "deploy", "endpoint_configs", "requirements", "tools")
@@ -29,6 +29,11 @@ def copy_checkout(place: Path) -> Path:
     for name in ("LICENSE", "README.md", "Makefile"):
         shutil.copyfile(ROOT / name, place / name)
     return place
+
+
+def python_path(tree: Path) -> str:
+    """Return where a checkout's own packages are found."""
+    return os.pathsep.join(str(tree / part) for part in ("deploy", "client/src", "worker/src"))
 
 
 class Said:
@@ -67,12 +72,11 @@ class Admin:
         self.tree = tree
         self.place = place
         place.mkdir(parents=True, exist_ok=True)
-        paths = (tree / "deploy", tree / "client" / "src", tree / "worker" / "src")
         self.environment = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "HOME": str(place),
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "PYTHONPATH": python_path(tree),
             "PYTHONDONTWRITEBYTECODE": "1",
             "FITSERVE_DEPLOY_CACHE": str(ROOT / ".cache" / "deploy"),
             "FITSERVE_ANSIBLE_VENV": str(ROOT / ".cache" / "ansible-venv"),
@@ -81,8 +85,7 @@ class Admin:
 
     def at(self, tree: Path) -> Admin:
         """Return the same administrator with another checkout."""
-        path = Admin(tree, self.place, {}).environment["PYTHONPATH"]
-        return Admin(tree, self.place, {**self.environment, "PYTHONPATH": path})
+        return Admin(tree, self.place, {**self.environment, "PYTHONPATH": python_path(tree)})
 
     def write_site(self, name: str, fields: dict[str, Any]) -> Path:
         path = self.place / "sites" / f"{name}.yaml"

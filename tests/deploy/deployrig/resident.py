@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployrig.admin import ROOT, Admin, copy_checkout
+from deployrig.admin import ROOT, Admin, copy_checkout, python_path
 from schedulerrig.hosts import sh
 from schedulerrig.site import USERS, VENV
 
@@ -42,9 +41,8 @@ class Resident(Admin):
         sh("cp", "-r", ROOT / ".cache" / "deploy", place / "cache")
         sh("chown", "-R", f"{USERS[user]}:{USERS[user]}", place)
         self._make_ansible()
-        paths = (_SEEN / "tree" / part for part in ("deploy", "client/src", "worker/src"))
         self.environment = {
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "PYTHONPATH": python_path(_SEEN / "tree"),
             "PYTHONDONTWRITEBYTECODE": "1",
             "FITSERVE_DEPLOY_CACHE": str(_SEEN / "cache"),
             "FITSERVE_ANSIBLE_VENV": _ANSIBLE,

@@ -148,6 +148,17 @@ class Tower:
         client("endpoints", "add", self.name, "--card", card, "--amqp-port", AMQP_PORT)
         return client
 
+    def kill_endpoint(self) -> dict[str, Any]:
+        """Kill supervisor, endpoint and its children's managers; returns the status before.
+
+        As the kernel does when it is out of memory: their interchanges and blocks are left.
+        """
+        before = self.status()
+        managers = [one["pid"] for one in before["processes"] if "Globus Compute" in one["command"]]
+        pids = [before["endpoint"]["supervisor"], before["endpoint"]["pid"], *managers]
+        self.host.run("kill", "-KILL", *pids, user=USER)
+        return before
+
     def processes(self) -> list[str]:
         """Return the command lines of all of the user's processes on the login node."""
         done = self.host.run("ps", "-u", USER, "-o", "args=", status=None)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["MOST_FAILED", "give_up", "register"]
 
 MOST_FAILED = 3
-"""A bad node is one of many; what is wrong with all of them is not put right by another block."""
+"""So many in a row are enough, here and in direct use.
+
+A bad node is one of many; what is wrong with all of them is not put right by another block.
+"""
 
 
 def give_up(executor: HighThroughputExecutor, status: Mapping[str, JobStatus]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.base import BackendStatus, Limits, Outcome
+from fitserve.backends.blocks import MOST_FAILED
 from fitserve.backends.costs import DIRECT
 from fitserve.backends.direct.engine import STAGE_DIRECTORY, Engine
 from fitserve.backends.direct.sharing import Share
@@ -34,7 +35,6 @@ _WORKERS = 4
 """Of a node, assumed where the site does not say."""
 _ROOM_BYTES = 1024**2
 _RUNS = "runs"
-_FAILED_BLOCKS = 3
 # Their workers share no file system with the client.
 _APART = {"KubernetesProvider", "PodProvider"}
 # Their blocks start at once.
@@ -255,7 +255,7 @@ class SiteBackend:
         most = self._share.blocks(self._most)
         live = watch.count("queued") + watch.count("running")
         # With blocks that work, those that fail end nothing; but no more of them are asked for.
-        hold = watch.wait or watch.silent or len(engine.failed()) >= _FAILED_BLOCKS
+        hold = watch.wait or watch.silent or len(engine.failed()) >= MOST_FAILED
         engine.limit(min(most, live) if hold else most)
 
     def _no_directory(self, path: Path, error: OSError) -> BackendError:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
+from fitserve.backends.blocks import MOST_FAILED
 from fitserve.backends.direct.words import ended_words, never_runs, no_room
 from fitserve.errors import BackendError
 
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Troubles"]
 
-_FAILED_BLOCKS = 3
-"""So many blocks in a row that never had a worker are enough, ..."""
 _FAILED_CLEARLY = 2
-"""... and so many that say why."""
+"""So many blocks in a row that never had a worker are enough, where they say why."""
 _REFUSALS = 6
 _PATIENCE_SECONDS = 90.0
 # What a site's preparation of a node says before it gives up with this status.
@@ -127,7 +126,7 @@ class Troubles:
         found = watch.jobs[failed[-1]]
         said = _last_words(engine.stderr_of(failed[-1])) or _lines(found.reason)
         clear = [line for line in said if line.startswith(_OUR_WORD) or _NO_WAY in line]
-        if len(failed) < (_FAILED_CLEARLY if clear else _FAILED_BLOCKS):
+        if len(failed) < (_FAILED_CLEARLY if clear else MOST_FAILED):
             return
         how = ended_words(found.ending or "unknown", self._walltime)
         where = f" on {found.nodes}" if found.nodes else ""
