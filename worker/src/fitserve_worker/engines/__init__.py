@@ -24,18 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["answers", "failed", "select"]
 
-# A pyhf fit takes some 10 ms for each modifier and hypothesis, compiling the kernel seconds.
-_WORTH_COMPILING = 50
-_SMALL = "pyhf is done before the kernel is compiled"
-
 
 def select(work: Work) -> Engine | KernelToys:
-    """Return the engine that a task asks for.
+    """Return the engine that a request asks for, whatever else is in the task.
 
-    ``auto`` is the kernel, unless pyhf is done before the kernel is even compiled.
+    ``auto`` is the kernel, which leaves what it does not support to pyhf.
     """
     options = work.request.engine
-    if options.engine == "pyhf" or _is_small(work):
+    if options.engine == "pyhf":
         return _reference(options)
     if isinstance(work.request, ToysRequest):
         from fitserve_worker.engines.kernel_toys import KernelToys
@@ -44,18 +40,6 @@ def select(work: Work) -> Engine | KernelToys:
     from fitserve_worker.engines.kernel import KernelEngine
 
     return KernelEngine(lambda: _reference(options), lambda: _second(options))
-
-
-def _is_small(work: Work) -> bool:
-    return work.request.engine.engine == "auto" and _modifiers(work) < _WORTH_COMPILING
-
-
-def _modifiers(work: Work) -> int:
-    """Return how many modifiers of the background the hypotheses meet in all."""
-    channels = work.workspace.get("channels", [])
-    each = sum(len(sample["modifiers"]) for one in channels for sample in one["samples"])
-    toys = work.request.toys if isinstance(work.request, ToysRequest) else 1
-    return len(work.hypotheses) * each * toys
 
 
 def _reference(options: EngineOptions) -> PyhfEngine:
@@ -82,7 +66,7 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
     """
     kind = kind_of(work.request)
     engine: object = select(work)
-    reason = _SMALL if _is_small(work) else None
+    reason = None
     if not hasattr(engine, kind):
         engine, reason = _reference(work.request.engine), f"it does not answer a {kind} request"
     found: Iterator[HypothesisResult] = getattr(engine, kind)(work)

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pyhf
 
+from fitserve_worker.engines.distance import distance
+from fitserve_worker.statistics import poi_floor
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve_worker.engines.models import BuiltModel
 
-__all__ = ["Evaluation", "evaluate", "quiet_pyhf"]
+__all__ = ["Evaluation", "evaluate", "quiet_pyhf", "statistic_bounds"]
 
 # Fits that end above the true minimum shift sqrt(q), on which CLs depends with a slope
 # below one. Good fits of the published pallets shift it by less than 1e-6, a weak signal
@@ -71,6 +74,9 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
     pyhf.exceptions.FailedMinimization
         The optimizer says that it failed.
     """
+    config = built.model.config
+    poi = config.poi_index
+    between = statistic_bounds(built, test_stat)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # What the numbers are worth is judged by the numbers, not by these messages.
         warnings.simplefilter("ignore")
@@ -78,24 +84,51 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
             mu,
             built.data,
             built.model,
-            init_pars=list(start),
+            init_pars=_inside(start, between),
+            par_bounds=between,
             test_stat=test_stat,
             return_expected_set=True,
             return_calculator=True,
         )
-        fits = _fits(built, calculator.fitted_pars)
+        fits = _fits(built, calculator.fitted_pars, between)
+        muhat, free = fits.muhat, fits.free
+        if between[poi][0] > config.suggested_bounds()[poi][0]:
+            # q-tilde has the best fit at zero or above; what is told of it may be below.
+            pars, value = pyhf.infer.mle.fit(
+                built.data, built.model, init_pars=list(start), return_fitted_val=True
+            )
+            if float(np.asarray(value).item()) < free:
+                muhat, free = float(pars[poi]), float(np.asarray(value).item())
     cls_obs = float(observed)
     cls_exp = [float(value) for value in expected]
     shift = _shift(fits, mu)
     return Evaluation(
         CLs_obs=cls_obs,
         CLs_exp=cls_exp,
-        muhat=fits.muhat,
-        twice_nll=fits.free,
+        muhat=muhat,
+        twice_nll=free,
         shift=shift,
         problems=_problems(cls_obs, cls_exp, shift),
-        twice_delta_nll=fits.fixed - fits.free,
+        twice_delta_nll=fits.fixed - free,
     )
+
+
+def statistic_bounds(built: BuiltModel, test_stat: str) -> list[tuple[float, float]]:
+    """Return bounds of all parameters between which pyhf's fits give a test statistic.
+
+    pyhf takes one or the other by the lower bound of the parameter of interest, whatever it was
+    asked for: for q-tilde that must be zero, for q below.
+    """
+    config = built.model.config
+    bounds = [(float(low), float(high)) for low, high in config.suggested_bounds()]
+    low, high = bounds[config.poi_index]
+    floor = float(poi_floor(low, high, test_stat))
+    bounds[config.poi_index] = (max(floor, 0.0) if test_stat == "qtilde" else floor, high)
+    return bounds
+
+
+def _inside(start: Sequence[float], bounds: Sequence[tuple[float, float]]) -> list[float]:
+    return [min(max(one, low), high) for one, (low, high) in zip(start, bounds, strict=True)]
 
 
 class _Fits(NamedTuple):
@@ -103,7 +136,8 @@ class _Fits(NamedTuple):
 
     ``free``, ``fixed`` and ``background`` are of the observed data with the signal
     strength free, at the tested value and at zero; ``asimov_*`` of the Asimov data set,
-    whose own parameters are its exact minimum, ``asimov_exact``.
+    whose own parameters are its exact minimum, ``asimov_exact``. ``away`` is how much lower
+    `fitserve_worker.engines.distance` takes free, fixed, background and asimov_fixed to be.
     """
 
     muhat: float
@@ -113,14 +147,26 @@ class _Fits(NamedTuple):
     asimov_free: float
     asimov_fixed: float
     asimov_exact: float
+    away: tuple[float, float, float, float]
 
 
-def _fits(built: BuiltModel, pars: pyhf.infer.calculators.HypoTestFitResults) -> _Fits:
+def _fits(
+    built: BuiltModel,
+    pars: pyhf.infer.calculators.HypoTestFitResults,
+    bounds: list[tuple[float, float]],
+) -> _Fits:
     model, data = built
     asimov = list(model.expected_data(pars.asimov_pars))
 
     def twice_nll(at: Sequence[float], to: Sequence[float]) -> float:
         return float(np.asarray(pyhf.infer.mle.twice_nll(at, to, model)).item())
+
+    fixed = list(model.config.suggested_fixed())
+    held = [*fixed]
+    held[model.config.poi_index] = True
+
+    def away(at: Sequence[float], to: Sequence[float], constant: Sequence[bool]) -> float:
+        return distance(lambda x: twice_nll(x.tolist(), to), at, bounds, constant)
 
     return _Fits(
         muhat=float(pars.free_fit_to_data[model.config.poi_index]),
@@ -130,22 +176,30 @@ def _fits(built: BuiltModel, pars: pyhf.infer.calculators.HypoTestFitResults) ->
         asimov_free=twice_nll(pars.free_fit_to_asimov, asimov),
         asimov_fixed=twice_nll(pars.fixed_poi_fit_to_asimov, asimov),
         asimov_exact=twice_nll(pars.asimov_pars, asimov),
+        away=(
+            away(pars.free_fit_to_data, data, fixed),
+            away(pars.fixed_poi_fit_to_data, data, held),
+            away(pars.asimov_pars, data, held),
+            away(pars.fixed_poi_fit_to_asimov, asimov, held),
+        ),
     )
 
 
 def _shift(fits: _Fits, mu: float) -> float:
-    """Return the error of sqrt(q) that the known minima show.
+    """Return the error of sqrt(q) that the known minima, and slopes at the fits, show.
 
     A free fit is never above a constrained one to the same data. Where the best signal
     strength is above the tested one q is zero whatever the minimum (arXiv:1007.1727,
     equation 14), so that the minima of the observed data do not matter.
     """
+    free, fixed, background, expected = fits.away
     observed = 0.0
     if fits.muhat <= mu:
-        lowest = min(fits.free, fits.fixed, fits.background)
-        observed = _root(fits.fixed - lowest) - _root(fits.fixed - fits.free)
+        lowest = min(fits.free - free, fits.fixed - fixed, fits.background - background)
+        observed = abs(_root(fits.fixed - fixed - lowest) - _root(fits.fixed - fits.free))
     lowest = min(fits.asimov_free, fits.asimov_exact)
-    asimov = _root(fits.asimov_fixed - lowest) - _root(fits.asimov_fixed - fits.asimov_free)
+    known = _root(fits.asimov_fixed - fits.asimov_free)
+    asimov = abs(_root(fits.asimov_fixed - expected - lowest) - known)
     return max(observed, asimov)
 
 
@@ -163,5 +217,5 @@ def _problems(cls_obs: float, cls_exp: list[float], shift: float) -> list[str]:
     if any(low > high + _ROUNDING for low, high in itertools.pairwise(cls_exp)):
         problems.append("the expected CLs are not in order")
     if shift > _SHIFT:
-        problems.append(f"a fit stopped above a known minimum: sqrt(q) is wrong by {shift:.2g}")
+        problems.append(f"a fit stopped above its minimum: sqrt(q) is wrong by {shift:.2g}")
     return problems

@@ -141,7 +141,7 @@ def _answers(work: Work, batch: Batch, answer: Answer) -> Iterator[tuple[str, di
     for first in range(0, len(members), size):
         some = members[first : first + size]
         begin = time.perf_counter()
-        loaded = load(batch, some, setting)
+        loaded = load(batch, some, setting, getattr(work.request, "test_stat", None))
         # The background does not change much from one signal to the next.
         answers, start = answer(Piece(work, batch, loaded, some, start))
         seconds = (time.perf_counter() - begin) / len(some)

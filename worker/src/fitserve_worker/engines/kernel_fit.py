@@ -14,6 +14,7 @@ from fitserve_worker.engines.solution import correlations, parameters, ranked
 from fitserve_worker.kernel.covariance import hold
 from fitserve_worker.kernel.intervals import profile_ends
 from fitserve_worker.kernel.retries import persistent
+from fitserve_worker.kernel.starts import Asked, deepened
 from fitserve_worker.kernel.strengths import Strengths
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fitserve_worker.engines.solution import Solution
     from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Bounds, Fits
+    from fitserve_worker.kernel.starts import Minima
 
 __all__ = ["answer_fit", "answer_ranking"]
 
@@ -32,10 +34,10 @@ _FIRST = 0.01
 def answer_fit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
     """Return fields of the results of hypotheses, and where the next ones may start."""
     request = of_kind(piece.work, FitRequest)
-    bounds, fits, start = _held_at_zero(piece) if request.background_only else _free(piece)
+    bounds, fits, seen, start = _held_at_zero(piece) if request.background_only else _free(piece)
     answers = []
     for index in range(piece.loaded.size):
-        one = settled(piece, index, fits, bounds)
+        one = settled(piece, index, fits, bounds, seen)
         problems = [*one.problems]
         answer = None
         if one.best.covariance is not None:
@@ -59,10 +61,10 @@ def answer_ranking(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | Non
     the fit, are done by one call.
     """
     of_kind(piece.work, RankingRequest)
-    bounds, fits, start = _free(piece)
+    bounds, fits, seen, start = _free(piece)
     answers = []
     for index in range(piece.loaded.size):
-        one = settled(piece, index, fits, bounds)
+        one = settled(piece, index, fits, bounds, seen)
         problems = [*one.problems]
         ranking = None
         poi = one.poi
@@ -80,23 +82,26 @@ def answer_ranking(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | Non
     return answers, start
 
 
-def _free(piece: Piece) -> tuple[Bounds, Fits, FloatArray | None]:
+def _free(piece: Piece) -> tuple[Bounds, Fits, Minima, FloatArray | None]:
     """Fit with all parameters free, as for tests of the signal: from fits with it held."""
     loaded = piece.loaded
     low, high = loaded.poi_bounds.T
     strengths = Strengths(loaded, np.clip(1.0, low, high), "qtilde", piece.start)
     start = strengths.null.x[0] if bool(strengths.null.converged[0]) else None
-    return loaded.bounds(np.arange(loaded.size)), strengths.free, start
+    bounds = loaded.bounds(np.arange(loaded.size))
+    return bounds, strengths.free, strengths.minima, start
 
 
-def _held_at_zero(piece: Piece) -> tuple[Bounds, Fits, None]:
+def _held_at_zero(piece: Piece) -> tuple[Bounds, Fits, Minima, None]:
     """Fit without a signal: its strength at zero, if there is one."""
     loaded = piece.loaded
     every = np.arange(loaded.size)
-    has_poi = bool((loaded.chunk.poi[every] >= 0).all())
-    bounds = loaded.bounds(every, np.zeros(loaded.size) if has_poi else None)
+    held = np.where(loaded.chunk.poi[every] >= 0, 0.0, np.nan)
+    bounds = loaded.bounds(every, held)
     initial = loaded.chunk.columns["init"][every]
-    return bounds, persistent(loaded, every, [initial], loaded.observed, bounds), None
+    fits = persistent(loaded, every, [initial], loaded.observed, bounds, exact=True)
+    fits, seen = deepened(loaded, Asked(every, held, loaded.observed), fits)
+    return bounds, fits, seen, None
 
 
 def _shifts(one: Fitted, which: IntArray, values: FloatArray) -> list[float | None]:

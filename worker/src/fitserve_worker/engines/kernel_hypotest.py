@@ -11,6 +11,7 @@ from fitserve.contract import HypotestRequest, MuPoint
 from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits, of_kind
 from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.starts import AMBIGUOUS, falling
 
 if TYPE_CHECKING:
     from fitserve_worker.engines.kernel_pieces import Piece
@@ -54,18 +55,30 @@ class Tested(NamedTuple):
     def fits(self) -> dict[str, Fits]:
         """Return all fits that were made, by what they were made for."""
         tests = self.tests
-        named = {"background": tests.null, "free": tests.free}
-        for mu, fixed, asimov in zip(self.mu, tests.fixed, tests.asimov, strict=True):
-            named |= {f"mu = {mu:g}": fixed, f"Asimov, mu = {mu:g}": asimov}
-        return named
+        held = zip(self.mu, tests.fixed, strict=True)
+        asimov = zip(self.mu, tests.asimov, strict=True)
+        return {
+            "background": tests.null,
+            **{f"mu = {mu:g}": fit for mu, fit in held},
+            "free": tests.free,
+            **{f"Asimov, mu = {mu:g}": fit for mu, fit in asimov},
+        }
 
     def doubts(self) -> list[str]:
         """Return the reasons to doubt the fits."""
-        return [
+        tests, at = self.tests, self.at
+        of_fits = [
             f"the fit with {name} {what}"
-            for name, fit in self.fits().items()
-            for what in doubts(self.piece.loaded, fit, self.at)
+            for (name, fit), seen in zip(self.fits().items(), tests.minima, strict=True)
+            for what in [
+                *doubts(self.piece.loaded, fit, at),
+                *seen.doubts(at, AMBIGUOUS if name == "background" else 0.0),
+            ]
         ]
+        held = zip((0.0, *self.mu), (tests.null, *tests.fixed), strict=True)
+        profile = [(mu, float(fit.value[at])) for mu, fit in held]
+        best = float(tests.muhat[at]), float(tests.free.value[at])
+        return of_fits + falling(profile, best)
 
     def fields(self) -> dict[str, Any]:
         """Return fields of a result."""

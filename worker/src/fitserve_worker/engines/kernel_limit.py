@@ -98,7 +98,7 @@ def _limit_fields(
         "CLs_exp": points[0].CLs_exp,
         "points": points,
         "limit": limits_of(search.found, request.level),
-        **judged(search.found, points),
+        **judged(search.found, points, strengths.falling(search.at)),
     }
 
 
@@ -117,12 +117,12 @@ def answer_scan(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
     answers = []
     for at in every.tolist():
         points = [_point(strengths, at, mu) for mu in request.mu]
-        doubted = [point for point in points if point.status != "ok"]
+        doubts = strengths.falling(at) + [point.reason for point in points if point.status != "ok"]
         answers.append(
             {
                 **_of_free_fit(piece, strengths, at),
-                "status": "suspect" if doubted else "ok",
-                "reason": doubted[0].reason if doubted else None,
+                "status": "suspect" if doubts else "ok",
+                "reason": doubts[0] if doubts else None,
                 "CLs_obs": points[0].CLs_obs,
                 "CLs_exp": points[0].CLs_exp,
                 "points": points,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.fits import Bounds, Fits
     from fitserve_worker.kernel.named import Parameters
     from fitserve_worker.kernel.parameters import ParameterSet
+    from fitserve_worker.kernel.starts import Minima
 
 __all__ = ["Fitted", "settled"]
 
@@ -102,9 +103,12 @@ class Fitted(NamedTuple):
 
 
 _ENDS = ("lower", "upper")
+# A second minimum within this of -log L has values within one standard deviation that are not
+# those of the fit.
+_CLOSE = 0.5
 
 
-def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds) -> Fitted:
+def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: Minima) -> Fitted:
     """Return what a fit comes to when parameters at bounds are held there.
 
     Parameters
@@ -115,13 +119,14 @@ def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds) -> Fitted:
         Which of them.
     fits, bounds
         A fit for each of them, and between what.
+    seen
+        What other starts of these led to.
     """
     one = np.array([index])
     loaded = piece.loaded
     best = settle(loaded, index, fits.take(one), bounds.take(one))
-    problems = [
-        f"the fit {what}" for what in doubts(loaded, best.fit, 0, loaded.observed.events[index])
-    ]
+    found = doubts(loaded, best.fit, 0, loaded.observed.events[index])
+    problems = [f"the fit {what}" for what in [*found, *seen.doubts(index, _CLOSE)]]
     if best.covariance is None:
         problems.append("the covariance is not accurate: the Hessian is not positive definite")
     parameters = piece.batch.parameters(piece.members[index])

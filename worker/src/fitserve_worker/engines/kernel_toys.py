@@ -113,7 +113,11 @@ class KernelToys:
             reason = compilation.unsupported[hypothesis.name]
             return _by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
-        loaded = load(batch, [0], runtime())
+        loaded = load(batch, [0], runtime(), request.test_stat)
+        if request.test_stat == "qtilde":
+            # A best fit below zero counts as one at zero.
+            lower, poi = loaded.chunk.columns["lower"], loaded.chunk.poi[0]
+            lower[:, poi] = np.maximum(lower[:, poi], 0.0)
         ready = time.perf_counter()
         tests = hypotest(loaded, (request.mu,), request.test_stat)
         tested = Tested(Piece(work, batch, loaded, range(1), None), tests, 0, (request.mu,))

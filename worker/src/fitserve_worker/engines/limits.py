@@ -55,7 +55,9 @@ def limits_of(found: Sequence[Crossing], level: float) -> UpperLimits:
     )
 
 
-def judged(found: Sequence[Crossing], points: Sequence[MuPoint]) -> dict[str, Any]:
+def judged(
+    found: Sequence[Crossing], points: Sequence[MuPoint], known: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return the status and the reason of a result with limits.
 
     Parameters
@@ -64,6 +66,8 @@ def judged(found: Sequence[Crossing], points: Sequence[MuPoint]) -> dict[str, An
         Where the six curves cross.
     points
         Everything that was evaluated, as `in_order`: first at 1 or the bound next to it.
+    known
+        Other reasons to doubt the limits.
 
     Returns
     -------
@@ -71,18 +75,20 @@ def judged(found: Sequence[Crossing], points: Sequence[MuPoint]) -> dict[str, An
         ``status`` and ``reason`` of a `fitserve.contract.HypothesisResult`, and its CLs where 1
         is out of bounds.
     """
-    fields = _doubts(found, points)
+    fields = _doubts(found, points, known)
     if points[0].mu != 1.0:
         fields |= {"CLs_obs": None, "CLs_exp": [None] * (len(_NAMES) - 1)}
     return fields
 
 
-def _doubts(found: Sequence[Crossing], points: Sequence[MuPoint]) -> dict[str, Any]:
+def _doubts(
+    found: Sequence[Crossing], points: Sequence[MuPoint], other: Iterable[str]
+) -> dict[str, Any]:
     by_mu = {point.mu: point for point in points}
     known = [by_mu[mu] for mu in sorted(by_mu) if by_mu[mu].CLs_obs is not None]
     if not known:
         return {"status": "failed", "reason": points[0].reason}
-    doubts = {
+    doubts = dict.fromkeys(other) | {
         f"{name}: {crossing.reason}": None
         for name, crossing in zip(_NAMES, found, strict=True)
         if crossing.doubtful

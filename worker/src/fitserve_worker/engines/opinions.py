@@ -38,8 +38,8 @@ def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResul
 
     Where pyhf trusts its own answer and it is the same, that is the result. Where it is another,
     or pyhf doubts it, it is ``suspect`` and the reason has both numbers and what speaks against
-    each. Where pyhf has none, the kernel's stays, as ``suspect``; only where the kernel has none
-    either the result is ``failed``.
+    each; the numbers are then those of the lower minimum. Where pyhf has none, the kernel's
+    stays, as ``suspect``; only where the kernel has none either the result is ``failed``.
 
     Parameters
     ----------
@@ -53,6 +53,10 @@ def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResul
             if _answered(kernel)
             else (pyhf, {"reason": reason})
         )
+    elif _higher(pyhf, kernel):
+        above = (pyhf.twice_nll or 0.0) - (kernel.twice_nll or 0.0)
+        told = f"{kernel.reason}; pyhf's minimum of -2 log L is {above:.2g} higher"
+        found, changed = kernel, {"status": "suspect", "reason": told}
     else:
         found, changed = pyhf, _beside(kernel, pyhf)
     doubt: dict[str, float | str | None] = {
@@ -67,6 +71,13 @@ def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResul
         diagnostics={**found.diagnostics, **doubt},
         **changed,
     )
+
+
+def _higher(pyhf: HypothesisResult, kernel: HypothesisResult) -> bool:
+    """Whether pyhf ended in a higher minimum than one that is known."""
+    if pyhf.twice_nll is None or kernel.twice_nll is None or not _answered(kernel):
+        return False
+    return pyhf.twice_nll > kernel.twice_nll + _TWICE_NLL
 
 
 def _answered(result: HypothesisResult) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitserve.contract import AsymptoticCLs, ToyValues
+from fitserve_worker.engines.asymptotic import statistic_bounds
 from fitserve_worker.engines.minuit import Objective
 from fitserve_worker.engines.models import BuiltModel
 from fitserve_worker.engines.pyhf_scan import Profile
@@ -119,17 +120,20 @@ def _statistics(toys: ToyFits, what: Any, mu: float, chosen: ToyRange) -> tuple[
     found, fits = [], 0
     for data in np.concatenate([events, auxiliary], axis=1):
         built = BuiltModel(toys.built.model, data.tolist())
-        climb = toys.ladder.climb(built, toys.seed, _attempt(built, request.mu))
+        climb = toys.ladder.climb(built, toys.seed, _attempt(built, request.mu, request.test_stat))
         fits += _FITS_OF_A_TOY * len(climb.attempts)
         found.append(_value(climb, request.mu))
     return found, fits
 
 
-def _attempt(built: BuiltModel, mu: float) -> Callable[[Any, list[float]], Profile]:
-    return lambda _, start: _fitted(built, mu, start)
+def _attempt(built: BuiltModel, mu: float, test_stat: str) -> Callable[[Any, list[float]], Profile]:
+    between = statistic_bounds(built, test_stat)
+    return lambda _, start: _fitted(built, mu, start, between)
 
 
-def _fitted(built: BuiltModel, mu: float, start: list[float]) -> Profile:
+def _fitted(
+    built: BuiltModel, mu: float, start: list[float], between: list[tuple[float, float]]
+) -> Profile:
     """Fit a toy, and doubt fits that expect less than no events in a bin.
 
     What pyhf's likelihood makes of them in a bin without events is no probability.
@@ -143,7 +147,9 @@ def _fitted(built: BuiltModel, mu: float, start: list[float]) -> Profile:
         # What the numbers are worth is judged by the numbers, not by these messages.
         warnings.simplefilter("ignore")
         for fit in (pyhf.infer.mle.fit, partial(pyhf.infer.mle.fixed_poi_fit, mu)):
-            at, value = fit(data, model, init_pars=list(start), return_fitted_val=True)
+            at, value = fit(
+                data, model, init_pars=list(start), par_bounds=between, return_fitted_val=True
+            )
             pars.append(at)
             nll.append(float(np.asarray(value).item()))
         events = [np.asarray(model.expected_actualdata(at), dtype=float) for at in pars]

@@ -33,6 +33,12 @@ __all__ = ["Batch", "Chunk"]
 
 # The arrays of the hypotheses that are on the device at the same time.
 _CHUNK_BYTES = 256 * 1024**2
+# Models of no more bins and parameters are padded to a few sizes, so that they find a program
+# that was compiled for another one: that takes seconds, their fits less than a millisecond.
+_SMALL_BINS = 64
+_SMALL_PARAMETERS = 48
+# The least sizes to pad to: blocks, samples of the background in a channel, and those added.
+_BLOCKS, _SLOTS, _ADDED = 8, 4, 1
 
 
 class Chunk(NamedTuple):
@@ -80,6 +86,8 @@ class Batch:
         What the compiled program is made for.
     members
         The hypotheses, in the order of every array's leading axis.
+    small
+        Whether the model is padded to a size that small models share.
     """
 
     def __init__(
@@ -102,14 +110,36 @@ class Batch:
             census.own_parameters(usage, self._usage, self._local, self._bins, self._poi)
             for usage in usages
         ]
+        self.small = self._is_small()
         self.columns = census.assign_columns(
-            self._usage, usages, self._own, local=self._local, bins=self._bins, poi=self._poi
+            self._usage,
+            usages,
+            self._own,
+            local=self._local,
+            bins=self._bins,
+            poi=self._poi,
+            small=self.small,
         )
         self._places = [self._place(own) for own in self._own]
-        self._layout = Layout(structure.channels, self._width())
+        bins = sum(self._bins.values())
+        self._layout = (
+            Layout(structure.channels, 1, census.power_of_two(bins, _BLOCKS))
+            if self.small
+            else Layout(structure.channels, self._width())
+        )
         self.shape = self._shape(options)
         self._base: dict[int, Vectors] = {}
         self._on_device: SampleArrays | None = None
+
+    def _is_small(self) -> bool:
+        shared = sum(
+            self._usage.size(name, self._bins)
+            for name in self._usage.names
+            if not census.is_local(name, self._usage, self._local)
+        )
+        own = max((len(one.alphas) + len(one.linear) for one in self._own), default=0)
+        bins = sum(self._bins.values())
+        return bins <= _SMALL_BINS and shared + own <= _SMALL_PARAMETERS
 
     def _place(self, own: census.Own) -> _Places:
         columns = {name: column for (name, index), column in self.columns.of.items() if not index}
@@ -143,9 +173,11 @@ class Batch:
         ]
         acted = {_acts(sample, local) for samples, local in everything for sample in samples}
         kinds = {usage.kind(name) for usage, name in self._column_names()}
+        slots = _most_in_a_channel(self._background)
+        added = max((_most_in_a_channel(m.samples) for m in self.members), default=1)
         return Shape(
-            slots=_most_in_a_channel(self._background),
-            added_slots=max((_most_in_a_channel(m.samples) for m in self.members), default=1),
+            slots=census.power_of_two(slots, _SLOTS) if self.small else slots,
+            added_slots=census.power_of_two(added, _ADDED) if self.small else added,
             blocks=self._layout.blocks,
             width=self._layout.width,
             alphas=columns.alphas,
@@ -154,8 +186,8 @@ class Batch:
             linear=columns.linear,
             normsys_code=options.normsys,
             histosys_code=options.histosys,
-            local="some" if len(acted) > 1 else "all" if True in acted else "none",
-            poisson=Kind.SHAPESYS in kinds,
+            local="some" if len(acted) > 1 or self.small else "all" if True in acted else "none",
+            poisson=Kind.SHAPESYS in kinds or self.small,
         )
 
     @property
@@ -172,6 +204,11 @@ class Batch:
     def slots(self) -> IntArray:
         """Positions of the model's bins in arrays of bins."""
         return self._layout.slots
+
+    @property
+    def device_slots(self) -> IntArray:
+        """Positions that programs take for the model's bins: all of them for a small model."""
+        return np.arange(self.shape.bins) if self.small else self._layout.slots
 
     def capacity(self, largest: int) -> int:
         """Return how many hypotheses to have on the device at once.

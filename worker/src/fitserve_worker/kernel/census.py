@@ -14,6 +14,7 @@ for its own, so that patches whose parameters have different names share one pro
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -34,6 +35,7 @@ __all__ = [
     "is_local",
     "own_parameters",
     "pick_local",
+    "power_of_two",
     "shared_shapefactors",
     "take_census",
 ]
@@ -42,6 +44,7 @@ __all__ = [
 # their patches do not all have the same parameters.
 _ALPHA_STEP = 8
 _LINEAR_STEP = 2
+_SMALL_LINEAR = 4
 
 
 @dataclass
@@ -265,6 +268,7 @@ def assign_columns(
     local: Mapping[str, str],
     bins: Mapping[str, int],
     poi: str,
+    small: bool,
 ) -> Columns:
     """Give the parameters of a batch their columns.
 
@@ -280,6 +284,8 @@ def assign_columns(
         Number of bins of each channel.
     poi
         The parameter of interest.
+    small
+        Whether numbers of columns are to be powers of two, for programs that small models share.
     """
     known = background.alphas
     histosys = known & background.histosys.union(*(usage.histosys for usage in added))
@@ -287,12 +293,14 @@ def assign_columns(
     only_histosys = sorted(histosys - normsys - {poi})
     only_normsys = sorted(normsys - histosys - {poi})
     # Any column may have both; only whole steps of those that have one are set apart.
-    first = len(only_histosys) // _ALPHA_STEP * _ALPHA_STEP
-    last = len(only_normsys) // _ALPHA_STEP * _ALPHA_STEP
+    step = math.inf if small else _ALPHA_STEP
+    first = int(len(only_histosys) // step) * _ALPHA_STEP
+    last = int(len(only_normsys) // step) * _ALPHA_STEP
     both = sorted((histosys & normsys) | ({poi} & known))
     middle = only_histosys[first:] + both + only_normsys[last:]
     spare = max((len(mine.alphas) for mine in own), default=0)
-    alphas = _ceil(first + len(middle) + spare + last, _ALPHA_STEP)
+    rounded = power_of_two if small else _ceil
+    alphas = rounded(first + len(middle) + spare + last, _ALPHA_STEP)
     of = {(name, 0): column for column, name in enumerate(only_histosys[:first] + middle)}
     spare_alphas = range(len(of), len(of) + spare)
     of |= {(name, 0): alphas - last + i for i, name in enumerate(only_normsys[:last])}
@@ -309,11 +317,25 @@ def assign_columns(
         alphas=alphas,
         histosys=alphas - last,
         normsys=alphas - first,
-        linear=_ceil(len(linear) + spare, _LINEAR_STEP),
+        linear=rounded(len(linear) + spare, _SMALL_LINEAR if small else _LINEAR_STEP),
         of=of,
         spare_alphas=spare_alphas,
         spare_linear=range(first_spare, first_spare + spare),
     )
+
+
+def power_of_two(count: int, least: int) -> int:
+    """Return the smallest ``least`` times a power of two that is not below a number.
+
+    Examples
+    --------
+    >>> [power_of_two(count, 4) for count in (0, 4, 5, 30)]
+    [4, 4, 8, 32]
+    """
+    found = least
+    while found < count:
+        found *= 2
+    return found
 
 
 def _ceil(count: int, step: int) -> int:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitserve_worker.kernel.arrays import bytes_per_fit
+from fitserve_worker.kernel.runtime import USUAL, Goal
+from fitserve_worker.statistics import poi_floor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +21,13 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.likelihood import Evaluation
     from fitserve_worker.kernel.runtime import Runtime
 
-__all__ = ["Bounds", "Data", "Fits", "Loaded", "load"]
+__all__ = ["Bounds", "Data", "Fits", "Loaded", "joined", "load"]
+
+# EDMs at which fits end, in units of -log L: one that makes 1e-7 standard deviations of a
+# parameter, and one from which there is no way to another minimum.
+_EXACT = 1e-14
+_ROUGH = 0.2
+_ROUGH_STEPS = 25
 
 
 class Data(NamedTuple):
@@ -63,7 +71,8 @@ class Fits(NamedTuple):
     objective there (see `fitserve_worker.kernel.likelihood`), ``gradient`` its derivatives
     and ``yields`` (fits, bins) the expected events. ``edm`` is the estimated distance to the
     minimum in units of -log L, ``steps`` and ``hessians`` the numbers of gradients and of
-    Hessians, ``positive`` whether the last of these was positive definite.
+    Hessians, ``positive`` whether the last of these was positive definite. ``slopes`` (fits, 2,
+    columns) are those of `fitserve_worker.kernel.likelihood.far_slopes`.
     """
 
     x: FloatArray
@@ -76,6 +85,7 @@ class Fits(NamedTuple):
     hessians: IntArray
     converged: BoolArray
     positive: BoolArray
+    slopes: FloatArray
 
     def take(self, which: IntArray | BoolArray) -> Fits:
         """Return some of the fits."""
@@ -89,6 +99,11 @@ class Fits(NamedTuple):
         return made
 
 
+def joined(several: Sequence[Fits]) -> Fits:
+    """Return fits one after the other."""
+    return Fits._make(np.concatenate(arrays) for arrays in zip(*several, strict=True))
+
+
 class Loaded:
     """Some hypotheses of a batch on the device.
 
@@ -100,30 +115,37 @@ class Loaded:
         How many they are; the arrays' first axis may be longer.
     at_once
         How many fits go into one call of the program at most.
+    slots
+        Positions of the model's bins in arrays of bins, of shape (model bins,).
+    small
+        Whether a fit costs next to nothing.
     """
 
     def __init__(self, batch: Batch, chunk: Chunk, size: int, setting: Runtime) -> None:
+        import jax
+
         from fitserve_worker.kernel.likelihood import Terms
         from fitserve_worker.kernel.program import Models
 
         columns, local = chunk.columns, chunk.local
         self.chunk = chunk
         self.size = size
+        self.slots = batch.slots
+        self.small = batch.small
         self._sizes = setting.calls(bytes_per_fit(batch.shape))
         self.at_once = self._sizes[-1]
         self._shape = batch.shape
         self._runtime = setting
-        self._models = Models(
-            background=batch.on_device(),
-            added=chunk.samples,
-            terms=Terms(
-                precision=columns["precision"],
-                rate=columns["rate"],
-                local_precision=local["precision"],
-                local_rate=local["rate"],
-            ),
-            slots=batch.slots,
+        self._device_slots = batch.device_slots
+        terms = Terms(
+            precision=columns["precision"],
+            rate=columns["rate"],
+            local_precision=local["precision"],
+            local_rate=local["rate"],
         )
+        # Once, instead of with each call of a program.
+        added, terms, slots = jax.device_put((chunk.samples, terms, self._device_slots))
+        self._models = Models(batch.on_device(), added, terms, slots)
 
     @property
     def kinked(self) -> BoolArray | None:
@@ -136,12 +158,6 @@ class Loaded:
         if self._shape.histosys_code != "code2":
             return None
         return slice(0, self._shape.histosys)
-
-    @property
-    def slots(self) -> IntArray:
-        """Positions of the model's bins in arrays of bins, of shape (model bins,)."""
-        slots: IntArray = self._models.slots
-        return slots
 
     @property
     def poi_bounds(self) -> FloatArray:
@@ -229,21 +245,43 @@ class Loaded:
         return self.fit_between(hypothesis, start, data, self.bounds(hypothesis, poi))
 
     def fit_between(
-        self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds
+        self,
+        hypothesis: IntArray,
+        start: FloatArray,
+        data: Data,
+        bounds: Bounds,
+        *,
+        exact: bool = False,
     ) -> Fits:
         """Fit, as `fit`, between given bounds, whatever they hold.
 
         Fits that are done at once all take as long as the slowest of them. There each has few
         evaluations at first, and those that need more go on together.
+
+        Parameters
+        ----------
+        hypothesis, start, data
+            As in `fit`.
+        bounds
+            The bounds of each fit.
+        exact
+            Whether the parameters, not only the minimum, enter results.
         """
+        goal = Goal(left=_EXACT) if exact else USUAL
         first, *others = self._runtime.rounds
-        fits = self._calls(hypothesis, start, data, bounds, first)
+        fits = self._calls(hypothesis, start, data, bounds, goal._replace(most=first))
         late = _unfinished(fits, first)
         for most in others:
             if not late.size:
                 break
             before = fits.take(late)
-            more = self._calls(hypothesis[late], before.x, data.take(late), bounds.take(late), most)
+            more = self._calls(
+                hypothesis[late],
+                before.x,
+                data.take(late),
+                bounds.take(late),
+                goal._replace(most=most),
+            )
             still = late[_unfinished(more, most)]
             more = more._replace(
                 steps=before.steps + more.steps, hessians=before.hessians + more.hessians
@@ -251,16 +289,46 @@ class Loaded:
             fits, late = fits.replaced(late, more), still
         return fits
 
-    def _calls(
-        self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds, most: int
+    def fit_roughly(
+        self,
+        hypothesis: IntArray,
+        start: FloatArray,
+        data: Data,
+        bounds: Bounds,
+        known: FloatArray,
     ) -> Fits:
+        """Fit, as `fit_between`, until it is clear which minimum a start leads to.
+
+        Parameters
+        ----------
+        hypothesis, start, data, bounds
+            As in `fit_between`.
+        known
+            A minimum of each fit, of shape (fits, columns).
+        """
+        goal = Goal(most=min(_ROUGH_STEPS, self._runtime.rounds[0]), rough=_ROUGH)
+        return self._calls(hypothesis, start, data, bounds, goal, known)
+
+    def _calls(
+        self,
+        hypothesis: IntArray,
+        start: FloatArray,
+        data: Data,
+        bounds: Bounds,
+        goal: Goal,
+        known: FloatArray | None = None,
+    ) -> Fits:
+        known = np.full(start.shape, np.nan) if known is None else known
         done = self._runtime.side_by_side(
             lambda piece: self._run(
-                hypothesis[piece], start[piece], data.take(piece), bounds.take(piece), most
+                (hypothesis[piece], start[piece], known[piece]),
+                data.take(piece),
+                bounds.take(piece),
+                goal,
             ),
             self._pieces(len(hypothesis)),
         )
-        return Fits._make(np.concatenate(arrays) for arrays in zip(*done, strict=True))
+        return joined(done)
 
     def evaluate(
         self, hypothesis: IntArray, x: FloatArray, local: FloatArray, data: Data
@@ -279,7 +347,7 @@ class Loaded:
         from fitserve_worker.kernel.likelihood import Target
         from fitserve_worker.kernel.program import Jobs, evaluate_at
 
-        jobs = Jobs(hypothesis, x, Bounds(x, x, local, local), Target(*data))
+        jobs = Jobs(hypothesis, x, x, Bounds(x, x, local, local), Target(*data))
         found, bend = evaluate_at(self._shape, self._models, jobs)
         return (
             found._make(np.asarray(array) for array in found),
@@ -302,9 +370,15 @@ class Loaded:
 
         x, local = fit.x[0], fit.local[0]
         target = Target(*(array[hypothesis] for array in self.observed))
-        job = Jobs(hypothesis, x, Bounds(x, x, local, local), target)
+        job = Jobs(hypothesis, x, x, Bounds(x, x, local, local), target)
         found: Seconds = seconds_at(self._shape, self._models, job)
-        return type(found)(*(np.asarray(array) for array in found))
+        at = np.searchsorted(self._device_slots, self.slots)
+        return type(found)(
+            columns=np.asarray(found.columns),
+            mixed=np.asarray(found.mixed)[at],
+            local=np.asarray(found.local)[at],
+            gradient=np.asarray(found.gradient),
+        )
 
     def sample_yields(
         self, hypothesis: int, x: FloatArray, local: FloatArray, ends: FloatArray
@@ -325,18 +399,24 @@ class Loaded:
         found: SampleYields = sample_yields_at(
             self._shape, self._models, hypothesis, (x, local), ends
         )
-        return type(found)(*(np.asarray(array) for array in found))
+        at = np.searchsorted(self._device_slots, self.slots)
+        return type(found)(*(np.asarray(array)[..., at] for array in found))
 
     def _pieces(self, count: int) -> list[IntArray]:
         parts = max(-(-count // self.at_once), min(self._runtime.threads, count))
         return np.array_split(np.arange(count), parts)
 
     def _run(
-        self, hypothesis: IntArray, start: FloatArray, data: Data, bounds: Bounds, most: int
+        self,
+        begin: tuple[IntArray, FloatArray, FloatArray],
+        data: Data,
+        bounds: Bounds,
+        goal: Goal,
     ) -> Fits:
         from fitserve_worker.kernel.likelihood import Target
         from fitserve_worker.kernel.program import Jobs, run
 
+        hypothesis, start, known = begin
         count = len(hypothesis)
         capacity = next(size for size in self._sizes if size >= count)
 
@@ -348,11 +428,12 @@ class Loaded:
         jobs = Jobs(
             padded(hypothesis),
             padded(start),
+            padded(known),
             Bounds(*(padded(array) for array in bounds)),
             Target(*(padded(array) for array in data)),
         )
         with self._runtime.cache.first_use(f"{self._shape} {capacity}"):
-            found = run(self._shape, self._models, jobs, count, most, in_turn=self._runtime.in_turn)
+            found = run(self._shape, self._models, jobs, count, goal, in_turn=self._runtime.in_turn)
         return Fits._make(np.asarray(array)[:count] for array in found)
 
 
@@ -361,7 +442,27 @@ def _unfinished(fits: Fits, most: int) -> IntArray:
     return np.flatnonzero(~fits.converged & (fits.steps >= most))
 
 
-def load(batch: Batch, members: Sequence[int], setting: Runtime) -> Loaded:
-    """Put hypotheses of a batch on the device."""
+def load(
+    batch: Batch,
+    members: Sequence[int],
+    setting: Runtime,
+    test_stat: str | None = None,
+) -> Loaded:
+    """Put hypotheses of a batch on the device.
+
+    Parameters
+    ----------
+    batch, members
+        The batch, and which of its hypotheses.
+    setting
+        How fits are run here.
+    test_stat
+        The test statistic that they are for, if they are: with ``"q"`` the signal strength may
+        be below zero, whatever the measurement says.
+    """
     chunk = batch.chunk(members, batch.capacity(setting.capacity))
+    if test_stat is not None:
+        at = np.arange(len(chunk.poi)), chunk.poi
+        lower, upper = chunk.columns["lower"], chunk.columns["upper"]
+        lower[at] = poi_floor(lower[at], upper[at], test_stat)
     return Loaded(batch, chunk, len(members), setting)

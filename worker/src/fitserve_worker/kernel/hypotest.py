@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
+from fitserve_worker.kernel.fits import joined
 from fitserve_worker.kernel.retries import SLACK, better, persistent
+from fitserve_worker.kernel.starts import Asked, deepened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
+    from fitserve_worker.kernel.starts import Minima
 
-__all__ = ["Tests", "free_fit", "hypotest"]
+__all__ = ["Tests", "free_fit", "hypotest", "reference_value", "without_signal"]
 
 # Signal strengths that are the same.
 _NEAR = 1e-3
@@ -27,7 +30,8 @@ class Tests(NamedTuple):
     ``CLs_obs`` (hypotheses, mus), ``CLs_exp`` (hypotheses, mus, 5), ``q`` and ``q_asimov``
     (hypotheses, mus). ``null``, ``free`` are the fits to the observed data at mu = 0 and
     with mu free; ``fixed`` and ``asimov``, for each mu, those at mu to the observed data and
-    to the Asimov data of ``null``.
+    to the Asimov data of ``null``. ``minima`` are what other starts led to: for ``null``,
+    ``fixed``, ``free`` and ``asimov``.
     """
 
     CLs_obs: FloatArray
@@ -39,6 +43,7 @@ class Tests(NamedTuple):
     free: Fits
     fixed: list[Fits]
     asimov: list[Fits]
+    minima: list[Minima]
 
 
 def hypotest(
@@ -67,7 +72,7 @@ def hypotest(
     initial = loaded.chunk.columns["init"][every]
     data = loaded.observed
     known = initial if start is None else np.broadcast_to(start, initial.shape)
-    null = _fixed(loaded, every, [known, initial], data, 0.0)
+    null = without_signal(loaded, known)
     order = np.argsort(mus, kind="stable")
     fixed: dict[int, Fits] = {}
     last = null
@@ -86,15 +91,18 @@ def hypotest(
     by_mu = [
         _consistent(loaded, every, data, fit, mu, free) for mu, fit in zip(mus, by_mu, strict=True)
     ]
+    (null, *by_mu, free), seen = _deepened(loaded, [0.0, *mus, np.nan], data, [null, *by_mu, free])
 
     asimov_data = loaded.asimov(null, every)
     asimov = [
         _fixed(loaded, every, [fit.x, null.x, initial], asimov_data, mu)
         for mu, fit in zip(mus, by_mu, strict=True)
     ]
+    asimov, expected = _deepened(loaded, mus, asimov_data, asimov)
     muhat = free.x[every, loaded.chunk.poi[every]]
     at = np.array(mus)
-    q = 2 * np.stack([fit.value - free.value for fit in by_mu], axis=1)
+    reference = reference_value(free.value, null.value, muhat, test_stat)
+    q = 2 * np.stack([fit.value - reference for fit in by_mu], axis=1)
     # The Asimov data's own parameters are their best fit, with mu = 0 and objective zero.
     q_asimov = 2 * np.stack([fit.value for fit in asimov], axis=1)
     q = np.where(muhat[:, None] > at, 0.0, np.maximum(q, 0.0))
@@ -110,7 +118,68 @@ def hypotest(
         free=free,
         fixed=by_mu,
         asimov=asimov,
+        minima=[*seen, *expected],
     )
+
+
+def reference_value(
+    free: FloatArray | float, null: FloatArray, muhat: FloatArray, test_stat: str
+) -> FloatArray:
+    """Return what -log L with the signal strength held is compared to.
+
+    It is that of the best fit; for q-tilde, where this is below zero, that without signal
+    (arXiv:1007.1727, eq. 16).
+
+    Parameters
+    ----------
+    free, null
+        -log L with the signal strength free and at zero.
+    muhat
+        The best-fit signal strength.
+    test_stat
+        ``"qtilde"`` or ``"q"``.
+    """
+    chosen: FloatArray = np.where((muhat < 0) & (test_stat == "qtilde"), null, free)
+    return chosen
+
+
+def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
+    """Fit hypotheses to the observed data with the signal strength at zero.
+
+    The first one starts at ``start`` (hypotheses, columns) and at the model's initial values, the
+    others where it ended: without signal they hardly differ. The Asimov data are those of the
+    parameters found here, so that these are needed to more digits than the minima.
+    """
+    every = np.arange(loaded.size)
+    initial = loaded.chunk.columns["init"][every]
+    bounds = loaded.bounds(every, np.zeros(loaded.size))
+
+    def fits(which: IntArray, starts: Sequence[FloatArray]) -> Fits:
+        data, between = loaded.observed.take(which), bounds.take(which)
+        return persistent(loaded, which, starts, data, between, exact=True)
+
+    first, others = every[:1], every[1:]
+    found = fits(first, [start[first], initial[first]])
+    if not others.size:
+        return found
+    near = np.broadcast_to(found.x, (len(others), found.x.shape[1]))
+    rest = fits(others, [near, start[others], initial[others]])
+    return joined([found, rest])
+
+
+def _deepened(
+    loaded: Loaded, mus: Sequence[float], data: Data, fits: list[Fits]
+) -> tuple[list[Fits], list[Minima]]:
+    """Look at fits of all hypotheses from other starts; NaN stands for a free strength."""
+    every = np.arange(loaded.size)
+    asked = Asked(
+        np.tile(every, len(mus)),
+        np.repeat(np.array(mus, dtype=float), loaded.size),
+        data.take(np.tile(every, len(mus))),
+    )
+    found, minima = deepened(loaded, asked, joined(fits))
+    places = [index * loaded.size + every for index in range(len(mus))]
+    return [found.take(at) for at in places], [minima.take(at) for at in places]
 
 
 def _fixed(

@@ -31,6 +31,8 @@ class Layout:
         (name, number of bins) in the order of the model's bins.
     width
         Bins in a block.
+    room
+        Blocks there are at least; those that no channel needs stay empty.
 
     Attributes
     ----------
@@ -46,7 +48,7 @@ class Layout:
     (3, [0, 2, 3, 4])
     """
 
-    def __init__(self, channels: tuple[tuple[str, int], ...], width: int) -> None:
+    def __init__(self, channels: tuple[tuple[str, int], ...], width: int, room: int = 0) -> None:
         self.channels = channels
         self.width = width
         self._blocks: dict[str, slice] = {}
@@ -60,7 +62,7 @@ class Layout:
             slots.append(blocks * width + np.arange(count))
             blocks += needed
             bins += count
-        self.blocks = blocks
+        self.blocks = max(blocks, room)
         self.bins = bins
         self.slots = np.concatenate(slots)
 

@@ -28,6 +28,7 @@ __all__ = [
     "Target",
     "Terms",
     "evaluate",
+    "far_slopes",
     "in_columns",
     "quotient",
 ]
@@ -172,6 +173,24 @@ def evaluate(
         Evaluation(value, gradient, other, bins.yields, bins.local),
         Parts(rows, bins, step_weights, row_weights, up, down, stiffness),
     )
+
+
+def far_slopes(shape: Shape, samples: tuple[SampleArrays, SampleArrays], parts: Parts) -> Array:
+    """Return the slopes that interpolation has far from zero, of shape (2, columns).
+
+    They are what the objective's constraints leave out, for values above 1 and below -1, where
+    histosys modifiers are straight lines and normsys ones exponentials; all else is as it is at
+    the evaluated point. Where the first is negative and the second positive the data may be met
+    as well on one side of zero as on the other.
+    """
+    log_hi, log_lo = (
+        jnp.concatenate([getattr(part, name) for part in samples]) for name in ("log_hi", "log_lo")
+    )
+
+    def with_factors(steps: Array, logs: Array) -> Array:
+        return in_columns(shape, steps, jnp.pad(parts.row_weights @ logs, (0, shape.linear)))
+
+    return jnp.stack([with_factors(parts.up, log_hi), with_factors(parts.down, -log_lo)])
 
 
 def _bins(

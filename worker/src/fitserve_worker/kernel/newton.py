@@ -12,7 +12,8 @@ made with that of the point before as long as this takes the fit on fast enough.
 
 The fit ends on the estimated distance to the minimum (EDM) in units of -log L, half the
 gradient times the Newton step, with the last Hessian at the new point. After it has become
-small enough one more step is made, whose end is evaluated.
+small enough one more step is made, whose end is evaluated. How small that is depends on the
+goal: a fit that only asks which minimum it leads to ends much earlier.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jax.scipy.linalg import cho_solve
 
 from fitserve_worker.kernel.curvature import Curvature, diagonal_of
 from fitserve_worker.kernel.likelihood import Evaluation
-from fitserve_worker.kernel.runtime import MAX_STEPS
+from fitserve_worker.kernel.runtime import USUAL, Goal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +41,12 @@ __all__ = ["TOLERANCE", "Minimum", "Problem", "minimise", "no_minima"]
 TOLERANCE = 1e-9
 """EDM of a converged fit, in units of -log L."""
 
-# The last step is made when it is expected to leave this EDM, and from no further away than
-# that; with an old Hessian one from here on, if the step before was as good as this.
-_LAST_STEP = 1e-11, 1e-5
+# The last step is made from no further away than this; with an old Hessian one from here on,
+# if the step before was as good as this.
+_LAST_STEP = 1e-5
 _OLD_HESSIAN = 1e-2, 0.03
+_ROUGH_HESSIAN = 0.5, 0.2
+_STALLED = 0.5
 _LEAST_EDM = 1e-100
 # Damping: where it starts, below what it is none, and what is a good and a poor gain.
 _FIRST_DAMPING, _NO_DAMPING = 3e-2, 1e-2
@@ -61,12 +64,13 @@ _ROUNDING = 1e-13
 class Problem(NamedTuple):
     """What to minimise, between which bounds, each (columns,).
 
-    ``function`` takes a point and the side of kinks, ``curvature`` the parts of an
-    evaluation. ``kinked`` marks parameters whose derivative may jump at zero.
+    ``function`` takes a point and the side of kinks, ``curvature`` and ``slopes`` the parts of
+    an evaluation. ``kinked`` marks parameters whose derivative may jump at zero.
     """
 
     function: Callable[[Array, Array], tuple[Evaluation, Parts]]
     curvature: Callable[[Parts], Curvature]
+    slopes: Callable[[Parts], Array]
     lower: Array
     upper: Array
     kinked: DeviceArray | None
@@ -77,7 +81,8 @@ class Minimum(NamedTuple):
 
     ``value`` is the objective there. ``steps`` counts evaluations of the gradient,
     ``hessians`` those of the Hessian. ``positive`` says that the last one was positive
-    definite in the parameters off their bounds.
+    definite in the parameters off their bounds. ``slopes`` (2, columns) see
+    `fitserve_worker.kernel.likelihood.far_slopes`.
     """
 
     x: Array
@@ -90,6 +95,7 @@ class Minimum(NamedTuple):
     hessians: Array
     converged: Array
     positive: Array
+    slopes: Array
 
 
 def no_minima(count: int, columns: int, bins: int) -> Minimum:
@@ -97,7 +103,8 @@ def no_minima(count: int, columns: int, bins: int) -> Minimum:
     number, truth = jnp.zeros(count), jnp.zeros(count, dtype=bool)
     steps = jnp.zeros(count, dtype=jnp.int32)
     each, local = jnp.zeros((count, columns)), jnp.zeros((count, bins))
-    return Minimum(each, number, each, local, local, number, steps, steps, truth, truth)
+    slopes = jnp.zeros((count, 2, columns))
+    return Minimum(each, number, each, local, local, number, steps, steps, truth, truth, slopes)
 
 
 class _State(NamedTuple):
@@ -123,7 +130,12 @@ class _State(NamedTuple):
 
 
 def minimise(
-    problem: Problem, start: Array, bins: int, model_bins: int, most: Array | int = MAX_STEPS
+    problem: Problem,
+    start: Array,
+    bins: int,
+    model_bins: int,
+    goal: Goal = USUAL,
+    known: Array | float = jnp.nan,
 ) -> Minimum:
     """Minimise from a start, which is moved between the bounds if it is not there.
 
@@ -135,8 +147,10 @@ def minimise(
         The first point, of shape (columns,).
     bins, model_bins
         Numbers of bins of the evaluation, and of the curvature.
-    most
-        Evaluations after which the fit ends where it is.
+    goal
+        When the fit ends.
+    known
+        A minimum that is known, (columns,).
     """
 
     def step(state: _State) -> _State:
@@ -166,13 +180,21 @@ def minimise(
 
         # The EDM at the new point, with the Hessian of an old one.
         left = jnp.where(active & ~_blocked(x, at.gradient, low, high), at.gradient, 0.0)
-        edm = 0.5 * left @ cho_solve((factor, True), left)
+        ahead = cho_solve((factor, True), left)
+        edm = 0.5 * left @ ahead
+        beside = factor.T @ jnp.where(active, x - ahead - known, 0.0)
         freed = ~active & ~resting & ~flat & ~_blocked(x, at.gradient, low, high)
         turning = _sides(problem, state._replace(x=x, at=at, side=side))[0] != side
         same = good & ~first & ~jnp.any(freed | turning | (side != state.side))
         shrinking = edm / jnp.maximum(jnp.maximum(state.edm, edm), _LEAST_EDM)
-        near = (edm * shrinking < _LAST_STEP[0]) & (edm < _LAST_STEP[1])
-        reuse = positive & (damping == 0) & (edm < _OLD_HESSIAN[0]) & (shrinking < _OLD_HESSIAN[1])
+        near = (edm * shrinking < goal.left) & (edm < _LAST_STEP)
+        # Below this there is only rounding, which no further step takes away.
+        near |= (edm < TOLERANCE) & (shrinking > _STALLED)
+        near |= positive & ((edm < goal.rough) | (0.5 * beside @ beside < goal.rough))
+        old, fast = jax.tree.map(
+            lambda a, b: jnp.where(goal.rough > 0, a, b), _ROUGH_HESSIAN, _OLD_HESSIAN
+        )
+        reuse = positive & (damping == 0) & (edm < old) & (shrinking < fast)
         done = same & near
         renew = good & ~done & ~(same & reuse)
         return _State(
@@ -192,7 +214,7 @@ def minimise(
         )
 
     def unfinished(state: _State) -> Array:
-        return ~state.done & (state.steps < most)
+        return ~state.done & (state.steps < goal.most)
 
     begin = _begin(jnp.clip(start, problem.lower, problem.upper), bins, model_bins)
     return _finish(problem, jax.lax.while_loop(unfinished, step, begin))
@@ -251,7 +273,7 @@ def _finish(problem: Problem, state: _State) -> Minimum:
 
     move, before = left_at(state.x, state.at.gradient)
     x = jnp.clip(state.x - move, low, high)
-    end, _ = problem.function(x, state.side)
+    end, parts = problem.function(x, state.side)
     _, after = left_at(x, end.gradient)
     # Where parameters act alike the step may lead along them and away.
     nearer = state.done & (after <= before)
@@ -267,6 +289,7 @@ def _finish(problem: Problem, state: _State) -> Minimum:
         hessians=state.hessians,
         converged=state.done & (edm < TOLERANCE),
         positive=state.positive,
+        slopes=problem.slopes(parts),
     )
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fitserve_worker.kernel.curvature import Curvature, curvature
-from fitserve_worker.kernel.likelihood import Evaluation, Parts, Target, Terms, evaluate
+from fitserve_worker.kernel.likelihood import Evaluation, Parts, Target, Terms, evaluate, far_slopes
 from fitserve_worker.kernel.newton import Minimum, Problem, minimise, no_minima
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.arrays import SampleArrays, Shape
     from fitserve_worker.kernel.arraytypes import DeviceArray
     from fitserve_worker.kernel.fits import Bounds
+    from fitserve_worker.kernel.runtime import Goal
 
 __all__ = ["Jobs", "Models", "evaluate_at", "local_bounds", "run"]
 
@@ -41,11 +42,12 @@ class Models(NamedTuple):
 class Jobs(NamedTuple):
     """Fits to do, with the fit as first axis.
 
-    ``hypothesis`` is an index into `Models`.
+    ``hypothesis`` is an index into `Models`, ``known`` a minimum that is known (NaN: none).
     """
 
     hypothesis: DeviceArray
     start: DeviceArray
+    known: DeviceArray
     bounds: Bounds
     target: Target
 
@@ -55,7 +57,7 @@ def local_bounds(job: Jobs) -> tuple[DeviceArray, DeviceArray]:
     return job.bounds.local_lower, job.bounds.local_upper
 
 
-def _fit(shape: Shape, models: Models, job: Jobs, most: DeviceArray) -> Minimum:
+def _fit(shape: Shape, models: Models, job: Jobs, goal: Goal) -> Minimum:
     added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
 
     def function(x: Array, side: Array) -> tuple[Evaluation, Parts]:
@@ -65,8 +67,11 @@ def _fit(shape: Shape, models: Models, job: Jobs, most: DeviceArray) -> Minimum:
     def bend(parts: Parts) -> Curvature:
         return curvature(shape, terms, job.target, models.slots, parts)
 
-    problem = Problem(function, bend, job.bounds.lower, job.bounds.upper, shape.kinked)
-    return minimise(problem, job.start, shape.bins, len(models.slots), most)
+    def slopes(parts: Parts) -> Array:
+        return far_slopes(shape, (models.background, added), parts)
+
+    problem = Problem(function, bend, slopes, job.bounds.lower, job.bounds.upper, shape.kinked)
+    return minimise(problem, job.start, shape.bins, len(models.slots), goal, job.known)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "in_turn"))
@@ -75,7 +80,7 @@ def run(
     models: Models,
     jobs: Jobs,
     count: DeviceArray,
-    most: DeviceArray,
+    goal: Goal,
     *,
     in_turn: bool,
 ) -> Minimum:
@@ -89,8 +94,8 @@ def run(
         The hypotheses, and the fits.
     count
         How many of the jobs are real. The others pad the arrays to their fixed size.
-    most
-        Evaluations after which a fit ends where it is.
+    goal
+        When a fit ends.
     in_turn
         Do one fit after the other: a CPU's cache holds one, and none waits for another's
         last step. A GPU does all at once.
@@ -100,7 +105,7 @@ def run(
         idle = (jnp.arange(len(jobs.start)) >= count)[:, None]
         upper = jnp.where(idle, jobs.bounds.lower, jobs.bounds.upper)
         jobs = jobs._replace(bounds=jobs.bounds._replace(upper=upper))
-        at_once: Minimum = jax.vmap(lambda job: _fit(shape, models, job, most))(jobs)
+        at_once: Minimum = jax.vmap(lambda job: _fit(shape, models, job, goal))(jobs)
         return at_once
 
     def job(index: Array | int) -> Jobs:
@@ -110,7 +115,7 @@ def run(
     blank = no_minima(len(jobs.start), shape.columns, shape.bins)
 
     def step(index: Array, done: Minimum) -> Minimum:
-        found = _fit(shape, models, job(index), most)
+        found = _fit(shape, models, job(index), goal)
         more: Minimum = jax.tree.map(lambda every, own: every.at[index].set(own), done, found)
         return more
 

@@ -36,6 +36,8 @@ def persistent(
     starts: Sequence[FloatArray],
     data: Data,
     bounds: Bounds,
+    *,
+    exact: bool = False,
 ) -> Fits:
     """Fit from the first start, and from the others where that does not converge.
 
@@ -51,15 +53,17 @@ def persistent(
         Where to start, each of shape (fits, columns).
     data, bounds
         What each fit is made to, and between what.
+    exact
+        Whether the parameters, not only the minimum, enter results.
     """
 
     def refit(fits: Fits, which: IntArray, start: FloatArray) -> Fits:
         second = loaded.fit_between(
-            hypothesis[which], start[which], data.take(which), bounds.take(which)
+            hypothesis[which], start[which], data.take(which), bounds.take(which), exact=exact
         )
         return fits.replaced(which, better(fits.take(which), second))
 
-    fits = loaded.fit_between(hypothesis, starts[0], data, bounds)
+    fits = loaded.fit_between(hypothesis, starts[0], data, bounds, exact=exact)
     for start in starts[1:]:
         again = np.flatnonzero(~sound(fits))
         if not again.size:

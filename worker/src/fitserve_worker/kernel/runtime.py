@@ -24,13 +24,32 @@ if TYPE_CHECKING:
 
     from jax import Device
 
+    from fitserve_worker.kernel.arraytypes import DeviceArray
+
     _In = TypeVar("_In")
     _Out = TypeVar("_Out")
 
-__all__ = ["MAX_STEPS", "THREADS", "Runtime", "runtime"]
+__all__ = ["MAX_STEPS", "THREADS", "USUAL", "Goal", "Runtime", "runtime"]
 
 MAX_STEPS = 100
 """Evaluations after which a fit is given up."""
+
+
+class Goal(NamedTuple):
+    """When a fit ends, with EDMs in units of -log L.
+
+    After ``most`` evaluations of the gradient; before its last step if that is expected to
+    leave an EDM of ``left``. One that only asks which minimum it leads to ends where the EDM is
+    ``rough``, or the end in sight as close as this to a known minimum.
+    """
+
+    most: DeviceArray | int = MAX_STEPS
+    left: DeviceArray | float = 1e-11
+    rough: DeviceArray | float = 0.0
+
+
+USUAL = Goal()
+"""The goal of fits whose minimum is what counts."""
 
 THREADS = "FITSERVE_THREADS"
 """Names the environment variable with the number of threads to fit with; by default one."""

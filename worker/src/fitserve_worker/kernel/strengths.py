@@ -8,14 +8,17 @@ import numpy as np
 
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.kernel.doubts import doubts
-from fitserve_worker.kernel.hypotest import free_fit
+from fitserve_worker.kernel.fits import joined
+from fitserve_worker.kernel.hypotest import free_fit, reference_value, without_signal
 from fitserve_worker.kernel.retries import SLACK, better, persistent
+from fitserve_worker.kernel.starts import AMBIGUOUS, Asked, deepened, falling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
+    from fitserve_worker.kernel.starts import Minima
 
 __all__ = ["Outcome", "Strengths"]
 
@@ -65,6 +68,8 @@ class Strengths:
     null, free
         Fits to the observed data, one for each hypothesis: with the signal strength at zero
         and free.
+    minima
+        What other starts of the free fits led to.
     improved
         How often each hypothesis' free fit was replaced by a lower one, which changes all
         its observed CLs, of shape (hypotheses,).
@@ -93,21 +98,31 @@ class Strengths:
 
         data = loaded.observed
         known = self._initial if start is None else np.broadcast_to(start, self._initial.shape)
-        zero = np.zeros(loaded.size)
-        null = self._fit(every, [known, self._initial], data, zero)
+        zero, unknown = np.zeros(loaded.size), np.full(loaded.size, np.nan)
+        null = without_signal(loaded, known)
+        self._count(every, null)
         held = self._fit(every, [null.x, self._initial], data, first)
         free = free_fit(loaded, every, data, [(zero, null), (first, held)])
         self._count(every, free)
+        asked = Asked(
+            np.tile(every, 3),
+            np.concatenate([zero, first, unknown]),
+            data.take(np.tile(every, 3)),
+        )
+        found, seen = deepened(loaded, asked, joined([null, held, free]))
+        null, held, free = (found.take(every + place * len(every)) for place in range(3))
         self.null = self._nearer(every, null, data, zero, free)
         self.free = free
+        self.minima = seen.take(every + 2 * len(every))
         self._asimov_data = loaded.asimov(self.null, every)
         for at in every:
             exact = _Held(0.0, self.null.x[at], ())
             self._asimov[at][0.0] = exact
-        self._note(self._observed, every, zero, self.null, data)
+        self._note(self._observed, asked.take(every), self.null, seen.take(every), AMBIGUOUS)
         self._null_problems = [self._observed[at][0.0].problems for at in every]
-        if np.any(first != 0):
-            self._note(self._observed, every, first, held, data)
+        at_first = every + len(every)
+        at_first = at_first[first != 0]
+        self._note(self._observed, asked.take(at_first), found.take(at_first), seen.take(at_first))
 
     def evaluate(self, which: IntArray, mu: FloatArray) -> None:
         """Fit hypotheses at signal strengths, all at once, to observed and Asimov data.
@@ -118,9 +133,9 @@ class Strengths:
             Index of the hypothesis and signal strength of each test, of shape (tests,).
         """
         sets = (self._observed, self._asimov)
-        asked = list(zip(which.tolist(), mu.tolist(), strict=True))
+        wanted = list(zip(which.tolist(), mu.tolist(), strict=True))
         pairs = [
-            [(at, strength) for at, strength in asked if strength not in made[at]] for made in sets
+            [(at, strength) for at, strength in wanted if strength not in made[at]] for made in sets
         ]
         # Below zero there is no CLs.
         pairs[1] = [(at, strength) for at, strength in pairs[1] if strength > 0]
@@ -140,16 +155,19 @@ class Strengths:
             for at, mu in some
         ]
         starts = [np.stack(begin), self.null.x[index], self._initial[index]]
-        fits = self._fit(index, starts, data, strength)
-        first = np.arange(split)
+        asked = Asked(index, strength, data)
+        fits, seen = deepened(self._loaded, asked, self._fit(index, starts, data, strength))
+        first, rest = np.arange(split), np.arange(split, len(index))
         self._improve(observed, fits.take(first))
-        seen = data.take(first)
         of_observed = self._nearer(
-            observed, fits.take(first), seen, strength[:split], self.free.take(observed)
+            observed,
+            fits.take(first),
+            data.take(first),
+            strength[:split],
+            self.free.take(observed),
         )
-        self._note(self._observed, observed, strength[:split], of_observed, seen)
-        rest = np.arange(split, len(index))
-        self._note(self._asimov, asimov, strength[split:], fits.take(rest), data.take(rest))
+        self._note(self._observed, asked.take(first), of_observed, seen.take(first))
+        self._note(self._asimov, asked.take(rest), fits.take(rest), seen.take(rest))
 
     def tested(self, at: int, mu: float) -> bool:
         """Tell whether a hypothesis was tested at a signal strength."""
@@ -165,16 +183,17 @@ class Strengths:
         free = float(self.free.value[at])
         rise = 2 * (observed.value - free)
         muhat = self.free.x[at, loaded.chunk.poi[at]]
+        compared = reference_value(free, self.null.value[at], muhat, self._test_stat)
         named = {
             "background": self._null_problems[at],
-            "free": doubts(loaded, self.free, at),
+            "free": doubts(loaded, self.free, at) + self.minima.doubts(at),
             f"mu = {mu:.4g}": observed.problems,
         }
         if mu < 0:
             cls = np.full(6, np.nan)
         else:
             asimov = self._asimov[at][mu]
-            q = 0.0 if muhat > mu else max(rise, 0.0)
+            q = 0.0 if muhat > mu else max(2 * (observed.value - float(compared)), 0.0)
             both = asymptotic_cls(
                 np.array([q]), np.array([max(2 * asimov.value, 0.0)]), self._test_stat
             )
@@ -186,6 +205,12 @@ class Strengths:
             rise,
             tuple(f"the fit with {name} {what}" for name, found in named.items() for what in found),
         )
+
+    def falling(self, at: int) -> list[str]:
+        """Return what speaks against the profile of a hypothesis, see `starts.falling`."""
+        muhat = float(self.free.x[at, self._loaded.chunk.poi[at]])
+        profile = [(mu, held.value) for mu, held in self._observed[at].items()]
+        return falling(profile, (muhat, float(self.free.value[at])))
 
     def converged(self, at: int) -> bool:
         """Tell whether all fits to a hypothesis converged, of those that count in the end."""
@@ -213,17 +238,18 @@ class Strengths:
     def _note(
         self,
         made: list[dict[float, _Held]],
-        which: IntArray,
-        mu: FloatArray,
+        asked: Asked,
         fits: Fits,
-        data: Data,
+        seen: Minima,
+        close: float = 0.0,
     ) -> None:
-        for row, (at, strength) in enumerate(zip(which.tolist(), mu.tolist(), strict=True)):
-            problems = doubts(self._loaded, fits, row, data.events[row])
+        pairs = zip(asked.hypothesis.tolist(), asked.poi.tolist(), strict=True)
+        for row, (at, strength) in enumerate(pairs):
+            problems = doubts(self._loaded, fits, row, asked.data.events[row])
             made[at][strength] = _Held(
                 float(fits.value[row]),
                 fits.x[row],
-                tuple(problems),
+                tuple(problems + seen.doubts(row, close)),
                 bool(fits.converged[row]),
                 bool(fits.positive[row]),
             )

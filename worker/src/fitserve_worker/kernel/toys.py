@@ -146,8 +146,8 @@ def toy_statistics(
 
     It is twice the difference of -log L minimised with the signal strength at ``mu`` and
     free, and zero where the latter minimum is at a higher signal strength (arXiv:1007.1727,
-    equations 14 and 16; the lower bound of the parameter makes it one or the other, as in
-    pyhf).
+    equations 14 and 16). The lower bound of the parameter makes it one or the other: zero for
+    q-tilde, below for q.
 
     Notes
     -----

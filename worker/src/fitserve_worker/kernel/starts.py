@@ -1,0 +1,387 @@
+"""Other places for fits to start, and whether they lead to the same minimum.
+
+A likelihood may have several minima, and Newton's method ends in the one that its start leads
+to. Fits are therefore looked at from other starts: every one from two of them, which lie apart
+in all constrained parameters, and each fit of a hypothesis for which something is unusual from
+many. These fits end early, as soon as they say which minimum they lead to; what is lower or
+elsewhere is fitted to the end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from fitserve_worker.kernel.retries import better, persistent, sound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.fits import Bounds, Data, Fits, Loaded
+
+__all__ = ["AMBIGUOUS", "Asked", "Minima", "deepened", "falling"]
+
+AMBIGUOUS = 5e-3
+"""Of two minima without signal that are as close as this, in -log L, either may be the one
+that Asimov data are made of."""
+
+# A fit that ended early is in the basin of a minimum if its EDM, in -log L, is below this.
+_IN_BASIN = 0.05
+# Minima closer than this in -log L are the same. A fit that ended early is near a minimum if it
+# is this close, and no parameter further away, in standard deviations of its constraint.
+_SAME = 1e-3
+_SLIGHT = 1e-2
+_APART = 0.3
+# Another minimum up to this much above the lowest, in -log L, is a reason for more starts.
+_RIVAL = 12.5
+# The lowest minimum may not be the lowest if no more than this many of enough starts led there.
+_ENOUGH = 12
+_RARE = 1
+# Random starts where something is unusual, and how far they scatter, in standard deviations.
+_STARTS = 24
+_SCATTER = (1.0, 2.0, 4.0)
+_SEED = 20210317
+# Values of parameters without a constraint scatter by this factor, and signal strengths from
+# this part of their range on.
+_FACTOR = 1.0
+_LEAST_POI = 1e-3
+# Signal strengths to start from, as parts of their range, in models that are not small and in
+# those that are; and how much -log L rises with a strength that is excluded.
+_STRENGTHS = {False: (0.5,), True: (0.3, 1.0)}
+_EXCLUDED = 1.0
+# Parameters that may serve on both sides of zero: by how much the slopes on the two sides must
+# differ, in units of the constraint's; how strong the one beyond must be beside the other, which
+# is what decides where the minimum is lower; how far from zero to start at least, how many
+# parameters of a fit are looked at, and how often.
+_BOTH = 0.7
+_STRONG = 0.5
+_LEAST_FLIP = 0.5
+_FLIPS = 8
+_ROUNDS = 4
+# What is left between the data and a fit of it is unusual beyond so many standard deviations
+# of chi-squared.
+_TENSION = 3.0
+
+
+class Asked(NamedTuple):
+    """Fits to make, with the fit as first axis.
+
+    ``hypothesis`` is the index of each, ``poi`` the signal strength it is held at, NaN where
+    that is free, ``data`` what it is made to.
+    """
+
+    hypothesis: IntArray
+    poi: FloatArray
+    data: Data
+
+    def take(self, which: IntArray | BoolArray) -> Asked:
+        """Return some of the fits."""
+        return Asked(self.hypothesis[which], self.poi[which], self.data.take(which))
+
+
+class Minima(NamedTuple):
+    """What other starts led to, with the fit as first axis.
+
+    ``rival`` is how far the second minimum is above the lowest, in units of -log L, infinite
+    where no start led to one. Of ``starts`` that led to any minimum ``same`` led to the lowest.
+    """
+
+    rival: FloatArray
+    same: IntArray
+    starts: IntArray
+
+    def take(self, which: IntArray | BoolArray) -> Minima:
+        """Return those of some of the fits."""
+        return Minima._make(array[which] for array in self)
+
+    def doubts(self, at: int, close: float = 0.0) -> list[str]:
+        """Return what speaks against a fit, in words that go on from "the fit".
+
+        Parameters
+        ----------
+        at
+            Which fit.
+        close
+            In units of -log L; a second minimum that is no further above is a doubt, too.
+        """
+        rival, same, starts = float(self.rival[at]), int(self.same[at]), int(self.starts[at])
+        rare = starts >= _ENOUGH and same <= _RARE
+        if not rare and rival > close:
+            return []
+        led = f"{same} of {starts} starts led to the lowest"
+        return [f"has a second minimum, where -2 log L is {2 * rival:.2g} higher ({led})"]
+
+
+def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) -> list[str]:
+    """Return what speaks against a profile of -log L that falls away from its minimum.
+
+    Parameters
+    ----------
+    points
+        Signal strengths, and the minimum of -log L with each held.
+    best
+        The best-fit one, and the minimum there.
+    """
+    ordered = sorted([*points, best])
+    found = []
+    for (low, at_low), (high, at_high) in itertools.pairwise(ordered):
+        fall = at_low - at_high if low >= best[0] else at_high - at_low
+        if fall > _SAME:
+            found.append(
+                f"the profile of -2 log L falls by {2 * fall:.2g} from mu = "
+                + (f"{low:.4g} to {high:.4g}" if low >= best[0] else f"{high:.4g} to {low:.4g}")
+                + f", away from its minimum at {best[0]:.4g}"
+            )
+    return found
+
+
+def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
+    """Look at fits from other starts, and return the lowest ones.
+
+    Parameters
+    ----------
+    loaded
+        The hypotheses.
+    asked, fits
+        The fits, and where they ended.
+    """
+    search = _Search(loaded, asked, fits)
+    initial = loaded.chunk.columns["init"][asked.hypothesis]
+    first = np.flatnonzero(np.isnan(asked.poi) | loaded.small)
+    search.look(
+        [
+            (first, initial[first]),
+            *(search.stronger(part) for part in _STRENGTHS[loaded.small]),
+        ],
+        flips=search.flips(),
+    )
+    unusual = search.unusual()
+    search.flip()
+    if loaded.small:
+        unusual |= search.minima().rival < _RIVAL
+    unusual = np.unique(asked.hypothesis[unusual])
+    if unusual.size:
+        rows = np.flatnonzero(np.isin(asked.hypothesis, unusual))
+        search.look((rows, starts) for starts in search.scattered(rows))
+        search.look((rows, starts) for starts in search.others(rows))
+        search.flip()
+        # What one fit found may be a start for another one of the same hypothesis.
+        search.look((rows, starts) for starts in search.others(rows))
+    return search.fits, search.minima()
+
+
+class _Search:
+    def __init__(self, loaded: Loaded, asked: Asked, fits: Fits) -> None:
+        self.fits = fits
+        self._loaded = loaded
+        self._asked = asked
+        self._bounds: Bounds = loaded.bounds(asked.hypothesis, asked.poi)
+        columns = {name: array[asked.hypothesis] for name, array in loaded.chunk.columns.items()}
+        normal, poisson = columns["precision"] > 0, columns["rate"] > 0
+        rate = np.where(poisson, columns["rate"], 1.0)
+        self._centre = np.where(
+            normal, columns["mean"], np.where(poisson, columns["counted"] / rate, columns["init"])
+        )
+        width = np.sqrt(np.maximum(columns["counted"], 1.0)) / rate
+        self._width = np.where(
+            normal, 1 / np.sqrt(np.where(normal, columns["precision"], 1.0)), width
+        )
+        self._constrained = normal | poisson
+        self._poi = loaded.chunk.poi[asked.hypothesis]
+        count = len(asked.hypothesis)
+        self._found: list[list[tuple[float, FloatArray]]] = [[] for _ in range(count)]
+        self._same = np.ones(count, dtype=int)
+        self._starts = np.ones(count, dtype=int)
+        self._improved = np.zeros(count, dtype=bool)
+        self._flipped: set[tuple[int, int, bool]] = set()
+
+    def stronger(self, part: float) -> tuple[IntArray, FloatArray]:
+        """Return starts at a part of the range of signal strengths, where these are free.
+
+        Where a weaker signal is excluded they are not worth it, unless they cost nothing.
+        """
+        asked, columns = self._asked, self._loaded.chunk.columns
+        excluded = np.zeros(self._loaded.size)
+        held = np.flatnonzero(asked.poi > 0)
+        np.maximum.at(excluded, asked.hypothesis[held], self.fits.value[held])
+        rise = excluded[asked.hypothesis] - self.fits.value
+        worth = self._loaded.small | (rise < _EXCLUDED)
+        rows = np.flatnonzero(np.isnan(asked.poi) & (self._poi >= 0) & worth)
+        hypothesis, at = asked.hypothesis[rows], self._poi[rows]
+        starts = columns["init"][hypothesis]
+        low = np.maximum(columns["lower"][hypothesis, at], 0.0)
+        starts[np.arange(len(rows)), at] = low + part * (columns["upper"][hypothesis, at] - low)
+        return rows, starts
+
+    def flip(self) -> None:
+        """Look on the other side of zero as long as that leads to anything lower."""
+        for _ in range(_ROUNDS):
+            rows, starts = self.flips()
+            if not rows.size:
+                break
+            self.look([], flips=(rows, starts))
+
+    def flips(self) -> tuple[IntArray, FloatArray]:
+        """Return starts on the other side of zero of parameters that may serve as well there.
+
+        Many systematics move a yield the same way up and down, so that data that want it moved
+        have a minimum on either side. No start is returned twice.
+        """
+        right, left = self.fits.slopes[:, 0], self.fits.slopes[:, 1]
+        stiff = np.where(self._constrained, self._width, 1.0) ** -2
+        moving = self._constrained & (self._bounds.lower < self._bounds.upper)
+        gain = np.where(moving & (right < 0) & (left > 0), (left - right) / stiff, 0.0)
+        rows, starts = [], []
+        for row in np.flatnonzero((gain > _BOTH).any(axis=1)).tolist():
+            x = self.fits.x[row]
+            # No further away than it was, as the slopes would have it if all else stayed.
+            other = np.where(x > 0, -left[row], -right[row]) / stiff[row]
+            reach = np.maximum(np.abs(x), _LEAST_FLIP)
+            pulls = np.stack([-right[row], left[row]])
+            own, beyond = np.where(x > 0, pulls, pulls[::-1])
+            worth = gain[row] > _BOTH
+            if not self._loaded.small:
+                worth &= beyond > _STRONG * own
+            for column in np.argsort(-gain[row])[:_FLIPS].tolist():
+                side = row, column, bool(x[column] > 0)
+                if worth[column] and side not in self._flipped:
+                    self._flipped.add(side)
+                    rows.append(row)
+                    starts.append(x.copy())
+                    starts[-1][column] = np.clip(other, -reach, reach)[column]
+        return np.array(rows, dtype=int), np.array(starts).reshape(-1, right.shape[1])
+
+    def scattered(self, rows: IntArray) -> list[FloatArray]:
+        """Return random starts, always the same."""
+        generator = np.random.default_rng(_SEED)
+        columns = self._loaded.chunk.columns
+        hypothesis = self._asked.hypothesis[rows]
+        # Without a parameter of interest (-1) there is none to scatter.
+        at = tuple(np.array([np.arange(len(rows)), self._poi[rows]])[:, self._poi[rows] >= 0])
+        low, high = (
+            np.maximum(columns["lower"][hypothesis][at], 0.0),
+            columns["upper"][hypothesis][at],
+        )
+        centre, width = self._centre[rows], self._width[rows]
+        made = []
+        for index in range(_STARTS):
+            scatter = _SCATTER[index % len(_SCATTER)]
+            normal = generator.standard_normal(centre.shape[1])
+            x = np.where(
+                self._constrained[rows],
+                centre + scatter * normal * width,
+                centre * np.exp(_FACTOR * normal),
+            )
+            reach = np.exp(generator.uniform(np.log(_LEAST_POI), 0.0))
+            x[at] = low + reach * (high - low)
+            made.append(x)
+        return made
+
+    def others(self, rows: IntArray) -> list[FloatArray]:
+        """Return as starts where the other fits of the same hypothesis ended, and rivals."""
+        hypothesis = self._asked.hypothesis
+        ends = {
+            at: [self.fits.x[row] for row in np.flatnonzero(hypothesis == at)]
+            + [
+                x
+                for row in np.flatnonzero(hypothesis == at)
+                for _, x in sorted(self._found[row], key=lambda one: one[0])[:1]
+            ]
+            for at in np.unique(hypothesis[rows]).tolist()
+        }
+        most = max(map(len, ends.values()))
+        return [
+            np.stack([ends[at][index % len(ends[at])] for at in hypothesis[rows].tolist()])
+            for index in range(most)
+        ]
+
+    def look(
+        self,
+        several: Iterable[tuple[IntArray, FloatArray]],
+        flips: tuple[IntArray, FloatArray] | None = None,
+    ) -> None:
+        """Fit from other starts, and take what is lower.
+
+        Parameters
+        ----------
+        several
+            Rows and their starts.
+        flips
+            The same of `flips`. What is lower there is nothing unusual.
+        """
+        others = list(several)
+        both = [*others, *([] if flips is None else [flips])]
+        again = np.concatenate([rows for rows, _ in both])
+        starts = np.concatenate([starts for _, starts in both])
+        if not again.size:
+            return
+        flipped = np.arange(len(again)) >= sum(len(rows) for rows, _ in others)
+        asked, bounds = self._asked.take(again), self._bounds.take(again)
+        known = self.fits.x[again]
+        rough = self._loaded.fit_roughly(asked.hypothesis, starts, asked.data, bounds, known)
+        settled = (
+            rough.positive
+            & (rough.edm < _IN_BASIN)
+            & np.isfinite(rough.value)
+            & (rough.yields[:, self._loaded.slots] >= 0).all(axis=1)
+        )
+        at = self.fits.take(again)
+        scale = np.where(self._constrained[again], self._width[again], np.inf)
+        apart = (np.abs(rough.x - at.x) / scale).max(axis=1) > _APART
+        gap = rough.value - at.value
+        here = settled & (np.abs(gap) < _SLIGHT + 2 * rough.edm) & ~apart
+        # Everything that may be lower.
+        todo = np.flatnonzero(settled & ((~here & (gap < _SLIGHT + 2 * rough.edm)) | ~sound(at)))
+        value = np.where(here, at.value, rough.value)
+        if todo.size:
+            ended = persistent(
+                self._loaded,
+                asked.hypothesis[todo],
+                [rough.x[todo]],
+                asked.data.take(todo),
+                bounds.take(todo),
+            )
+            value[todo] = ended.value
+            self._take_lowest(again[todo], ended, flipped[todo])
+        for place in np.flatnonzero(settled).tolist():
+            row = int(again[place])
+            self._starts[row] += 1
+            if value[place] < self.fits.value[row] + _SAME:
+                self._same[row] += 1
+            else:
+                self._found[row].append((float(value[place]), rough.x[place]))
+
+    def _take_lowest(self, rows: IntArray, ended: Fits, flipped: BoolArray) -> None:
+        before = self.fits
+        for at in np.lexsort((ended.value, ~sound(ended))).tolist():
+            one = rows[at : at + 1]
+            chosen = better(self.fits.take(one), ended.take(np.array([at])))
+            self.fits = self.fits.replaced(one, chosen)
+        for row in np.flatnonzero(self.fits.value < before.value - _SAME).tolist():
+            lower = ended.value < before.value[row] - _SAME
+            self._improved[row] |= bool((lower & (rows == row) & ~flipped).any())
+            self._same[row] = 0
+            self._found[row].append((float(before.value[row]), before.x[row]))
+
+    def minima(self) -> Minima:
+        """Return what the starts led to."""
+        rival = np.array(
+            [
+                min((value for value, _ in found), default=np.inf) - best
+                for found, best in zip(self._found, self.fits.value, strict=True)
+            ]
+        )
+        return Minima(rival, self._same, self._starts)
+
+    def unusual(self) -> BoolArray:
+        """Tell for which fits more starts are worth it."""
+        bins = len(self._loaded.slots)
+        tension = 2 * self.fits.value > bins + _TENSION * np.sqrt(2 * bins)
+        if not self._loaded.small:
+            # A strength that is excluded is in tension with the data as it should be.
+            tension &= np.isnan(self._asked.poi)
+        unusual: BoolArray = self._improved | ~sound(self.fits) | tension
+        return unusual
