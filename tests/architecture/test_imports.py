@@ -20,7 +20,7 @@ LAYERS = [
     {"contract"},
     {"store", "pallet", "analyses", "data"},
     {"estimate", "makespan", "request", "backends", "endpoints"},
-    {"plan", "sizes", "chunks", "fitting", "neighbours", "verification"},
+    {"plan", "sizes", "chunks", "fitting", "neighbours", "verification", "shown"},
     {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading"},
     {"execute", "progress", "contour"},
     {"pictures"},

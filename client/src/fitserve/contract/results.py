@@ -9,6 +9,7 @@ import msgspec
 from fitserve.contract.toys import ToysAnswer, ToyValues
 
 __all__ = [
+    "ABOVE_BOUND",
     "KERNEL_DOUBT",
     "NOT_FOR_THE_KERNEL",
     "Attempt",
@@ -36,6 +37,10 @@ NOT_FOR_THE_KERNEL = "not for the kernel"
 
 KERNEL_DOUBT = "kernel doubt"
 """In diagnostics: what the kernel doubted of its own answer, so that pyhf was asked too."""
+
+
+ABOVE_BOUND = "above the POI's bound"
+"""How the reason begins for which there is no limit where CLs does not fall far enough."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
