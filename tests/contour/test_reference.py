@@ -9,12 +9,13 @@ import pytest
 import yaml
 from scipy.special import ndtr
 
-from fitserve.contour import LEVEL, ContourOptions, contour_lines, draw_contour
+from fitserve.contour import ContourOptions, contour_lines, draw_contour, threshold
 from fitserve.contour.reference import read_reference
 from fitserve.errors import FitserveError, InputError
 from fitserve.export import to_json
 from fitserve.export.hepdata import write_submission
 
+LEVEL = threshold(0.95)
 LINE = np.array([[100.0, 0.0], [200.0, 50.0], [300.0, 20.0]])
 
 
