@@ -156,6 +156,12 @@ def test_a_level_is_that_of_counts_curves_and_reports(ran: Ran) -> None:
     assert "CLs below 0.1 is excluded at 90% CL" in page
     assert "95%" not in page
     assert set(run.to_dataframe()["limit_level"]) == {0.9}
+    submission = run.path.parent / "submission"
+    words = ["export", str(run.path), "--format", "hepdata", "-o", str(submission)]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    told = "".join(path.read_text() for path in submission.glob("*.yaml"))
+    assert "90% CL" in told
+    assert "95%" not in told
 
 
 def test_a_limit_above_the_bound_is_said_and_the_hint_finds_it(ran: Ran) -> None:

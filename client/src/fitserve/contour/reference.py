@@ -87,7 +87,9 @@ def read_reference(
     else:
         suffix = path.suffix.lower()
         if suffix == ".json":
-            lines = _from_json(path, manifest, results, options)
+            content = read_json(path)
+            lines = _from_json(content, path, manifest, results, options)
+            label += _of_another(content, options)
         elif suffix in {".yaml", ".yml"}:
             lines = _from_table(_hepdata_yaml(_read_yaml(path), path), path, options)
         elif suffix == ".csv":
@@ -101,13 +103,23 @@ def read_reference(
     return Reference(label, lines)
 
 
+def _of_another(content: Any, options: ContourOptions) -> str:
+    """Return the level and signal strength of our own JSON where they are not the picture's."""
+    if not isinstance(content, dict) or "confidence_level" not in content:
+        return ""
+    level, mu = content["confidence_level"], content.get("mu", options.mu)
+    if (level, mu) == (options.level, options.mu):
+        return ""
+    return f" ({100 * level:g}% CL, mu = {mu:g})"
+
+
 def _from_json(
+    content: Any,
     path: Path,
     manifest: Manifest,
     results: Mapping[str, HypothesisResult],
     options: ContourOptions,
 ) -> Polylines:
-    content = read_json(path)
     if isinstance(content, list):
         return _pieces(_pairs(content, path), path)
     if not isinstance(content, dict):

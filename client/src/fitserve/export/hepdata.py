@@ -281,6 +281,8 @@ def _contour_table(library: Any, manifest: Manifest, contours: Contours, name: s
         f"between the hypotheses ({contours.interpolation}); nothing is interpolated next to one "
         "without a result."
     )
+    if contours.grid.notes:
+        table.description += f" {'; '.join(contours.grid.notes)}."
     if len(pieces) > 1:
         table.description += f" The contour has {len(pieces)} separate pieces."
     table.location = _location(manifest)
