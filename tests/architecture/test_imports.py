@@ -24,7 +24,7 @@ LAYERS = [
     {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading"},
     {"execute", "progress", "contour"},
     {"pictures"},
-    {"pictures", "export", "diff"},
+    {"pictures", "export", "diff", "frames"},
     {"report"},
     {"api"},
     {"console"},

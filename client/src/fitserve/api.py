@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.backends import open_backend
-from fitserve.contract import HypotestRequest, LimitRequest, Request, cls_strengths
-from fitserve.errors import MissingExtraError, RequestError
+from fitserve.contract import HypotestRequest, Request
+from fitserve.errors import RequestError
 from fitserve.execute import complete, open_store
 from fitserve.plan import Bounds
 from fitserve.prepare import default_directory, prepare
 from fitserve.progress import LiveProgress, Silent
-from fitserve.shown import at_strength
 from fitserve.store import RunStore, read_run
 from fitserve.summary import columns, counts, table_rows
 
@@ -78,15 +77,9 @@ class Run:
         MissingExtraError
             pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtraError("a data frame", "notebook") from error
-        labels, request = self.manifest.pallet.labels, self.manifest.request
-        rows = [row for found in self.results.values() for row in _rows(labels, request, found)]
-        names = _columns(labels, limits=isinstance(request, LimitRequest))
-        frame = pd.DataFrame.from_records(rows, columns=names)
-        return frame.set_index("name")
+        from fitserve.frames import to_frame
+
+        return to_frame(self.manifest, self.results)
 
     def contour(self, output: str | Path | None = None) -> Any:
         """Return the exclusion contour as a `matplotlib.figure.Figure`, and save it if asked to.
@@ -377,42 +370,3 @@ def _completed(
             total = len(saved.manifest.hypotheses)
             observer = stack.enter_context(LiveProgress(total, len(saved.records)))
         return Run(complete(store, inputs, backend, observer, bounds or Bounds()))
-
-
-_EXPECTED = ("CLs_exp_m2", "CLs_exp_m1", "CLs_exp", "CLs_exp_p1", "CLs_exp_p2")
-_LIMITS = ("limit_exp_m2", "limit_exp_m1", "limit_exp", "limit_exp_p1", "limit_exp_p2")
-
-
-def _columns(labels: Sequence[str], *, limits: bool) -> list[str]:
-    of_limits = ["limit_level", "limit_obs", *_LIMITS] if limits else []
-    rest = ["twice_delta_nll", "muhat", "status", "reason", "fit_time"]
-    return ["name", *labels, "mu", "CLs_obs", *_EXPECTED, *of_limits, *rest]
-
-
-def _rows(
-    labels: Sequence[str], request: Request, found: HypothesisResult
-) -> Iterator[dict[str, Any]]:
-    row = {
-        "name": found.name,
-        **dict(zip(labels, found.mass_hypotheses, strict=False)),
-        "muhat": found.muhat,
-        "status": found.status,
-        "reason": found.reason,
-        "fit_time": found.fit_time,
-    }
-    if found.limit is not None:
-        row |= {"limit_level": found.limit.level, "limit_obs": found.limit.observed}
-        row |= dict(zip(_LIMITS, found.limit.expected, strict=True))
-    strengths = cls_strengths(request)
-    if not strengths:
-        yield row
-    for mu in strengths:
-        point = at_strength(request, found, mu)
-        yield row | {
-            "mu": mu,
-            "CLs_obs": point.CLs_obs,
-            **dict(zip(_EXPECTED, point.CLs_exp, strict=True)),
-            "twice_delta_nll": point.twice_delta_nll,
-            "status": point.status,
-            "reason": point.reason,
-        }

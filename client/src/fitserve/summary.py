@@ -170,7 +170,9 @@ def columns(request: Request) -> list[str]:
             at = of_strength(request)
             numbers = [f"CLs obs{at}", f"CLs exp{at}"]
         case ToysRequest():
-            numbers = ["toy CLs obs", "+-", "toy CLs exp", "+-", "asymptotic obs", "exp", "toys"]
+            at = of_strength(request)
+            toys = [f"toy CLs obs{at}", "+-", f"toy CLs exp{at}", "+-"]
+            numbers = [*toys, "asymptotic obs", "exp", "toys"]
         case LimitRequest():
             numbers = ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]
         case ScanRequest():

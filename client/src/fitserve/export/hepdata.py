@@ -28,7 +28,7 @@ from fitserve.errors import FitserveError, MissingExtraError, RequestError, Stor
 from fitserve.export.links import reference_url
 from fitserve.export.rows import TOY_COLUMNS, mass_columns, table_rows
 from fitserve.output import unwritable_output, write_output
-from fitserve.shown import confidence_level
+from fitserve.shown import beyond_bound, confidence_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -242,12 +242,14 @@ def _cls_table(
 
 def _limit_table(library: Any, manifest: Manifest, results: Mapping[str, HypothesisResult]) -> Any:
     level = _level(manifest)
+    beyond = beyond_bound(results.values())
+    above = f"the limit is above {beyond.bound:g}, where the search ended, or " if beyond else ""
     table = library.Table("Upper limits on the signal strength")
     table.description = (
         f"Observed and expected upper limits at {level} on the signal strength of every signal "
         f"hypothesis, with the asymptotic {_test_stat(manifest)} test statistic. Expected values "
-        "are for background fluctuations of -2 to +2 sigma. A dash: there is no limit within "
-        "the bounds of the signal strength, or the fit has no valid result."
+        f"are for background fluctuations of -2 to +2 sigma. A dash: {above}the fit has no valid "
+        "result."
     )
     table.location = _location(manifest)
     table.keywords = {"observables": ["CLS"], "phrases": ["Upper limit", "CLs", "pyhf"]}
