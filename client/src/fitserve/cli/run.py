@@ -101,7 +101,7 @@ def _settable(command: _Command) -> _Command:
 @click.option("--poi", help="Parameter of interest. [default: the measurement's]")
 @click.option(
     "--mu-max",
-    type=click.FloatRange(0, 1e9, min_open=True),
+    type=click.FloatRange(0, min_open=True),
     metavar="MU",
     help="Raise the upper bound of the parameter of interest, where limits are looked for up to. "
     "[default: the measurement's, else 10]",
