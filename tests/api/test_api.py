@@ -30,7 +30,7 @@ def run(pallet_directory: Path, tmp_path: Path) -> Run:
 def test_a_run_has_results_a_table_and_a_short_text(run: Run) -> None:
     assert run.results["S_300"].CLs_obs == pytest.approx(0.0695, abs=1e-3)
     frame = run.to_dataframe()
-    assert list(frame.columns[:3]) == ["m1", "m2", "CLs_obs"]
+    assert list(frame.columns[:4]) == ["m1", "m2", "mu", "CLs_obs"]
     assert frame.loc["S_300", "m1"] == 300
     assert frame.loc["S_300", "CLs_exp"] == run.results["S_300"].CLs_exp[2]
     assert repr(run) == f"<Run {run.path}: 5 ok>"
@@ -41,7 +41,7 @@ def test_what_is_not_known_is_not_a_number_in_the_table(run: Run) -> None:
     saved = read_run(run.path)
     record = saved.records["S_100"]
     broken = msgspec.structs.replace(
-        record.result, status="failed", reason="<b>", CLs_obs=None, CLs_exp=[None] * 5
+        record.result, status="failed", reason="<b>", CLs_obs=None, CLs_exp=[None] * 5, points=[]
     )
     saved.records["S_100"] = msgspec.structs.replace(record, result=broken)
     del saved.records["S_500"]

@@ -55,6 +55,23 @@ def test_all_options(runs):
         assert f"<!-- {text} -->" in svg
 
 
+def test_a_plane_that_was_chosen_and_what_depends_on_it_are_told(build_run, save_run, tmp_path):
+    points = {
+        f"S_{x}_{y}": ((float(x), y + 130.0, float(y)), 0.01 if x < 300 else 0.07, None)
+        for x in (100, 200, 300)
+        for y in (0, 50, 100)
+    }
+    run = save_run(tmp_path / "run", *build_run(points)).path
+    picture = tmp_path / "c.png"
+    found = _fitserve("contour", run, "-o", picture)
+    assert found.exit_code == 0, found.output
+    assert "m1 and m2; 6 of 9 hypotheses excluded at 95% CL" in found.stderr
+    assert "note: m3 = m2 \N{MINUS SIGN} 130" in found.stderr
+    found = _fitserve("contour", run, "-o", picture, "--plane", "m1,m3", "--level", "0.9")
+    assert "m1 and m3; 9 of 9 hypotheses excluded at 90% CL" in found.stderr
+    assert "note: m2 = m3 + 130" in found.stderr
+
+
 def test_json_alone(runs):
     found = _fitserve("contour", "run", "--json")
     assert found.exit_code == 0

@@ -11,14 +11,16 @@ import pytest
 from scipy.special import ndtr
 
 from fitserve.contour import (
-    LEVEL,
     ContourOptions,
     contour_lines,
     draw_contour,
     figure_bytes,
     save_figure,
+    threshold,
 )
 from fitserve.errors import RequestError, StoreError
+
+LEVEL = threshold(0.95)
 
 
 def _points(level=0.0, step=100.0):
@@ -191,7 +193,7 @@ def test_axis_titles(build_run):
 
 def test_signal_strength_other_than_one_is_said(build_run):
     figure = draw_contour(*build_run(_points(), mu=(0.5,)))
-    assert any("signal strength 0.5" in text.get_text() for text in figure.axes[0].texts)
+    assert any(r"$\mu$ = 0.5" in text.get_text() for text in figure.axes[0].texts)
 
 
 def test_along_one_mass(build_run, tmp_path):

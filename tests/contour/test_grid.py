@@ -61,6 +61,65 @@ def test_unfinished_without_mass_values_is_named(build_run):
     assert mass_grid(manifest, results).unplaced == ("late",)
 
 
+def _dependent(drop=()):
+    points = _plane(drop=drop)
+    return {n: ((x, y + 130.0, y), obs, exp) for n, ((x, y), obs, exp) in points.items()}
+
+
+def test_a_mass_that_depends_on_another_leaves_a_plane(build_run):
+    run = build_run(_dependent())
+    grid = mass_grid(*run)
+    assert grid.labels == ("m1", "m2")
+    assert grid.notes == ("m3 = m2 \N{MINUS SIGN} 130",)
+    assert grid.points.tolist()[:2] == [[100, 130], [100, 180]]
+    other = mass_grid(*run, ContourOptions(plane=("m1", "m3")))
+    assert other.labels == ("m1", "m3")
+    assert other.notes == ("m2 = m3 + 130",)
+    assert other.points.tolist()[:2] == [[100, 0], [100, 50]]
+    assert other.cls_obs.tolist() == grid.cls_obs.tolist()
+    with pytest.raises(RequestError, match="m1 varies too, so that points of this plane coincide"):
+        mass_grid(*run, ContourOptions(plane=("m2", "m3")))
+
+
+def test_a_mass_in_the_middle_depends_on_two_and_may_be_rounded(build_run):
+    points = {}
+    for name, ((x, y), obs, exp) in _plane().items():
+        low = y + (y == 50)
+        points[name] = ((x, float(round((x + low) / 2)), low), obs, exp)
+    grid = mass_grid(*build_run(points))
+    assert grid.labels == ("m1", "m3")
+    assert grid.notes == ("m2 is about 0.5 m1 + 0.5 m3",)
+
+
+def test_a_plane_is_drawn_where_no_points_coincide_whatever_the_others_do(build_run):
+    points = {}
+    for i, (name, ((x, y), obs, exp)) in enumerate(_plane().items()):
+        points[name] = ((x, y, float((7 * i) % 5)), obs, exp)
+    run = build_run(points)
+    with pytest.raises(RequestError, match="3 mass values vary"):
+        mass_grid(*run)
+    grid = mass_grid(*run, ContourOptions(plane=("m1", "m2")))
+    assert grid.points.tolist()[:2] == [[100, 0], [100, 50]]
+    assert grid.notes == ("m3 varies from 0 to 4",)
+
+
+def test_three_points_are_on_a_plane_by_chance(build_run):
+    points = {
+        "a": ((1.0, 5.0, 9.0), 0.1, None),
+        "b": ((2.0, 3.0, 1.0), 0.1, None),
+        "c": ((4.0, 4.0, 2.0), 0.1, None),
+    }
+    with pytest.raises(RequestError, match="3 mass values vary"):
+        mass_grid(*build_run(points))
+
+
+def test_masses_that_all_depend_on_one_are_a_line(build_run):
+    points = {f"p{x}": ((float(x), x + 130.0, 2.0 * x), 0.1, None) for x in (1, 2, 3, 5)}
+    grid = mass_grid(*build_run(points))
+    assert grid.dimension == 1
+    assert "m3 = 2 m1" in grid.notes
+
+
 def test_several_planes_need_a_choice(build_run):
     points = {
         f"{name}-{z}": ((*values, z), obs, exp)

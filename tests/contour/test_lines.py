@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from fitserve.contour import LEVEL, ContourOptions, contour_lines, significance
+from fitserve.contour import ContourOptions, contour_lines, significance, threshold
 from fitserve.contour.lines import CURVES, level_lines
 from fitserve.contour.surface import Mesh
 
+LEVEL = threshold(0.95)
 # The axes have different ranges on purpose: 1000 and 2.
 SCALE = np.array([1000.0, 2.0])
 CENTRE = np.array([0.45, 0.5])
@@ -168,8 +169,8 @@ def test_no_island_without_a_point(z, seed, interpolation):
     mesh = Mesh(points)
     below = np.minimum(z, LEVEL - 1e-3)
     above = np.maximum(z, LEVEL + 1e-3)
-    assert level_lines(mesh.surface(below, interpolation)) == []
-    assert level_lines(mesh.surface(above, interpolation)) == []
+    assert level_lines(mesh.surface(below, interpolation), LEVEL) == []
+    assert level_lines(mesh.surface(above, interpolation), LEVEL) == []
 
 
 def test_along_one_mass(build_run):

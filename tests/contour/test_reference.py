@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
 from scipy.special import ndtr
 
-from fitserve.contour import LEVEL, ContourOptions, contour_lines, draw_contour
+from fitserve.contour import ContourOptions, contour_lines, draw_contour, threshold
 from fitserve.contour.reference import read_reference
 from fitserve.errors import FitserveError, InputError
 from fitserve.export import to_json
 from fitserve.export.hepdata import write_submission
 
+LEVEL = threshold(0.95)
 LINE = np.array([[100.0, 0.0], [200.0, 50.0], [300.0, 20.0]])
 
 
@@ -46,6 +48,38 @@ def _yaml(independent, dependent):
 
 def _cells(values):
     return [{"value": float(value)} for value in values]
+
+
+def test_results_are_contoured_at_the_strength_and_level_of_the_picture(run, tmp_path):
+    manifest, results = run
+    # Another run of the same hypotheses, whose first strength is another.
+    points = {
+        name: [msgspec.structs.replace(one.points[0], mu=0.5, CLs_obs=0.9), one.points[0]]
+        for name, one in results.items()
+    }
+    other = {
+        name: msgspec.structs.replace(one, CLs_obs=0.9, points=points[name])
+        for name, one in results.items()
+    }
+    path = tmp_path / "other.json"
+    path.write_bytes(to_json(other))
+    ours = contour_lines(manifest, results).observed
+    assert [line.tolist() for line in _read(path, run)] == [line.tolist() for line in ours]
+    loose = contour_lines(manifest, results, ContourOptions(level=0.8)).observed
+    assert [line.tolist() for line in _read(path, run, level=0.8)] == [
+        line.tolist() for line in loose
+    ]
+    assert loose[0].tolist() != ours[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [({}, "theirs"), ({"mu": 1.0}, "theirs"), ({"mu": 2.0}, "theirs (95% CL, mu = 2)")],
+)
+def test_our_own_json_says_where_it_is_of_another_strength(run, tmp_path, written, label):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"confidence_level": 0.95, "observed": [LINE.tolist()], **written}))
+    assert read_reference(path, "theirs", *run, ContourOptions()).label == label
 
 
 FORMATS = {

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from fitserve.diff import compare, diff
-from fitserve.errors import InputError
+from fitserve.errors import InputError, RequestError
 from fitserve.export import to_json
 from fitserve.reading import CLsEntry, read_cls
 
@@ -86,6 +86,27 @@ def test_every_signal_strength_is_compared(build_run, tmp_path):
     found = diff(_file(tmp_path / "a.json", results), _file(tmp_path / "b.json", changed))
     assert [d.field for d in found.beyond] == ["mu=2 CLs_obs"]
     assert found.numbers == 12
+
+
+def test_only_the_same_signal_strengths_are_compared(build_run, tmp_path):
+    both = build_run({"p": ((1.0, 2.0), 0.1, EXP)}, mu=(0.5, 1.0))[1]
+    points = [msgspec.structs.replace(both["p"].points[0], CLs_obs=0.7), both["p"].points[1]]
+    both = {"p": msgspec.structs.replace(both["p"], CLs_obs=0.7, points=points)}
+    one = build_run({"p": ((1.0, 2.0), 0.1, EXP)})[1]
+    a, b = _file(tmp_path / "a.json", both), _file(tmp_path / "b.json", one)
+    found = diff(a, b)
+    assert found.agree
+    assert found.numbers == 6
+    # Files without signal strengths are of hypotheses as published.
+    plain = {n: {"CLs_obs": r.CLs_obs, "CLs_exp": r.CLs_exp} for n, r in one.items()}
+    reference = tmp_path / "reference.json"
+    reference.write_text(json.dumps(plain))
+    assert diff(a, reference).numbers == 6
+    assert diff(a, reference).agree
+    other = build_run({"p": ((1.0, 2.0), 0.1, EXP)}, mu=(2.0,))[1]
+    with pytest.raises(RequestError, match="no signal strength at which both") as caught:
+        diff(a, _file(tmp_path / "c.json", other))
+    assert "0.5, 1 and mu = 2" in caught.value.evidence
 
 
 def test_run_directory_and_reference_file(build_run, save_run, tmp_path):

@@ -62,6 +62,19 @@ def test_submission_is_valid(run, tmp_path):
     assert not (path.stat().st_mode & 0o777) ^ (0o777 & ~_umask())
 
 
+def test_contours_say_how_the_other_masses_depend_on_the_plane(build_run, tmp_path):
+    points = {
+        f"S_{x}_{y}": ((float(x), y + 130.0, float(y)), 0.01 if x < 300 else 0.07, None)
+        for x in (100, 200, 300)
+        for y in (0, 50, 100)
+    }
+    write_submission(*build_run(points), tmp_path / "s")
+    assert _validate(tmp_path / "s") == (True, {})
+    text = (tmp_path / "s" / "submission.yaml").read_text()
+    (contour,) = [one for one in yaml.safe_load_all(text) if one.get("name") == "Observed contour"]
+    assert contour["description"].endswith("m3 = m2 \N{MINUS SIGN} 130.")
+
+
 def test_archive_is_valid_and_reproducible(run, tmp_path):
     path = tmp_path / "submission.tar.gz"
     write_submission(*run, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from click.testing import CliRunner
 from fitserve import api
 from fitserve.cli import cli
 from fitserve.contour import draw_contour, mass_grid
+from fitserve.export import to_csv
 from fitserve.report import render_report
 from fitserve.store import read_run
+from fitserve.summary import summary
 from fitserve_worker import entry
 
 if TYPE_CHECKING:
@@ -94,8 +97,10 @@ def test_a_wrong_fit_is_kept_and_has_both_reasons(workspace: dict, tmp_path: Pat
     assert found.verification.largest == pytest.approx(
         0.7 - found.verification.points[0].CLs_obs, abs=1e-6
     )
-    assert found.neighbours in found.reason
+    # What makes it suspect is what pyhf finds, not its neighbours.
     assert "by pyhf/numpy/minuit" in found.reason
+    assert found.neighbours
+    assert found.neighbours not in found.reason
     assert json.loads((path / "results.json").read_text())[WRONG]["neighbours"]
     page = render_report(run)
     assert "jumps against all its neighbours" in page
@@ -115,18 +120,28 @@ def test_the_picture_has_a_hollow_ring_around_it(workspace: dict, tmp_path: Path
     assert "Jumps against its neighbours (1)" in labels
 
 
-def test_a_signal_that_is_wrong_is_doubted_although_pyhf_agrees(
-    workspace: dict, tmp_path: Path
-) -> None:
+def test_right_numbers_that_jump_are_reported_and_stay_ok(workspace: dict, tmp_path: Path) -> None:
     pallet = _pallet(tmp_path / "pallet", workspace, {WRONG: 0.02})
-    run = api.run(pallet, endpoint="inline", output=tmp_path / "run", progress=False)
+    path = tmp_path / "run"
+    done = CliRunner().invoke(
+        cli, ["run", str(pallet), "-e", "inline", "-o", str(path)], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    assert f"look at:     {WRONG}: at mu = 1 " in done.output
+    assert f"{len(PLACES)}: {len(PLACES)} ok" in done.output
+    run = read_run(path)
     found = run.results[WRONG]
-    assert found.status == "suspect"
-    assert "pyhf finds the same: look at the signal itself" in found.reason
+    assert (found.status, found.reason) == ("ok", None)
+    assert all(point.status == "ok" for point in found.points)
+    assert "pyhf finds the same: look at the signal itself" in found.neighbours
     assert found.verification.largest <= found.verification.tolerance
+    assert list(summary(run)["neighbours"]) == [WRONG]
+    assert found.neighbours in render_report(run)
+    rows = list(csv.DictReader(to_csv(run.manifest, run.results).decode().splitlines()))
+    assert [row["name"] for row in rows if row["neighbours"]] == [WRONG]
     # It is not asked again, and the verdict stays.
-    before = read_run(run.path).records[WRONG]
-    again = api.run(pallet, endpoint="inline", output=tmp_path / "run", progress=False)
+    before = run.records[WRONG]
+    again = api.run(pallet, endpoint="inline", output=path, progress=False)
     assert read_run(again.path).records[WRONG] == before
 
 

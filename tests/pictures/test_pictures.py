@@ -162,7 +162,7 @@ def test_the_map_has_every_limit_at_its_place(run_of: Callable[..., Run]) -> Non
     written = {one.get_position(): one.get_text() for one in axes.texts}
     assert written[300.0, 100.0] == f"{0.9 * 0.6**3:.2g}"
     assert written[700.0, 0.0] == "> 1"  # the largest signal strength that was evaluated
-    assert "3 of 15 points have no observed limit" in _texts(figure)
+    assert "3 of 15 observed limits are above the bound of the search" in _texts(figure)
     assert figure.axes[1].get_ylabel() == r"Observed upper limit on $\mu$"
 
 
@@ -175,6 +175,10 @@ def test_the_band_has_the_limits_of_one_mass(run_of: Callable[..., Run]) -> None
     assert observed.get_ydata()[:4] == pytest.approx([0.9 * v for v in (0.216, 0.512, 1.0, 1.728)])
     assert np.isnan(observed.get_ydata()[4])
     assert "at 90% CL" in _texts(figure)
+    # The one above the bound is an arrow there, and no point on the line of mu = 1.
+    (arrow,) = [line for line in axes.lines if line.get_marker() == "^"]
+    assert (arrow.get_xdata().tolist(), arrow.get_ydata().tolist()) == ([700.0], [1.0])
+    assert "Observed limit above (1)" in _texts(figure)
 
 
 def test_a_scan_shows_both_curves_and_marks_doubts(run_of: Callable[..., Run]) -> None:
@@ -199,6 +203,40 @@ def test_pulls_show_what_is_constrained_and_tell_the_rest(run_of: Callable[..., 
     assert "held = 1 (fixed)" in text
     low, high = figure.axes[0].get_xlim()
     assert low < -4.2 < 4.2 < high
+
+
+def _bars(figure: Any) -> dict[str, tuple[float, float]]:
+    """Return the ends of the bars by parameter."""
+    axes = figure.axes[0]
+    names = [one.get_text() for one in axes.get_yticklabels()]
+    (lines,) = axes.collections
+    segments = [segment for segment in lines.get_segments() if len(segment)]
+    return {names[round(one[0, 1])]: (one[0, 0], one[1, 0]) for one in segments}
+
+
+def test_pulls_are_drawn_with_the_intervals_that_were_asked_for(run_of: Callable[..., Run]) -> None:
+    parameters = [
+        _parameter("mu", 0.7, prefit_uncertainty=None, lower=0.2, upper=1.4),
+        _parameter("jes", 0.5, prefit_uncertainty=2.0, lower=-0.5, upper=3.5),
+        _parameter("open", 0.2, lower=None, upper=1.0),
+        _parameter("none", 0.1, lower=None, upper=None),
+    ]
+    fit = msgspec.structs.replace(FIT, parameters=parameters)
+    figure = draw_pulls(*run_of(FitRequest(intervals=True), fit=fit), NAME)
+    bars = _bars(figure)
+    assert bars["jes"] == pytest.approx((-0.25, 1.75))
+    low, _ = figure.axes[0].get_xlim()
+    assert bars["open"][0] <= low
+    assert bars["open"][1] == pytest.approx(1.0)
+    assert "none" not in bars
+    text = _texts(figure)
+    assert "Bars: profile-likelihood intervals (68%)" in text
+    assert "An arrow: the end is beyond the parameter's bound" in text
+    assert "mu = 0.7 (68% interval: 0.2 to 1.4)" in text
+    plain = draw_pulls(*run_of(FitRequest(), fit=fit), NAME)
+    assert _bars(plain)["jes"] == pytest.approx((0.25 - 0.45, 0.25 + 0.45))
+    assert "Bars: uncertainties from the Hessian" in _texts(plain)
+    assert "interval" not in _texts(plain)
 
 
 def test_a_pull_beyond_the_frame_is_written(run_of: Callable[..., Run]) -> None:

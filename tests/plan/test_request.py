@@ -51,6 +51,21 @@ def test_the_measurement_s_own_bounds_count(workspace: dict, hypotheses: list[Hy
     check_request(workspace, hypotheses, make_request(mu=11.0))
 
 
+def test_a_wider_bound_counts_and_is_what_the_hint_offers(
+    workspace: dict, hypotheses: list[Hypothesis]
+) -> None:
+    with pytest.raises(RequestError, match="outside the bounds") as caught:
+        check_request(workspace, hypotheses, make_request(mu=11.0))
+    assert caught.value.hint.endswith("--mu-max 11")
+    check_request(workspace, hypotheses, make_request(mu=11.0, mu_max=11.0))
+    with pytest.raises(RequestError, match="may go beyond --mu-max 5 already") as lower:
+        check_request(workspace, hypotheses, make_request(mu_max=5.0))
+    assert "10" in lower.value.evidence
+    for bad in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(RequestError, match="not understood"):
+            make_request(mu_max=bad)
+
+
 @pytest.mark.parametrize(
     "asked", [{"test_stat": "q0"}, {"normsys": "code7"}, {"backend": "torch"}, {"mu": "one"}]
 )

@@ -92,6 +92,8 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
     assert fitserve("export", "r", "--format", "hepdata", "-o", "h").exit_code == 0
     table = Path("h/upper_limits_on_the_signal_strength.yaml").read_text()
     assert "95% CL" in table
+    text = " ".join(Path("h/submission.yaml").read_text().split())
+    assert "A dash: the limit is above 10, where the search ended" in text
     assert "value: '-'" in table
     frame = package.open_run("r").to_dataframe()
     assert frame.loc["S_200", "limit_obs"] == written["S_200"]["limit"]["observed"]

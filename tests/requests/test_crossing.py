@@ -61,7 +61,9 @@ def test_what_is_evaluated_is_evaluated_once_and_begins_at_one() -> None:
 def test_a_limit_above_the_bound_is_no_crossing_but_a_result() -> None:
     found = upper_limits(_asymptotic(7.0), (0, 10))
     assert found[1].mu == pytest.approx(7 * 1.0518, rel=1e-3)
-    assert found[0] == Crossing(None, "above the POI's bound of 10: CLs is 0.153 there")
+    assert found[0] == Crossing(
+        None, "above the POI's bound of 10: CLs is 0.153 there (--mu-max looks further)"
+    )
     assert not found[0].doubtful
 
 
@@ -74,7 +76,7 @@ def test_a_limit_below_the_lower_bound_is_no_crossing() -> None:
 def test_a_flat_curve_has_no_limit() -> None:
     found = upper_limits(lambda _: [1.0] * 6, (0, 10))
     assert {(one.mu, one.reason) for one in found} == {
-        (None, "above the POI's bound of 10: CLs is 1 there")
+        (None, "above the POI's bound of 10: CLs is 1 there (--mu-max looks further)")
     }
 
 

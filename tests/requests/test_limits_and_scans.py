@@ -11,7 +11,13 @@ import pyhf
 import pytest
 from scipy.special import ndtr, ndtri
 
-from fitserve.contract import EngineOptions, HypotestRequest, LimitRequest, ScanRequest
+from fitserve.contract import (
+    EngineOptions,
+    HypotestRequest,
+    LimitRequest,
+    ModelOptions,
+    ScanRequest,
+)
 from fitserve_worker.engines import pyhf_reference
 from fitserve_worker.engines.asymptotic import Evaluation
 from fitserve_worker.engines.crossing import FLUCTUATIONS
@@ -90,6 +96,30 @@ def test_weak_and_strong_signals(
         assert found.limit.reasons["observed"].startswith("above the POI's bound of 10")
     else:
         assert values[0] == pytest.approx(limited.limit.observed / scale, rel=2e-3)
+
+
+@pytest.mark.parametrize("bound", [None, 5.0])
+def test_limits_beyond_the_bound_are_found_with_a_wider_one(
+    ask: Ask,
+    engine: EngineOptions,
+    limited: HypothesisResult,
+    make_signal: Callable,
+    spec: dict,
+    bound: float | None,
+) -> None:
+    parameters = [{"name": "mu", "bounds": [[0.0, bound]]}] if bound else []
+    measurement = {"name": "main", "config": {"poi": "mu", "parameters": parameters}}
+    narrow = {**spec, "measurements": [measurement]}
+    request = LimitRequest(engine=engine, model=ModelOptions(mu_max=200.0))
+    found = ask(request, make_signal(0.02), narrow)
+    assert (found.status, found.limit.reasons) == ("ok", {})
+    assert found.limit.observed == pytest.approx(limited.limit.observed / 0.02, rel=2e-3)
+    assert found.limit.expected == pytest.approx(
+        [value / 0.02 for value in limited.limit.expected], rel=2e-3
+    )
+    # Where the limits are within the bounds it changes nothing.
+    near = ask(LimitRequest(engine=engine, model=ModelOptions(mu_max=50.0)))
+    assert near.limit.observed == pytest.approx(limited.limit.observed, rel=1e-4)
 
 
 def _made_up(

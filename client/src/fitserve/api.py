@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.backends import open_backend
-from fitserve.contract import HypotestRequest, LimitRequest, Request
-from fitserve.errors import MissingExtraError, RequestError
+from fitserve.contract import HypotestRequest, Request
+from fitserve.errors import RequestError
 from fitserve.execute import complete, open_store
 from fitserve.plan import Bounds
 from fitserve.prepare import default_directory, prepare
@@ -60,28 +60,26 @@ class Run:
         return self._saved.unfinished
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return a table: one row for each hypothesis, indexed by its name.
+        """Return a table, indexed by the names of the hypotheses.
 
-        Columns are the mass values by the patchset's labels, ``CLs_obs``, ``CLs_exp_m2``,
-        ``CLs_exp_m1``, ``CLs_exp``, ``CLs_exp_p1``, ``CLs_exp_p2``, ``muhat``, ``status``,
-        ``reason`` and ``fit_time`` in seconds; of limits also ``limit_obs``,
-        ``limit_exp_m2``, ``limit_exp_m1``, ``limit_exp``, ``limit_exp_p1`` and
-        ``limit_exp_p2``. What is not known is NaN.
+        Each has one row for each signal strength that was asked for: of a scan or of several
+        ``mu`` the names repeat, and ``frame.pivot(columns="mu", values="CLs_obs")`` has a column
+        for each. Columns are the mass values by the patchset's labels, ``mu``, ``CLs_obs``,
+        ``CLs_exp_m2``, ``CLs_exp_m1``, ``CLs_exp``, ``CLs_exp_p1``, ``CLs_exp_p2``,
+        ``twice_delta_nll``, ``muhat``, ``status`` and ``reason`` (at this signal strength) and
+        ``fit_time`` in seconds, of all fits of the hypothesis; of limits, whose CLs are at a
+        ``mu`` of 1, also ``limit_level``, ``limit_obs``, ``limit_exp_m2``, ``limit_exp_m1``,
+        ``limit_exp``, ``limit_exp_p1`` and ``limit_exp_p2``. Fits and rankings have no CLs and no
+        ``mu``, and one row each. What is not known is NaN.
 
         Raises
         ------
         MissingExtraError
             pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtraError("a data frame", "notebook") from error
-        labels = self.manifest.pallet.labels
-        rows = [_row(labels, found) for found in self.results.values()]
-        names = _columns(labels, limits=isinstance(self.manifest.request, LimitRequest))
-        frame = pd.DataFrame.from_records(rows, columns=names)
-        return frame.set_index("name")
+        from fitserve.frames import to_frame
+
+        return to_frame(self.manifest, self.results)
 
     def contour(self, output: str | Path | None = None) -> Any:
         """Return the exclusion contour as a `matplotlib.figure.Figure`, and save it if asked to.
@@ -129,6 +127,7 @@ def make_request(
     test_stat: str = "qtilde",
     measurement: str | None = None,
     poi: str | None = None,
+    mu_max: float | None = None,
     normsys: str = "code4",
     histosys: str = "code4p",
     engine: str = "auto",
@@ -155,6 +154,9 @@ def make_request(
         ``"qtilde"`` or ``"q"``, where there is CLs.
     measurement, poi
         Of the workspace; by default its first measurement and that one's parameter.
+    mu_max
+        Upper bound of the parameter of interest, where the workspace's own (10 by default, as
+        in pyhf) is lower: limits are looked for up to there.
     normsys, histosys
         Interpolation codes.
     engine, backend, optimizer
@@ -183,6 +185,8 @@ def make_request(
         },
         "engine": {"engine": engine, "backend": backend, "optimizer": optimizer},
     }
+    if mu_max is not None:
+        asked["model"]["mu_max"] = mu_max
     if kind in ("hypotest", "scan"):
         asked["mu"] = [mu] if isinstance(mu, int | float) else list(mu)
     if kind == "toys":
@@ -366,30 +370,3 @@ def _completed(
             total = len(saved.manifest.hypotheses)
             observer = stack.enter_context(LiveProgress(total, len(saved.records)))
         return Run(complete(store, inputs, backend, observer, bounds or Bounds()))
-
-
-_EXPECTED = ("CLs_exp_m2", "CLs_exp_m1", "CLs_exp", "CLs_exp_p1", "CLs_exp_p2")
-_LIMITS = ("limit_exp_m2", "limit_exp_m1", "limit_exp", "limit_exp_p1", "limit_exp_p2")
-
-
-def _columns(labels: Sequence[str], *, limits: bool) -> list[str]:
-    of_limits = ["limit_obs", *_LIMITS] if limits else []
-    rest = ["muhat", "status", "reason", "fit_time"]
-    return ["name", *labels, "CLs_obs", *_EXPECTED, *of_limits, *rest]
-
-
-def _row(labels: Sequence[str], found: HypothesisResult) -> dict[str, Any]:
-    row = {
-        "name": found.name,
-        **dict(zip(labels, found.mass_hypotheses, strict=False)),
-        "CLs_obs": found.CLs_obs,
-        **dict(zip(_EXPECTED, found.CLs_exp, strict=True)),
-        "muhat": found.muhat,
-        "status": found.status,
-        "reason": found.reason,
-        "fit_time": found.fit_time,
-    }
-    if found.limit is not None:
-        row |= {"limit_obs": found.limit.observed}
-        row |= dict(zip(_LIMITS, found.limit.expected, strict=True))
-    return row

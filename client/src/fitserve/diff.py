@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fitserve.errors import RequestError
 from fitserve.reading import read_cls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from fitserve.contract import MuPoint
     from fitserve.reading import CLsEntry
 
 __all__ = ["DIFFERENT", "Comparison", "Difference", "StatusChange", "compare", "diff"]
@@ -90,6 +92,8 @@ def diff(a: Path, b: Path, tolerance: float = 1e-3, *, common: bool = False) -> 
     ------
     InputError, StoreError
         One of them cannot be read.
+    RequestError
+        They have CLs at different signal strengths only.
     """
     return compare(read_cls(a), read_cls(b), tolerance, common=common)
 
@@ -101,7 +105,7 @@ def compare(
     *,
     common: bool = False,
 ) -> Comparison:
-    """Compare two sets of results by hypothesis name; see `diff`.
+    """Compare two sets of results by hypothesis name and signal strength; see `diff`.
 
     Examples
     --------
@@ -112,6 +116,12 @@ def compare(
     (False, 'CLs_obs', -0.003)
     """
     both = [name for name in a if name in b]
+    if both and not any(_fields(a[name]).keys() & _fields(b[name]).keys() for name in both):
+        raise RequestError(
+            "there is no signal strength at which both have CLs",
+            evidence=f"mu = {_strengths(a[both[0]])} and mu = {_strengths(b[both[0]])}",
+            hint="run one of them again: fitserve run PALLET --mu MU",
+        )
     found = [d for name in both for d in _numbers(name, a[name], b[name])]
     finite = [d for d in found if d.delta is not None]
     beyond = [d for d in found if d.delta is None or abs(d.delta) > tolerance]
@@ -145,14 +155,24 @@ def _numbers(name: str, a: CLsEntry, b: CLsEntry) -> Iterator[Difference]:
 
 
 def _fields(entry: CLsEntry) -> dict[str, float | None]:
-    fields = {"CLs_obs": entry.CLs_obs}
-    fields |= {f"CLs_exp[{i}]": value for i, value in enumerate(entry.CLs_exp)}
+    """Return the numbers of a hypothesis by name; those at another signal strength than 1 say so.
+
+    Files without signal strengths are of hypotheses as published, which have 1.
+    """
     # The first point is the one that CLs_obs and CLs_exp repeat.
-    for point in entry.points[1:]:
-        at = f"mu={point.mu:g}"
-        fields[f"{at} CLs_obs"] = point.CLs_obs
-        fields |= {f"{at} CLs_exp[{i}]": value for i, value in enumerate(point.CLs_exp)}
+    first = entry.points[0].mu if entry.points else 1.0
+    fields: dict[str, float | None] = {}
+    told: list[tuple[float, CLsEntry | MuPoint]] = [(first, entry)]
+    told += [(point.mu, point) for point in entry.points[1:]]
+    for mu, one in told:
+        at = "" if mu == 1 else f"mu={mu:g} "
+        fields[f"{at}CLs_obs"] = one.CLs_obs
+        fields |= {f"{at}CLs_exp[{i}]": value for i, value in enumerate(one.CLs_exp)}
     return fields
+
+
+def _strengths(entry: CLsEntry) -> str:
+    return ", ".join(f"{point.mu:g}" for point in entry.points) or "1"
 
 
 def _status(name: str, a: CLsEntry, b: CLsEntry) -> StatusChange | None:

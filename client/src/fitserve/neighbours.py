@@ -2,19 +2,20 @@
 
 CLs changes smoothly from one signal hypothesis to the next: the signal changes a little, the
 data and the background do not. A value that jumps against all its neighbours, and by more than
-the others do against theirs, is more likely a wrong fit or a wrong signal than physics. It is
-reported as doubtful; the number stays.
+the others do against theirs, may be a wrong fit or a wrong signal, or an edge of the grid where
+the kinematics change. It is therefore asked of pyhf and reported, and stays as it is.
 """
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fitserve.contract import HypothesisResult, MuPoint, cls_strengths
+from fitserve.contract import cls_strengths
+from fitserve.shown import at_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fitserve.contract import Request
+    from fitserve.contract import HypothesisResult, Request
 
-__all__ = ["Jump", "find_jumps", "judged", "unjudged"]
+__all__ = ["Jump", "find_jumps", "judged"]
 
 # A plane is fitted through this many neighbours, weighted with their closeness; the value must
 # be on one side of what each of the nearest of them lets expect.
@@ -47,8 +48,6 @@ _SMALL = 0.01
 _SAME_PLACE = 1e-6
 # Distances of so many pairs are in memory at a time.
 _MOST_PAIRS = 1_000_000
-
-_Judged = TypeVar("_Judged", HypothesisResult, MuPoint)
 
 
 class Jump(NamedTuple):
@@ -105,53 +104,24 @@ def find_jumps(request: Request, results: Mapping[str, HypothesisResult]) -> dic
     for mu in cls_strengths(request):
         if mu <= 0:
             continue
-        for group in _groups(results, mu):
+        for group in _groups(request, results, mu):
             for name, jump in _jumps_of(group, mu):
                 found.setdefault(name, jump)
     return found
 
 
 def judged(result: HypothesisResult, jump: Jump | None) -> HypothesisResult:
-    """Return a result as it is with a jump against its neighbours, or without one.
+    """Return a result with what is told of its jump against its neighbours, or with nothing.
 
-    Every number stays as it is.
+    Its status, its reason and every number stay as they are: a grid may have an edge, where
+    right values jump.
     """
-    plain = unjudged(result)
-    if jump is None:
-        return plain
-    told = str(jump)
+    told = None if jump is None else str(jump)
     second = result.verification
-    if second is not None and second.largest is not None and second.largest <= second.tolerance:
-        told += "; pyhf finds the same: look at the signal itself"
-    points = [
-        _doubted(point, told) if math.isclose(point.mu, jump.mu) else point
-        for point in plain.points
-    ]
-    return msgspec.structs.replace(_doubted(plain, told), points=points, neighbours=told)
-
-
-def unjudged(result: HypothesisResult) -> HypothesisResult:
-    """Return a result as it was before it was held against its neighbours."""
-    told = result.neighbours
-    if told is None:
-        return result
-    points = [_trusted(point, told) for point in result.points]
-    return msgspec.structs.replace(_trusted(result, told), points=points, neighbours=None)
-
-
-def _doubted(one: _Judged, told: str) -> _Judged:
-    status = "suspect" if one.status == "ok" else one.status
-    reason = f"{one.reason}; {told}" if one.reason else told
-    return msgspec.structs.replace(one, status=status, reason=reason)
-
-
-def _trusted(one: _Judged, told: str) -> _Judged:
-    if not one.reason or not one.reason.endswith(told):
-        return one
-    reason = one.reason.removesuffix(told).removesuffix("; ")
-    # Without this reason it was doubted for another, or not at all.
-    status = one.status if reason else "ok"
-    return msgspec.structs.replace(one, status=status, reason=reason or None)
+    if told and second is not None and second.largest is not None:
+        same = second.largest <= second.tolerance
+        told += "; pyhf finds the same: look at the signal itself" if same else ""
+    return msgspec.structs.replace(result, neighbours=told)
 
 
 class _Place(NamedTuple):
@@ -163,12 +133,14 @@ class _Place(NamedTuple):
     expected: float
 
 
-def _groups(results: Mapping[str, HypothesisResult], mu: float) -> Iterable[list[_Place]]:
+def _groups(
+    request: Request, results: Mapping[str, HypothesisResult], mu: float
+) -> Iterable[list[_Place]]:
     """Return the hypotheses with CLs, apart where a value that is no number differs."""
     groups: dict[tuple[object, ...], list[_Place]] = {}
     for name, result in results.items():
-        point = _point(result, mu)
-        if point is None or point.CLs_obs is None or point.CLs_exp[2] is None:
+        point = at_strength(request, result, mu)
+        if point.CLs_obs is None or point.CLs_exp[2] is None:
             continue
         at: list[float] = []
         words: list[object] = [len(result.mass_hypotheses)]
@@ -181,10 +153,6 @@ def _groups(results: Mapping[str, HypothesisResult], mu: float) -> Iterable[list
         place = _Place(name, tuple(at), point.CLs_obs, point.CLs_exp[2])
         groups.setdefault(tuple(words), []).append(place)
     return groups.values()
-
-
-def _point(result: HypothesisResult, mu: float) -> MuPoint | None:
-    return next((point for point in result.points if math.isclose(point.mu, mu)), None)
 
 
 def _number(value: float | str) -> float:

@@ -7,6 +7,8 @@ import math
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fitserve.contract import (
     FitRequest,
     HypotestRequest,
@@ -15,6 +17,7 @@ from fitserve.contract import (
     ScanRequest,
     ToysRequest,
     cls_strengths,
+    poi_bounds,
 )
 from fitserve.errors import RequestError
 
@@ -27,9 +30,6 @@ __all__ = ["BACKGROUND_ONLY", "check_request", "chosen_hypotheses", "select_hypo
 
 BACKGROUND_ONLY = Hypothesis(name="background-only", values=(), patch=[])
 """What a fit of the workspace without a signal has in place of hypotheses."""
-
-# pyhf's bounds of a normalisation factor that the measurement does not bound.
-_DEFAULT_BOUNDS = (0.0, 10.0)
 
 
 def chosen_hypotheses(
@@ -109,7 +109,8 @@ def check_request(
             evidence=f"its parameters include {', '.join(scalar[:5])}",
             hint="fitserve run PALLET --poi NAME",
         )
-    bounds = _bounds(measurement, poi)
+    bounds = poi_bounds(measurement, request.model)
+    _check_mu_max(measurement, request, poi)
     if isinstance(request, HypotestRequest | ScanRequest | ToysRequest):
         _check_mu(request, poi, bounds)
     if isinstance(request, LimitRequest) and bounds[1] <= max(0.0, bounds[0]):
@@ -134,12 +135,15 @@ def _measurement(workspace: dict[str, Any], name: str | None) -> dict[str, Any]:
     )
 
 
-def _bounds(measurement: dict[str, Any], poi: str) -> tuple[float, float]:
-    for parameter in measurement["config"]["parameters"]:
-        if parameter["name"] == poi and "bounds" in parameter:
-            low, high = parameter["bounds"][0]
-            return float(low), float(high)
-    return _DEFAULT_BOUNDS
+def _check_mu_max(measurement: dict[str, Any], request: Request, poi: str) -> None:
+    wanted = request.model.mu_max
+    _, high = poi_bounds(measurement, msgspec.structs.replace(request.model, mu_max=msgspec.UNSET))
+    if wanted is not msgspec.UNSET and wanted < high:
+        raise RequestError(
+            f"{poi} may go beyond --mu-max {wanted:g} already",
+            evidence=f"its upper bound is {high:g}, and --mu-max only raises it",
+            hint="leave --mu-max out",
+        )
 
 
 def _check_mu(
@@ -154,8 +158,15 @@ def _check_mu(
             raise RequestError(
                 f"the signal strength {value:g} is outside the bounds of {poi}",
                 evidence=f"the bounds are {bounds[0]:g} to {bounds[1]:g}",
-                hint=f"choose {option} within them",
+                hint=_within(option, value, bounds),
             )
+
+
+def _within(option: str, value: float, bounds: tuple[float, float]) -> str:
+    choose = f"choose {option} within them"
+    if not math.isfinite(value) or value < bounds[0]:
+        return choose
+    return f"{choose}, or raise the upper one: --mu-max {value:g}"
 
 
 def _modifier_names(content: Any) -> Iterator[str]:

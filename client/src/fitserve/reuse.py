@@ -9,7 +9,6 @@ import msgspec
 from fitserve._version import __version__
 from fitserve.contract import hypothesis_key
 from fitserve.errors import StoreError
-from fitserve.neighbours import unjudged
 from fitserve.store import known_runs, read_run
 from fitserve.verification import lacks_verification
 
@@ -63,10 +62,11 @@ def _comparable(run: SavedRun, manifest: Manifest) -> bool:
 
 def _renamed(record: StoredResult, hypothesis: Hypothesis, run: SavedRun) -> StoredResult:
     result = msgspec.structs.replace(
-        # Who its neighbours are is a matter of the run.
-        unjudged(record.result),
+        record.result,
         name=hypothesis.name,
         mass_hypotheses=hypothesis.values,
+        # Who its neighbours are is a matter of the run.
+        neighbours=None,
     )
     return msgspec.structs.replace(
         record, result=result, reused_from=record.reused_from or str(run.path)

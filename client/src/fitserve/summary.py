@@ -14,9 +14,18 @@ from fitserve.contract import (
     RankingRequest,
     ScanRequest,
     ToysRequest,
+    cls_strengths,
     kind_of,
 )
 from fitserve.fitting import engine_counts
+from fitserve.shown import (
+    at_strength,
+    beyond_bound,
+    confidence_level,
+    limit_text,
+    of_strength,
+    shown_strength,
+)
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
@@ -25,9 +34,19 @@ if TYPE_CHECKING:
     from fitserve.contract import FittedParameter, HypothesisResult, Request
     from fitserve.store import SavedRun, StoredResult
 
-__all__ = ["asked", "columns", "counts", "excluded", "failures", "summary", "table_rows", "times"]
+__all__ = [
+    "asked",
+    "columns",
+    "counts",
+    "excluded",
+    "failures",
+    "jumps",
+    "remarks",
+    "summary",
+    "table_rows",
+    "times",
+]
 
-_LEVEL = 0.05
 _TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
 
 
@@ -64,17 +83,40 @@ def asked(request: Request) -> list[tuple[str, str]]:
 
 
 def excluded(run: SavedRun) -> dict[str, int]:
-    """Return how many hypotheses are excluded at 95 % CL: observed and median expected.
+    """Return how many hypotheses are excluded: observed and median expected.
 
-    It is empty for a run that does not ask for exclusion.
+    It is at the level and signal strength of `fitserve.shown.exclusion_words`, and empty for a
+    run that does not ask for exclusion.
     """
-    if not isinstance(run.manifest.request, HypotestRequest | LimitRequest | ToysRequest):
+    request = run.manifest.request
+    mu, alpha = shown_strength(request), 1 - confidence_level(request)
+    if mu is None or isinstance(request, ScanRequest):
         return {}
-    good = [found for found in run.results.values() if found.status == "ok"]
+    points = [at_strength(request, found, mu) for found in run.results.values()]
+    good = [point for point in points if point.status == "ok"]
     return {
-        "observed": sum(_below(found.CLs_obs) for found in good),
-        "expected": sum(_below(found.CLs_exp[2]) for found in good),
+        "observed": sum(_below(point.CLs_obs, alpha) for point in good),
+        "expected": sum(_below(point.CLs_exp[2], alpha) for point in good),
     }
+
+
+def jumps(run: SavedRun) -> dict[str, str]:
+    """Return what is told of hypotheses whose CLs jumps against their neighbours, by name."""
+    return {name: one.neighbours for name, one in run.results.items() if one.neighbours}
+
+
+def remarks(run: SavedRun) -> list[str]:
+    """Return what a reader of the table has to know: which mu it is at, and missing limits."""
+    told = []
+    request = run.manifest.request
+    strengths = cls_strengths(request)
+    if len(strengths) > 1 and not isinstance(request, ScanRequest):
+        told.append(
+            f"the table is at mu = {shown_strength(request):g}, the nearest to 1; "
+            f"all are in: fitserve export {run.path} --format csv -o -"
+        )
+    beyond = beyond_bound(run.results.values())
+    return told if beyond is None else [*told, str(beyond)]
 
 
 def failures(run: SavedRun) -> list[HypothesisResult]:
@@ -125,44 +167,48 @@ def columns(request: Request) -> list[str]:
     """Return the titles of a run's table after the masses."""
     match request:
         case HypotestRequest():
-            numbers = ["CLs obs", "CLs exp"]
+            at = of_strength(request)
+            numbers = [f"CLs obs{at}", f"CLs exp{at}"]
         case ToysRequest():
-            numbers = ["toy CLs obs", "+-", "toy CLs exp", "+-", "asymptotic obs", "exp", "toys"]
+            at = of_strength(request)
+            toys = [f"toy CLs obs{at}", "+-", f"toy CLs exp{at}", "+-"]
+            numbers = [*toys, "asymptotic obs", "exp", "toys"]
         case LimitRequest():
             numbers = ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]
         case ScanRequest():
             numbers = ["mu-hat", "points", "ok"]
+        case FitRequest(intervals=True):
+            numbers = ["mu-hat", "Hessian +-", "interval from", "to", "-2 log L"]
         case FitRequest():
-            numbers = ["mu-hat", "uncertainty", "-2 log L"]
+            numbers = ["mu-hat", "Hessian +-", "-2 log L"]
         case RankingRequest():
-            numbers = ["mu-hat", "uncertainty", "largest impact", "of"]
+            numbers = ["mu-hat", "Hessian +-", "largest impact", "of"]
     return [*numbers, "status"]
 
 
 def _numbers(request: Request, found: HypothesisResult) -> list[str]:
     match request:
         case HypotestRequest():
-            return [_cls(found.CLs_obs), _cls(found.CLs_exp[2])]
+            point = at_strength(request, found, shown_strength(request) or 0.0)
+            return [_cls(point.CLs_obs), _cls(point.CLs_exp[2])]
         case ToysRequest():
             return _toys(found)
         case LimitRequest():
-            return _limits(found)
+            names = ("observed", "expected_0", "expected_m1", "expected_p1")
+            return [limit_text(found, name) for name in names]
         case ScanRequest():
             good = sum(point.status == "ok" for point in found.points)
             return [_cls(found.muhat), str(len(found.points)), str(good)]
         case FitRequest():
             poi = _poi(found)
-            uncertainty = poi.uncertainty if poi else None
-            return [_cls(found.muhat), _cls(uncertainty), _cls(found.twice_nll)]
+            numbers = [poi.uncertainty, poi.lower, poi.upper] if poi else [None] * 3
+            return [
+                _cls(found.muhat),
+                *map(_cls, numbers if request.intervals else numbers[:1]),
+                _cls(found.twice_nll),
+            ]
         case RankingRequest():
             return _ranking(found)
-
-
-def _limits(found: HypothesisResult) -> list[str]:
-    limit = found.limit
-    if limit is None:
-        return ["-"] * 4
-    return [_cls(limit.observed), *(_cls(limit.expected[i]) for i in (2, 1, 3))]
 
 
 def _toys(found: HypothesisResult) -> list[str]:
@@ -209,6 +255,12 @@ def summary(run: SavedRun) -> dict[str, Any]:
         "request": kind_of(run.manifest.request),
         "hypotheses": counts(run),
         "excluded": excluded(run),
+        "exclusion": {
+            "level": confidence_level(run.manifest.request),
+            "mu": shown_strength(run.manifest.request),
+        },
+        "neighbours": jumps(run),
+        "remarks": remarks(run),
         "verification": verification_summary(run.results),
         "reused": sum(record.reused_from is not None for record in run.records.values()),
         **engine_counts(run.results.values())._asdict(),
@@ -230,8 +282,8 @@ def _queues(records: Sequence[StoredResult]) -> list[float]:
     return list(tasks.values())
 
 
-def _below(cls: float | None) -> bool:
-    return cls is not None and cls < _LEVEL
+def _below(cls: float | None, alpha: float) -> bool:
+    return cls is not None and cls < alpha
 
 
 def _cls(value: float | None) -> str:

@@ -62,7 +62,8 @@ def mass_options(command: _Command) -> _Command:
             "--plane",
             metavar="X,Y",
             callback=_pair,
-            help="Labels of the mass values to draw, where more than two vary.",
+            help="Labels of the mass values to draw, where more than two vary. [default: the "
+            "first two on which the others depend linearly]",
         ),
         click.option("--y", metavar="TITLE", help="Title of the y axis (mathtext)."),
         click.option("--x", metavar="TITLE", help="Title of the x axis (mathtext)."),
@@ -91,7 +92,16 @@ def mass_options(command: _Command) -> _Command:
     "HEPData table. May be given several times.",
 )
 @mass_options
-@click.option("--mu", type=float, help="Signal strength, where the run has several.")
+@click.option(
+    "--mu",
+    type=float,
+    help="Signal strength, where the run has several. [default: the nearest to 1]",
+)
+@click.option(
+    "--level",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Confidence level. [default: that of a run for limits, else 0.95]",
+)
 @click.option(
     "--interpolation",
     type=click.Choice(["smooth", "linear"]),
@@ -111,11 +121,12 @@ def contour(
     plane: tuple[str, str] | None,
     at: dict[str, float | str],
     mu: float | None,
+    level: float | None,
     interpolation: str,
     as_json: bool,
     drop_suspect: bool,
 ) -> None:
-    """Draw the 95% CL exclusion contour of RUN.
+    """Draw the exclusion contour of RUN.
 
     Observed and expected limits are interpolated in significance between the hypotheses.
     Nothing is interpolated next to a hypothesis without a valid result. Where a single mass
@@ -135,6 +146,7 @@ def contour(
         plane=plane,
         at=at,
         mu=mu,
+        level=level,
         interpolation="linear" if interpolation == "linear" else "smooth",
         drop_suspect=drop_suspect,
         title=title,
@@ -146,6 +158,8 @@ def contour(
     if output is not None:
         save_figure(draw_contour(saved.manifest, saved.results, options), output)
         say(f"{output}: {_summary(contours.grid)}")
+        for note in contours.grid.notes:
+            say(f"note: {note}")
     if as_json:
         emit_json(contours.to_dict())
 
@@ -172,7 +186,8 @@ def report(run: Path, output: Path) -> None:
 
 def _summary(grid: MassGrid) -> str:
     sure = sum(out and state == "ok" for out, state in zip(grid.excluded, grid.states, strict=True))
-    parts = [f"{sure} of {len(grid.names)} hypotheses excluded at 95% CL"]
+    plane = " and ".join(grid.labels)
+    parts = [f"{plane}; {sure} of {len(grid.names)} hypotheses excluded at {grid.told}"]
     for state in ("suspect", "failed", "unfinished"):
         count = grid.states.count(state)
         if count:

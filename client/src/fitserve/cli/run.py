@@ -99,6 +99,13 @@ def _settable(command: _Command) -> _Command:
 @_choice("--test-stat", HypotestRequest, "test_stat", "Test statistic.")
 @click.option("--measurement", help="Measurement of the workspace. [default: its first]")
 @click.option("--poi", help="Parameter of interest. [default: the measurement's]")
+@click.option(
+    "--mu-max",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MU",
+    help="Raise the upper bound of the parameter of interest, where limits are looked for up to. "
+    "[default: the measurement's, else 10]",
+)
 @_choice("--normsys", ModelOptions, "normsys", "Interpolation of normalisations.")
 @_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes.")
 @_choice("--engine", EngineOptions, "engine", "What fits.")
@@ -137,6 +144,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             for name in (
                 "measurement",
                 "poi",
+                "mu_max",
                 "normsys",
                 "histosys",
                 "engine",

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 from fitserve.console import emit_json, say, show_table, warn
 from fitserve.errors import IncompleteRunError
 from fitserve.fitting import engine_counts, most_common
-from fitserve.summary import asked, columns, counts, excluded, failures, summary, table_rows, times
+from fitserve.shown import exclusion_words
+from fitserve.summary import (
+    asked,
+    columns,
+    counts,
+    excluded,
+    failures,
+    jumps,
+    remarks,
+    summary,
+    table_rows,
+    times,
+)
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
@@ -29,6 +41,10 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
         say("")
     for found in failures(run):
         warn(f"{found.name} is {found.status}: {found.reason}")
+    for name, told in jumps(run).items():
+        say(f"look at:     {name}: {told}")
+    for told in remarks(run):
+        say(f"note:        {told}")
     _show_state(run)
     _show_provenance(run)
     results = run.path / "results.json"
@@ -63,7 +79,8 @@ def _show_state(run: SavedRun) -> None:
     reused = sum(record.reused_from is not None for record in run.records.values())
     say(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
     if out:
-        say(f"excluded:    {out['observed']} observed, {out['expected']} expected at 95 % CL")
+        words = exclusion_words(run.manifest.request)
+        say(f"excluded:    {out['observed']} observed, {out['expected']} expected at {words}")
     _show_verification(run)
     time = times(run)
     if time:

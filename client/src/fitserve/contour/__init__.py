@@ -5,13 +5,11 @@ from fitserve.contour.grid import MassGrid, mass_grid
 from fitserve.contour.lines import CURVES, Contours, contour_lines
 from fitserve.contour.options import ContourOptions
 from fitserve.contour.saving import FORMATS, figure_bytes, save_figure
-from fitserve.contour.surface import CONFIDENCE_LEVEL, LEVEL, significance
+from fitserve.contour.surface import significance, threshold
 
 __all__ = [
-    "CONFIDENCE_LEVEL",
     "CURVES",
     "FORMATS",
-    "LEVEL",
     "ContourOptions",
     "Contours",
     "MassGrid",
@@ -21,4 +19,5 @@ __all__ = [
     "mass_grid",
     "save_figure",
     "significance",
+    "threshold",
 ]

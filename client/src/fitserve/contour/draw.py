@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from fitserve.contour.style import (
     pictures,
     safe_text,
 )
-from fitserve.contour.surface import LEVEL, Mesh, Surface, significance
+from fitserve.contour.surface import Mesh, Surface, significance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,8 +70,11 @@ def draw_contour(
     need_pictures()
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
+    # Where the plane was chosen among several, what lies over it is drawn in the same one.
+    several = grid.dimension > 1 and len(manifest.pallet.labels) > grid.dimension
+    same = replace(options, plane=grid.labels) if several else options
     references = [
-        read_reference(path, label, manifest, results, options)
+        read_reference(path, label, manifest, results, same)
         for label, path in options.references.items()
     ]
     with pictures():
@@ -95,8 +99,8 @@ def draw_contour(
 
 def _lines(manifest: Manifest, grid: MassGrid, options: ContourOptions) -> list[str]:
     lines = heading(manifest, options.title)
-    strength = "" if grid.mu == 1 else f", signal strength {grid.mu:g}"
-    lines.append(f"Limits at 95% CL{strength}")
+    strength = "" if grid.mu == 1 else rf", $\mu$ = {grid.mu:g}"
+    lines.append(f"Limits at {100 * grid.level:g}% CL{strength}")
     lines += grid.notes
     if grid.unplaced:
         lines.append(f"{len(grid.unplaced)} unfinished hypotheses have no known place")
@@ -121,8 +125,13 @@ def _draw_plane(
         triangles = [Path([*corners, corners[0]], closed=True) for corners in holes]
         axes.add_patch(PathPatch(Path.make_compound_path(*triangles), **_HOLES, zorder=0.5))
     expected = surfaces["expected"]
-    lines = level_lines(expected)
-    _fill_band(axes, surfaces["expected_minus_1_sigma"], surfaces["expected_plus_1_sigma"])
+    lines = level_lines(expected, grid.threshold)
+    _fill_band(
+        axes,
+        surfaces["expected_minus_1_sigma"],
+        surfaces["expected_plus_1_sigma"],
+        grid.threshold,
+    )
     for line in lines:
         axes.plot(*line.T, color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=4.5)
     handle: Any = (
@@ -130,14 +139,18 @@ def _draw_plane(
         Line2D([], [], color=EXPECTED, linestyle="--", linewidth=1.8),
     )
     entries.append(
-        (handle, r"Expected limit ($\pm\mathrm{1}\,\sigma$)" + _why_none(expected, lines))
+        (
+            handle,
+            r"Expected limit ($\pm\mathrm{1}\,\sigma$)"
+            + _why_none(expected, lines, grid.threshold),
+        )
     )
     observed = surfaces["observed"]
-    lines = level_lines(observed)
+    lines = level_lines(observed, grid.threshold)
     for line in lines:
         axes.plot(*line.T, color=OBSERVED, linewidth=2.4, zorder=4)
     handle = Line2D([], [], color=OBSERVED, linewidth=2.4)
-    entries.insert(0, (handle, "Observed limit" + _why_none(observed, lines)))
+    entries.insert(0, (handle, "Observed limit" + _why_none(observed, lines, grid.threshold)))
     extent = [grid.points]
     for reference, (colour, dashes) in zip(references, _cycled(len(references)), strict=True):
         for line in reference.lines:
@@ -153,11 +166,11 @@ def _draw_plane(
     return entries
 
 
-def _fill_band(axes: Any, more: Surface | None, less: Surface | None) -> None:
+def _fill_band(axes: Any, more: Surface | None, less: Surface | None, level: float) -> None:
     if more is None or less is None:
         return
     # The band is what is excluded after a downward fluctuation and not after an upward one.
-    inside = np.minimum(more.values - LEVEL, LEVEL - less.values)
+    inside = np.minimum(more.values - level, level - less.values)
     # Both need a number at each corner.
     hidden = more.triangulation.mask | less.triangulation.mask
     triangulation = more.triangulation
@@ -169,13 +182,13 @@ def _fill_band(axes: Any, more: Surface | None, less: Surface | None) -> None:
     axes.tricontourf(triangulation, inside, levels=[0.0, top], colors=[BAND], zorder=1)
 
 
-def _why_none(surface: Surface | None, lines: list[Any]) -> str:
+def _why_none(surface: Surface | None, lines: list[Any], level: float) -> str:
     if lines:
         return ""
     if surface is None:
         return ": too few valid points"
     shown = surface.values[surface.triangulation.get_masked_triangles()]
-    return ": all points excluded" if shown.min() >= LEVEL else ": no point excluded"
+    return ": all points excluded" if shown.min() >= level else ": no point excluded"
 
 
 def _cycled(count: int) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fitserve.contour.markers import add_points, point_entries
 from fitserve.contour.style import BAND, EXPECTED, OBSERVED, WIDE_BAND
-from fitserve.contour.surface import CONFIDENCE_LEVEL, significance
+from fitserve.contour.surface import significance
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def draw_along_one_mass(
     axes.plot(fine, curves[2], color=EXPECTED, linestyle=(0, (5, 2.5)), linewidth=1.8, zorder=4.5)
     observed = np.maximum(_between(x, obs, fine), floor)
     axes.plot(fine, observed, color=OBSERVED, linewidth=2.4, zorder=4)
-    axes.axhline(1 - CONFIDENCE_LEVEL, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)
+    axes.axhline(1 - grid.level, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)
     # A hole has no CLs: its cross stands on the line it might have crossed.
-    height = np.where(np.isfinite(grid.cls_obs), np.maximum(grid.cls_obs, floor), 0.05)
+    height = np.where(np.isfinite(grid.cls_obs), np.maximum(grid.cls_obs, floor), 1 - grid.level)
     add_points(axes, grid.points[:, 0], height, grid)
     axes.set_yscale("log")
     # The room for the legend above a CLs of 1 is not part of the axis.
@@ -71,7 +71,7 @@ def draw_along_one_mass(
         (Line2D([], [], color=OBSERVED, linewidth=2.4), "Observed"),
         ((Patch(facecolor=BAND), dashed), r"Expected ($\pm\mathrm{1}\,\sigma$)"),
         (Patch(facecolor=WIDE_BAND), r"Expected ($\pm\mathrm{2}\,\sigma$)"),
-        (limit, "Excluded below: 95% CL"),
+        (limit, f"Excluded below: {100 * grid.level:g}% CL"),
         *point_entries(grid),
     ]
 

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fitserve.contour.options import ContourOptions
+from fitserve.contour.planes import choose_columns, collinear, numeric, places, remarks, sliced
+from fitserve.contour.surface import threshold
 from fitserve.contract import cls_strengths, kind_of
 from fitserve.errors import InputError, RequestError
+from fitserve.shown import at_strength, confidence_level, shown_strength
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -25,8 +28,6 @@ __all__ = ["MassGrid", "State", "mass_grid"]
 State = Literal["ok", "suspect", "failed", "unfinished"]
 
 _N_EXPECTED = 5
-# Points are on one line when the grid's narrower direction is below this part of the wider.
-_COLLINEAR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class MassGrid:
         State of each hypothesis.
     mu
         Signal strength that the CLs are at.
+    level
+        Confidence level of exclusion.
     jumps
         Whether the CLs of each hypothesis jump against those of its neighbours.
     unplaced
@@ -65,6 +68,7 @@ class MassGrid:
     cls_exp: NDArray[np.float64]
     states: tuple[State, ...]
     mu: float
+    level: float
     jumps: tuple[bool, ...] = ()
     unplaced: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -76,8 +80,18 @@ class MassGrid:
 
     @property
     def excluded(self) -> NDArray[np.bool_]:
-        """Return where the observed CLs is below 0.05, shape (n,); False without a number."""
-        return np.asarray(self.cls_obs < 1 - 0.95, dtype=np.bool_)
+        """Return where the observed CLs excludes, shape (n,); False without a number."""
+        return np.asarray(self.cls_obs < 1 - self.level, dtype=np.bool_)
+
+    @property
+    def threshold(self) -> float:
+        """Return the significance from which on a hypothesis is excluded."""
+        return threshold(self.level)
+
+    @property
+    def told(self) -> str:
+        """Return level and signal strength in words."""
+        return f"{100 * self.level:g}% CL" + ("" if self.mu == 1 else f", mu = {self.mu:g}")
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ def mass_grid(
     InputError
         No hypothesis has both a place and a number.
     RequestError
-        The plane does not exist, is ambiguous, or is not the only thing that varies.
+        The plane does not exist, is ambiguous, or points of it coincide.
     """
     options = options or ContourOptions()
     mu = _choose_mu(manifest.request, options.mu)
@@ -122,16 +136,16 @@ def mass_grid(
             hint="see the reasons: fitserve show RUN",
         )
     labels = _labels(manifest, len(rows[0].values))
-    rows = _slice(rows, labels, options.at)
-    columns = _choose_columns(rows, labels, options.plane)
-    points = np.array([[_number(row.values[c], labels[c]) for c in columns] for row in rows])
-    _refuse_coincident(rows, points)
-    notes = _notes(rows, labels, columns)
-    if len(columns) > 1 and _collinear(points):
+    rows = sliced(rows, labels, options.at)
+    columns = choose_columns(rows, labels, options.plane)
+    points = places(rows, labels, columns)
+    notes = []
+    if len(columns) > 1 and collinear(points):
         plane = " and ".join(labels[c] for c in columns)
         notes.append(f"all points lie on one line in {plane}")
         widest = int(np.argmax(np.ptp(points, axis=0)))
         points, columns = points[:, [widest]], [columns[widest]]
+    notes = [*notes, *remarks(rows, labels, columns)]
     axes = manifest.pallet.axes
     titles = axes if len(axes) == len(labels) else labels
     return MassGrid(
@@ -143,6 +157,7 @@ def mass_grid(
         cls_exp=np.array([row.exp for row in rows]),
         states=tuple(row.state for row in rows),
         mu=mu,
+        level=options.level or confidence_level(manifest.request),
         jumps=tuple(
             row.name in results and results[row.name].neighbours is not None for row in rows
         ),
@@ -153,15 +168,15 @@ def mass_grid(
 
 def _choose_mu(request: Request, wanted: float | None) -> float:
     available = cls_strengths(request)
-    if not available:
+    shown = shown_strength(request)
+    if shown is None:
         raise RequestError(
             "there is no contour: the run has no CLs",
             evidence=f"it answers a {kind_of(request)} request",
             hint="fitserve run PALLET, or fitserve run PALLET --limit",
         )
     if wanted is None:
-        # The hypothesis as published has a signal strength of one.
-        return 1.0 if 1.0 in available else available[0]
+        return shown
     for mu in available:
         if math.isclose(mu, wanted):
             return mu
@@ -180,10 +195,9 @@ def _rows(
     for name in manifest.hypotheses:
         result = results.get(name)
         if result is not None:
-            is_first = mu == cls_strengths(manifest.request)[0]
-            rows.append(_row(result, mu, is_first=is_first))
+            rows.append(_row(manifest.request, result, mu))
         elif name in manifest.values:
-            values = _numeric(manifest.values[name])
+            values = numeric(manifest.values[name])
             rows.append(_Row(name, values, "unfinished", math.nan, nothing))
         else:
             unplaced.append(name)
@@ -196,14 +210,9 @@ def _rows(
     return rows, unplaced
 
 
-def _row(result: HypothesisResult, mu: float, *, is_first: bool) -> _Row:
-    obs, exp, status = result.CLs_obs, result.CLs_exp, result.status
-    if not is_first:
-        point = next((p for p in result.points if p.mu == mu), None)
-        if point is None:
-            obs, exp, status = None, [], "failed"
-        else:
-            obs, exp, status = point.CLs_obs, point.CLs_exp, point.status
+def _row(request: Request, result: HypothesisResult, mu: float) -> _Row:
+    point = at_strength(request, result, mu)
+    obs, exp, status = point.CLs_obs, point.CLs_exp, point.status
     if result.toys is not None:
         obs = _told_by_toys(obs, result.toys.CLs_obs_error)
         exp = list(map(_told_by_toys, exp, result.toys.CLs_exp_error))
@@ -212,7 +221,7 @@ def _row(result: HypothesisResult, mu: float, *, is_first: bool) -> _Row:
         expected = [math.nan] * _N_EXPECTED
     row = _Row(
         name=result.name,
-        values=_numeric(result.mass_hypotheses),
+        values=numeric(result.mass_hypotheses),
         state=status,
         obs=math.nan if obs is None else obs,
         exp=tuple(expected),
@@ -230,17 +239,6 @@ def _told_by_toys(cls: float | None, error: float | None) -> float | None:
     return cls if cls is None or error is None else max(cls, error)
 
 
-def _numeric(values: tuple[float | str, ...]) -> tuple[float | str, ...]:
-    """Return the values with the strings that spell a number (some patchsets) as numbers."""
-    found: list[float | str] = []
-    for value in values:
-        try:
-            found.append(float(value))
-        except ValueError:
-            found.append(value)
-    return tuple(found)
-
-
 def _dropped(row: _Row) -> _Row:
     state: State = "suspect" if row.state == "suspect" else "failed"
     return _Row(row.name, row.values, state, math.nan, (math.nan,) * _N_EXPECTED)
@@ -249,113 +247,3 @@ def _dropped(row: _Row) -> _Row:
 def _labels(manifest: Manifest, width: int) -> list[str]:
     labels = manifest.pallet.labels
     return labels if len(labels) == width else [f"value {i + 1}" for i in range(width)]
-
-
-def _slice(rows: list[_Row], labels: list[str], at: Mapping[str, float | str]) -> list[_Row]:
-    for label, wanted in at.items():
-        column = _column(labels, label)
-        kept = [row for row in rows if _same(row.values[column], wanted)]
-        if not kept:
-            present = _present(rows, column)
-            raise RequestError(
-                f"no hypothesis has {label} = {wanted}",
-                evidence=f"{label} takes {_some(present)}",
-            )
-        rows = kept
-    return rows
-
-
-def _choose_columns(rows: list[_Row], labels: list[str], plane: Sequence[str] | None) -> list[int]:
-    varying = [c for c in range(len(labels)) if len({row.values[c] for row in rows}) > 1]
-    if plane is not None:
-        chosen = [_column(labels, label) for label in plane]
-        others = [c for c in varying if c not in chosen]
-        if others:
-            other = labels[others[0]]
-            present = _present(rows, others[0])
-            raise RequestError(
-                f"{other} varies too, so the points of this plane are not one picture",
-                evidence=f"{other} takes {_some(present)}",
-                hint=f"choose one of them: --at {other}={present[0]}",
-            )
-        # A mass that was asked for and does not vary makes the picture one-dimensional.
-        varying = [c for c in chosen if c in varying]
-    if len(varying) > 2:  # noqa: PLR2004 - a plane
-        names = [labels[c] for c in varying]
-        x, y, other = names[:3]
-        raise RequestError(
-            f"{len(varying)} mass values vary, a picture shows two",
-            evidence="these vary: " + ", ".join(names),
-            hint=f"choose two and fix the others: --plane {x},{y} --at {other}=...",
-        )
-    if not varying:
-        raise RequestError(
-            "one point of the mass plane makes no contour",
-            evidence="all hypotheses lie at " + ", ".join(map(_text, rows[0].values)),
-            hint="see its CLs: fitserve show RUN",
-        )
-    return varying
-
-
-def _column(labels: list[str], label: str) -> int:
-    if label not in labels:
-        raise RequestError(
-            f"there is no mass value called {label}", evidence="there are " + ", ".join(labels)
-        )
-    return labels.index(label)
-
-
-def _number(value: float | str, label: str) -> float:
-    if isinstance(value, str) or not math.isfinite(value):
-        raise RequestError(
-            f"{label} is not a number and cannot be an axis",
-            evidence=f"{label} = {value}",
-            hint=f"choose numeric values with --plane, or fix it: --at {label}={value}",
-        )
-    return value
-
-
-def _same(value: float | str, wanted: float | str) -> bool:
-    (number,) = _numeric((wanted,))
-    if isinstance(value, str) or isinstance(number, str):
-        return value == wanted
-    return math.isclose(value, number)
-
-
-def _refuse_coincident(rows: list[_Row], points: NDArray[np.float64]) -> None:
-    seen: dict[tuple[float, ...], str] = {}
-    for row, point in zip(rows, points, strict=True):
-        first = seen.setdefault(tuple(point.tolist()), row.name)
-        if first != row.name:
-            raise RequestError(
-                "two hypotheses lie at the same point of the mass plane",
-                evidence=f"{first} and {row.name} at " + ", ".join(map(_text, point.tolist())),
-                hint="choose one of them when running: fitserve run ... --patch GLOB",
-            )
-
-
-def _notes(rows: list[_Row], labels: list[str], columns: list[int]) -> list[str]:
-    fixed = [
-        f"{labels[c]} = {_text(rows[0].values[c])}" for c in range(len(labels)) if c not in columns
-    ]
-    return [", ".join(fixed)] if fixed else []
-
-
-def _collinear(points: NDArray[np.float64]) -> bool:
-    scaled = (points - points.mean(axis=0)) / np.ptp(points, axis=0)
-    singular = np.linalg.svd(scaled, compute_uv=False)
-    return bool(len(points) < 3 or singular[1] < _COLLINEAR * singular[0])  # noqa: PLR2004
-
-
-def _present(rows: list[_Row], column: int) -> list[str]:
-    values = {row.values[column] for row in rows}
-    return [_text(v) for v in sorted(values, key=lambda v: (isinstance(v, str), v))]
-
-
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-def _some(values: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(values[:most])
-    return shown if len(values) <= most else f"{shown}, ... ({len(values)} values)"

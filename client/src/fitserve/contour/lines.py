@@ -10,7 +10,7 @@ import numpy as np
 from fitserve.contour.grid import mass_grid
 from fitserve.contour.needed import need_pictures
 from fitserve.contour.options import ContourOptions
-from fitserve.contour.surface import CONFIDENCE_LEVEL, LEVEL, Mesh, significance
+from fitserve.contour.surface import Mesh, significance
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ _EXPECTED_INDEX = {
 
 @dataclass(frozen=True)
 class Contours:
-    """The 95 % CL exclusion contours of a run.
+    """The exclusion contours of a run.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Contours:
         """Return the contours and their points as plain data for JSON (docs/contour.md)."""
         grid = self.grid
         return {
-            "confidence_level": CONFIDENCE_LEVEL,
+            "confidence_level": grid.level,
             "mu": grid.mu,
             "interpolation": self.interpolation,
             "axes": [
@@ -100,14 +100,14 @@ def contour_lines(
     results: Mapping[str, HypothesisResult],
     options: ContourOptions | None = None,
 ) -> Contours:
-    """Return the observed and expected 95 % CL exclusion contours of a run.
+    """Return the observed and expected exclusion contours of a run.
 
     Parameters
     ----------
     manifest, results
         A run: what was asked for and what is finished, by name.
     options
-        Which plane, signal strength and interpolation.
+        Which plane, signal strength, level and interpolation.
 
     Raises
     ------
@@ -124,7 +124,10 @@ def contour_lines(
     else:
         mesh = Mesh(grid.points)
         curves = {
-            name: level_lines(mesh.surface(significance(cls_of(grid, name)), options.interpolation))
+            name: level_lines(
+                mesh.surface(significance(cls_of(grid, name)), options.interpolation),
+                grid.threshold,
+            )
             for name in CURVES
         }
     return Contours(grid, options.interpolation, **curves)
@@ -135,7 +138,7 @@ def cls_of(grid: MassGrid, name: str) -> NDArray[np.float64]:
     return grid.cls_obs if name == "observed" else grid.cls_exp[:, _EXPECTED_INDEX[name]]
 
 
-def level_lines(surface: Surface | None, level: float = LEVEL) -> Polylines:
+def level_lines(surface: Surface | None, level: float) -> Polylines:
     """Return the polylines along which a surface has the value ``level``."""
     from matplotlib.figure import Figure
 
@@ -152,7 +155,7 @@ def level_lines(surface: Surface | None, level: float = LEVEL) -> Polylines:
 
 def _crossings(grid: MassGrid, cls: NDArray[np.float64]) -> Polylines:
     order = np.argsort(grid.points[:, 0])
-    x, z = grid.points[order, 0], significance(cls[order]) - LEVEL
+    x, z = grid.points[order, 0], significance(cls[order]) - grid.threshold
     # A NaN on either side makes the product NaN: no crossing is claimed next to a hole.
     (left,) = np.nonzero(z[:-1] * z[1:] < 0)
     at = x[left] - z[left] * (x[left + 1] - x[left]) / (z[left + 1] - z[left])

@@ -22,11 +22,13 @@ class ContourOptions:
     ----------
     plane
         Labels of the two mass values to draw against each other; None takes the ones that
-        vary.
+        vary, or the first two on which all others that vary depend linearly.
     at
         Values, by label, at which the other masses are held.
     mu
-        Signal strength; None takes 1 where the run has it, else the first of the run.
+        Signal strength; None takes that of the run which is nearest to 1.
+    level
+        Confidence level of exclusion; None takes that of a run for limits, else 0.95.
     interpolation
         ``smooth`` (radial basis functions, limited to what the neighbouring points span) or
         ``linear`` (flat triangles), both of the significance.
@@ -38,9 +40,10 @@ class ContourOptions:
         Files or runs to overlay, by label.
     """
 
-    plane: tuple[str, str] | None = None
+    plane: tuple[str, ...] | None = None
     at: Mapping[str, float | str] = field(default_factory=dict)
     mu: float | None = None
+    level: float | None = None
     interpolation: Interpolation = "smooth"
     drop_suspect: bool = False
     title: str | None = None

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 
 from fitserve.contour.lines import contour_lines, level_lines
-from fitserve.contour.surface import Mesh, significance
-from fitserve.contract import HypothesisResult
+from fitserve.contour.surface import Mesh, significance, threshold
+from fitserve.contract import HypotestRequest, HypothesisResult, MuPoint
 from fitserve.errors import FitserveError, InputError
 from fitserve.reading import entries_of, read_json
+from fitserve.shown import confidence_level, shown_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -65,14 +66,19 @@ def read_reference(
     manifest, results
         The run under it: where hypotheses lie that the reference knows by name only.
     options
-        The plane and interpolation for results that have to be contoured.
+        The plane and interpolation for results that have to be contoured, which are of the
+        signal strength and level of the run under it.
 
     Raises
     ------
     InputError
         The file is none of these, or holds no contour in this plane.
+    RequestError
+        It is a run without CLs at this signal strength.
     """
-    options = replace(options, references={})
+    shown, level = shown_strength(manifest.request), confidence_level(manifest.request)
+    mu = shown if options.mu is None else options.mu
+    options = replace(options, references={}, mu=mu, level=options.level or level)
     if path.is_dir():
         from fitserve.store import read_run
 
@@ -81,7 +87,9 @@ def read_reference(
     else:
         suffix = path.suffix.lower()
         if suffix == ".json":
-            lines = _from_json(path, manifest, results, options)
+            content = read_json(path)
+            lines = _from_json(content, path, manifest, results, options)
+            label += _of_another(content, options)
         elif suffix in {".yaml", ".yml"}:
             lines = _from_table(_hepdata_yaml(_read_yaml(path), path), path, options)
         elif suffix == ".csv":
@@ -95,13 +103,23 @@ def read_reference(
     return Reference(label, lines)
 
 
+def _of_another(content: Any, options: ContourOptions) -> str:
+    """Return the level and signal strength of our own JSON where they are not the picture's."""
+    if not isinstance(content, dict) or "confidence_level" not in content:
+        return ""
+    level, mu = content["confidence_level"], content.get("mu", options.mu)
+    if (level, mu) == (options.level, options.mu):
+        return ""
+    return f" ({100 * level:g}% CL, mu = {mu:g})"
+
+
 def _from_json(
+    content: Any,
     path: Path,
     manifest: Manifest,
     results: Mapping[str, HypothesisResult],
     options: ContourOptions,
 ) -> Polylines:
-    content = read_json(path)
     if isinstance(content, list):
         return _pieces(_pairs(content, path), path)
     if not isinstance(content, dict):
@@ -130,29 +148,37 @@ def _from_entries(
     for name, entry in entries.items():
         values = entry.mass_hypotheses or places.get(name)
         if values is not None:
-            found[name] = _as_result(name, entry, values)
+            found[name] = _as_result(name, entry, values, options.mu)
     if not found:
         raise InputError(
             "the reference's hypotheses have no place in this plane",
             evidence=f"{path}: it has no mass values, and none of its names is in the run",
         )
-    other = msgspec.structs.replace(manifest, hypotheses=list(found), values={})
+    request = HypotestRequest(mu=(1.0 if options.mu is None else options.mu,))
+    other = msgspec.structs.replace(manifest, request=request, hypotheses=list(found), values={})
     return contour_lines(other, found, options).observed
 
 
-def _as_result(name: str, entry: CLsEntry, values: tuple[float | str, ...]) -> HypothesisResult:
+def _as_result(
+    name: str, entry: CLsEntry, values: tuple[float | str, ...], mu: float | None
+) -> HypothesisResult:
+    # Files of other programs have one CLs, and do not say at which signal strength.
+    at: CLsEntry | MuPoint | None = entry
+    if entry.points and mu is not None:
+        at = next((point for point in entry.points if math.isclose(point.mu, mu)), None)
+    observed = at.CLs_obs if at else None
     return HypothesisResult(
         name=name,
         key="",
         mass_hypotheses=values,
-        status=entry.status or ("failed" if entry.CLs_obs is None else "ok"),
+        status=entry.status or ("failed" if observed is None else "ok"),
         reason=entry.reason,
-        CLs_obs=entry.CLs_obs,
-        CLs_exp=entry.CLs_exp,
+        CLs_obs=observed,
+        CLs_exp=at.CLs_exp if at else [],
         fit_time=0.0,
         setup_time=0.0,
         engine="",
-        points=entry.points,
+        points=[],
     )
 
 
@@ -174,7 +200,7 @@ def _from_table(table: _Table, path: Path, options: ContourOptions) -> Polylines
         if cls is not None:
             points = np.column_stack([x, y])
             surface = Mesh(points).surface(significance(cls), options.interpolation)
-            return level_lines(surface)
+            return level_lines(surface, threshold(options.level or 0.95))
     else:
         x, y = columns[0][1], columns[1][1]
     pieces = next((values for name, values in table.dependent if _PIECE.search(name)), None)

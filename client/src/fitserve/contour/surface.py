@@ -2,7 +2,7 @@ r"""Significance over the mass plane: from scattered CLs to a surface that can b
 
 CLs falls by orders of magnitude between neighbouring points; its significance
 :math:`z = \Phi^{-1}(1 - CL_s)` is nearly linear there. It is therefore the significance
-that is interpolated, and a hypothesis is excluded at 95 % CL where z > 1.645.
+that is interpolated, and a hypothesis is excluded at 95 % CL where z > 1.645 (`threshold`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
     from fitserve.contour.options import Interpolation
 
-__all__ = ["CONFIDENCE_LEVEL", "LEVEL", "Mesh", "significance"]
-
-CONFIDENCE_LEVEL = 0.95
-LEVEL = 1.6448536269514722
-"""Significance of a CLs of 0.05."""
+__all__ = ["Mesh", "significance", "threshold"]
 
 # CLs of 1e-14 and of exactly 0 or 1 say no more about where z crosses 1.645 than 5 sigma
 # do, but would bend the surface there. HistFitter's contour tool cuts at 5 too (--sigmax).
@@ -51,6 +47,18 @@ def significance(cls: ArrayLike) -> NDArray[np.float64]:
 
     found: NDArray[np.float64] = -np.asarray(ndtri(np.asarray(cls, dtype=np.float64)))
     return np.asarray(np.clip(found, -_MOST, _MOST))
+
+
+def threshold(confidence_level: float) -> float:
+    """Return the significance from which on a hypothesis is excluded.
+
+    Examples
+    --------
+    >>> from fitserve.contour import threshold
+    >>> round(threshold(0.95), 3)
+    1.645
+    """
+    return float(significance(1 - confidence_level))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ function that an endpoint runs (`trampoline`). Importing this package imports ne
 JAX.
 """
 
+from fitserve.contract.bounds import poi_bounds, widened
 from fitserve.contract.codec import (
     MAX_DECODED_BYTES,
     QUICK,
@@ -35,6 +36,7 @@ from fitserve.contract.requests import (
     kind_of,
 )
 from fitserve.contract.results import (
+    ABOVE_BOUND,
     KERNEL_DOUBT,
     NOT_FOR_THE_KERNEL,
     Attempt,
@@ -71,6 +73,7 @@ from fitserve.contract.types import (
 from fitserve.errors import ContractError
 
 __all__ = [
+    "ABOVE_BOUND",
     "CONTRACT_VERSION",
     "FUNCTION_DIGEST",
     "FUNCTION_NAME",
@@ -128,5 +131,7 @@ __all__ = [
     "envelope_digest",
     "hypothesis_key",
     "kind_of",
+    "poi_bounds",
     "request_digest",
+    "widened",
 ]

@@ -30,12 +30,15 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How a workspace becomes a statistical model.
 
     ``measurement`` and ``poi`` of None mean the workspace's first measurement and its own
-    parameter of interest (POI). The interpolation codes are numbered as in
-    CERN-OPEN-2012-016 and pyhf.
+    parameter of interest (POI). ``mu_max`` raises the POI's upper bound, which is pyhf's 10
+    where the measurement has none; a bound that is higher stays. The interpolation codes are
+    numbered as in CERN-OPEN-2012-016 and pyhf.
     """
 
     measurement: str | None = None
     poi: str | None = None
+    # Not in the JSON where it is not set: requests without it keep their digests.
+    mu_max: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | msgspec.UnsetType = msgspec.UNSET
     normsys: Literal["code1", "code4"] = "code4"
     histosys: Literal["code0", "code2", "code4p"] = "code4p"
 
@@ -68,8 +71,8 @@ class LimitRequest(
     """Observed and expected upper limits on the signal strength.
 
     The limit is where CLs falls to 1 - ``level``, and is looked for between the larger of
-    zero and the POI's lower bound, and its upper bound. CLs at a signal strength of 1 is
-    evaluated too, where that is within the bounds.
+    zero and the POI's lower bound, and its upper bound, which ``mu_max`` of `ModelOptions`
+    raises. CLs at a signal strength of 1 is evaluated too, where that is within the bounds.
     """
 
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95

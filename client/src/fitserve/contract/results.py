@@ -9,6 +9,7 @@ import msgspec
 from fitserve.contract.toys import ToysAnswer, ToyValues
 
 __all__ = [
+    "ABOVE_BOUND",
     "KERNEL_DOUBT",
     "NOT_FOR_THE_KERNEL",
     "Attempt",
@@ -36,6 +37,10 @@ NOT_FOR_THE_KERNEL = "not for the kernel"
 
 KERNEL_DOUBT = "kernel doubt"
 """In diagnostics: what the kernel doubted of its own answer, so that pyhf was asked too."""
+
+
+ABOVE_BOUND = "above the POI's bound"
+"""How the reason begins for which there is no limit where CLs does not fall far enough."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +71,7 @@ class UpperLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper limits on the signal strength at confidence level ``level``.
 
     ``expected`` is for background fluctuations of -2, -1, 0, +1, +2 sigma. A limit that is
-    not within the bounds of the parameter is None, and ``reasons`` says why, under
+    not within the bounds of the parameter of interest is None, and ``reasons`` says why, under
     ``observed``, ``expected_m2``, ``expected_m1``, ``expected_0``, ``expected_p1`` or
     ``expected_p2``.
     """
@@ -191,8 +196,9 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one hypothesis; ``CLs_obs`` and ``CLs_exp`` are at the first mu.
+    """All that is known of one hypothesis.
 
+    ``CLs_obs`` and ``CLs_exp`` are at the first mu of the request, which ``points`` begins with.
     They are null where the request asks for no CLs; for limits they are at a signal strength
     of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for,
     ``verification`` where the hypothesis was chosen to be fitted by pyhf too. ``toys`` is there
@@ -201,7 +207,8 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
     data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
     where it was fitted. ``neighbours`` says how its CLs jumps against those of the hypotheses
-    around it, where it does: the client finds that when it has them all.
+    around it, where it does: the client finds that when it has them all, and changes nothing
+    else of the result.
     """
 
     name: str

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["to_csv", "to_parquet"]
 
-_TEXT = {"name", "status", "reason", "engine", "key", "parameter", "limit_reasons"}
+_TEXT = {"name", "status", "reason", "engine", "key", "parameter", "limit_reasons", "neighbours"}
 _FLAGS = {"fixed", "at_bound"}
 
 

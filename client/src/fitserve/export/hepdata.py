@@ -28,6 +28,7 @@ from fitserve.errors import FitserveError, MissingExtraError, RequestError, Stor
 from fitserve.export.links import reference_url
 from fitserve.export.rows import TOY_COLUMNS, mass_columns, table_rows
 from fitserve.output import unwritable_output, write_output
+from fitserve.shown import beyond_bound, confidence_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,15 +60,15 @@ _LIMIT_COLUMNS = {
     "status": "Status of the fit",
 }
 _CONTOURS = {
-    "observed": ("Observed contour", "Observed exclusion contour at 95% CL."),
-    "expected": ("Expected contour", "Median expected exclusion contour at 95% CL."),
+    "observed": ("Observed contour", "Observed exclusion contour at {level}."),
+    "expected": ("Expected contour", "Median expected exclusion contour at {level}."),
     "expected_minus_1_sigma": (
         "Expected contour minus 1 sigma",
-        "Expected exclusion contour at 95% CL for a background fluctuation of -1 sigma.",
+        "Expected exclusion contour at {level} for a background fluctuation of -1 sigma.",
     ),
     "expected_plus_1_sigma": (
         "Expected contour plus 1 sigma",
-        "Expected exclusion contour at 95% CL for a background fluctuation of +1 sigma.",
+        "Expected exclusion contour at {level} for a background fluctuation of +1 sigma.",
     ),
 }
 _PICTURE = "contour.png"
@@ -240,13 +241,15 @@ def _cls_table(
 
 
 def _limit_table(library: Any, manifest: Manifest, results: Mapping[str, HypothesisResult]) -> Any:
-    level = f"{100 * _level(manifest):g}% CL"
+    level = _level(manifest)
+    beyond = beyond_bound(results.values())
+    above = f"the limit is above {beyond.bound:g}, where the search ended, or " if beyond else ""
     table = library.Table("Upper limits on the signal strength")
     table.description = (
         f"Observed and expected upper limits at {level} on the signal strength of every signal "
         f"hypothesis, with the asymptotic {_test_stat(manifest)} test statistic. Expected values "
-        "are for background fluctuations of -2 to +2 sigma. A dash: there is no limit within "
-        "the bounds of the signal strength, or the fit has no valid result."
+        f"are for background fluctuations of -2 to +2 sigma. A dash: {above}the fit has no valid "
+        "result."
     )
     table.location = _location(manifest)
     table.keywords = {"observables": ["CLS"], "phrases": ["Upper limit", "CLs", "pyhf"]}
@@ -276,9 +279,12 @@ def _contour_table(library: Any, manifest: Manifest, contours: Contours, name: s
     table = library.Table(title)
     pieces = contours.curve(name)
     table.description = (
-        f"{description} The significance of CLs is interpolated between the hypotheses "
-        f"({contours.interpolation}); nothing is interpolated next to one without a result."
+        f"{description.format(level=_level(manifest))} The significance of CLs is interpolated "
+        f"between the hypotheses ({contours.interpolation}); nothing is interpolated next to one "
+        "without a result."
     )
+    if contours.grid.notes:
+        table.description += f" {'; '.join(contours.grid.notes)}."
     if len(pieces) > 1:
         table.description += f" The contour has {len(pieces)} separate pieces."
     table.location = _location(manifest)
@@ -307,7 +313,7 @@ def _variable(library: Any, title: str, values: list[Any], *, independent: bool 
 
 
 def _qualify(variable: Any, manifest: Manifest, mu: float) -> None:
-    variable.add_qualifier("Limit", "95% CL")
+    variable.add_qualifier("Limit", _level(manifest))
     variable.add_qualifier("Signal strength", mu)
     variable.add_qualifier("Test statistic", _test_stat(manifest))
     if isinstance(manifest.request, ToysRequest):
@@ -335,9 +341,8 @@ def _method(manifest: Manifest) -> str:
     )
 
 
-def _level(manifest: Manifest) -> float:
-    request = manifest.request
-    return request.level if isinstance(request, LimitRequest) else 0.95
+def _level(manifest: Manifest) -> str:
+    return f"{100 * confidence_level(manifest.request):g}% CL"
 
 
 def _location(manifest: Manifest) -> str:

@@ -6,11 +6,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from fitserve.contract import FitRequest, LimitRequest, RankingRequest, ToysRequest, cls_strengths
+from fitserve.shown import at_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve.contract import FittedParameter, HypothesisResult, MuPoint, Request
+    from fitserve.contract import FittedParameter, HypothesisResult, Request
     from fitserve.store.records import Manifest
 
 __all__ = [
@@ -42,6 +43,7 @@ COLUMNS: Mapping[str, str] = {
     "setup_time": "wall time of building its model, in seconds",
     "engine": "engine that gave the result",
     "key": "digest of workspace, patch and request",
+    "neighbours": "how its CLs jumps against those of the hypotheses around it, where it does",
 }
 """Columns and their meaning; those of the mass values (`mass_columns`) follow the name."""
 
@@ -166,39 +168,28 @@ def table_rows(
             "setup_time": result.setup_time,
             "engine": result.engine,
             "key": result.key,
+            "neighbours": result.neighbours,
         }
-        rows = _at_strengths(result, strengths) if strengths else _parameters(result)
+        rows = _at_strengths(request, result, strengths) if strengths else _parameters(result)
         for row in rows:
             yield begun | row
 
 
 def _at_strengths(
-    result: HypothesisResult, strengths: tuple[float, ...]
+    request: Request, result: HypothesisResult, strengths: tuple[float, ...]
 ) -> Iterator[dict[str, Any]]:
-    at = {point.mu: point for point in result.points}
     for mu in strengths:
-        if result.limit is not None:
-            # Its status is that of the limits, which rest on all points.
-            yield {"mu": mu, **_numbers(result), **_limits(result)}
-            continue
-        if result.toys is not None:
-            yield {"mu": mu, **_numbers(result), **_toys(result)}
-            continue
-        # A hypothesis that failed altogether has its reason and no points.
-        whole = mu == strengths[0] or result.status == "failed"
-        yield {"mu": mu, **_numbers(at.get(mu) or (result if whole else None))}
-
-
-def _numbers(point: HypothesisResult | MuPoint | None) -> dict[str, Any]:
-    if point is None:
-        return {"status": "failed", "reason": "there is no result at this signal strength"}
-    return {
-        "status": point.status,
-        "reason": point.reason,
-        "CLs_obs": point.CLs_obs,
-        **dict(zip(_EXPECTED, point.CLs_exp, strict=False)),
-        "twice_delta_nll": getattr(point, "twice_delta_nll", None),
-    }
+        point = at_strength(request, result, mu)
+        yield {
+            "mu": mu,
+            "status": point.status,
+            "reason": point.reason,
+            "CLs_obs": point.CLs_obs,
+            **dict(zip(_EXPECTED, point.CLs_exp, strict=False)),
+            "twice_delta_nll": point.twice_delta_nll,
+            **_limits(result),
+            **_toys(result),
+        }
 
 
 def _limits(result: HypothesisResult) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fitserve.contour.style import (
 from fitserve.contour.surface import Mesh, significance
 from fitserve.contract import LimitRequest
 from fitserve.pictures.base import new_figure, refuse_kind, title_above
+from fitserve.shown import above_bound, limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,20 +80,23 @@ def draw_limits(
     with pictures():
         figure = new_figure(9.0 if grid.dimension > 1 else 8.0, 7.0)
         figure.subplots_adjust(
-            left=0.13, right=0.96 if grid.dimension == 1 else 0.9, bottom=0.11, top=0.94
+            left=0.13, right=0.96 if grid.dimension == 1 else 0.88, bottom=0.11, top=0.94
         )
         axes = figure.add_subplot()
         if grid.dimension == 1:
-            entries = _draw_band(axes, grid, limits)
+            entries = _draw_band(axes, grid, limits, _bounds(grid, results))
             axes.set_ylabel(r"Upper limit on $\mu$")
         else:
             entries = _draw_map(figure, axes, grid, limits, results, options)
             axes.set_ylabel(axis_title(grid.titles[1], grid.labels[1], chosen=options.y))
         axes.set_xlabel(axis_title(grid.titles[0], grid.labels[0], chosen=options.x))
         lines = title_above(axes, manifest, None, what)
-        missing = int(np.isnan(limits[:, 0]).sum())
+        total, beyond = len(grid.names), int(np.isfinite(_bounds(grid, results)).sum())
+        missing = int(np.isnan(limits[:, 0]).sum()) - beyond
+        if beyond:
+            lines.append(f"{beyond} of {total} observed limits are above the bound of the search")
         if missing:
-            lines.append(f"{missing} of {len(grid.names)} points have no observed limit")
+            lines.append(f"{missing} of {total} points have no observed limit")
         add_legend(axes, [*lines, *grid.notes], entries)
     return figure
 
@@ -108,7 +112,17 @@ def _limits(grid: MassGrid, results: Mapping[str, HypothesisResult]) -> NDArray[
     return found
 
 
-def _draw_band(axes: Any, grid: MassGrid, limits: NDArray[np.float64]) -> list[tuple[Any, str]]:
+def _bounds(grid: MassGrid, results: Mapping[str, HypothesisResult]) -> NDArray[np.float64]:
+    """Return the POI's bound where the observed limit is above it, shape (n,); else NaN."""
+    found = [
+        above_bound(results[name], "observed") if name in results else None for name in grid.names
+    ]
+    return np.array([np.nan if bound is None else bound for bound in found])
+
+
+def _draw_band(
+    axes: Any, grid: MassGrid, limits: NDArray[np.float64], bounds: NDArray[np.float64]
+) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -119,20 +133,30 @@ def _draw_band(axes: Any, grid: MassGrid, limits: NDArray[np.float64]) -> list[t
     axes.plot(x, found[:, 3], color=EXPECTED, linestyle=_DASHES, linewidth=1.8, zorder=4.5)
     axes.plot(x, found[:, 0], color=OBSERVED, linewidth=2.4, zorder=4)
     axes.axhline(1.0, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)
-    # A point without a limit stands on the line of mu = 1.
-    height = np.where(np.isfinite(limits[:, 0]), limits[:, 0], 1.0)
+    # A point without a limit stands on the line of mu = 1; one above the bound is an arrow there.
+    above = np.isfinite(bounds)
+    height = np.where(np.isfinite(limits[:, 0]), limits[:, 0], np.where(above, np.nan, 1.0))
+    arrows: dict[str, Any] = {
+        "linestyle": "none",
+        "marker": "^",
+        "markersize": 8,
+        "color": OBSERVED,
+    }
+    axes.plot(grid.points[above, 0], bounds[above], zorder=5, **arrows)
     add_points(axes, grid.points[:, 0], height, grid)
     axes.set_yscale("log")
     margin = 0.03 * np.ptp(x)
     axes.set_xlim(x[0] - margin, x[-1] + margin)
-    shown = [*found[np.isfinite(found)], 1.0]
+    shown = [*found[np.isfinite(found)], *bounds[above], 1.0]
     axes.set_ylim(min(shown) / 1.3, max(shown) * 1.3)
     dashed = Line2D([], [], color=EXPECTED, linestyle="--", linewidth=1.8)
+    beyond = (Line2D([], [], **arrows), f"Observed limit above ({int(above.sum())})")
     return [
         (Line2D([], [], color=OBSERVED, linewidth=2.4), "Observed"),
         ((Patch(facecolor=BAND), dashed), r"Expected ($\pm\mathrm{1}\,\sigma$)"),
         (Patch(facecolor=WIDE_BAND), r"Expected ($\pm\mathrm{2}\,\sigma$)"),
         (Line2D([], [], color="#0072b2", linestyle=":", linewidth=1.6), r"$\mu = \mathrm{1}$"),
+        *([beyond] if above.any() else []),
         *point_entries(grid),
     ]
 
@@ -168,20 +192,27 @@ def _draw_map(
                 zorder=0.6,
             )
         else:
-            drawn = axes.scatter(*grid.points[known].T, c=observed, norm=norm, cmap="cividis")
+            drawn = axes.scatter(
+                *grid.points[known].T, c=observed, norm=norm, cmap="cividis", s=500, alpha=0.85
+            )
         bar = figure.colorbar(drawn, ax=axes, pad=0.02, fraction=0.05)
         bar.set_label(r"Observed upper limit on $\mu$")
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        bar.ax.yaxis.set_minor_formatter(
+            lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else ""
+        )
     entries = []
     for name, colour, dashes, label in (
-        ("observed", OBSERVED, "-", r"Observed $\mu = \mathrm{1}$, 95% CL"),
-        ("expected", EXPECTED, _DASHES, r"Expected $\mu = \mathrm{1}$, 95% CL"),
+        ("observed", OBSERVED, "-", r"Observed $\mu = \mathrm{1}$"),
+        ("expected", EXPECTED, _DASHES, r"Expected $\mu = \mathrm{1}$"),
     ):
-        for line in level_lines(
-            mesh.surface(significance(cls_of(grid, name)), options.interpolation)
-        ):
+        surface = mesh.surface(significance(cls_of(grid, name)), options.interpolation)
+        lines = level_lines(surface, grid.threshold)
+        for line in lines:
             axes.plot(*line.T, color="white", linewidth=3.6, zorder=3.9)
             axes.plot(*line.T, color=colour, linestyle=dashes, linewidth=2.2, zorder=4)
-        entries.append((Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2), label))
+        told = label if lines else f"{label}: nowhere"
+        entries.append((Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2), told))
     _write_numbers(axes, grid, results)
     low, high = grid.points.min(axis=0), grid.points.max(axis=0)
     margin = 0.05 * (high - low)
@@ -214,9 +245,5 @@ def _write_numbers(axes: Any, grid: MassGrid, results: Mapping[str, HypothesisRe
 def _number(result: HypothesisResult | None, state: str) -> str:
     if result is None or result.limit is None or state not in ("ok", "suspect"):
         return state
-    if result.limit.observed is not None:
-        return f"{result.limit.observed:.2g}"
-    if result.limit.reasons.get("observed", "").startswith("above"):
-        # Its search ended at the bound.
-        return f"> {max(point.mu for point in result.points):.2g}"
-    return "none"
+    observed = result.limit.observed
+    return limit_text(result, "observed") if observed is None else f"{observed:.2g}"

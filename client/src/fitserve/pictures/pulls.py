@@ -30,6 +30,7 @@ __all__ = ["draw_pulls"]
 _ROW = 0.19
 _PER_COLUMN = 60
 _WIDEST = 5.0
+_BARS = {True: "profile-likelihood intervals (68%)", False: "uncertainties from the Hessian"}
 
 
 def draw_pulls(
@@ -39,8 +40,10 @@ def draw_pulls(
 ) -> Any:
     """Draw how far each constrained parameter is pulled, and how much it is constrained.
 
-    A pull is in widths of the parameter's constraint, and so is its bar, the uncertainty
-    after the fit. Parameters without a constraint are written below with their values.
+    A pull is in widths of the parameter's constraint, and so is its bar: the
+    profile-likelihood interval where the run asked for intervals, else the uncertainty from the
+    Hessian. An interval without an end, which is beyond the parameter's bound, has an arrow.
+    Parameters without a constraint are written above with their values.
 
     Parameters
     ----------
@@ -61,7 +64,8 @@ def draw_pulls(
         What draws is not installed.
     """
     need_pictures()
-    if not isinstance(manifest.request, FitRequest):
+    request = manifest.request
+    if not isinstance(request, FitRequest):
         raise refuse_kind(manifest, "fit")
     result = chosen(manifest, results, name)
     if result.fit is None:
@@ -70,9 +74,14 @@ def draw_pulls(
     if not pulled:
         raise InputError("there is nothing to draw: the model has no constrained parameter")
     rest = [one for one in result.fit.parameters if one.pull is None]
-    notes = [_told(one) for one in rest[:6]]
+    profiled = request.intervals
+    notes = [_told(one, profiled=profiled) for one in rest[:6]]
     if len(rest) > len(notes):
         notes.append(f"and {len(rest) - len(notes)} more without a constraint")
+    ends = [_bar(one, profiled=profiled) for one in pulled]
+    notes.append(f"Bars: {_BARS[profiled]}, in widths of the constraint")
+    if np.isinf(ends).any():
+        notes.append("An arrow: the end is beyond the parameter's bound")
     with pictures():
         groups = in_columns(pulled, _PER_COLUMN)
         figure = new_figure(5.6 * len(groups), 2.6 + _ROW * len(groups[0]))
@@ -80,8 +89,8 @@ def draw_pulls(
         bottom = 0.75 / figure.get_figheight()
         grid = figure.subplots(1, len(groups), squeeze=False)[0]
         widest = max(2.4, min(_WIDEST, 1.1 * max(abs(one.pull or 0.0) for one in pulled) + 0.5))
-        for axes, group in zip(grid, groups, strict=True):
-            _draw(axes, group, len(groups[0]), widest)
+        for axes, group, bars in zip(grid, groups, in_columns(ends, _PER_COLUMN), strict=True):
+            _draw(axes, group, np.array(bars), len(groups[0]), widest)
         inches = min(3.6, 0.35 + 0.083 * max(len(one.name) for one in pulled))
         left = inches / figure.get_figwidth()
         figure.subplots_adjust(
@@ -90,10 +99,31 @@ def draw_pulls(
     return figure
 
 
-def _told(parameter: FittedParameter) -> str:
+def _bar(parameter: FittedParameter, *, profiled: bool) -> tuple[float, float]:
+    """Return how far a bar goes down and up from the pull; infinitely where it has no end.
+
+    Both are zero at a bound or without a Hessian, where there is a value and no uncertainty.
+    """
+    width = parameter.prefit_uncertainty
+    if not profiled or not width or parameter.fixed:
+        return parameter.constraint or 0.0, parameter.constraint or 0.0
+    low, high = parameter.lower, parameter.upper
+    if low is None and high is None:
+        return 0.0, 0.0
+    return (
+        np.inf if low is None else (parameter.bestfit - low) / width,
+        np.inf if high is None else (high - parameter.bestfit) / width,
+    )
+
+
+def _told(parameter: FittedParameter, *, profiled: bool) -> str:
     text = f"{parameter.name} = {parameter.bestfit:.3g}"
     if parameter.fixed:
         return f"{text} (fixed)"
+    if profiled and not (parameter.lower is None and parameter.upper is None):
+        low = "its lower bound" if parameter.lower is None else f"{parameter.lower:.3g}"
+        high = "its upper bound" if parameter.upper is None else f"{parameter.upper:.3g}"
+        return f"{text} (68% interval: {low} to {high})"
     if parameter.at_bound:
         return f"{text} (at its bound)"
     if parameter.uncertainty is not None:
@@ -101,19 +131,21 @@ def _told(parameter: FittedParameter) -> str:
     return text
 
 
-def _draw(axes: Any, group: Sequence[FittedParameter], rows: int, widest: float) -> None:
+def _draw(axes: Any, group: Sequence[FittedParameter], bars: Any, rows: int, widest: float) -> None:
+    """Draw a column of pulls; ``bars`` are those of `_bar`, shape (n, 2)."""
+    from matplotlib.markers import CARETLEFT, CARETRIGHT
+
     height = np.arange(len(group))
     pulls = np.array([one.pull or 0.0 for one in group])
-    bars = np.array([one.constraint or 0.0 for one in group])
     axes.axvspan(-2, 2, color=WIDE_BAND, linewidth=0, zorder=0.4)
     axes.axvspan(-1, 1, color=BAND, linewidth=0, zorder=0.5)
     axes.axvline(0, color=EXPECTED, linewidth=0.9, linestyle=":", zorder=0.8)
     inside = np.clip(pulls, -widest, widest)
-    known = bars > 0
+    known = bars.any(axis=1)
     axes.errorbar(
         inside[known],
         height[known],
-        xerr=bars[known],
+        xerr=np.minimum(bars[known], 2 * widest).T,
         fmt="o",
         color=EXPECTED,
         markersize=3.6,
@@ -121,7 +153,10 @@ def _draw(axes: Any, group: Sequence[FittedParameter], rows: int, widest: float)
         capsize=0,
         zorder=3,
     )
-    # At a bound or without a Hessian there is a value and no uncertainty.
+    for side, marker in enumerate((CARETLEFT, CARETRIGHT)):
+        open_ended = height[np.isinf(bars[:, side])]
+        edge = np.full(len(open_ended), widest * (2 * side - 1))
+        axes.plot(edge, open_ended, marker=marker, linestyle="none", color=EXPECTED, clip_on=False)
     axes.plot(inside[~known], height[~known], "o", mfc="white", color=EXPECTED, markersize=4.2)
     for row, pull in zip(height, pulls, strict=True):
         if abs(pull) > widest:

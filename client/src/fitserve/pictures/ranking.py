@@ -152,5 +152,6 @@ def _draw_pulls(axes: Any, impacts: Sequence[Impact]) -> None:
     pulls.set_xlim(-widest, widest)
     pulls.tick_params(axis="x", which="both", bottom=False, top=True, labelsize="small")
     pulls.set_xlabel(
-        r"Pull $(\hat{\theta} - \theta_\mathrm{0})\,/\,\Delta\theta$ (points)", fontsize="medium"
+        r"Pull $(\hat{\theta} - \theta_\mathrm{0})\,/\,\Delta\theta$ (points; bars: Hessian)",
+        fontsize="medium",
     )

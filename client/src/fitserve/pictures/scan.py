@@ -11,6 +11,7 @@ from fitserve.contour.needed import need_pictures
 from fitserve.contour.style import BAND, EXPECTED, OBSERVED, WIDE_BAND, pictures
 from fitserve.contract import LimitRequest, ScanRequest
 from fitserve.pictures.base import chosen, new_figure, refuse_kind, refuse_nothing, title_above
+from fitserve.shown import confidence_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_scan"]
 
+_CLS = r"$\mathrm{CL}_\mathrm{s}$"
 _LINE = "#0072b2"
 _FLOOR = 1e-4
 _MOST = 12.0
@@ -65,14 +67,15 @@ def draw_scan(
         figure.subplots_adjust(left=0.13, right=0.96, bottom=0.09, top=0.95, hspace=0.07)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(1.25, 1))
         _draw_likelihood(upper, mu, points)
-        _draw_cls(lower, mu, points)
+        level = confidence_level(manifest.request)
+        _draw_cls(lower, mu, points, 1 - level)
         margin = 0.02 * max(float(np.ptp(mu)), 1e-9)
         lower.set_xlim(mu[0] - margin, mu[-1] + margin)
         lower.set_xlabel(r"Signal strength $\mu$")
         lines = title_above(upper, manifest, result, "scan of the signal strength")
         if result.muhat is not None:
             lines.append(rf"Best fit $\hat{{\mu}}$ = {round(result.muhat, 6):.3g}")
-        add_legend(upper, lines, _entries(points))
+        add_legend(upper, lines, _entries(points, 1 - level))
     return figure
 
 
@@ -92,7 +95,7 @@ def _draw_likelihood(axes: Any, mu: NDArray[np.float64], points: list[MuPoint]) 
     axes.set_ylabel(r"$-\mathrm{2}\,\Delta\,\ln\,L$")
 
 
-def _draw_cls(axes: Any, mu: NDArray[np.float64], points: list[MuPoint]) -> None:
+def _draw_cls(axes: Any, mu: NDArray[np.float64], points: list[MuPoint], alpha: float) -> None:
     observed = _numbers([point.CLs_obs for point in points])
     expected = np.array([_numbers(point.CLs_exp) for point in points])
     shown = np.maximum(expected, _FLOOR / 10)
@@ -108,11 +111,11 @@ def _draw_cls(axes: Any, mu: NDArray[np.float64], points: list[MuPoint]) -> None
         markersize=3.8,
         zorder=4,
     )
-    axes.axhline(0.05, color=_LINE, linestyle=":", linewidth=1.6, zorder=2)
+    axes.axhline(alpha, color=_LINE, linestyle=":", linewidth=1.6, zorder=2)
     _mark_doubts(axes, mu, np.maximum(observed, _FLOOR), points)
     axes.set_yscale("log")
     axes.set_ylim(_FLOOR, 1.5)
-    axes.set_ylabel(r"$\mathrm{CL}_\mathrm{s}$")
+    axes.set_ylabel(_CLS)
 
 
 def _mark_doubts(
@@ -132,7 +135,7 @@ def _mark_doubts(
         )
 
 
-def _entries(points: list[MuPoint]) -> list[tuple[Any, str]]:
+def _entries(points: list[MuPoint], alpha: float) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -142,7 +145,7 @@ def _entries(points: list[MuPoint]) -> list[tuple[Any, str]]:
         ((Patch(facecolor=BAND), dashed), r"Expected ($\pm\mathrm{1}\,\sigma$)"),
         (
             Line2D([], [], color=_LINE, linestyle=":", linewidth=1.4),
-            r"$\mathrm{1}\,\sigma$, $\mathrm{2}\,\sigma$; $\mathrm{CL}_\mathrm{s}$ = 0.05",
+            rf"$\mathrm{{1}}\,\sigma$, $\mathrm{{2}}\,\sigma$; {_CLS} = {round(alpha, 12):g}",
         ),
         (Patch(facecolor=WIDE_BAND), r"Expected ($\pm\mathrm{2}\,\sigma$)"),
     ]

@@ -7,18 +7,28 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.contour import ContourOptions, draw_contour, figure_bytes
-from fitserve.contract import LimitRequest
+from fitserve.contract import LimitRequest, cls_strengths
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
 from fitserve.fitting import engine_counts, most_common
 from fitserve.report.toys import toy_columns, toy_numbers
-from fitserve.summary import asked, counts, excluded, times
+from fitserve.shown import (
+    LIMITS,
+    at_strength,
+    confidence_level,
+    exclusion_words,
+    limit_text,
+    limit_value,
+    of_strength,
+    shown_strength,
+)
+from fitserve.summary import asked, counts, excluded, remarks, times
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve.contract import HypothesisResult
+    from fitserve.contract import HypothesisResult, Request
     from fitserve.store import SavedRun
 
 __all__ = [
@@ -32,6 +42,7 @@ __all__ = [
     "heading",
     "headline",
     "histogram",
+    "notes",
     "rows",
     "timing",
 ]
@@ -94,7 +105,7 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
         return None, str(error)
     count = excluded(run)
     total = len(run.manifest.hypotheses)
-    words = "Observed and expected exclusion at 95% CL"
+    words = f"Observed and expected exclusion at {exclusion_words(run.manifest.request)}"
     if count:
         words += (
             f": {count['observed']} of {total} hypotheses are excluded, {count['expected']} are "
@@ -114,7 +125,7 @@ def columns(run: SavedRun) -> list[tuple[str, str]]:
     return [
         *(limits if _of_limits(run) else []),
         *toy_columns(run.manifest.request),
-        ("CLs obs.", "observed CLs"),
+        (f"CLs obs.{of_strength(run.manifest.request)}", "observed CLs"),
         *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
         ("\u03bc\u0302", "best-fit signal strength"),
         ("fit / s", "wall time of all fits of the hypothesis"),
@@ -151,19 +162,14 @@ def _row(
         status, out, reason = "unfinished", "", ""
     else:
         values = result.mass_hypotheses
-        expected = result.CLs_exp if len(result.CLs_exp) == _EXPECTED else [None] * _EXPECTED
-        cls = [result.CLs_obs, *expected]
+        cls, out = _cls(run.manifest.request, result)
         second = result.verification
         rest = [result.muhat, result.fit_time, second.largest if second else None]
         status = result.status if name in run.records else "unfinished"
         reason = result.reason or ""
-        out = ""
-        if result.CLs_obs is not None:
-            out = "excluded" if result.CLs_obs < 1 - 0.95 else "not excluded"
-    limits: list[float | None] = []
+    limits: list[Cell] = []
     if _of_limits(run):
-        found = result.limit if result else None
-        limits = [found.observed, *found.expected] if found else [None] * (1 + _EXPECTED)
+        limits = [_limit_cell(result, name) for name in LIMITS]
     toys = toy_numbers(run.manifest.request, result)
     if not verified:
         rest.pop()
@@ -171,11 +177,45 @@ def _row(
     return Row(
         name,
         [_cell(value) for value in masses],
-        [_cell(value) for value in (*limits, *toys, *cls, *rest)],
+        [*limits, *(_cell(value) for value in (*toys, *cls, *rest))],
         status,
         out,
         reason,
     )
+
+
+def _cls(request: Request, result: HypothesisResult) -> tuple[list[float | None], str]:
+    """Return the observed and expected CLs that are shown, and whether they exclude."""
+    mu = shown_strength(request)
+    if mu is None:
+        return [None] * (1 + _EXPECTED), ""
+    point = at_strength(request, result, mu)
+    expected = point.CLs_exp if len(point.CLs_exp) == _EXPECTED else [None] * _EXPECTED
+    if point.CLs_obs is None:
+        return [None, *expected], ""
+    out = point.CLs_obs < 1 - confidence_level(request)
+    return [point.CLs_obs, *expected], "excluded" if out else "not excluded"
+
+
+def _limit_cell(result: HypothesisResult | None, name: str) -> Cell:
+    if result is None or result.limit is None:
+        return _cell(None)
+    value, text = limit_value(result.limit, name), limit_text(result, name)
+    return Cell(text, float(text[2:])) if value is None and text != "-" else _cell(value)
+
+
+def notes(run: SavedRun) -> list[str]:
+    """Return what is said below the table: of which mu and level its numbers are."""
+    request = run.manifest.request
+    mu = shown_strength(request)
+    if mu is None:
+        return []
+    alpha = round(1 - confidence_level(request), 12)
+    several = len(cls_strengths(request)) > 1
+    told = f"CLs are at mu = {mu:g}" + (", the nearest to 1 that was asked for" if several else "")
+    level = f"{100 * confidence_level(request):g}% CL"
+    told += f". A hypothesis with CLs below {alpha:g} is excluded at {level}."
+    return [told, *remarks(run)]
 
 
 def _cell(value: float | str | None) -> Cell:
@@ -299,9 +339,10 @@ def headline(run: SavedRun) -> list[Fact]:
     """Return the counts at the top of the report."""
     out = excluded(run)
     found = counts(run)
+    words = exclusion_words(run.manifest.request)
     exclusion = [
         Fact(name, str(out[key]))
-        for name, key in (("excluded at 95% CL", "observed"), ("expected to be", "expected"))
+        for name, key in ((f"excluded at {words}", "observed"), ("expected to be", "expected"))
         if key in out
     ]
     return [

@@ -12,7 +12,7 @@ from fitserve.contour import ContourOptions
 from fitserve.contour.needed import need_pictures
 from fitserve.output import write_output
 from fitserve.report import accounts, content
-from fitserve.summary import failures
+from fitserve.summary import failures, jumps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,9 +67,11 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
         picture=picture,
         words=words,
         failures=failures(run),
+        jumps=jumps(run),
         unfinished=run.unfinished,
         columns=content.columns(run),
         rows=content.rows(run),
+        notes=content.notes(run),
         facts=content.facts(run),
         timing=[*content.timing(run), *accounts.traffic_facts(run)],
         account_columns=accounts.account_columns(),

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from fitserve.contract import ABOVE_BOUND
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -154,7 +156,9 @@ class _Search:
             if above is None:
                 cls = self._known[self._high][curve]
                 return Crossing(
-                    None, f"above the POI's bound of {self._high:g}: CLs is {cls:.3g} there"
+                    None,
+                    f"{ABOVE_BOUND} of {self._high:g}: CLs is {cls:.3g} there "
+                    "(--mu-max looks further)",
                 )
             below = yield from self._allowed(curve, above)
             if below is None:

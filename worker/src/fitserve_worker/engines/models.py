@@ -9,7 +9,7 @@ import msgspec
 import pyhf
 from cachetools import LRUCache
 
-from fitserve.contract import FitRequest, digest
+from fitserve.contract import FitRequest, digest, widened
 
 if TYPE_CHECKING:
     from fitserve.contract import ModelOptions
@@ -53,6 +53,8 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     # The patch may touch any part of the workspace, so the whole of it is patched, not
     # only the channels that pyhf's `Workspace.model(patches=...)` would see.
     patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
+    if options.mu_max is not msgspec.UNSET:
+        patched["measurements"] = [widened(one, options) for one in patched["measurements"]]
     built = _build(patched, options, may_lack_poi=without)
     size = _GROWTH * len(msgspec.json.encode(patched))
     if size <= _CACHE_BYTES:

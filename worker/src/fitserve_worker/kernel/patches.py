@@ -16,6 +16,7 @@ import jsonpatch
 import jsonpointer
 import msgspec
 
+from fitserve.contract import widened
 from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.members import Reader
 
@@ -247,7 +248,7 @@ def _take_apart(workspace: dict[str, Any], options: ModelOptions) -> Parts:
                     )
                 channels[name][sample["name"]] = sample
             bins[name] = len(channel["samples"][0]["data"])
-        measurement = _measurement(workspace, options)
+        measurement = widened(_measurement(workspace, options), options)
         poi = measurement["config"]["poi"] if options.poi is None else options.poi
         observations = {entry["name"]: entry["data"] for entry in workspace["observations"]}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
