@@ -33,6 +33,7 @@ from fitserve.contract.requests import (
     allowed,
     cls_strengths,
     kind_of,
+    refusal,
 )
 from fitserve.contract.results import (
     KERNEL_DOUBT,
@@ -128,5 +129,6 @@ __all__ = [
     "envelope_digest",
     "hypothesis_key",
     "kind_of",
+    "refusal",
     "request_digest",
 ]

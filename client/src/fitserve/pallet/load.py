@@ -13,6 +13,7 @@ from fitserve.pallet.digests import pyhf_digest
 from fitserve.pallet.findings import Findings, told
 from fitserve.pallet.jsonfiles import decode_json
 from fitserve.pallet.model import Pallet
+from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
 from fitserve.pallet.regions import find_regions, select_region
 from fitserve.pallet.schema import validate
@@ -108,7 +109,7 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
     findings = Findings()
     base = check_workspace(workspace, findings)
     hypotheses, metadata = _hypotheses(chosen, files, findings)
-    normfactors = check_hypotheses(hypotheses, workspace, base, findings)
+    outlines = check_hypotheses(hypotheses, workspace, base, findings)
     verified = _verify(workspace, metadata["digests"], findings)
     analysis = _identify(workspace, opened, len(hypotheses), findings)
     forced = findings.conclude(opened.name, force=force)
@@ -129,7 +130,8 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         analysis=analysis.name if analysis else None,
         title=analysis.title if analysis else None,
         axes=tuple(axes),
-        normfactors=normfactors,
+        background=Outline(workspace["measurements"], base.parameters.known()),
+        outlines=outlines,
         forced=(*opened.forced, *forced),
         notes=tuple(told(findings.notes)),
     )

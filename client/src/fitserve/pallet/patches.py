@@ -7,6 +7,7 @@ operation, and the outcome is checked like a workspace.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from pathlib import PurePosixPath
@@ -16,14 +17,20 @@ import msgspec
 
 from fitserve.contract import Hypothesis
 from fitserve.errors import InputError
-from fitserve.pallet.checks import Channel, Names, check_sample, check_sums, check_workspace
+from fitserve.pallet.checks import (
+    check_parameters,
+    check_sample,
+    check_sums,
+    check_workspace,
+)
 from fitserve.pallet.findings import Findings
+from fitserve.pallet.parameters import Outline, Parameters
 from fitserve.pallet.schema import shorten, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from fitserve.pallet.checks import Base
+    from fitserve.pallet.checks import Base, Channel
 
 __all__ = ["check_hypotheses", "from_loose_patches", "from_patchset"]
 
@@ -145,7 +152,7 @@ def _number(text: str) -> float:
 
 def check_hypotheses(
     hypotheses: Iterable[Hypothesis], workspace: dict[str, Any], base: Base, findings: Findings
-) -> frozenset[str]:
+) -> dict[str, Outline]:
     """Check that each patch applies and that it makes a likelihood.
 
     Parameters
@@ -161,23 +168,60 @@ def check_hypotheses(
 
     Returns
     -------
-    frozenset of str
-        Normalisation factors that every hypothesis has: the possible parameters of interest.
+    dict of str to Outline
+        The models by the name of the hypothesis, of those whose patches apply.
     """
     packed = msgspec.json.encode(workspace)
-    common: set[str] | None = None
+    outlines: dict[str, Outline] = {}
+    applied: Outline | None = None
+    keeps_measurements = False
+    pois = {measurement["config"]["poi"] for measurement in workspace["measurements"]}
+    nothing = "patches that change nothing"
+    if pois.isdisjoint(base.parameters.known()):
+        nothing += ": without a signal, CLs is 1"
     for hypothesis in hypotheses:
         where = f"patch {shorten(hypothesis.name, 60)!r}, "
         if not hypothesis.patch:
-            findings.note("patches that change nothing", where.rstrip(", "))
+            findings.note(nothing, where.rstrip(", "))
         if all(_adds_sample(operation) for operation in hypothesis.patch):
-            names = _check_added(hypothesis.patch, base, findings, where)
+            keeps_measurements = True
+            outline = _check_added(hypothesis.patch, workspace, base, findings, where)
         else:
-            names = _check_applied(hypothesis.patch, packed, findings, where)
-        if names is not None:
-            factors = names.normfactors()
-            common = factors if common is None else common & factors
-    return frozenset(common or ())
+            outline = _check_applied(hypothesis.patch, packed, findings, where)
+            if outline == applied:
+                # Thousands of equal ones would fill the memory.
+                outline = applied
+            applied = outline
+        if outline is not None:
+            outlines[hypothesis.name] = outline
+    if keeps_measurements:
+        findings.take(base.configured)
+    _note_unused(outlines.values(), findings)
+    return outlines
+
+
+def _note_unused(outlines: Iterable[Outline], findings: Findings) -> None:
+    """Note what the measurements configure and no hypothesis has."""
+    unused: set[tuple[str, str]] | None = None
+    names: set[str] = set()
+    for outline in outlines:
+        found = outline.unused()
+        unused = found if unused is None else unused & found
+        if not unused:
+            return
+        names = names or set(outline.parameters)
+    for measurement, parameter in sorted(unused or ()):
+        # ROOT's names of the parameters of a normsys or histosys, and of those of each bin.
+        meant = [
+            name
+            for prefix in ("alpha_", "gamma_stat_", "gamma_")
+            if parameter.startswith(prefix) and (name := parameter.removeprefix(prefix)) in names
+        ] or difflib.get_close_matches(parameter, sorted(names), n=1)
+        told = f" (did you mean {meant[0]!r}?)" if meant else ""
+        findings.note(
+            "a measurement configures parameters that the model does not have, which does nothing",
+            f"{shorten(parameter, 60)!r} in {shorten(measurement, 60)!r}{told}",
+        )
 
 
 def _adds_sample(operation: dict[str, Any]) -> bool:
@@ -185,10 +229,14 @@ def _adds_sample(operation: dict[str, Any]) -> bool:
 
 
 def _check_added(
-    patch: list[dict[str, Any]], base: Base, findings: Findings, where: str
-) -> Names | None:
-    """Check a patch that only adds samples; return the names of its parameters."""
-    names = Names(base=base.names)
+    patch: list[dict[str, Any]],
+    workspace: dict[str, Any],
+    base: Base,
+    findings: Findings,
+    where: str,
+) -> Outline | None:
+    """Check a patch that only adds samples."""
+    parameters = Parameters(base.parameters)
     changed: dict[int, Channel] = {}
     for number, operation in enumerate(patch):
         there = f"{where}operation {number} (add {operation['path']})"
@@ -201,8 +249,7 @@ def _check_added(
             )
             return None
         if int(channel) not in changed:
-            old = base.channels[int(channel)]
-            changed[int(channel)] = Channel(old.name, [*old.samples], [*old.total])
+            changed[int(channel)] = base.channels[int(channel)].copy()
         new = changed[int(channel)]
         if position != "-" and int(position) > len(new.samples):
             findings.error(
@@ -217,15 +264,18 @@ def _check_added(
                 "a patch adds a sample that violates pyhf's schema", f"{there}: {error.evidence}"
             )
             return None
-        check_sample(operation["value"], new, names, findings, where)
+        check_sample(operation["value"], new, parameters, findings, where)
     for new in changed.values():
         check_sums(new, findings, where)
-    return names
+    # What is wrong with the background's measurements is told once.
+    measurements = [] if base.configured.errors else workspace["measurements"]
+    check_parameters(measurements, parameters, findings, findings, where)
+    return Outline(workspace["measurements"], parameters.known())
 
 
 def _check_applied(
     patch: list[dict[str, Any]], packed: bytes, findings: Findings, where: str
-) -> Names | None:
+) -> Outline | None:
     """Apply a patch to a copy of the workspace and check what comes out."""
     import jsonpatch
 
@@ -256,13 +306,7 @@ def _check_applied(
         )
         return None
     inner = Findings()
-    names = check_workspace(workspace, inner).names
-    for kinds, report in (
-        (inner.errors, findings.error),
-        (inner.doubts, findings.doubt),
-        (inner.notes, findings.note),
-    ):
-        for kind, places in kinds.items():
-            for place in places:
-                report(kind, f"{where}{place}")
-    return names
+    base = check_workspace(workspace, inner)
+    findings.take(inner, where)
+    findings.take(base.configured, where)
+    return Outline(workspace["measurements"], base.parameters.known())
