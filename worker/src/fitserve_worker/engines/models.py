@@ -10,6 +10,7 @@ import pyhf
 from cachetools import LRUCache
 
 from fitserve.contract import FitRequest, digest
+from fitserve_worker.engines.refusals import unbuilt
 
 if TYPE_CHECKING:
     from fitserve.contract import ModelOptions
@@ -41,7 +42,7 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     ------
     jsonpatch.JsonPatchException, jsonpatch.JsonPointerException
         The patch does not apply.
-    pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ...
+    pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ..., UnfitError
         The patched workspace is no model.
     """
     options = work.request.model
@@ -53,7 +54,10 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     # The patch may touch any part of the workspace, so the whole of it is patched, not
     # only the channels that pyhf's `Workspace.model(patches=...)` would see.
     patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
-    built = _build(patched, options, may_lack_poi=without)
+    try:
+        built = _build(patched, options, may_lack_poi=without)
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise unbuilt(patched, error) from error
     size = _GROWTH * len(msgspec.json.encode(patched))
     if size <= _CACHE_BYTES:
         _cache[key] = built, size
