@@ -31,7 +31,7 @@ PATCHES = [each["patch"] for each in json.loads((FOLDER / "patchset.json").read_
 def _both_ways(patch: list[dict[str, Any]]) -> tuple[Findings, Findings, Any, Any]:
     base = check_workspace(WORKSPACE, Findings())
     structural, applied = Findings(), Findings()
-    found = patches._check_added(copy.deepcopy(patch), WORKSPACE, base, structural, "")
+    found = patches._check_added(copy.deepcopy(patch), base, structural, "")
     packed = msgspec.json.encode(WORKSPACE)
     real = patches._check_applied(copy.deepcopy(patch), packed, applied, "")
     return structural, applied, found, real

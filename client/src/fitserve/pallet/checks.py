@@ -61,6 +61,7 @@ class Base:
 
     channels: list[Channel]
     parameters: Parameters
+    measurements: Sequence[dict[str, Any]]
     configured: Findings
 
 
@@ -109,7 +110,7 @@ def check_workspace(workspace: dict[str, Any], findings: Findings) -> Base:
     # What is wrong by itself fits no model.
     measurements = [] if configured.errors else workspace["measurements"]
     check_parameters(measurements, parameters, findings, configured)
-    return Base(channels, parameters, configured)
+    return Base(channels, parameters, workspace["measurements"], configured)
 
 
 def check_sample(

@@ -175,17 +175,19 @@ def check_hypotheses(
     outlines: dict[str, Outline] = {}
     applied: Outline | None = None
     keeps_measurements = False
-    pois = {measurement["config"]["poi"] for measurement in workspace["measurements"]}
-    nothing = "patches that change nothing"
-    if pois.isdisjoint(base.parameters.known()):
-        nothing += ": without a signal, CLs is 1"
+    pois = {measurement["config"]["poi"] for measurement in base.measurements}
+    nothing = (
+        "patches that change nothing: without a signal, CLs is 1"
+        if pois.isdisjoint(base.parameters.known())
+        else "without a patch the workspace is fitted as it is"
+    )
     for hypothesis in hypotheses:
         where = f"patch {shorten(hypothesis.name, 60)!r}, "
         if not hypothesis.patch:
             findings.note(nothing, where.rstrip(", "))
         if all(_adds_sample(operation) for operation in hypothesis.patch):
             keeps_measurements = True
-            outline = _check_added(hypothesis.patch, workspace, base, findings, where)
+            outline = _check_added(hypothesis.patch, base, findings, where)
         else:
             outline = _check_applied(hypothesis.patch, packed, findings, where)
             if outline == applied:
@@ -229,11 +231,7 @@ def _adds_sample(operation: dict[str, Any]) -> bool:
 
 
 def _check_added(
-    patch: list[dict[str, Any]],
-    workspace: dict[str, Any],
-    base: Base,
-    findings: Findings,
-    where: str,
+    patch: list[dict[str, Any]], base: Base, findings: Findings, where: str
 ) -> Outline | None:
     """Check a patch that only adds samples."""
     parameters = Parameters(base.parameters)
@@ -268,9 +266,9 @@ def _check_added(
     for new in changed.values():
         check_sums(new, findings, where)
     # What is wrong with the background's measurements is told once.
-    measurements = [] if base.configured.errors else workspace["measurements"]
+    measurements = [] if base.configured.errors else base.measurements
     check_parameters(measurements, parameters, findings, findings, where)
-    return Outline(workspace["measurements"], parameters.known())
+    return Outline(base.measurements, parameters.known())
 
 
 def _check_applied(
@@ -309,4 +307,4 @@ def _check_applied(
     base = check_workspace(workspace, inner)
     findings.take(inner, where)
     findings.take(base.configured, where)
-    return Outline(workspace["measurements"], base.parameters.known())
+    return Outline(base.measurements, base.parameters.known())
