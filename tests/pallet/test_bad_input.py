@@ -258,6 +258,14 @@ WRONG: dict[str, tuple[Change, str]] = {
         lambda _, p: _signal(p)["modifiers"].append(_modifier("lumi", None, "lumi")),
         r"does not say what lumi is.*patch 'S_100', measurement 'main', parameter 'lumi'",
     ),
+    "a Poisson constraint with negative counts": (
+        _parameter(name="uncorr_bkg", auxdata=[-1.0, 4.0]),
+        r"negative counts or factors.*'uncorr_bkg': auxdata from -1",
+    ),
+    "a slash in a staterror's name": (
+        _background("staterror", [1.0, 1.0], "stat/SR"),
+        r"a staterror with a slash in its name.*'stat/SR'",
+    ),
     "a staterror shared unevenly": (
         lambda w, p: [
             _background("staterror", [1.0, 2.0], "st")(w, p),

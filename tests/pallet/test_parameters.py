@@ -20,7 +20,7 @@ NAMES = {
     "normsys": ["jes", "jer"],
     "histosys": ["jes", "shape"],
     "lumi": ["lumi"],
-    "staterror": ["stat", "stat_SR"],
+    "staterror": ["stat", "stat_SR", "stat/VR"],
     "shapefactor": ["free"],
     "shapesys": ["uncorrelated", "mc"],
 }
@@ -105,8 +105,8 @@ def _by_pyhf(workspace: dict[str, Any]) -> Any:
         starts = zip(config.suggested_init(), config.suggested_bounds(), strict=True)
     except (pyhf.exceptions.InvalidModel, pyhf.exceptions.InvalidNameReuse):
         return None
-    except (TypeError, AssertionError):
-        # A luminosity without settings, a staterror that is shared unevenly.
+    except (TypeError, AssertionError, KeyError):
+        # A luminosity without settings, a staterror that is shared unevenly or has a slash.
         return None
     return config if all(low <= init <= high for init, (low, high) in starts) else None
 

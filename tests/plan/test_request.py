@@ -174,6 +174,32 @@ def test_an_empty_patch_has_cls_and_nothing_else(load: Callable[..., Pallet]) ->
         check_request(pallet, empty, make_request(poi="mu_SIG"))
 
 
+def test_a_background_that_is_no_model_by_itself_is_refused_by_itself(
+    load: Callable[..., Pallet],
+) -> None:
+    """The patches may say what it lacks, and so they do."""
+
+    def change(workspace: dict, patches: list[dict]) -> None:
+        modifier = {"name": "lumi", "type": "lumi", "data": None}
+        workspace["channels"][0]["samples"][0]["modifiers"].append(modifier)
+        lumi = {"inits": [1.0], "bounds": [[0.9, 1.1]], "auxdata": [1.0], "sigmas": [0.02]}
+        where = "/measurements/0/config/parameters/-"
+        for one in patches:
+            one["patch"].append({"op": "add", "path": where, "value": {"name": "lumi", **lumi}})
+
+    pallet = load(change)
+    check_request(pallet, pallet.hypotheses, make_request())
+    error = _refused(pallet, kind="fit", background_only=True)
+    assert error.cause == "the measurement does not say what lumi is"
+    assert error.evidence.startswith("parameter 'lumi': there are no inits")
+
+
+def test_a_background_without_parameters_is_not_fitted(load: Callable[..., Pallet]) -> None:
+    pallet = load(lambda workspace, _: workspace["channels"][0]["samples"][0]["modifiers"].clear())
+    check_request(pallet, pallet.hypotheses, make_request())
+    assert "no parameters" in _refused(pallet, kind="fit", background_only=True).cause
+
+
 def test_the_measurement_s_own_bounds_count(load: Callable[..., Pallet]) -> None:
     pallet = load(_parameter(name="mu", bounds=[[0.0, 50.0]]))
     check_request(pallet, pallet.hypotheses, make_request(mu=11.0))

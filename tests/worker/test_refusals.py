@@ -175,6 +175,15 @@ def test_what_makes_no_model_is_told_in_words(
     assert not PYTHON.search(str(found.reason)), found.reason
 
 
+def test_a_name_that_pyhf_cannot_take_is_told_in_words(
+    workspace: dict, hypotheses: list[Hypothesis]
+) -> None:
+    modifier = _modifier("staterror", "stat/SR", [1.0, 1.0])
+    workspace["channels"][0]["samples"][0]["modifiers"].append(modifier)
+    found = _answers(workspace, hypotheses[:1], HypotestRequest(), "pyhf")["S_100"]
+    assert found.reason == "pyhf does not take a staterror with a slash in its name: 'stat/SR'"
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_patch_that_does_not_apply_is_told_in_words(workspace: dict, engine: str) -> None:
     broken = Hypothesis(name="S", values=(), patch=[{"op": "remove", "path": "/channels/7"}])

@@ -120,6 +120,8 @@ def _problem(
             f"it has {', '.join(each['name'] for each in outline.measurements)}",
             "fitserve run PALLET --measurement NAME",
         )
+    if alone and (broken := outline.broken(measurement)):
+        return broken
     poi = request.model.poi or measurement["config"]["poi"]
     parameter = outline.parameters.get(poi)
     if parameter is None:

@@ -51,7 +51,7 @@ def require_complete(run: SavedRun) -> None:
     hint = f"fitserve resume {run.path}"
     if count["failed"]:
         # The same fit fails again, unless what it failed for is another.
-        hint = f"remove the reasons above; if they are the worker's, {hint} --retry-failed"
+        hint = f"see the reasons above; after a fault of the endpoint {hint} --retry-failed"
     raise IncompleteRunError(
         "some hypotheses have no valid result",
         evidence=f"{count['failed']} failed, {count['unfinished']} are not finished",

@@ -327,7 +327,7 @@ def check_parameters(
         The patch, for the findings.
     """
     for name in parameters.added:
-        for problem in parameters.uneven(name):
+        for problem in parameters.problems(name):
             findings.error(problem.cause, f"{where}{problem.evidence}", problem.hint)
         for place in parameters.dropped(name):
             findings.note(

@@ -98,6 +98,13 @@ class Parameter(NamedTuple):
                     f"{len(configured[key])} {key} for {self.size} components of a {self.type}",
                     "give one value for each component",
                 )
+        counts, factors = configured.get("auxdata", [0.0]), configured.get("factors", [1.0])
+        if self.type == "shapesys" and (min(counts) < 0 or min(factors) <= 0):
+            yield Problem(
+                "the Poisson constraint of a shapesys has negative counts or factors",
+                f"auxdata from {min(counts):g}, factors from {min(factors):g}",
+                "auxdata are counts, and factors what is expected of them",
+            )
         inits, pairs, _ = self.settings(configured)
         for init, (low, high) in zip(inits, pairs, strict=False):
             if not low <= init <= high:
@@ -172,10 +179,16 @@ class Parameters:
         size = bins[min(bins)] if type_ == "shapefactor" else sum(bins.values())
         return Parameter(type_, size)
 
-    def uneven(self, name: str) -> Iterator[Problem]:
-        """Yield why the samples that share a parameter cannot do so."""
+    def problems(self, name: str) -> Iterator[Problem]:
+        """Yield why pyhf makes no parameter of the modifiers of that name."""
         uses = self.uses(name)
         if uses[0].type == "staterror":
+            if "/" in name:
+                yield Problem(
+                    "pyhf does not take a staterror with a slash in its name",
+                    f"staterror {name!r}",
+                    "give it another name",
+                )
             where: dict[str, set[str]] = {}
             for use in uses:
                 where.setdefault(use.sample, set()).add(use.channel)
@@ -237,9 +250,17 @@ class Outline:
 
     def settings(self, measurement: dict[str, Any], name: str) -> Settings:
         """Return the settings of a parameter that the model has."""
-        configured = measurement["config"]["parameters"]
-        found: dict[str, Any] = next((each for each in configured if each["name"] == name), {})
-        return self.parameters[name].settings(found)
+        return self.parameters[name].settings(_configured(measurement).get(name, {}))
+
+    def broken(self, measurement: dict[str, Any]) -> Problem | None:
+        """Return why there is no model with this measurement, or nothing in it to fit."""
+        if not self.parameters:
+            return Problem("the model has no parameters", "", "there is nothing to fit")
+        configured = _configured(measurement)
+        for name, parameter in self.parameters.items():
+            for cause, evidence, hint in parameter.problems(configured.get(name, {})):
+                return Problem(cause, f"parameter {name!r}: {evidence}", hint)
+        return None
 
     def unused(self) -> set[tuple[str, str]]:
         """Return measurement and name of what is configured and is no parameter of the model."""
@@ -249,3 +270,7 @@ class Outline:
             for parameter in measurement["config"]["parameters"]
             if parameter["name"] not in self.parameters
         }
+
+
+def _configured(measurement: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in measurement["config"]["parameters"]}

@@ -38,8 +38,8 @@ def in_words(error: Exception) -> str:
 def unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
     """Return the error for a patched workspace of which pyhf makes no model.
 
-    It has no words for a luminosity without settings and for a staterror that the samples
-    which share it have in different channels.
+    It has no words for a luminosity without settings, for a staterror that the samples which
+    share it have in different channels, and for one with a slash in its name.
     """
     where: dict[str, dict[str, set[str]]] = {}
     lumi = False
@@ -56,6 +56,9 @@ def unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
             f"staterror {uneven[0]!r} is shared unevenly: not all samples that have it have it in "
             "the same channels"
         )
+    slash = [name for name in where if "/" in name]
+    if isinstance(error, KeyError) and slash:
+        return UnfitError(f"pyhf does not take a staterror with a slash in its name: {slash[0]!r}")
     if isinstance(error, TypeError) and lumi:
         return UnfitError(
             "the measurement does not say what lumi is: it needs inits, bounds, auxdata and sigmas"
