@@ -240,11 +240,11 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a sigma of zero": (_parameter(name="norm", sigmas=[0.0]), r"sigmas are not positive"),
     "an init outside pyhf's own bounds": (
         _parameter(name="norm", inits=[7.0]),
-        r"starts outside its bounds.*'norm': 7 is not within -5 to 5, which.*next: add bounds",
+        r"starts outside its bounds.*'norm': 7 is not within -5 to 5 \(pyh.*next: add bounds",
     ),
     "bounds without pyhf's own init": (
         _parameter(name="mu", bounds=[[2.0, 9.0]]),
-        r"starts outside its bounds.*patch 'S_100'.*'mu': 1 is not within 2 to 9\b",
+        r"outside its bounds.*patch 'S_100'.*'mu': 1 is not within 2 to 9 .*next: add inits",
     ),
     "a value for one bin of two": (
         _parameter(name="uncorr_bkg", inits=[1.0]),

@@ -69,9 +69,8 @@ class LimitRequest(
 ):
     """Observed and expected upper limits on the signal strength.
 
-    The limit is where CLs falls to 1 - ``level``, and is looked for between the larger of
-    zero and the POI's lower bound, and its upper bound. CLs at a signal strength of 1 is
-    evaluated too, where that is within the bounds.
+    The limit is where CLs falls to 1 - ``level``, and is looked for between zero and the POI's
+    upper bound. CLs at a signal strength of 1 is evaluated too, where that is within the bounds.
     """
 
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95

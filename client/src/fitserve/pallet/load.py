@@ -109,8 +109,8 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
     workspace = decode_json(files[chosen.workspace], chosen.workspace)
     validate(workspace, "workspace", chosen.workspace)
     findings = Findings()
-    for path, cause in unreadable.items():
-        findings.note("files that are no part of the pallet cannot be read", f"{path}: {cause}")
+    for cause in unreadable:
+        findings.note("files that are no part of the pallet cannot be read", cause)
     base = check_workspace(workspace, findings)
     if chosen.patchset or chosen.patches:
         hypotheses, metadata = _hypotheses(chosen, files, findings)

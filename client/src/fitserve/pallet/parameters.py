@@ -108,11 +108,12 @@ class Parameter(NamedTuple):
         inits, pairs, _ = self.settings(configured)
         for init, (low, high) in zip(inits, pairs, strict=False):
             if not low <= init <= high:
-                stated = "" if "bounds" in configured else ", which are pyhf's own"
+                own = [key for key in ("inits", "bounds") if key not in configured]
+                stated = f" (pyhf's own {own[0]})" if own else ""
                 yield Problem(
                     "a parameter starts outside its bounds",
                     f"{init:g} is not within {low:g} to {high:g}{stated}",
-                    "add bounds to the parameter in the measurement, or change its inits",
+                    f"add {' and '.join(own) or 'other inits'} to the parameter in the measurement",
                 )
                 return
 

@@ -70,10 +70,10 @@ class Region:
 
 
 class Found(NamedTuple):
-    """The regions of a pallet, and the files that are no JSON and are of none of them."""
+    """The regions of a pallet, and what is wrong with JSON files that are of none of them."""
 
     regions: list[Region]
-    unreadable: dict[str, str]
+    unreadable: list[str]
 
 
 def kind_of(raw: bytes, path: str) -> _Kind:
@@ -141,14 +141,14 @@ def find_regions(contents: Contents) -> Found:
         none.
     """
     kinds: dict[str, _Kind] = {}
-    broken: dict[str, InputError] = {}
+    broken: list[InputError] = []
     for path, raw in sorted(contents.files.items()):
         try:
             kinds[path] = kind_of(raw, path)
         except InputError as error:
             if _named_as_of_a_pallet(path):
                 raise
-            broken[path] = error
+            broken.append(error)
     workspaces = [path for path, kind in kinds.items() if kind == "workspace"]
     patchsets = [path for path, kind in kinds.items() if kind == "patchset"]
     loose: dict[str, list[str]] = {}
@@ -159,7 +159,7 @@ def find_regions(contents: Contents) -> Found:
     with_patchset = {_folder(path) for path in patchsets}
     loose = {folder: paths for folder, paths in loose.items() if folder not in with_patchset}
     if broken and not (workspaces and (patchsets or loose)):
-        raise next(iter(broken.values()))
+        raise broken[0]
     if not workspaces:
         raise InputError(
             "there is no background-only workspace in the pallet",
@@ -179,7 +179,7 @@ def find_regions(contents: Contents) -> Found:
         Region(region.name.removeprefix(common), region.workspace, region.patchset, region.patches)
         for region in regions
     ]
-    unreadable = {path: error.cause for path, error in broken.items()}
+    unreadable = [error.cause for error in broken]
     return Found(sorted(named, key=lambda region: region.name), unreadable)
 
 
