@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from fitserve_worker.engines.kernel_toys import KernelToys
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
-__all__ = ["answers", "failed", "select"]
+__all__ = ["UNFITTED", "answers", "failed", "select"]
+
+UNFITTED = "none"
+"""What stands for the engine in a result that is of no fit."""
 
 # A pyhf fit takes some 10 ms for each modifier and hypothesis, compiling the kernel seconds.
 _WORTH_COMPILING = 50
@@ -147,6 +150,6 @@ def _unfitted(
         CLs_exp=points[0].CLs_exp if points else [None] * 5,
         fit_time=0.0,
         setup_time=0.0,
-        engine="none",
+        engine=UNFITTED,
         points=points,
     )
