@@ -20,7 +20,6 @@ from fitserve.contract import (
     Verification,
     request_digest,
 )
-
 from fitserve_worker.engines import UNFITTED
 
 if TYPE_CHECKING:
