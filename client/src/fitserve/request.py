@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import TYPE_CHECKING
 
 from fitserve.contract import FitRequest, HypotestRequest, Hypothesis, ScanRequest, refusal
@@ -149,7 +150,7 @@ def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str)
     """Return what to say of a hypothesis without the parameter of interest."""
     cause = f"the model has no parameter of interest '{poi}'"
     outline = pallet.outlines[hypothesis.name]
-    if not any(poi in other.parameters for other in pallet.outlines.values()):
+    if poi not in pallet.known_parameters:
         return Problem(cause, *_another(pallet, outline, poi))
     if hypothesis.patch:
         return Problem(cause, "", f"give the signal samples a normfactor '{poi}'")
@@ -161,16 +162,22 @@ def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str)
 
 def _another(pallet: Pallet, outline: Outline, poi: str) -> tuple[str, str]:
     """Return as evidence and hint which parameters of interest there could be, closest first."""
-
-    def nearness(name: str) -> float:
-        # What only a signal has is more likely to be meant.
-        signal = 0.0 if name in pallet.background.parameters else 0.2
-        return signal + difflib.SequenceMatcher(None, poi.lower(), name.lower()).ratio()
-
     factors = (name for name, one in outline.parameters.items() if one.type == "normfactor")
-    near = sorted((name for name in factors if name != poi), key=nearness, reverse=True)
+    names = frozenset(name for name in factors if name != poi)
+    near = _nearest(poi, names, names.difference(pallet.background.parameters))
     if not near:
         return "it has no normalisation factor", f"give the signal samples a normfactor '{poi}'"
     more = ", ..." if len(near) > _LISTED else ""
     told = f"its normalisation factors are {', '.join(near[:_LISTED])}{more}"
     return told, f"fitserve run PALLET --poi {shlex.quote(near[0])}"
+
+
+@cache
+def _nearest(poi: str, names: frozenset[str], signal: frozenset[str]) -> list[str]:
+    """Return names by their nearness; what only a ``signal`` has is more likely to be meant."""
+
+    def nearness(name: str) -> tuple[float, str]:
+        alike = difflib.SequenceMatcher(None, poi.lower(), name.lower()).ratio()
+        return alike + 0.2 * (name in signal), name
+
+    return sorted(names, key=nearness, reverse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fitserve.store.records import PalletRecord
@@ -96,6 +97,11 @@ class Pallet:
             if parameter.type == "normfactor"
             and all(parameters.get(name) == parameter for parameters in every)
         )
+
+    @cached_property
+    def known_parameters(self) -> frozenset[str]:
+        """The parameters that any of the hypotheses has."""
+        return frozenset().union(*(outline.parameters for outline in self.outlines.values()))
 
     def record(self) -> PalletRecord:
         """Return what a run records of the pallet."""

@@ -7,7 +7,6 @@ operation, and the outcome is checked like a workspace.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from pathlib import PurePosixPath
@@ -213,13 +212,10 @@ def _note_unused(outlines: Iterable[Outline], findings: Findings) -> None:
             return
         names = names or set(outline.parameters)
     for measurement, parameter in sorted(unused or ()):
-        # ROOT's names of the parameters of a normsys or histosys, and of those of each bin.
-        meant = [
-            name
-            for prefix in ("alpha_", "gamma_stat_", "gamma_")
-            if parameter.startswith(prefix) and (name := parameter.removeprefix(prefix)) in names
-        ] or difflib.get_close_matches(parameter, sorted(names), n=1)
-        told = f" (did you mean {meant[0]!r}?)" if meant else ""
+        # ROOT's names: Lumi, alpha_ for a normsys or histosys, gamma_ for what is in each bin.
+        prefixes = ("alpha_", "gamma_stat_", "gamma_")
+        meant = names & {parameter.lower(), *map(parameter.removeprefix, prefixes)}
+        told = f" (did you mean {max(meant)!r}?)" if meant else ""
         findings.note(
             "a measurement configures parameters that the model does not have, which does nothing",
             f"{shorten(parameter, 60)!r} in {shorten(measurement, 60)!r}{told}",
