@@ -223,6 +223,7 @@ def test_an_empty_patch_is_no_signal(
     assert (found["empty"].status, found["empty"].CLs_obs) == ("ok", 1.0)
     assert [point.CLs_exp for point in found["empty"].points] == [[1.0] * 5] * 2
     assert found["S_100"].CLs_obs < 0.5
+    assert _answers(workspace, [empty], request, engine)["empty"].CLs_obs == 1.0
     # A workspace that has a signal is tested as it is.
     whole = {**workspace, "channels": _with_signal(workspace, hypotheses[0])}
     same = _answers(whole, [empty], request, engine)["empty"]

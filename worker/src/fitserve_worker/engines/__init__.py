@@ -90,6 +90,8 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
     if empty and _is_background(work):
         yield from (_no_signal(work, one) for one in empty)
         work = work._replace(hypotheses=[one for one in work.hypotheses if one.patch])
+        if not work.hypotheses:
+            return
     kind = kind_of(work.request)
     engine: object = select(work)
     reason = _SMALL if _is_small(work) else None
