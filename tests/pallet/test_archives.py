@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -216,3 +219,92 @@ def test_a_lack_of_memory_is_told(
     monkeypatch.setattr(tarfile, "open", refuse)
     with pytest.raises(InputError, match="more memory than there is"):
         read_archive(path, "archive")
+
+
+def _linked(*members: tuple[str, bytes | str]) -> bytes:
+    """Return a tar file of files, and of hard links where there is a name for content."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type, member.linkname = tarfile.LNKTYPE, content
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("target", ["a/BkgOnly.json", "a/shared.dat"])
+def test_a_hard_link_is_the_file_under_another_name(
+    put: Callable[[bytes], Path], target: str
+) -> None:
+    raw = _linked((target, b"{}"), ("b/BkgOnly.json", f"./{target}"), ("b/x.dat", target))
+    files = read_archive(put(raw), "archive").files
+    assert files.pop("b/BkgOnly.json") == b"{}"
+    assert files == ({target: b"{}"} if target.endswith("json") else {})
+
+
+@pytest.mark.parametrize("target", ["a.json", "a.dat"])
+def test_hard_links_count_against_the_limits(put: Callable[[bytes], Path], target: str) -> None:
+    content = b"[" + os.urandom(MIB) + b"]"
+    raw = _linked((target, content), *((f"{index}.json", target) for index in range(4)))
+    with pytest.raises(InputError, match="decompression bomb"):
+        read_archive(put(raw), "archive", LIMITS)
+
+
+def _nested(pack: Pack, kind: str, depth: int, content: bytes = b"{}") -> bytes:
+    files = {"x.json": content}
+    for _ in range(depth - 1):
+        files = {"inner.zip": pack(kind, files)}
+    return pack(kind, files)
+
+
+def test_archives_in_archives_are_opened_to_a_depth(
+    put: Callable[[bytes], Path], pack: Pack
+) -> None:
+    depth = Limits().depth
+    deepest = read_archive(put(_nested(pack, "zip", depth)), "archive")
+    assert list(deepest.files) == ["inner.zip/" * (depth - 1) + "x.json"]
+    deeper = read_archive(put(_nested(pack, "zip", depth + 1)), "archive")
+    assert (deeper.files, deeper.others) == ({}, ["inner.zip/" * (depth - 1) + "inner.zip"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bomb_in_an_archive_in_an_archive_is_cut_short(
+    put: Callable[[bytes], Path], pack: Pack, kind: str
+) -> None:
+    raw = _nested(pack, kind, 2, bytes(8 * MIB))
+    with pytest.raises(InputError, match="decompression bomb"):
+        read_archive(put(raw), "archive", LIMITS)
+
+
+def test_many_archives_in_an_archive_share_its_limits(
+    put: Callable[[bytes], Path], pack: Pack
+) -> None:
+    one = pack("zip", {"x.json": os.urandom(MIB // 2)})
+    raw = pack("zip", {f"{index}.zip": one for index in range(5)})
+    with pytest.raises(InputError, match="larger than any pallet"):
+        read_archive(put(raw), "archive", LIMITS)
+
+
+def test_what_could_do_harm_is_refused_in_an_inner_archive_too(
+    put: Callable[[bytes], Path], pack: Pack
+) -> None:
+    raw = pack("zip", {"inner.tar": _tar_with(type=tarfile.SYMTYPE, linkname="/etc/passwd")})
+    with pytest.raises(InputError, match="could do harm"):
+        read_archive(put(raw), "archive")
+
+
+def test_a_damaged_inner_archive_is_named(put: Callable[[bytes], Path], pack: Pack) -> None:
+    inner = pack("targz", {"a.json": os.urandom(400_000)})
+    contents = read_archive(put(pack("zip", {"x.tar.gz": inner[:200_000], "b.json": b"{}"})), "all")
+    assert contents.files == {"b.json": b"{}"}
+    assert contents.others[0].startswith("x.tar.gz (damaged: ")
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+def test_a_packed_json_bomb_is_cut_short(put: Callable[[bytes], Path], module: Any) -> None:
+    with pytest.raises(InputError, match="decompression bomb"):
+        read_archive(put(module.compress(b"[" + b" " * (8 * MIB))), "a.json.gz", LIMITS)

@@ -25,6 +25,10 @@ def _signal(patchset: dict) -> dict:
     return patchset["patches"][0]["patch"][0]["value"]
 
 
+def _other(name: str, modifiers: list[dict]) -> dict:
+    return {"name": name, "data": [9.0, 9.0], "modifiers": modifiers}
+
+
 def _modifier(type_: str, data: Any, name: str = "new") -> dict:
     return {"name": name, "type": type_, "data": data}
 
@@ -211,7 +215,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "luminosity without auxdata": (
         _background("lumi", None, name="lumi"),
-        r"the luminosity has no auxdata, sigmas, inits or bounds.*'main'",
+        r"does not say what lumi is.*'main', parameter 'lumi'.*no inits, bounds, auxdata, sigmas",
     ),
     "a parameter twice": (
         lambda w, p: [_parameter(name="norm")(w, p) for _ in range(2)],
@@ -234,6 +238,45 @@ WRONG: dict[str, tuple[Change, str]] = {
         r"inits and bounds are of different lengths",
     ),
     "a sigma of zero": (_parameter(name="norm", sigmas=[0.0]), r"sigmas are not positive"),
+    "an init outside pyhf's own bounds": (
+        _parameter(name="norm", inits=[7.0]),
+        r"starts outside its bounds.*'norm': 7 is not within -5 to 5 \(pyh.*next: add bounds",
+    ),
+    "bounds without pyhf's own init": (
+        _parameter(name="mu", bounds=[[2.0, 9.0]]),
+        r"outside its bounds.*patch 'S_100'.*'mu': 1 is not within 2 to 9 .*next: add inits",
+    ),
+    "a value for one bin of two": (
+        _parameter(name="uncorr_bkg", inits=[1.0]),
+        r"another number of values.*'uncorr_bkg': 1 inits for 2 components of a shapesys",
+    ),
+    "sigmas of a normsys": (
+        _parameter(name="norm", sigmas=[1.0]),
+        r"what a parameter of that type does not have.*'norm': sigmas of a normsys",
+    ),
+    "luminosity in the patches alone": (
+        lambda _, p: _signal(p)["modifiers"].append(_modifier("lumi", None, "lumi")),
+        r"does not say what lumi is.*patch 'S_100', measurement 'main', parameter 'lumi'",
+    ),
+    "a Poisson constraint with negative counts": (
+        _parameter(name="uncorr_bkg", auxdata=[-1.0, 4.0]),
+        r"negative counts or factors.*'uncorr_bkg': auxdata from -1",
+    ),
+    "a slash in a staterror's name": (
+        _background("staterror", [1.0, 1.0], "stat/SR"),
+        r"a staterror with a slash in its name.*'stat/SR'",
+    ),
+    "a staterror shared unevenly": (
+        lambda w, p: [
+            _background("staterror", [1.0, 2.0], "st")(w, p),
+            w["channels"].append({"name": "CR", "samples": [_other("background", [])]}),
+            w["observations"].append({"name": "CR", "data": [9.0, 9.0]}),
+            w["channels"][1]["samples"].append(
+                _other("other", [_modifier("staterror", [1.0, 1.0], "st")])
+            ),
+        ],
+        r"staterror is shared unevenly.*'st' is in channel 'CR', but not for sample 'background'",
+    ),
     "an init that no double holds": (
         _parameter(name="norm", inits=[-(10**400)]),
         r"inits are too large",
@@ -307,9 +350,16 @@ NOTED: dict[str, tuple[Change, str]] = {
         lambda w, _: w["observations"].append({"name": "VR", "data": [3.0]}),
         r"observed data of no channel are not used: 'VR'",
     ),
+    "parameters under ROOT's names": (
+        lambda w, p: [
+            _parameter(name=name, fixed=True)(w, p)
+            for name in ("alpha_norm", "gamma_uncorr_bkg", "mu")
+        ],
+        r"a measurement configures par.*'alpha_norm' in .* 'norm'\?.*'gamma_unc.* 'uncorr_bkg'\?\)",
+    ),
     "an empty patch": (
         lambda _, p: p["patches"][4]["patch"].clear(),
-        r"patches that change nothing: patch 'S_500'",
+        r"patches that change nothing: without a signal, CLs is 1: patch 'S_500'",
     ),
 }
 
@@ -347,7 +397,7 @@ TEXTS = {
     "not a number": (b'{"channels": [\n1.5, NaN]}', "has the value NaN.*line 2"),
     "infinite": (b'{"channels": [-Infinity]}', "has the value -Infinity"),
     "too large": (b'{"channels": [1e999]}', "too large for a yield"),
-    "another encoding": ('{"channels": []}'.encode("utf-16"), "is not JSON"),
+    "another encoding": ('{"channels": [1e]}'.encode("utf-16"), "is not JSON"),
     "half a character": (b'{"channels": ["\xff"]}', "is not JSON in UTF-8"),
     "deep": (b'{"channels": ' + b"[" * 100_000, "nested too deeply"),
 }
@@ -372,7 +422,6 @@ def test_what_is_not_json_is_told_with_its_file(
         ({}, "no background-only workspace"),
         ({"README.md": b"# hello"}, "no JSON file, but: README.md"),
         ({"patchset.json": {"patches": []}}, "no background-only workspace"),
-        ({"BkgOnly.json": {"channels": []}}, "no patchset and no patch"),
         ({"a.json": {"x": 1}, "b.json": [1, 2]}, r"a.json \(neither workspace nor patches\)"),
     ],
 )

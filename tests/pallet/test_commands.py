@@ -60,10 +60,12 @@ def test_check_warns_of_what_was_forced(
     assert "go on with --force" in refused.stderr
     assert "Traceback" not in refused.output
     forced = _run("pallets", "check", directory, "--force")
-    assert forced.exit_code == 0
+    # What a run would be refused for is told, and how to go on.
+    assert forced.exit_code == 4
+    assert "next: fitserve run PALLET --poi mu\n" in forced.stderr
     assert "ignored by --force: the patchset was made for another" in forced.stderr
     assert "does NOT fit the workspace" in forced.stderr
-    assert "mu_SIG (not in every hypothesis)" in forced.stderr
+    assert "mu_SIG (the model has no parameter of interest 'mu_SIG')" in forced.stderr
 
 
 def test_check_of_several_regions(write: Callable[..., Path], sound: dict[str, bytes]) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import tarfile
 from typing import TYPE_CHECKING, Any
 
+import pyhf
 import pytest
 
+from fitserve.api import make_request
 from fitserve.contract import digest
 from fitserve.errors import InputError, RequestError
 from fitserve.pallet import load_pallet
 from fitserve.pallet.archive import Contents
 from fitserve.pallet.regions import find_regions, select_region
+from fitserve.request import check_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +109,7 @@ def _regions(*paths: str) -> list[tuple[str, str, str | None, tuple[str, ...]]]:
     }
     return [
         (region.name, region.workspace, region.patchset, region.patches)
-        for region in find_regions(Contents(files, []))
+        for region in find_regions(Contents(files, [])).regions
     ]
 
 
@@ -201,7 +207,7 @@ REGIONS = (
 )
 def test_a_region_is_chosen_by_name_or_unique_start(wanted: str, found: str) -> None:
     content = {"BkgOnly": WORKSPACE, "patchset": PATCHSET}
-    regions = find_regions(
+    regions, _ = find_regions(
         Contents({path: content[path.rsplit("/", 1)[-1][:-5]] for path in REGIONS}, [])
     )
     assert select_region(regions, wanted).name == found
@@ -336,3 +342,138 @@ def test_published_pallets_are_recognised(
         assert stream is not None
         order = [patch["metadata"]["name"] for patch in json.load(stream)["patches"]]
     assert [one.name for one in pallet.hypotheses] == order
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_in_another_encoding_is_read(
+    write: Callable[..., Path], sound: dict[str, bytes], pack: Pack, encoding: str, *, packed: bool
+) -> None:
+    files = {name: raw.decode().encode(encoding) for name, raw in sound.items()}
+    directory = write({"pallet.zip": pack("zip", files)} if packed else files)
+    pallet = load_pallet(directory / "pallet.zip" if packed else directory)
+    assert (pallet.digest_verified, len(pallet.hypotheses)) == (True, 5)
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+@pytest.mark.parametrize("kind", ["directory", "zip", "targz"])
+def test_packed_json_files_are_read(
+    write: Callable[..., Path], sound: dict[str, bytes], pack: Pack, module: Any, kind: str
+) -> None:
+    suffix = {gzip: "gz", bz2: "bz2", lzma: "xz"}[module]
+    files = {f"a/{name}.{suffix}": module.compress(raw) for name, raw in sound.items()}
+    directory = write(files if kind == "directory" else {"pallet": pack(kind, files)})
+    pallet = load_pallet(directory if kind == "directory" else directory / "pallet")
+    assert (pallet.digest_verified, len(pallet.hypotheses)) == (True, 5)
+
+
+def test_a_packed_file_beside_itself_is_read_once(
+    write: Callable[..., Path], sound: dict[str, bytes]
+) -> None:
+    packed = {f"{name}.gz": gzip.compress(raw) for name, raw in sound.items()}
+    damaged = {"old.json.gz": b"\x1f\x8b damaged", "notes.json.gz": b"no archive"}
+    assert len(load_pallet(write(sound | packed | damaged)).hypotheses) == 5
+
+
+def test_a_single_packed_file_is_told_for_what_it_is(
+    write: Callable[..., Path], sound: dict[str, bytes]
+) -> None:
+    directory = write({"patchset.json.gz": gzip.compress(sound["patchset.json"])})
+    with pytest.raises(InputError, match="no background-only workspace") as caught:
+        load_pallet(directory / "patchset.json.gz")
+    assert "patchset.json (patchset)" in caught.value.evidence
+    assert caught.value.hint.startswith("put the workspace beside the patchset")
+
+
+@pytest.mark.parametrize("inner", ["zip", "tar", "targz", "tarxz"])
+@pytest.mark.parametrize("outer", ["zip", "targz"])
+def test_an_archive_in_an_archive_is_read(
+    write: Callable[..., Path], sound: dict[str, bytes], pack: Pack, inner: str, outer: str
+) -> None:
+    """As HEPData's "download all" has it, beside tables and what belongs to them."""
+    suffix = {"zip": "zip", "tar": "tar", "targz": "tar.gz", "tarxz": "txz"}[inner]
+    files = {
+        "HEPData/submission.yaml": b"---",
+        f"HEPData/Likelihoods.{suffix}": pack(inner, sound),
+        "HEPData/code.zip": pack("zip", {"main.cc": b"", "settings.json": b'{"a": NaN}'}),
+        "HEPData/broken.tar.gz": b"\x1f\x8b\x08 not at all",
+    }
+    pallet = load_pallet(write({"all": pack(outer, files)}) / "all")
+    assert (pallet.digest_verified, len(pallet.hypotheses)) == (True, 5)
+    assert pallet.region is None
+
+
+def test_an_archive_in_a_directory_is_said_to_be_what_to_give(
+    write: Callable[..., Path], sound: dict[str, bytes], pack: Pack
+) -> None:
+    directory = write({"Likelihoods.tar.gz": pack("targz", sound), "submission.yaml": b"---"})
+    with pytest.raises(InputError, match="no background-only workspace") as caught:
+        load_pallet(directory)
+    assert caught.value.hint == "give the archive itself: Likelihoods.tar.gz"
+
+
+@pytest.mark.parametrize(
+    "raw", [b'[{"CLs": NaN, "limit": Infinity}]', b"", b'{"channels": [', b"\xff\xfe\xff"]
+)
+def test_what_is_no_json_beside_the_pallet_is_noted(
+    write: Callable[..., Path], sound: dict[str, bytes], raw: bytes
+) -> None:
+    pallet = load_pallet(write(sound | {"harvest_old.json": raw}))
+    assert len(pallet.hypotheses) == 5
+    (note,) = pallet.notes
+    assert note.startswith("files that are no part of the pallet cannot be read: harvest_old.json")
+
+
+def test_what_is_no_json_is_an_error_where_something_is_missing(
+    write: Callable[..., Path], sound: dict[str, bytes]
+) -> None:
+    """It may be the patchset under another name."""
+    files = {"BkgOnly.json": sound["BkgOnly.json"], "signals.json": b'{"patches": [NaN]}'}
+    with pytest.raises(InputError, match=r"signals\.json has the value NaN"):
+        load_pallet(write(files))
+    # Its name says that it is of the pallet, whatever else there is.
+    with pytest.raises(InputError, match=r"SRB_patchset\.json has the value NaN"):
+        load_pallet(write(sound | {"SRB_patchset.json": b'{"patches": [NaN]}'}, name="second"))
+
+
+def _integers(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _integers(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_integers(value) for value in content]
+    whole = isinstance(content, float) and content.is_integer()
+    return int(content) if whole else content
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_workspace_that_was_written_anew_is_the_same(
+    write: Callable[..., Path], workspace: dict, patchset: dict, *, backwards: bool
+) -> None:
+    written = _integers(workspace)
+    assert json.dumps(written) != json.dumps(workspace)
+    if backwards:
+        written, workspace = workspace, written
+    patchset["metadata"]["digests"] = {"sha256": pyhf.utils.digest(workspace)}
+    pallet = load_pallet(write({"BkgOnly.json": written, "patchset.json": patchset}))
+    assert pallet.digest_verified
+    assert pallet.notes[0].startswith("the workspace was written anew after the patchset was made")
+    # One number that differs is another workspace.
+    written["observations"][0]["data"][0] += 1
+    with pytest.raises(InputError, match="made for another background-only workspace"):
+        load_pallet(write({"BkgOnly.json": written, "patchset.json": patchset}))
+
+
+def test_a_workspace_alone_is_one_hypothesis(
+    write: Callable[..., Path], workspace: dict, patchset: dict
+) -> None:
+    background = write({"BkgOnly.json": workspace}, name="background")
+    with pytest.raises(InputError, match="no patchset and no patch") as caught:
+        load_pallet(background)
+    assert caught.value.evidence == "BkgOnly.json alone has no parameter of interest: mu"
+    signal = patchset["patches"][2]["patch"][0]["value"]
+    workspace["channels"][0]["samples"].append(signal)
+    whole = write({"search.json": workspace}, name="whole")
+    for source in (whole, whole / "search.json"):
+        pallet = load_pallet(source)
+        assert [(one.name, one.patch) for one in pallet.hypotheses] == [("search", [])]
+        check_request(pallet, pallet.hypotheses, make_request(kind="limit"))

@@ -175,7 +175,7 @@ BAD = {
     "a scan without end": (("--scan", "0:1:0"), 2, "STEP > 0"),
     "a scan to infinity": (("--scan", "0:inf:1"), 2, "needs STOP >= START"),
     "too fine a scan": (("--scan", "0:1:1e-7"), 2, "more than 10000"),
-    "a scan out of bounds": (("--scan", "0:20:5"), 4, "outside the bounds of mu"),
+    "a scan out of bounds": (("--scan", "0:20:5"), 4, "outside the bounds of 'mu'"),
     "a level of one": (("--limit", "--level", "1"), 2, "not in the range"),
     "a patch of no signal": (("--fit", "--background-only", "--patch", "S*"), 4, "--patch S*"),
 }

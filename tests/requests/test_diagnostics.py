@@ -67,7 +67,10 @@ def test_a_parameter_at_a_bound_is_named_by_both(ask: Callable, spec: dict) -> N
         "measurements": [
             {
                 "name": "main",
-                "config": {"poi": "mu", "parameters": [{"name": "mu", "bounds": [[0.0, 0.1]]}]},
+                "config": {
+                    "poi": "mu",
+                    "parameters": [{"name": "mu", "bounds": [[0.0, 0.1]], "inits": [0.05]}],
+                },
             }
         ],
     }

@@ -17,6 +17,7 @@ from fitserve.contract import (
     ScanRequest,
     Task,
     decode_result,
+    digest,
     encode_task,
 )
 from fitserve_worker import entry, verification
@@ -148,7 +149,11 @@ def test_a_limit_is_verified_where_it_is_decided(task: Task) -> None:
 
 def test_a_scan_is_verified_where_it_has_cls(task: Task) -> None:
     request = ScanRequest(mu=(-0.5, 0.0, 0.5, 1.0))
-    found = _run(task, request=request, verify=["S_300"])["S_300"]
+    below = {"name": "mu", "bounds": [[-2.0, 10.0]]}
+    config = {"poi": "mu", "parameters": [below]}
+    workspace = {**(task.workspace or {}), "measurements": [{"name": "main", "config": config}]}
+    changes = {"workspace": workspace, "workspace_digest": digest(workspace)}
+    found = _run(task, request=request, verify=["S_300"], **changes)["S_300"]
     assert [point.mu for point in found.verification.points] == [0.5, 1.0]
     assert found.verification.largest <= TOLERANCE
 

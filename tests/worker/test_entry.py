@@ -116,7 +116,7 @@ def test_a_patch_that_does_not_apply_costs_only_its_own_hypothesis(task: Task) -
     done = _run(_with(task, hypotheses=[task.hypotheses[0], broken, task.hypotheses[1]]))
     status = {found.name: found.status for found in done.results}
     assert status == {"S_100": "ok", "broken": "failed", "S_200": "ok"}
-    assert "JsonPatch" in done.results[1].reason
+    assert done.results[1].reason.startswith("the patch does not apply")
     assert done.results[1].CLs_exp == [None] * 5
 
 
@@ -152,7 +152,7 @@ def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
     monkeypatch.setattr(pyhf_reference.PyhfEngine, "hypotest", breaks)
     done = _run(task)
     assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
-    assert done.results[-1].reason == "MemoryError: no room"
+    assert done.results[-1].reason == "the fit broke off: the worker has not enough memory for it"
 
 
 def _evaluation(*problems: str, cls: float = 0.5, twice_nll: float = 10.0) -> Evaluation:

@@ -47,7 +47,7 @@ def prepare(
         The request does not fit the pallet.
     """
     hypotheses = chosen_hypotheses(pallet.hypotheses, patterns, request)
-    check_request(pallet.workspace, hypotheses, request)
+    check_request(pallet, hypotheses, request)
     record = pallet.record()
     manifest = Manifest(
         pallet=record,

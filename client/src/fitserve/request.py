@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,23 +15,28 @@ from fitserve.contract import (
     FitRequest,
     HypotestRequest,
     Hypothesis,
-    LimitRequest,
     ScanRequest,
-    ToysRequest,
     cls_strengths,
     poi_bounds,
+    refusal,
+    widened,
 )
 from fitserve.errors import RequestError
+from fitserve.pallet.parameters import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from fitserve.contract import Request
+    from fitserve.pallet import Pallet
+    from fitserve.pallet.parameters import Outline
 
 __all__ = ["BACKGROUND_ONLY", "check_request", "chosen_hypotheses", "select_hypotheses"]
 
 BACKGROUND_ONLY = Hypothesis(name="background-only", values=(), patch=[])
 """What a fit of the workspace without a signal has in place of hypotheses."""
+
+_LISTED = 5
 
 
 def chosen_hypotheses(
@@ -86,98 +93,112 @@ def select_hypotheses(
     ]
 
 
-def check_request(
-    workspace: dict[str, Any], hypotheses: Sequence[Hypothesis], request: Request
-) -> None:
-    """Check that a request can be answered for a workspace, before anything is sent.
+def check_request(pallet: Pallet, hypotheses: Sequence[Hypothesis], request: Request) -> None:
+    """Check that a request can be answered for hypotheses, before anything is sent.
 
     Raises
     ------
     RequestError
-        The measurement or POI is unknown, or a signal strength is outside the POI's bounds.
+        The measurement or the parameter of interest (POI) is not in a hypothesis, or the POI
+        cannot be what is asked for.
     """
-    measurement = _measurement(workspace, request.model.measurement)
-    if isinstance(request, FitRequest) and request.background_only:
-        return
-    poi = request.model.poi or measurement["config"]["poi"]
-    known = set(_modifier_names(workspace.get("channels")))
-    known.update(name for one in hypotheses for name in _modifier_names(one.patch))
-    if poi not in known:
-        scalar = sorted(name for name in known if "mu" in name.lower()) or sorted(known)
-        raise RequestError(
-            f"the model has no parameter of interest '{poi}'",
-            evidence=f"its parameters include {', '.join(scalar[:5])}",
-            hint="fitserve run PALLET --poi NAME",
-        )
-    bounds = poi_bounds(measurement, request.model)
-    _check_mu_max(measurement, request, poi)
-    if isinstance(request, HypotestRequest | ScanRequest | ToysRequest):
-        _check_mu(request, poi, bounds)
-    if isinstance(request, LimitRequest) and bounds[1] <= max(0.0, bounds[0]):
-        raise RequestError(
-            f"there is no room for an upper limit on {poi}",
-            evidence=f"the bounds are {bounds[0]:g} to {bounds[1]:g}",
-            hint="choose another --measurement or --poi",
-        )
-
-
-def _measurement(workspace: dict[str, Any], name: str | None) -> dict[str, Any]:
-    measurements: list[dict[str, Any]] = workspace["measurements"]
-    if name is None:
-        return measurements[0]
-    for measurement in measurements:
-        if measurement["name"] == name:
-            return measurement
-    raise RequestError(
-        f"the workspace has no measurement '{name}'",
-        evidence=f"it has {', '.join(found['name'] for found in measurements)}",
-        hint="fitserve run PALLET --measurement NAME",
-    )
-
-
-def _check_mu_max(measurement: dict[str, Any], request: Request, poi: str) -> None:
-    wanted = request.model.mu_max
-    _, high = poi_bounds(measurement, msgspec.structs.replace(request.model, mu_max=msgspec.UNSET))
-    if wanted is not msgspec.UNSET and wanted < high:
-        raise RequestError(
-            f"{poi} may go beyond --mu-max {wanted:g} already",
-            evidence=f"its upper bound is {high:g}, and --mu-max only raises it",
-            hint="leave --mu-max out",
-        )
-
-
-def _check_mu(
-    request: HypotestRequest | ScanRequest | ToysRequest, poi: str, bounds: tuple[float, float]
-) -> None:
-    option = "--scan" if isinstance(request, ScanRequest) else "--mu"
-    strengths = cls_strengths(request)
-    if not strengths:
+    if isinstance(request, HypotestRequest | ScanRequest) and not request.mu:
+        option = "--scan" if isinstance(request, ScanRequest) else "--mu"
         raise RequestError("no signal strength is asked for", hint=f"{option} 1.0")
-    for value in strengths:
-        if not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
-            raise RequestError(
-                f"the signal strength {value:g} is outside the bounds of {poi}",
-                evidence=f"the bounds are {bounds[0]:g} to {bounds[1]:g}",
-                hint=_within(option, value, bounds),
-            )
+    alone = isinstance(request, FitRequest) and request.background_only
+    found: dict[Problem, list[str]] = {}
+    for one in hypotheses:
+        problem = _problem(pallet, one, request, alone=alone)
+        if problem is not None:
+            found.setdefault(problem, []).append(one.name)
+    for (cause, evidence, hint), names in found.items():
+        told = [evidence] if evidence else []
+        if only_some := len(names) < len(hypotheses):
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            told.insert(0, f"in {', '.join(names[:_LISTED])}{more}")
+        others = ", or choose the other hypotheses with --patch" if only_some else ""
+        raise RequestError(cause, evidence="; ".join(told), hint=f"{hint}{others}")
 
 
-def _within(option: str, value: float, bounds: tuple[float, float]) -> str:
-    choose = f"choose {option} within them"
-    if not math.isfinite(value) or value < bounds[0]:
-        return choose
-    return f"{choose}, or raise the upper one: --mu-max {value:g}"
+def _problem(
+    pallet: Pallet, hypothesis: Hypothesis, request: Request, *, alone: bool
+) -> Problem | None:
+    """Return why a request cannot be answered for a hypothesis."""
+    outline = pallet.background if alone else pallet.outlines[hypothesis.name]
+    wanted = request.model.measurement
+    measurement = outline.measurement(wanted)
+    if measurement is None:
+        return Problem(
+            f"the workspace has no measurement '{wanted}'",
+            f"it has {', '.join(each['name'] for each in outline.measurements)}",
+            "fitserve run PALLET --measurement NAME",
+        )
+    if alone and (broken := outline.broken(measurement)):
+        return broken
+    poi = request.model.poi or measurement["config"]["poi"]
+    parameter = outline.parameters.get(poi)
+    if parameter is None:
+        return None if alone else _missing(pallet, hypothesis, request, poi)
+    if parameter.size > 1:
+        told = f"it is a {parameter.type} with {parameter.size}, one for each bin"
+        cause = f"the parameter of interest '{poi}' has several components"
+        return Problem(cause, told, _another(pallet, outline, poi)[1])
+    model = request.model
+    if model.mu_max is not msgspec.UNSET:
+        _, own = poi_bounds(measurement, msgspec.structs.replace(model, mu_max=msgspec.UNSET))
+        if model.mu_max < own:
+            cause = f"{poi} may go beyond --mu-max {model.mu_max:g} already"
+            told = f"its upper bound is {own:g}, and --mu-max only raises it"
+            return Problem(cause, told, "leave --mu-max out")
+    settings = outline.settings(widened(measurement, model), poi)
+    low, high = settings.bounds[0]
+    refused = refusal(request, poi, low, high, fixed=settings.fixed)
+    if refused is None:
+        return None
+    hint = f"change them in the measurement's parameter '{poi}'"
+    if settings.fixed:
+        hint = f"let '{poi}' vary in the measurement '{measurement['name']}'"
+    elif low <= 0 < high:
+        above = [mu for mu in cls_strengths(request) if high < mu < math.inf]
+        raised = f"raise the upper one with --mu-max {max(above):g}" if above else hint
+        hint = f"choose one within them, or {raised}"
+    elif parameter.type != "normfactor":
+        hint = _another(pallet, outline, poi)[1]
+    return Problem(*refused, hint)
 
 
-def _modifier_names(content: Any) -> Iterator[str]:
-    """Yield the names of all modifiers anywhere in a piece of a workspace or patch."""
-    if isinstance(content, list):
-        for item in content:
-            yield from _modifier_names(item)
-    elif isinstance(content, dict):
-        modifiers = content.get("modifiers")
-        if isinstance(modifiers, list):
-            yield from (found["name"] for found in modifiers if "name" in found)
-        else:
-            for item in content.values():
-                yield from _modifier_names(item)
+def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str) -> Problem | None:
+    """Return what to say of a hypothesis without the parameter of interest."""
+    cause = f"the model has no parameter of interest '{poi}'"
+    outline = pallet.outlines[hypothesis.name]
+    if poi not in pallet.known_parameters:
+        return Problem(cause, *_another(pallet, outline, poi))
+    if hypothesis.patch:
+        return Problem(cause, "", f"give the signal samples a normfactor '{poi}'")
+    if isinstance(request, HypotestRequest):
+        # The background alone: its CLs is one, without a fit.
+        return None
+    return Problem(cause, "the patch is empty, so there is no signal", "add a signal sample to it")
+
+
+def _another(pallet: Pallet, outline: Outline, poi: str) -> tuple[str, str]:
+    """Return as evidence and hint which parameters of interest there could be, closest first."""
+    factors = (name for name, one in outline.parameters.items() if one.type == "normfactor")
+    names = frozenset(name for name in factors if name != poi)
+    near = _nearest(poi, names, names.difference(pallet.background.parameters))
+    if not near:
+        return "it has no normalisation factor", f"give the signal samples a normfactor '{poi}'"
+    more = ", ..." if len(near) > _LISTED else ""
+    told = f"its normalisation factors are {', '.join(near[:_LISTED])}{more}"
+    return told, f"fitserve run PALLET --poi {shlex.quote(near[0])}"
+
+
+@cache
+def _nearest(poi: str, names: frozenset[str], signal: frozenset[str]) -> list[str]:
+    """Return names by their nearness; what only a ``signal`` has is more likely to be meant."""
+
+    def nearness(name: str) -> tuple[float, str]:
+        alike = difflib.SequenceMatcher(None, poi.lower(), name.lower()).ratio()
+        return alike + 0.2 * (name in signal), name
+
+    return sorted(names, key=nearness, reverse=True)

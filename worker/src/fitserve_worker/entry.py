@@ -20,6 +20,7 @@ from fitserve.contract import (
 )
 from fitserve_worker.engines import answers, failed
 from fitserve_worker.engines.base import Work
+from fitserve_worker.engines.refusals import in_words
 from fitserve_worker.environment import worker_info, worker_version
 from fitserve_worker.outbox import find_outbox
 from fitserve_worker.staging import workspace_of
@@ -97,4 +98,4 @@ def perform(
             yield found
     except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens
         for hypothesis in open_.values():
-            yield failed(work, hypothesis, f"{type(error).__name__}: {error}")
+            yield failed(work, hypothesis, in_words(error))

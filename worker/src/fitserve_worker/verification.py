@@ -20,6 +20,7 @@ from fitserve.contract import (
     Verification,
     request_digest,
 )
+from fitserve_worker.engines import UNFITTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +40,7 @@ def verified(
     """Return the result of a hypothesis with pyhf's answer beside it.
 
     It is suspect where a CLs differs from pyhf's by more than `TOLERANCE`. A result without
-    CLs is returned as it is: there is nothing to compare.
+    CLs, or of no fit, is returned as it is: there is nothing to compare.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def verified(
         Whether that is doubted already.
     """
     claimed = _claimed(work, result)
-    if not claimed:
+    if not claimed or result.engine == UNFITTED:
         return result
     begin = time.perf_counter()
     optimizer = _optimizer(work, result, doubted=doubted)

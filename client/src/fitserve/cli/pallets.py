@@ -30,18 +30,22 @@ def check(source: str, *, region: str | None, force: bool, listed: bool, as_json
     ('fitserve analyses list').
     """
     from fitserve.console import emit_json, show_table
+    from fitserve.contract import HypotestRequest
     from fitserve.pallet import load_pallet
+    from fitserve.request import check_request
 
     pallet = load_pallet(source, region=region, force=force)
     if as_json:
         emit_json(_as_data(pallet))
-        return
-    show_pallet(pallet)
-    if listed:
+    else:
+        show_pallet(pallet)
+    if listed and not as_json:
         show_table(
             ["hypothesis", *pallet.labels],
             ([each.name, *map(_number, each.values)] for each in pallet.hypotheses),
         )
+    # As the run would that asks for nothing special.
+    check_request(pallet, pallet.hypotheses, HypotestRequest())
 
 
 def show_pallet(pallet: Pallet) -> None:
@@ -59,9 +63,8 @@ def show_pallet(pallet: Pallet) -> None:
         say(f"reference:     {kind} {reference}")
     say(f"hypotheses:    {len(names)}: {span}")
     say(f"mass values:   {', '.join(pallet.labels) or 'none'}")
-    for measurement, poi in pallet.measurements.items():
-        known = "" if poi in pallet.normfactors else " (not in every hypothesis)"
-        say(f"measurement:   {measurement}, parameter of interest {poi}{known}")
+    for measurement in pallet.measurements:
+        say(f"measurement:   {measurement}, parameter of interest {_poi(pallet, measurement)}")
     say(
         f"channels:      {len(bins)} with {sum(bins.values())} bins: "
         + ", ".join(f"{name} ({count})" for name, count in bins.items())
@@ -74,6 +77,23 @@ def show_pallet(pallet: Pallet) -> None:
         say(f"note:          {note}")
     for ignored in pallet.forced:
         warn(f"ignored by --force: {ignored}")
+
+
+def _poi(pallet: Pallet, name: str) -> str:
+    """Return the parameter of interest of a measurement, and what keeps it from being one."""
+    from fitserve.contract import HypotestRequest, ModelOptions
+    from fitserve.errors import RequestError
+    from fitserve.request import check_request
+
+    found = [outline.measurement(name) for outline in pallet.outlines.values()]
+    names = dict.fromkeys(each["config"]["poi"] for each in found if each is not None)
+    told = ", ".join(names) or pallet.measurements[name]
+    try:
+        model = ModelOptions(measurement=name)
+        check_request(pallet, pallet.hypotheses, HypotestRequest(model=model))
+    except RequestError as error:
+        return f"{told} ({error.cause})"
+    return told
 
 
 def _as_data(pallet: Pallet) -> dict[str, Any]:

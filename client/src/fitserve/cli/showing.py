@@ -64,11 +64,14 @@ def require_complete(run: SavedRun) -> None:
     count = counts(run)
     if not count["failed"] and not count["unfinished"]:
         return
-    retry = " --retry-failed" if count["failed"] else ""
+    hint = f"fitserve resume {run.path}"
+    if count["failed"]:
+        # The same fit fails again, unless what it failed for is another.
+        hint = f"see the reasons above; after a fault of the endpoint {hint} --retry-failed"
     raise IncompleteRunError(
         "some hypotheses have no valid result",
         evidence=f"{count['failed']} failed, {count['unfinished']} are not finished",
-        hint=f"fitserve resume {run.path}{retry}",
+        hint=hint,
     )
 
 

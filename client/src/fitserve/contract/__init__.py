@@ -34,6 +34,7 @@ from fitserve.contract.requests import (
     allowed,
     cls_strengths,
     kind_of,
+    refusal,
 )
 from fitserve.contract.results import (
     ABOVE_BOUND,
@@ -132,6 +133,7 @@ __all__ = [
     "hypothesis_key",
     "kind_of",
     "poi_bounds",
+    "refusal",
     "request_digest",
     "widened",
 ]

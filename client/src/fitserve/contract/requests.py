@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, get_args, get_type_hints
 
 import msgspec
@@ -20,6 +21,7 @@ __all__ = [
     "allowed",
     "cls_strengths",
     "kind_of",
+    "refusal",
 ]
 
 MAX_TOYS = 10_000_000
@@ -70,9 +72,9 @@ class LimitRequest(
 ):
     """Observed and expected upper limits on the signal strength.
 
-    The limit is where CLs falls to 1 - ``level``, and is looked for between the larger of
-    zero and the POI's lower bound, and its upper bound, which ``mu_max`` of `ModelOptions`
-    raises. CLs at a signal strength of 1 is evaluated too, where that is within the bounds.
+    The limit is where CLs falls to 1 - ``level``, and is looked for between zero and the POI's
+    upper bound, which ``mu_max`` of `ModelOptions` raises. CLs at a signal strength of 1 is
+    evaluated too, where that is within the bounds.
     """
 
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95
@@ -174,6 +176,42 @@ def cls_strengths(request: Request) -> tuple[float, ...]:
             return (request.mu,)
         case _:
             return ()
+
+
+def refusal(
+    request: Request, poi: str, low: float, high: float, *, fixed: bool = False
+) -> tuple[str, str] | None:
+    """Say why a request cannot be answered: cause and evidence; None if it can be.
+
+    The client asks before anything is sent, and every engine before it fits.
+
+    Parameters
+    ----------
+    request
+        What is asked for.
+    poi, low, high, fixed
+        Name of the parameter of interest, its bounds, and whether the measurement holds it.
+
+    Examples
+    --------
+    >>> from fitserve.contract import HypotestRequest, refusal
+    >>> refusal(HypotestRequest(mu=(12.0,)), "mu", 0.0, 10.0)
+    ("the signal strength 12 is outside the bounds of 'mu'", 'the bounds are 0 to 10')
+    >>> refusal(HypotestRequest(mu=(2.0,)), "mu", 0.0, 10.0)
+    """
+    bounds = f"the bounds are {low:g} to {high:g}"
+    if isinstance(request, FitRequest) and not request.background_only:
+        return None
+    if fixed and not isinstance(request, FitRequest):
+        return f"the parameter of interest '{poi}' cannot vary", "the measurement holds it fixed"
+    if not isinstance(request, RankingRequest) and not low <= 0 <= high:
+        return f"the parameter of interest '{poi}' cannot be 0, as without a signal", bounds
+    if isinstance(request, LimitRequest):
+        return None if high > 0 else (f"there is no room for an upper limit on '{poi}'", bounds)
+    for value in cls_strengths(request):
+        if not (math.isfinite(value) and low <= value <= high):
+            return f"the signal strength {value:g} is outside the bounds of '{poi}'", bounds
+    return None
 
 
 def allowed(struct: type[msgspec.Struct], field: str) -> tuple[str, ...]:

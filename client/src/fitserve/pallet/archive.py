@@ -2,29 +2,35 @@
 
 Nothing is unpacked to disk: members are read as a stream, only regular files with a name
 ending in ``.json`` are kept, in memory, and reading stops as soon as a limit is passed. So a
-member cannot write anywhere, links are never followed, and a decompression bomb is cut short.
+member cannot write anywhere and a decompression bomb is cut short. Symbolic links are never
+followed; a hard link is one more name of a member. Archives in the archive, like those of
+HEPData's "download all", and packed JSON files are read alike and count against the same limits.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
+import re
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from fitserve.errors import InputError
+from fitserve.pallet.jsonfiles import as_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["DEFAULT_LIMITS", "Contents", "Limits", "is_archive", "read_archive"]
+__all__ = ["DEFAULT_LIMITS", "Contents", "Limits", "is_archive", "is_packed", "read_archive"]
 
 _MIB = 1024**2
 
@@ -39,6 +45,8 @@ class Limits(NamedTuple):
     ratio: int = 1000
     """Unpacked over packed bytes, once more than ``free`` bytes are unpacked."""
     free: int = 64 * _MIB
+    depth: int = 3
+    """How many archives may be one in another; further ones are not opened."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -49,6 +57,16 @@ class Contents(NamedTuple):
 
     files: dict[str, bytes]
     others: list[str]
+
+    def add(self, name: str, raw: bytes) -> None:
+        """Add a JSON file in whichever encoding it is."""
+        self.files[name] = as_utf8(raw)
+
+    def take(self, other: Contents, below: str = "") -> None:
+        """Add the files of an archive; what is there under the same name unpacked stays."""
+        for name, raw in other.files.items():
+            self.files.setdefault(f"{below}{name}", raw)
+        self.others.extend(f"{below}{name}" for name in other.others)
 
 
 _MAGIC = {
@@ -65,6 +83,10 @@ _UNPACK: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "xz": lambda stream: cast("IO[bytes]", lzma.LZMAFile(stream)),  # noqa: SIM115
 }
 _TAR_MAGIC, _TAR_OFFSET = b"ustar", 257
+_PACKED = re.compile(
+    r"\.(?:zip|tgz|tbz2?|txz|tar(?:\.(?:gz|bz2|xz))?|json\.(?:gz|bz2|xz))$", re.IGNORECASE
+)
+_PACKED_JSON = re.compile(r"(?<=\.json)\.(?:gz|bz2|xz)$", re.IGNORECASE)
 # What the standard library's readers raise for damaged data, found by fuzzing them.
 _DAMAGE = (
     EOFError,
@@ -81,6 +103,17 @@ _DAMAGE = (
 )
 
 
+def is_packed(name: str, *, json: bool = False) -> bool:
+    """Tell from its name whether a file is an archive or a packed JSON file, or only the latter.
+
+    >>> [is_packed(name) for name in ("Likelihoods.tar.gz", "patchset.json.gz", "table.csv.gz")]
+    [True, True, False]
+    >>> is_packed("Likelihoods.tar.gz", json=True)
+    False
+    """
+    return (_PACKED_JSON if json else _PACKED).search(name) is not None
+
+
 def is_archive(path: Path) -> bool:
     """Tell from its first bytes whether a file is an archive of a kind that can be read."""
     with path.open("rb") as stream:
@@ -88,7 +121,7 @@ def is_archive(path: Path) -> bool:
 
 
 def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Contents:
-    """Read the JSON files of a zip or of a tar file, plain or packed by gzip, bzip2 or xz.
+    """Read the JSON files of a zip or tar file, or one file, packed by gzip, bzip2, xz or not.
 
     Parameters
     ----------
@@ -115,9 +148,7 @@ def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Con
             )
         meter = _Meter(where, max(path.stat().st_size, 1), limits)
         try:
-            if kind == "zip":
-                return _read_zip(stream, meter)
-            return _read_tar(stream, kind, meter)
+            return _read(stream, kind, PurePosixPath(where).name, meter)
         except MemoryError as error:
             raise InputError(f"{where} asks for more memory than there is to unpack it") from error
         except _DAMAGE as error:
@@ -135,6 +166,7 @@ class _Meter:
         self.where = where
         self.packed = packed
         self.limits = limits
+        self.depth = 1
         self.members = 0
         self.bytes = 0
 
@@ -175,10 +207,16 @@ class _Metered:
     def __init__(self, stream: IO[bytes], meter: _Meter) -> None:
         self._stream = stream
         self._meter = meter
+        self.start = stream.read(_TAR_OFFSET + len(_TAR_MAGIC))
+        self._pending = self.start
 
     def read(self, size: int) -> bytes:
         """Read at most ``size`` bytes."""
-        return self._meter.unpacked(self._stream.read(size))
+        if self._pending:
+            data, self._pending = self._pending[:size], self._pending[size:]
+        else:
+            data = self._stream.read(size)
+        return self._meter.unpacked(data)
 
 
 def _sniff(stream: IO[bytes]) -> str | None:
@@ -189,27 +227,63 @@ def _sniff(stream: IO[bytes]) -> str | None:
     return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
 
 
-def _read_tar(stream: IO[bytes], kind: str, meter: _Meter) -> Contents:
+def _read(stream: IO[bytes], kind: str, name: str, meter: _Meter) -> Contents:
+    """Read an archive or a packed JSON file of that name."""
+    if kind == "zip":
+        return _read_zip(stream, meter)
     source = _Metered(_UNPACK[kind](stream), meter)
-    contents = Contents({}, [])
+    # A whole number of characters in every encoding.
+    text = as_utf8(source.start[: _TAR_OFFSET // 4 * 4]).lstrip()
+    if kind != "tar" and text[:1] in (b"{", b"[") and not source.start.endswith(_TAR_MAGIC):
+        contents = Contents({}, [])
+        contents.add(_PACKED_JSON.sub("", name), b"".join(iter(lambda: source.read(_MIB), b"")))
+        return contents
+    contents, links = Contents({}, []), dict[str, list[str]]()
+    for member, read in _members(source, meter, links):
+        if read is None:
+            contents.others.append(member)
+        else:
+            _keep(member, read, contents, meter)
+    targets = {target: contents.files[target] for target in links if target in contents.files}
+    if len(targets) < len(links):
+        # Members that are not JSON by their own name were passed over.
+        stream.seek(0)
+        again = _Meter(meter.where, meter.packed, meter.limits)
+        for member, read in _members(_Metered(_UNPACK[kind](stream), again), again, {}):
+            if read is not None and _plain(member) in links:
+                targets[_plain(member)] = read()
+    for target, raw in targets.items():
+        for other in links[target]:
+            contents.add(other, meter.unpacked(raw))
+    return contents
+
+
+def _members(
+    source: _Metered, meter: _Meter, links: dict[str, list[str]]
+) -> Iterator[tuple[str, Callable[[], bytes] | None]]:
+    """Yield the files of a tar file and how to read them, None if they are not to be.
+
+    ``links`` takes the names of hard links to be JSON files by that of the member.
+    """
     with tarfile.open(fileobj=source, mode="r|", bufsize=_MIB) as tar:  # type: ignore[call-overload]
         for member in tar:
             meter.member()
             _check_name(member.name, meter)
-            if member.issym() or member.islnk():
-                base = PurePosixPath(member.name).parent if member.issym() else PurePosixPath()
+            if member.issym():
+                base = PurePosixPath(member.name).parent
                 _check_link(member.name, base, member.linkname, meter)
+            elif member.islnk():
+                _check_link(member.name, PurePosixPath(), member.linkname, meter)
+                if _wanted(member.name):
+                    links.setdefault(_plain(member.linkname), []).append(_plain(member.name))
             elif member.ischr() or member.isblk() or member.isfifo():
                 raise meter.bad(member.name, "a device or pipe")
-            elif member.isreg() and not member.issparse() and _wanted(member.name):
-                data = tar.extractfile(member)
-                contents.files[_plain(member.name)] = data.read() if data else b""
             elif not member.isdir():
-                contents.others.append(member.name)
+                data = None if member.issparse() else tar.extractfile(member)
+                yield member.name, data.read if data else None
     # The checksum of what was read stands at the end of the packed data.
     while source.read(_MIB):
         pass
-    return contents
 
 
 def _read_zip(stream: IO[bytes], meter: _Meter) -> Contents:
@@ -219,18 +293,43 @@ def _read_zip(stream: IO[bytes], meter: _Meter) -> Contents:
             meter.member()
             _check_name(member.filename, meter)
             mode = stat.S_IFMT(member.external_attr >> 16)
+            read = partial(_content, archive, member, meter)
             if stat.S_ISLNK(mode):
-                target = b"".join(_chunks(archive, member, meter)).decode("utf-8", "replace")
                 base = PurePosixPath(member.filename).parent
-                _check_link(member.filename, base, target, meter)
+                _check_link(member.filename, base, read().decode("utf-8", "replace"), meter)
             elif mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise meter.bad(member.filename, "a device or pipe")
-            elif not member.is_dir() and _wanted(member.filename):
-                data = b"".join(_chunks(archive, member, meter))
-                contents.files[_plain(member.filename)] = data
             elif not member.is_dir():
-                contents.others.append(member.filename)
+                _keep(member.filename, read, contents, meter)
     return contents
+
+
+def _keep(name: str, read: Callable[[], bytes], contents: Contents, meter: _Meter) -> None:
+    """Keep a member if it is JSON, and open it if it is packed; it is read only for that."""
+    plain = _plain(name)
+    if _wanted(name):
+        contents.add(plain, read())
+        return
+    told = name
+    if is_packed(plain) and not _hidden(plain) and meter.depth < meter.limits.depth:
+        inner = io.BytesIO(read())
+        kind = _sniff(inner)
+        meter.depth += 1
+        try:
+            if kind is not None:
+                folder = "" if is_packed(plain, json=True) else f"{plain}/"
+                contents.take(_read(inner, kind, plain, meter), folder)
+                return
+        except _DAMAGE as error:
+            # It need not be of the pallet; if it is, what is missing is said with this.
+            told = f"{name} (damaged: {str(error) or type(error).__name__})"
+        finally:
+            meter.depth -= 1
+    contents.others.append(told)
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, meter: _Meter) -> bytes:
+    return b"".join(_chunks(archive, member, meter))
 
 
 def _chunks(archive: zipfile.ZipFile, member: zipfile.ZipInfo, meter: _Meter) -> Iterator[bytes]:
@@ -259,10 +358,11 @@ def _check_link(name: str, base: PurePosixPath, target: str, meter: _Meter) -> N
 
 def _wanted(name: str) -> bool:
     """Tell whether a file may be part of a pallet: JSON, and not a hidden or resource file."""
-    parts = _plain(name).split("/")
-    return parts[-1].lower().endswith(".json") and not any(
-        part.startswith(".") or part == "__MACOSX" for part in parts
-    )
+    return name.lower().endswith(".json") and not _hidden(_plain(name))
+
+
+def _hidden(plain: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in plain.split("/"))
 
 
 def _plain(name: str) -> str:

@@ -13,52 +13,56 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fitserve.pallet.findings import Findings
+from fitserve.pallet.parameters import Parameters, Use
 from fitserve.pallet.schema import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from fitserve.pallet.findings import Findings
-
-__all__ = ["Base", "Channel", "Names", "check_sample", "check_sums", "check_workspace"]
+__all__ = [
+    "Base",
+    "Channel",
+    "check_parameters",
+    "check_sample",
+    "check_sums",
+    "check_workspace",
+]
 
 # Modifiers of one group may share a name: they then share the parameter.
 _GROUPS = {"normsys": "normsys or histosys", "histosys": "normsys or histosys"}
 
 
 @dataclass
-class Names:
-    """Which modifier types use a parameter's name; a patch's own names lie over the base's."""
-
-    groups: dict[str, str] = field(default_factory=dict)
-    base: Names | None = None
-
-    def group(self, name: str) -> str | None:
-        """Return the group of modifier types that uses ``name`` so far."""
-        found = self.groups.get(name)
-        return self.base.group(name) if found is None and self.base else found
-
-    def normfactors(self) -> set[str]:
-        """Return the names of the free normalisation factors: the possible POIs."""
-        own = {name for name, group in self.groups.items() if group == "normfactor"}
-        return own | self.base.normfactors() if self.base else own
-
-
-@dataclass
 class Channel:
-    """A channel of the background-only workspace, as far as signal samples have to fit it."""
+    """A channel of the background-only workspace, as far as signal samples have to fit it.
+
+    ``shifts`` is what each systematic of the samples adds to the bins, at -1 and at +1 standard
+    deviation; ``before`` are the shifts of the samples that were there before a patch.
+    """
 
     name: str
     samples: list[str]
     total: list[float]
+    shifts: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    before: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+
+    def copy(self) -> Channel:
+        """Return a copy to which a patch can add samples."""
+        return Channel(self.name, [*self.samples], [*self.total], before=self.shifts)
 
 
 @dataclass
 class Base:
-    """What the checks of patches need to know of the background-only workspace."""
+    """What the checks of patches need to know of the background-only workspace.
+
+    ``configured`` is what is wrong with its measurements, which a patch may replace.
+    """
 
     channels: list[Channel]
-    names: Names
+    parameters: Parameters
+    measurements: Sequence[dict[str, Any]]
+    configured: Findings
 
 
 def check_workspace(workspace: dict[str, Any], findings: Findings) -> Base:
@@ -77,7 +81,7 @@ def check_workspace(workspace: dict[str, Any], findings: Findings) -> Base:
         What the checks of patches need.
     """
     observations = _check_observations(workspace["observations"], findings)
-    names = Names()
+    parameters = Parameters()
     channels: list[Channel] = []
     for content in workspace["channels"]:
         name = content["name"]
@@ -95,20 +99,28 @@ def check_workspace(workspace: dict[str, Any], findings: Findings) -> Base:
         channel = Channel(name, [], [0.0] * bins)
         channels.append(channel)
         for sample in content["samples"]:
-            check_sample(sample, channel, names, findings)
+            check_sample(sample, channel, parameters, findings)
         check_sums(channel, findings)
         if observed is not None and len(observed) == bins:
             _check_empty_bins(channel, observed, findings)
     for name in observations:
         findings.note("observed data of no channel are not used", repr(name))
-    _check_measurements(workspace["measurements"], names, findings)
-    return Base(channels, names)
+    configured = Findings()
+    _check_measurements(workspace["measurements"], configured)
+    # What is wrong by itself fits no model.
+    measurements = [] if configured.errors else workspace["measurements"]
+    check_parameters(measurements, parameters, findings, configured)
+    return Base(channels, parameters, workspace["measurements"], configured)
 
 
 def check_sample(
-    sample: dict[str, Any], channel: Channel, names: Names, findings: Findings, where: str = ""
+    sample: dict[str, Any],
+    channel: Channel,
+    parameters: Parameters,
+    findings: Findings,
+    where: str = "",
 ) -> None:
-    """Check one sample and add it to ``channel`` and ``names``.
+    """Check one sample and add it to ``channel`` and ``parameters``.
 
     Parameters
     ----------
@@ -116,8 +128,8 @@ def check_sample(
         Valid by the schema.
     channel
         The channel that it is in; its samples and sums are updated.
-    names
-        The names of parameters so far; updated.
+    parameters
+        The parameters so far; updated.
     findings
         Takes what is found.
     where
@@ -139,8 +151,7 @@ def check_sample(
         return
     if min(data) < 0:
         findings.note("negative nominal yields", f"{where} has {min(data):g}")
-    for index, value in enumerate(data):
-        channel.total[index] += value
+    _add(channel.total, data)
     seen: set[tuple[str, str]] = set()
     for modifier in sample["modifiers"]:
         key = (modifier["type"], modifier["name"])
@@ -150,8 +161,11 @@ def check_sample(
                 _place(modifier, where),
             )
         seen.add(key)
-        _check_modifier(modifier, bins, findings, where)
-        _check_name(modifier, names, findings, where)
+        if _check_modifier(modifier, bins, findings, where):
+            _check_name(modifier, parameters, findings, where)
+            use = Use(modifier["type"], channel.name, sample["name"], data, modifier["data"])
+            parameters.add(modifier["name"], use)
+            _shift(channel, modifier["name"], use)
 
 
 def check_sums(channel: Channel, findings: Findings, where: str = "") -> None:
@@ -162,6 +176,38 @@ def check_sums(channel: Channel, findings: Findings, where: str = "") -> None:
                 "negative expected yield of a bin, summed over samples",
                 f"{where}channel {channel.name!r}, bin {index}: {value:g}",
             )
+    for name, shifts in channel.shifts.items():
+        for sign, shift in zip("-+", shifts, strict=True):
+            for index, (value, by) in enumerate(zip(channel.total, shift, strict=True)):
+                if value >= 0 > value + by:
+                    findings.note(
+                        "a systematic takes the expected yield of a bin below zero, where there "
+                        "is no likelihood",
+                        f"{where}channel {channel.name!r}, bin {index}: {value:g} becomes "
+                        f"{value + by:g} with {name!r} at {sign}1 standard deviation",
+                    )
+
+
+def _shift(channel: Channel, name: str, use: Use) -> None:
+    """Add what a systematic at one standard deviation does to the yields of a sample."""
+    if use.type == "histosys":
+        ends = [use.data["lo_data"], use.data["hi_data"]]
+    elif use.type == "normsys" and min(use.yields) < 0:
+        # Of positive yields it makes no negative ones.
+        ends = [[use.data[end] * value for value in use.yields] for end in ("lo", "hi")]
+    else:
+        return
+    if name not in channel.shifts:
+        nothing = [0.0] * len(use.yields)
+        down, up = channel.before.get(name, (nothing, nothing))
+        channel.shifts[name] = [*down], [*up]
+    for shift, end in zip(channel.shifts[name], ends, strict=True):
+        _add(shift, [at - value for at, value in zip(end, use.yields, strict=True)])
+
+
+def _add(total: list[float], values: Iterable[float]) -> None:
+    for index, value in enumerate(values):
+        total[index] += value
 
 
 def _check_observations(content: list[dict[str, Any]], findings: Findings) -> dict[str, list[Any]]:
@@ -189,13 +235,15 @@ def _check_empty_bins(channel: Channel, observed: list[Any], findings: Findings)
             )
 
 
-def _check_name(modifier: dict[str, Any], names: Names, findings: Findings, where: str) -> None:
+def _check_name(
+    modifier: dict[str, Any], parameters: Parameters, findings: Findings, where: str
+) -> None:
     type_, name = modifier["type"], modifier["name"]
-    group = _GROUPS.get(type_, type_)
-    before = names.group(name)
-    if before is None:
-        names.groups[name] = group
-    elif before != group:
+    first = parameters.first(name)
+    if first is None:
+        return
+    before = _GROUPS.get(first.type, first.type)
+    if before != _GROUPS.get(type_, type_):
         findings.error(
             "modifiers of types that cannot share a parameter have the same name",
             f"{where}: {name!r} is {before} and {type_}",
@@ -204,7 +252,8 @@ def _check_name(modifier: dict[str, Any], names: Names, findings: Findings, wher
         findings.error("a shapesys modifier cannot be shared", f"{where}: {name!r}")
 
 
-def _check_modifier(modifier: dict[str, Any], bins: int, findings: Findings, where: str) -> None:
+def _check_modifier(modifier: dict[str, Any], bins: int, findings: Findings, where: str) -> bool:
+    """Check a modifier's values, and tell whether they can be worked with."""
     type_, data = modifier["type"], modifier["data"]
     if type_ == "normsys":
         arrays = [[data["lo"], data["hi"]]]
@@ -221,46 +270,82 @@ def _check_modifier(modifier: dict[str, Any], bins: int, findings: Findings, whe
             place = f"{_place(modifier, where)}: {min(data):g}"
             findings.note("negative statistical uncertainties", place)
     else:
-        return
+        return True
+    sound = True
     for array in arrays:
         if type_ != "normsys" and len(array) != bins:
             place = f"{_place(modifier, where)} has {len(array)} instead of {bins}"
             findings.error("a modifier has another number of bins than its sample", place)
+            sound = False
         if _too_large(array):
             place = _place(modifier, where)
             findings.error("a modifier's value is too large for a number", place)
+            sound = False
+    return sound
 
 
 def _place(modifier: dict[str, Any], where: str) -> str:
     return f"{where}, {modifier['type']} {shorten(modifier['name'], 60)!r}"
 
 
-def _check_measurements(
-    measurements: list[dict[str, Any]], names: Names, findings: Findings
-) -> None:
+def _check_measurements(measurements: list[dict[str, Any]], findings: Findings) -> None:
+    """Check what can be said of measurements without the model."""
     seen: set[str] = set()
-    lumi = any(group == "lumi" for group in names.groups.values())
     for measurement in measurements:
         name = shorten(measurement["name"], 60)
         if name in seen:
             findings.error("two measurements have the same name", repr(name))
         seen.add(name)
-        parameters: dict[str, dict[str, Any]] = {}
+        parameters: set[str] = set()
         for parameter in measurement["config"]["parameters"]:
-            where = f"measurement {name!r}, parameter {shorten(parameter['name'], 60)!r}"
+            where = _place_of(measurement, parameter["name"])
             if parameter["name"] in parameters:
                 findings.error("a measurement configures a parameter twice", where)
-            parameters[parameter["name"]] = parameter
+            parameters.add(parameter["name"])
             for problem in _problems_of_parameter(parameter):
                 findings.error(problem, where)
-        if (
-            lumi
-            and not {"auxdata", "sigmas", "inits", "bounds"} <= parameters.get("lumi", {}).keys()
-        ):
-            findings.error(
-                "the luminosity has no auxdata, sigmas, inits or bounds",
-                f"measurement {name!r}, parameter 'lumi'",
+
+
+def check_parameters(
+    measurements: Sequence[dict[str, Any]],
+    parameters: Parameters,
+    findings: Findings,
+    configured: Findings,
+    where: str = "",
+) -> None:
+    """Check the parameters of a workspace, or those that a patch adds or shares.
+
+    Parameters
+    ----------
+    measurements
+        The measurements that configure them.
+    parameters
+        All modifiers are in it.
+    findings, configured
+        Take what is found: in the modifiers, and in the measurements.
+    where
+        The patch, for the findings.
+    """
+    for name in parameters.added:
+        for problem in parameters.problems(name):
+            findings.error(problem.cause, f"{where}{problem.evidence}", problem.hint)
+        for place in parameters.dropped(name):
+            findings.note(
+                "uncertainties of bins without a positive yield are dropped and their "
+                "parameters held fixed, as in pyhf",
+                f"{where}{place}",
             )
+    known = parameters.known()
+    for measurement in measurements:
+        settings = {each["name"]: each for each in measurement["config"]["parameters"]}
+        for name in parameters.added:
+            for problem in known[name].problems(settings.get(name, {})):
+                place = f"{where}{_place_of(measurement, name)}: {problem.evidence}"
+                configured.error(problem.cause, place, problem.hint)
+
+
+def _place_of(measurement: dict[str, Any], parameter: str) -> str:
+    return f"measurement {shorten(measurement['name'], 60)!r}, parameter {shorten(parameter, 60)!r}"
 
 
 def _problems_of_parameter(parameter: dict[str, Any]) -> Iterator[str]:

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["pyhf_digest"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["pyhf_digest", "respelled"]
+
+_Spelling = Literal["12.0", "12", "as it is"]
+_YIELDS = ("data", "lo_data", "hi_data")
 
 
 def pyhf_digest(content: Any, algorithm: str = "sha256") -> str:
@@ -31,3 +38,36 @@ def pyhf_digest(content: Any, algorithm: str = "sha256") -> str:
     """
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return hashlib.new(algorithm, text.encode("utf-8"), usedforsecurity=False).hexdigest()
+
+
+def respelled(workspace: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the same workspace with its whole numbers written in other ways: 12.0, or 12.
+
+    The digest tells them apart, and programs that read and write JSON change them. Yields and
+    uncertainties are written in one way, all other numbers in one way.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.digests import respelled
+    >>> [one["data"] for one in respelled({"data": [12, 0.5]})][:2]
+    [[12.0, 0.5], [12.0, 0.5]]
+    """
+    spellings: tuple[_Spelling, ...] = ("12.0", "12", "as it is")
+    for yields, others in product(spellings, repeat=2):
+        if (yields, others) != ("as it is", "as it is"):
+            yield _written(workspace, others, yields)
+
+
+def _written(content: Any, spelling: _Spelling, of_yields: _Spelling) -> Any:
+    if isinstance(content, dict):
+        return {
+            key: _written(value, of_yields if key in _YIELDS else spelling, of_yields)
+            for key, value in content.items()
+        }
+    if isinstance(content, list):
+        return [_written(value, spelling, of_yields) for value in content]
+    if spelling == "12.0" and type(content) is int:
+        return float(content)
+    if spelling == "12" and type(content) is float and content.is_integer():
+        return int(content)
+    return content

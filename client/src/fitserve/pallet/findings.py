@@ -23,10 +23,12 @@ class Findings:
         self.errors: dict[str, list[str]] = {}
         self.doubts: dict[str, list[str]] = {}
         self.notes: dict[str, list[str]] = {}
+        self._hints: dict[str, str] = {}
 
-    def error(self, kind: str, where: str) -> None:
-        """Add an error: what is wrong in general, and where and how exactly."""
+    def error(self, kind: str, where: str, hint: str = "") -> None:
+        """Add an error: what is wrong in general, where and how exactly, and what helps."""
         self.errors.setdefault(kind, []).append(where)
+        self._hints.setdefault(kind, hint)
 
     def doubt(self, kind: str, where: str) -> None:
         """Add a doubt."""
@@ -35,6 +37,16 @@ class Findings:
     def note(self, kind: str, where: str) -> None:
         """Add a note."""
         self.notes.setdefault(kind, []).append(where)
+
+    def take(self, other: Findings, where: str = "") -> None:
+        """Add all findings of another, with ``where`` before their places."""
+        for kind, places in other.errors.items():
+            for place in places:
+                self.error(kind, f"{where}{place}", other._hints[kind])
+        for add, found in ((self.doubt, other.doubts), (self.note, other.notes)):
+            for kind, places in found.items():
+                for place in places:
+                    add(kind, f"{where}{place}")
 
     def conclude(self, what: str, *, force: bool) -> list[str]:
         """Raise if the findings forbid to go on, else return the doubts that were ignored.
@@ -52,7 +64,8 @@ class Findings:
             There are errors, or doubts that are not to be ignored.
         """
         if self.errors:
-            raise _as_error(what, self.errors, hint="put the file right, or get it again")
+            hint = self._hints[next(iter(self.errors))]
+            raise _as_error(what, self.errors, hint=hint or "put the file right, or get it again")
         if self.doubts and not force:
             raise _as_error(
                 what, self.doubts, hint="if you know why, go on with --force; it is recorded"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,11 +10,31 @@ import msgspec
 
 from fitserve.errors import InputError
 
-__all__ = ["decode_json"]
+__all__ = ["as_utf8", "decode_json"]
 
 _decoder = msgspec.json.Decoder()
 _BYTE = re.compile(r"\(byte (\d+)\)")
 _NOT_FINITE = re.compile(rb"-?(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
+
+
+def as_utf8(raw: bytes) -> bytes:
+    """Return JSON text in UTF-8 without a byte order mark, whichever encoding it is in.
+
+    What cannot be decoded is returned as it is.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.jsonfiles import as_utf8
+    >>> as_utf8('{"channels": []}'.encode("utf-16"))
+    b'{"channels": []}'
+    """
+    encoding = json.detect_encoding(raw)
+    if encoding == "utf-8":
+        return raw
+    try:
+        return raw.decode(encoding).encode()
+    except UnicodeError:
+        return raw
 
 
 def decode_json(raw: bytes, where: str) -> Any:

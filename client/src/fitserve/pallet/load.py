@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fitserve.analyses import recognise
 from fitserve.collection import no_collection
-from fitserve.contract import digest
+from fitserve.contract import Hypothesis, digest
+from fitserve.errors import InputError
 from fitserve.pallet.cache import default_cache
 from fitserve.pallet.checks import check_workspace
-from fitserve.pallet.digests import pyhf_digest
+from fitserve.pallet.digests import pyhf_digest, respelled
 from fitserve.pallet.findings import Findings, told
 from fitserve.pallet.jsonfiles import decode_json
 from fitserve.pallet.model import Pallet
+from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
 from fitserve.pallet.regions import find_regions, select_region
 from fitserve.pallet.schema import validate
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.analyses import Analysis
-    from fitserve.contract import Hypothesis
+    from fitserve.pallet.checks import Base
     from fitserve.pallet.regions import Region
     from fitserve.pallet.source import Source
 
@@ -99,16 +102,21 @@ def load_analysis(
 def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
-    regions = find_regions(opened.contents)
+    regions, unreadable = find_regions(opened.contents)
     chosen = select_region(regions, region)
     files = opened.contents.files
 
     workspace = decode_json(files[chosen.workspace], chosen.workspace)
     validate(workspace, "workspace", chosen.workspace)
     findings = Findings()
+    for cause in unreadable:
+        findings.note("files that are no part of the pallet cannot be read", cause)
     base = check_workspace(workspace, findings)
-    hypotheses, metadata = _hypotheses(chosen, files, findings)
-    normfactors = check_hypotheses(hypotheses, workspace, base, findings)
+    if chosen.patchset or chosen.patches:
+        hypotheses, metadata = _hypotheses(chosen, files, findings)
+    else:
+        hypotheses, metadata = _alone(chosen.workspace, base)
+    outlines = check_hypotheses(hypotheses, workspace, base, findings)
     verified = _verify(workspace, metadata["digests"], findings)
     analysis = _identify(workspace, opened, len(hypotheses), findings)
     forced = findings.conclude(opened.name, force=force)
@@ -129,7 +137,8 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         analysis=analysis.name if analysis else None,
         title=analysis.title if analysis else None,
         axes=tuple(axes),
-        normfactors=normfactors,
+        background=Outline(workspace["measurements"], base.parameters.known()),
+        outlines=outlines,
         forced=(*opened.forced, *forced),
         notes=tuple(told(findings.notes)),
     )
@@ -161,12 +170,40 @@ def _hypotheses(
     }
 
 
+def _alone(path: str, base: Base) -> tuple[tuple[Hypothesis, ...], dict[str, Any]]:
+    """Return a workspace without patches as the one hypothesis that it is, signal and all."""
+    known = base.parameters.known()
+    pois = {measurement["config"]["poi"] for measurement in base.measurements}
+    if pois.isdisjoint(known):
+        raise InputError(
+            "there is no patchset and no patch in the pallet, so no hypothesis to test",
+            evidence=f"{path} alone has no parameter of interest: {', '.join(sorted(pois))}",
+            hint="put the patchset beside the workspace and give their directory",
+        )
+    name = PurePosixPath(path).stem
+    return (Hypothesis(name=name, values=(), patch=[]),), {
+        "labels": [],
+        "digests": {},
+        "references": {},
+        "description": f"{path} as it is, signal and background",
+    }
+
+
 def _verify(workspace: dict[str, Any], digests: dict[str, str], findings: Findings) -> bool:
     """Compare the digests in the patchset with those of the workspace."""
     verified = bool(digests)
     for algorithm, stated in digests.items():
         found = pyhf_digest(workspace, algorithm=algorithm)
-        if found != stated.lower():
+        if found == stated.lower():
+            continue
+        others = () if findings.errors else respelled(workspace)
+        if any(pyhf_digest(one, algorithm) == stated.lower() for one in others):
+            findings.note(
+                "the workspace was written anew after the patchset was made, and its content is "
+                "the same: only 12.0 became 12, or 12 became 12.0",
+                f"{algorithm} is now {found}",
+            )
+        else:
             verified = False
             findings.doubt(
                 "the patchset was made for another background-only workspace",

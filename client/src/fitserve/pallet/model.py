@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fitserve.store.records import PalletRecord
 
 if TYPE_CHECKING:
     from fitserve.contract import Hypothesis
+    from fitserve.pallet.parameters import Outline
 
 __all__ = ["Pallet"]
 
@@ -45,8 +47,9 @@ class Pallet:
         Name in the catalogue, if the workspace is known there.
     title, axes
         Of that analysis; ``axes`` are LaTeX, in the order of ``labels``.
-    normfactors
-        Normalisation factors that every hypothesis has: the possible parameters of interest.
+    background, outlines
+        What the models are made of: of the workspace without a patch, and of the hypotheses by
+        name.
     forced
         Checks that failed and that the user chose to ignore.
     notes
@@ -67,14 +70,15 @@ class Pallet:
     analysis: str | None
     title: str | None
     axes: tuple[str, ...]
-    normfactors: frozenset[str]
+    background: Outline
+    outlines: dict[str, Outline]
     forced: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def measurements(self) -> dict[str, str]:
         """Names of the measurements and their parameters of interest, in order."""
-        return {each["name"]: each["config"]["poi"] for each in self.workspace["measurements"]}
+        return {each["name"]: each["config"]["poi"] for each in self.background.measurements}
 
     @property
     def bins(self) -> dict[str, int]:
@@ -82,6 +86,22 @@ class Pallet:
         return {
             each["name"]: len(each["samples"][0]["data"]) for each in self.workspace["channels"]
         }
+
+    @property
+    def normfactors(self) -> frozenset[str]:
+        """Normalisation factors that every hypothesis has: the possible parameters of interest."""
+        every = [outline.parameters for outline in self.outlines.values()]
+        return frozenset(
+            name
+            for name, parameter in (every[0].items() if every else ())
+            if parameter.type == "normfactor"
+            and all(parameters.get(name) == parameter for parameters in every)
+        )
+
+    @cached_property
+    def known_parameters(self) -> frozenset[str]:
+        """The parameters that any of the hypotheses has."""
+        return frozenset().union(*(outline.parameters for outline in self.outlines.values()))
 
     def record(self) -> PalletRecord:
         """Return what a run records of the pallet."""

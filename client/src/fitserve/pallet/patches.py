@@ -16,14 +16,20 @@ import msgspec
 
 from fitserve.contract import Hypothesis
 from fitserve.errors import InputError
-from fitserve.pallet.checks import Channel, Names, check_sample, check_sums, check_workspace
+from fitserve.pallet.checks import (
+    check_parameters,
+    check_sample,
+    check_sums,
+    check_workspace,
+)
 from fitserve.pallet.findings import Findings
+from fitserve.pallet.parameters import Outline, Parameters
 from fitserve.pallet.schema import shorten, validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from fitserve.pallet.checks import Base
+    from fitserve.pallet.checks import Base, Channel
 
 __all__ = ["check_hypotheses", "from_loose_patches", "from_patchset"]
 
@@ -145,7 +151,7 @@ def _number(text: str) -> float:
 
 def check_hypotheses(
     hypotheses: Iterable[Hypothesis], workspace: dict[str, Any], base: Base, findings: Findings
-) -> frozenset[str]:
+) -> dict[str, Outline]:
     """Check that each patch applies and that it makes a likelihood.
 
     Parameters
@@ -161,23 +167,59 @@ def check_hypotheses(
 
     Returns
     -------
-    frozenset of str
-        Normalisation factors that every hypothesis has: the possible parameters of interest.
+    dict of str to Outline
+        The models by the name of the hypothesis, of those whose patches apply.
     """
     packed = msgspec.json.encode(workspace)
-    common: set[str] | None = None
+    outlines: dict[str, Outline] = {}
+    applied: Outline | None = None
+    keeps_measurements = False
+    pois = {measurement["config"]["poi"] for measurement in base.measurements}
+    nothing = (
+        "patches that change nothing: without a signal, CLs is 1"
+        if pois.isdisjoint(base.parameters.known())
+        else "without a patch the workspace is fitted as it is"
+    )
     for hypothesis in hypotheses:
         where = f"patch {shorten(hypothesis.name, 60)!r}, "
         if not hypothesis.patch:
-            findings.note("patches that change nothing", where.rstrip(", "))
+            findings.note(nothing, where.rstrip(", "))
         if all(_adds_sample(operation) for operation in hypothesis.patch):
-            names = _check_added(hypothesis.patch, base, findings, where)
+            keeps_measurements = True
+            outline = _check_added(hypothesis.patch, base, findings, where)
         else:
-            names = _check_applied(hypothesis.patch, packed, findings, where)
-        if names is not None:
-            factors = names.normfactors()
-            common = factors if common is None else common & factors
-    return frozenset(common or ())
+            outline = _check_applied(hypothesis.patch, packed, findings, where)
+            if outline == applied:
+                # Thousands of equal ones would fill the memory.
+                outline = applied
+            applied = outline
+        if outline is not None:
+            outlines[hypothesis.name] = outline
+    if keeps_measurements:
+        findings.take(base.configured)
+    _note_unused(outlines.values(), findings)
+    return outlines
+
+
+def _note_unused(outlines: Iterable[Outline], findings: Findings) -> None:
+    """Note what the measurements configure and no hypothesis has."""
+    unused: set[tuple[str, str]] | None = None
+    names: set[str] = set()
+    for outline in outlines:
+        found = outline.unused()
+        unused = found if unused is None else unused & found
+        if not unused:
+            return
+        names = names or set(outline.parameters)
+    for measurement, parameter in sorted(unused or ()):
+        # ROOT's names: Lumi, alpha_ for a normsys or histosys, gamma_ for what is in each bin.
+        prefixes = ("alpha_", "gamma_stat_", "gamma_")
+        meant = names & {parameter.lower(), *map(parameter.removeprefix, prefixes)}
+        told = f" (did you mean {max(meant)!r}?)" if meant else ""
+        findings.note(
+            "a measurement configures parameters that the model does not have, which does nothing",
+            f"{shorten(parameter, 60)!r} in {shorten(measurement, 60)!r}{told}",
+        )
 
 
 def _adds_sample(operation: dict[str, Any]) -> bool:
@@ -186,9 +228,9 @@ def _adds_sample(operation: dict[str, Any]) -> bool:
 
 def _check_added(
     patch: list[dict[str, Any]], base: Base, findings: Findings, where: str
-) -> Names | None:
-    """Check a patch that only adds samples; return the names of its parameters."""
-    names = Names(base=base.names)
+) -> Outline | None:
+    """Check a patch that only adds samples."""
+    parameters = Parameters(base.parameters)
     changed: dict[int, Channel] = {}
     for number, operation in enumerate(patch):
         there = f"{where}operation {number} (add {operation['path']})"
@@ -201,8 +243,7 @@ def _check_added(
             )
             return None
         if int(channel) not in changed:
-            old = base.channels[int(channel)]
-            changed[int(channel)] = Channel(old.name, [*old.samples], [*old.total])
+            changed[int(channel)] = base.channels[int(channel)].copy()
         new = changed[int(channel)]
         if position != "-" and int(position) > len(new.samples):
             findings.error(
@@ -217,15 +258,18 @@ def _check_added(
                 "a patch adds a sample that violates pyhf's schema", f"{there}: {error.evidence}"
             )
             return None
-        check_sample(operation["value"], new, names, findings, where)
+        check_sample(operation["value"], new, parameters, findings, where)
     for new in changed.values():
         check_sums(new, findings, where)
-    return names
+    # What is wrong with the background's measurements is told once.
+    measurements = [] if base.configured.errors else base.measurements
+    check_parameters(measurements, parameters, findings, findings, where)
+    return Outline(base.measurements, parameters.known())
 
 
 def _check_applied(
     patch: list[dict[str, Any]], packed: bytes, findings: Findings, where: str
-) -> Names | None:
+) -> Outline | None:
     """Apply a patch to a copy of the workspace and check what comes out."""
     import jsonpatch
 
@@ -256,13 +300,7 @@ def _check_applied(
         )
         return None
     inner = Findings()
-    names = check_workspace(workspace, inner).names
-    for kinds, report in (
-        (inner.errors, findings.error),
-        (inner.doubts, findings.doubt),
-        (inner.notes, findings.note),
-    ):
-        for kind, places in kinds.items():
-            for place in places:
-                report(kind, f"{where}{place}")
-    return names
+    base = check_workspace(workspace, inner)
+    findings.take(inner, where)
+    findings.take(base.configured, where)
+    return Outline(base.measurements, base.parameters.known())

@@ -12,11 +12,12 @@ import re
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from fitserve.errors import InputError, RequestError
+from fitserve.pallet.archive import is_packed
 from fitserve.pallet.jsonfiles import decode_json
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from fitserve.pallet.archive import Contents
 
-__all__ = ["Region", "find_regions", "kind_of", "select_region"]
+__all__ = ["Found", "Region", "find_regions", "kind_of", "select_region"]
 
 _Kind = Literal["workspace", "patchset", "patch", "other"]
 
@@ -66,6 +67,13 @@ class Region:
     workspace: str
     patchset: str | None
     patches: tuple[str, ...] = ()
+
+
+class Found(NamedTuple):
+    """The regions of a pallet, and what is wrong with JSON files that are of none of them."""
+
+    regions: list[Region]
+    unreadable: list[str]
 
 
 def kind_of(raw: bytes, path: str) -> _Kind:
@@ -110,8 +118,10 @@ def _kind_of_list(raw: bytes, path: str) -> _Kind:
     return "patch" if _operations.decode(raw) else "other"
 
 
-def find_regions(contents: Contents) -> list[Region]:
+def find_regions(contents: Contents) -> Found:
     """Find the regions of a pallet.
+
+    A workspace alone is a region without patches.
 
     Parameters
     ----------
@@ -120,16 +130,25 @@ def find_regions(contents: Contents) -> list[Region]:
 
     Returns
     -------
-    list of Region
-        Sorted by name.
+    Found
+        The regions are sorted by name.
 
     Raises
     ------
     InputError
-        There is no workspace, there are no patches, or a patchset has no workspace that
-        it certainly belongs to.
+        There is no workspace, or a patchset has no workspace that it certainly belongs to. A
+        file is not JSON whose name says that it is of the pallet, or without which there is
+        none.
     """
-    kinds = {path: kind_of(raw, path) for path, raw in sorted(contents.files.items())}
+    kinds: dict[str, _Kind] = {}
+    broken: list[InputError] = []
+    for path, raw in sorted(contents.files.items()):
+        try:
+            kinds[path] = kind_of(raw, path)
+        except InputError as error:
+            if _named_as_of_a_pallet(path):
+                raise
+            broken.append(error)
     workspaces = [path for path, kind in kinds.items() if kind == "workspace"]
     patchsets = [path for path, kind in kinds.items() if kind == "patchset"]
     loose: dict[str, list[str]] = {}
@@ -139,19 +158,19 @@ def find_regions(contents: Contents) -> list[Region]:
     # A patchset and its patches as single files are sometimes published side by side.
     with_patchset = {_folder(path) for path in patchsets}
     loose = {folder: paths for folder, paths in loose.items() if folder not in with_patchset}
+    if broken and not (workspaces and (patchsets or loose)):
+        raise broken[0]
     if not workspaces:
         raise InputError(
             "there is no background-only workspace in the pallet",
             evidence=_seen(kinds) or f"no JSON file, but: {', '.join(contents.others[:_LISTED])}",
-            hint="a workspace is a JSON file with channels, observations and measurements",
+            hint=_what_to_give(contents, kinds),
         )
-    if not patchsets and not loose:
-        raise InputError(
-            "there is no patchset and no patch in the pallet, so no hypothesis to test",
-            evidence=_seen(kinds),
-            hint="put the patchset beside the workspace and give their directory",
-        )
-    regions = [Region(_name(path), _workspace_of(path, workspaces), path) for path in patchsets] + [
+    alone = [] if patchsets or loose else workspaces
+    regions = [Region(_name(path), path, None) for path in alone]
+    regions += [
+        Region(_name(path), _workspace_of(path, workspaces), path) for path in patchsets
+    ] + [
         Region(folder, _workspace_of(paths[0], workspaces), None, tuple(paths))
         for folder, paths in loose.items()
     ]
@@ -160,7 +179,22 @@ def find_regions(contents: Contents) -> list[Region]:
         Region(region.name.removeprefix(common), region.workspace, region.patchset, region.patches)
         for region in regions
     ]
-    return sorted(named, key=lambda region: region.name)
+    unreadable = [error.cause for error in broken]
+    return Found(sorted(named, key=lambda region: region.name), unreadable)
+
+
+def _named_as_of_a_pallet(path: str) -> bool:
+    name = PurePosixPath(path)
+    return bool(_ROLE.search(name.stem) or _LOOSE.fullmatch(name.name))
+
+
+def _what_to_give(contents: Contents, kinds: Mapping[str, str]) -> str:
+    """Return what helps where there is no workspace."""
+    if packed := [name for name in contents.others if is_packed(name)]:
+        return f"give the archive itself: {packed[0]}"
+    if "patchset" in kinds.values():
+        return "put the workspace beside the patchset and give their directory"
+    return "a workspace is a JSON file with channels, observations and measurements"
 
 
 def select_region(regions: list[Region], wanted: str | None) -> Region:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from fitserve.analyses import catalogue, find
 from fitserve.errors import FitserveError, InputError
-from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, read_archive
+from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, is_packed, read_archive
 from fitserve.pallet.cache import cached_archive
 from fitserve.pallet.download import APPROVED_HOSTS, check_address, download
 
@@ -148,7 +148,9 @@ def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
 def _read_file(path: Path, label: str) -> Contents:
     # A workspace without its patches is told from garbage: the error says what is missing.
     if path.suffix.lower() == ".json":
-        return Contents({path.name: path.read_bytes()}, [])
+        contents = Contents({}, [])
+        contents.add(path.name, path.read_bytes())
+        return contents
     return read_archive(path, label)
 
 
@@ -159,14 +161,31 @@ def _read_directory(folder: Path) -> Contents:
         if count > DEFAULT_LIMITS.members:
             raise _too_large(folder, f"more than {DEFAULT_LIMITS.members} files")
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() != ".json":
-            contents.others.append(name)
-            continue
-        total += path.stat().st_size
-        if total > DEFAULT_LIMITS.total:
-            raise _too_large(folder, f"more than {DEFAULT_LIMITS.total} bytes of JSON")
-        contents.files[name] = path.read_bytes()
+        if path.suffix.lower() == ".json":
+            _check_total(folder, total + path.stat().st_size)
+            found = Contents({}, [])
+            found.add(path.name, path.read_bytes())
+        elif is_packed(name, json=True):
+            found = _read_packed(path)
+        else:
+            found = Contents({}, [path.name])
+        total += sum(map(len, found.files.values()))
+        _check_total(folder, total)
+        contents.take(found, name.removesuffix(path.name))
     return contents
+
+
+def _check_total(folder: Path, total: int) -> None:
+    if total > DEFAULT_LIMITS.total:
+        raise _too_large(folder, f"more than {DEFAULT_LIMITS.total} bytes of JSON")
+
+
+def _read_packed(path: Path) -> Contents:
+    try:
+        return read_archive(path, path.name)
+    except InputError as error:
+        # It need not be of the pallet; if it is, what is missing is said with this.
+        return Contents({}, [f"{path.name} ({error.evidence})"])
 
 
 def _walk(folder: Path) -> Iterator[Path]:

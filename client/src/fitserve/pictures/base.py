@@ -78,7 +78,7 @@ def refuse_nothing(result: HypothesisResult) -> InputError:
     return InputError(
         f"there is nothing to draw: '{result.name}' has no valid fit",
         evidence=result.reason or result.status,
-        hint="fitserve resume RUN --retry-failed",
+        hint="choose another hypothesis: fitserve show RUN",
     )
 
 

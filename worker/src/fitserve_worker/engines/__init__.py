@@ -8,7 +8,9 @@ import msgspec
 
 from fitserve.contract import (
     NOT_FOR_THE_KERNEL,
+    HypotestRequest,
     HypothesisResult,
+    MuPoint,
     ToysRequest,
     hypothesis_key,
     kind_of,
@@ -17,12 +19,15 @@ from fitserve.contract import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import EngineOptions, Hypothesis
+    from fitserve.contract import EngineOptions, Hypothesis, Status
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.engines.kernel_toys import KernelToys
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
 
-__all__ = ["answers", "failed", "select"]
+__all__ = ["UNFITTED", "answers", "failed", "select"]
+
+UNFITTED = "none"
+"""What stands for the engine in a result that is of no fit."""
 
 
 def select(work: Work) -> Engine | KernelToys:
@@ -63,7 +68,14 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
 
     What the selected engine does not offer is done by the reference. ``engine`` of each result
     says what fitted, and its diagnostics why that is not the kernel where nobody asked for pyhf.
+    An empty patch to a workspace without the parameter of interest is no signal, whose CLs is 1.
     """
+    empty = [one for one in work.hypotheses if not one.patch]
+    if empty and _is_background(work):
+        yield from (_no_signal(work, one) for one in empty)
+        work = work._replace(hypotheses=[one for one in work.hypotheses if one.patch])
+        if not work.hypotheses:
+            return
     kind = kind_of(work.request)
     engine: object = select(work)
     reason = None
@@ -75,18 +87,55 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
         yield msgspec.structs.replace(result, diagnostics={**result.diagnostics, **told})
 
 
+def _is_background(work: Work) -> bool:
+    """Tell whether a test is asked for and the workspace alone has no signal to test."""
+    if not isinstance(work.request, HypotestRequest):
+        return False
+    model, channels = work.request.model, work.workspace["channels"]
+    pois = [
+        model.poi or one["config"]["poi"]
+        for one in work.workspace["measurements"]
+        if model.measurement in (None, one["name"])
+    ]
+    return bool(pois) and not any(
+        modifier["name"] == pois[0]
+        for channel in channels
+        for sample in channel["samples"]
+        for modifier in sample["modifiers"]
+    )
+
+
+def _no_signal(work: Work, hypothesis: Hypothesis) -> HypothesisResult:
+    """Return the result of a hypothesis that is the background, without a fit."""
+    if not isinstance(work.request, HypotestRequest):
+        raise TypeError("only a test has a result without a signal")
+    points = [MuPoint(mu=mu, CLs_obs=1.0, CLs_exp=[1.0] * 5) for mu in work.request.mu]
+    return _unfitted(work, hypothesis, status="ok", reason=None, points=points)
+
+
 def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
     """Return the result of a hypothesis that could not be fitted at all."""
+    return _unfitted(work, hypothesis, status="failed", reason=reason, points=[])
+
+
+def _unfitted(
+    work: Work,
+    hypothesis: Hypothesis,
+    *,
+    status: Status,
+    reason: str | None,
+    points: list[MuPoint],
+) -> HypothesisResult:
     return HypothesisResult(
         name=hypothesis.name,
         key=hypothesis_key(work.workspace_digest, hypothesis, work.request_digest),
         mass_hypotheses=hypothesis.values,
-        status="failed",
+        status=status,
         reason=reason,
-        CLs_obs=None,
-        CLs_exp=[None] * 5,
+        CLs_obs=points[0].CLs_obs if points else None,
+        CLs_exp=points[0].CLs_exp if points else [None] * 5,
         fit_time=0.0,
         setup_time=0.0,
-        engine="none",
-        points=[],
+        engine=UNFITTED,
+        points=points,
     )

@@ -29,6 +29,7 @@ from fitserve_worker.engines.kernel_hypotest import answer_hypotest
 from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
 from fitserve_worker.engines.kernel_pieces import Piece
 from fitserve_worker.engines.opinions import weighed
+from fitserve_worker.engines.refusals import refused
 from fitserve_worker.kernel.compilation import Compilation, compile_hypotheses
 from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.fits import load
@@ -36,7 +37,7 @@ from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from fitserve.contract import Hypothesis
     from fitserve_worker.engines.base import Engine, Work
@@ -95,7 +96,10 @@ class KernelEngine:
         setup = (time.perf_counter() - begin) / max(1, len(work.hypotheses))
         by_name = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
         for batch in compilation.batches:
-            for name, fields in _answers(work, batch, answer):
+            refusals = refused(work.request, batch)
+            for name in refusals:
+                yield _asked(self._reference(), work, by_name[name])
+            for name, fields in _answers(work, batch, answer, without=refusals):
                 found = _result(work, by_name[name], {"setup_time": setup, **fields})
                 if found.status == "ok":
                     yield found
@@ -133,11 +137,13 @@ def _compile(work: Work) -> Compilation:
     return compile_hypotheses(background, work.hypotheses, options, may_lack_poi=without)
 
 
-def _answers(work: Work, batch: Batch, answer: Answer) -> Iterator[tuple[str, dict[str, Any]]]:
+def _answers(
+    work: Work, batch: Batch, answer: Answer, *, without: Container[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     setting = runtime()
     start: FloatArray | None = None
     size = batch.capacity(setting.capacity)
-    members = range(len(batch.members))
+    members = [at for at, member in enumerate(batch.members) if member.name not in without]
     for first in range(0, len(members), size):
         some = members[first : first + size]
         begin = time.perf_counter()

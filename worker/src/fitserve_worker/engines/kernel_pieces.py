@@ -32,7 +32,7 @@ class Piece(NamedTuple):
     work: Work
     batch: Batch
     loaded: Loaded
-    members: range
+    members: Sequence[int]
     start: FloatArray | None
 
 

@@ -31,6 +31,7 @@ from fitserve_worker.engines.base import Engine
 from fitserve_worker.engines.kernel_hypotest import Tested
 from fitserve_worker.engines.kernel_pieces import Piece
 from fitserve_worker.engines.opinions import weighed
+from fitserve_worker.engines.refusals import in_words, refused
 from fitserve_worker.engines.toy_values import packed, range_of
 from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.errors import UnsupportedModelError
@@ -97,7 +98,7 @@ class KernelToys:
             try:
                 yield self._one(work, request, hypothesis, background)
             except Exception as error:  # noqa: BLE001 - one hypothesis never costs another
-                yield failed(work, hypothesis, f"{type(error).__name__}: {error}")
+                yield failed(work, hypothesis, in_words(error))
         runtime().cache.publish()
 
     def _one(
@@ -113,6 +114,8 @@ class KernelToys:
             reason = compilation.unsupported[hypothesis.name]
             return _by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
+        if hypothesis.name in refused(request, batch):
+            return _by(self._reference(), work, hypothesis, {})
         loaded = load(batch, [0], runtime(), request.test_stat)
         if request.test_stat == "qtilde":
             # A best fit below zero counts as one at zero.

@@ -161,7 +161,7 @@ def _try(
     except pyhf.exceptions.FailedMinimization:
         return None, ["the optimizer reports that it failed"]
     except (ValueError, ArithmeticError) as error:
-        return None, [f"the fit broke: {type(error).__name__}: {error}"]
+        return None, [f"the fit broke: {error}"]
     return (found if found.usable else None), found.problems
 
 

@@ -10,6 +10,7 @@ import pyhf
 from cachetools import LRUCache
 
 from fitserve.contract import FitRequest, digest, widened
+from fitserve_worker.engines.refusals import unbuilt
 
 if TYPE_CHECKING:
     from fitserve.contract import ModelOptions
@@ -41,7 +42,7 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     ------
     jsonpatch.JsonPatchException, jsonpatch.JsonPointerException
         The patch does not apply.
-    pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ...
+    pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ..., UnfitError
         The patched workspace is no model.
     """
     options = work.request.model
@@ -55,7 +56,10 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
     if options.mu_max is not msgspec.UNSET:
         patched["measurements"] = [widened(one, options) for one in patched["measurements"]]
-    built = _build(patched, options, may_lack_poi=without)
+    try:
+        built = _build(patched, options, may_lack_poi=without)
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        raise unbuilt(patched, error) from error
     size = _GROWTH * len(msgspec.json.encode(patched))
     if size <= _CACHE_BYTES:
         _cache[key] = built, size

@@ -30,6 +30,7 @@ from fitserve_worker.engines.pyhf_fit import fit_answer, ranking_answer
 from fitserve_worker.engines.pyhf_limit import find_limits
 from fitserve_worker.engines.pyhf_scan import Profile, profile
 from fitserve_worker.engines.pyhf_toys import ToyFits, toys_answer
+from fitserve_worker.engines.refusals import below_zero, check_model, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,15 +175,19 @@ class PyhfEngine:
             try:
                 yield self._one(work, hypothesis, answer)
             except Exception as error:  # noqa: BLE001 - one hypothesis never costs another
-                yield failed(work, hypothesis, f"{type(error).__name__}: {error}")
+                yield failed(work, hypothesis, in_words(error))
 
     def _one(self, work: Work, hypothesis: Hypothesis, answer: Answer) -> HypothesisResult:
         self._ladder.prepare()
         key = hypothesis_key(work.workspace_digest, hypothesis, work.request_digest)
         begin = time.perf_counter()
         built = build(work, hypothesis.patch)
+        check_model(built, work.request)
         ready = time.perf_counter()
         fields = answer(built, int(key[:16], 16))
+        if fields.get("status") == "failed":
+            told = [fields["reason"], below_zero(built)]
+            fields["reason"] = "; ".join(filter(None, told))
         return HypothesisResult(
             name=hypothesis.name,
             key=key,

@@ -82,7 +82,7 @@ def overrides(measurement: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 raise UnsupportedModelError(f"parameter {name!r} is configured with {unknown}")
             found[name] = parameter
     except (KeyError, TypeError) as error:
-        raise UnsupportedModelError(f"the measurement cannot be read: {error!r}") from error
+        raise UnsupportedModelError(f"the measurement cannot be read: {error}") from error
     return found
 
 

@@ -137,9 +137,7 @@ def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
         TypeError,
         ValueError,
     ) as error:
-        raise UnsupportedModelError(
-            f"the patch does not apply: {type(error).__name__}: {error}"
-        ) from error
+        raise UnsupportedModelError(f"the patch does not apply: {error}") from error
     return _compare(background, _take_apart(patched, background.options))
 
 
@@ -252,7 +250,7 @@ def _take_apart(workspace: dict[str, Any], options: ModelOptions) -> Parts:
         poi = measurement["config"]["poi"] if options.poi is None else options.poi
         observations = {entry["name"]: entry["data"] for entry in workspace["observations"]}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UnsupportedModelError(f"the workspace cannot be read: {error!r}") from error
+        raise UnsupportedModelError(f"the workspace cannot be read: {error}") from error
     if not poi:
         raise UnsupportedModelError("no parameter of interest is defined")
     return Parts(dict(channels), tuple(sorted(bins.items())), observations, measurement, poi)

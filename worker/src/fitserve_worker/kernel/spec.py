@@ -82,8 +82,7 @@ def read_sample(channel: str, spec: Any) -> Sample:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         name = spec.get("name") if isinstance(spec, dict) else None
         raise UnsupportedModelError(
-            f"sample {name!r} of channel {channel!r} cannot be read: "
-            f"{type(error).__name__}: {error}"
+            f"sample {name!r} of channel {channel!r} cannot be read: {error}"
         ) from error
 
 
