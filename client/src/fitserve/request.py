@@ -7,7 +7,7 @@ import math
 import shlex
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -143,18 +143,11 @@ def _problem(
         told = f"it is a {parameter.type} with {parameter.size}, one for each bin"
         cause = f"the parameter of interest '{poi}' has several components"
         return Problem(cause, told, _another(pallet, outline, poi)[1])
-    model = request.model
-    if model.mu_max is not msgspec.UNSET:
-        _, own = poi_bounds(measurement, msgspec.structs.replace(model, mu_max=msgspec.UNSET))
-        if model.mu_max < own:
-            cause = f"{poi} may go beyond --mu-max {model.mu_max:g} already"
-            told = f"its upper bound is {own:g}, and --mu-max only raises it"
-            return Problem(cause, told, "leave --mu-max out")
-    settings = outline.settings(widened(measurement, model), poi)
+    settings = outline.settings(widened(measurement, request.model), poi)
     low, high = settings.bounds[0]
     refused = refusal(request, poi, low, high, fixed=settings.fixed)
     if refused is None:
-        return None
+        return _not_raised(measurement, request, poi)
     hint = f"change them in the measurement's parameter '{poi}'"
     if settings.fixed:
         hint = f"let '{poi}' vary in the measurement '{measurement['name']}'"
@@ -165,6 +158,17 @@ def _problem(
     elif parameter.type != "normfactor":
         hint = _another(pallet, outline, poi)[1]
     return Problem(*refused, hint)
+
+
+def _not_raised(measurement: dict[str, Any], request: Request, poi: str) -> Problem | None:
+    """Return what to say of an upper bound that is not raised by what was asked."""
+    model = request.model
+    _, own = poi_bounds(measurement, msgspec.structs.replace(model, mu_max=msgspec.UNSET))
+    if model.mu_max is msgspec.UNSET or model.mu_max >= own:
+        return None
+    cause = f"{poi} may go beyond --mu-max {model.mu_max:g} already"
+    told = f"its upper bound is {own:g}, and --mu-max only raises it"
+    return Problem(cause, told, "leave --mu-max out")
 
 
 def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str) -> Problem | None:

@@ -40,8 +40,10 @@ _RIVAL = 12.5
 # The lowest minimum may not be the lowest if no more than this many of enough starts led there.
 _ENOUGH = 12
 _RARE = 1
-# Random starts where something is unusual, and how far they scatter, in standard deviations.
+# Random starts where something is unusual, how many of them small models have in any case, and
+# how far they scatter, in standard deviations.
 _STARTS = 24
+_ALWAYS = 8
 _SCATTER = (1.0, 2.0, 4.0)
 _SEED = 20210317
 # Values of parameters without a constraint scatter by this factor, and signal strengths from
@@ -151,13 +153,11 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
     search = _Search(loaded, asked, fits)
     initial = loaded.chunk.columns["init"][asked.hypothesis]
     first = np.flatnonzero(np.isnan(asked.poi) | loaded.small)
-    search.look(
-        [
-            (first, initial[first]),
-            *(search.stronger(part) for part in _STRENGTHS[loaded.small]),
-        ],
-        flips=search.flips(),
-    )
+    usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
+    if loaded.small:
+        every = np.arange(len(initial))
+        usual += [(every, starts) for starts in search.scattered(every)[:_ALWAYS]]
+    search.look(usual, flips=search.flips())
     unusual = search.unusual()
     search.flip()
     if loaded.small:
