@@ -209,7 +209,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
         "request": kind_of(run.manifest.request),
         "hypotheses": counts(run),
         "excluded": excluded(run),
-        "verification": verification_summary(run.results),
+        "verification": verification_summary(run),
         "reused": sum(record.reused_from is not None for record in run.records.values()),
         **engine_counts(run.results.values())._asdict(),
         "hosts": sorted({record.worker.host for record in run.records.values()}),

@@ -116,9 +116,9 @@ def _settable(command: _Command) -> _Command:
 @click.option(
     "--verify",
     type=click.FloatRange(0, 1),
-    default=0.0,
     metavar="FRACTION",
-    help="Have this fraction of the hypotheses fitted by pyhf too, and compare.",
+    help="Have this fraction of the hypotheses fitted by pyhf too, when all have a result, and "
+    "compare. [default: 2 %, at least one, where pyhf needs less than the run; 0: none]",
 )
 @_bounded
 @click.pass_context

@@ -75,7 +75,7 @@ def _show_state(run: SavedRun) -> None:
 
 
 def _show_verification(run: SavedRun) -> None:
-    found = verification_summary(run.results)
+    found = verification_summary(run)
     if not found:
         return
     told = f"{found['verified']} of {found['of']} with pyhf"
@@ -83,9 +83,19 @@ def _show_verification(run: SavedRun) -> None:
         told += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
     say(f"verified:    {told}")
     if found["beyond"]:
-        warn(f"{len(found['beyond'])} of them differ from pyhf by more than {found['tolerance']:g}")
+        warn(
+            f"{len(found['beyond'])} of them are wrong by more than {found['tolerance']:g} by "
+            f"pyhf: {', '.join(found['beyond'])}"
+        )
+    for name, told in found["above"].items():
+        say(f"note:        {name}: pyhf has another CLs, which does not count: {told}")
     for name, reason in found["unverified"].items():
         warn(f"{name} could not be verified: {reason}")
+    if found["waiting"]:
+        say(
+            f"unverified:  {len(found['waiting'])} more were to be verified, and are not yet: "
+            f"fitserve resume {run.path}"
+        )
 
 
 def _show_provenance(run: SavedRun) -> None:
