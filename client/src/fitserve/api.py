@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,13 @@ import msgspec
 
 from fitserve.backends import open_backend
 from fitserve.contract import HypotestRequest, LimitRequest, Request
-from fitserve.errors import MissingExtraError, RequestError
+from fitserve.errors import MissingExtraError, ModelWarning, RequestError
 from fitserve.execute import complete, open_store
 from fitserve.plan import Bounds
 from fitserve.prepare import default_directory, prepare
 from fitserve.progress import LiveProgress, Silent
 from fitserve.store import RunStore, read_run
-from fitserve.summary import columns, counts, table_rows
+from fitserve.summary import cautions, columns, counts, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,7 +157,7 @@ def make_request(
     measurement, poi
         Of the workspace; by default its first measurement and that one's parameter.
     normsys, histosys
-        Interpolation codes.
+        Interpolation codes; `run` warns of histosys ``"code2"``, which jumps.
     engine, backend, optimizer
         What fits.
 
@@ -260,6 +261,11 @@ def run(
     InputError, RequestError, BackendError, StoreError
         See `fitserve.errors`; results that had arrived are kept in the run directory.
 
+    Warns
+    -----
+    ModelWarning
+        An interpolation code is not what it seems.
+
     Examples
     --------
     >>> import fitserve
@@ -270,6 +276,8 @@ def run(
     """
     from fitserve.pallet import load_pallet
 
+    for told in cautions(request or HypotestRequest()):
+        warnings.warn(told, ModelWarning, stacklevel=2)
     name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
     settings = dict(options or {})
     backend = open_backend(name, workers, settings)

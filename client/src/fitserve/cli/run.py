@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fitserve.cli.kinds import asking, request_options
 from fitserve.contract import EngineOptions, HypotestRequest, ModelOptions, allowed
+from fitserve.errors import ModelWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +102,7 @@ def _settable(command: _Command) -> _Command:
 @click.option("--measurement", help="Measurement of the workspace. [default: its first]")
 @click.option("--poi", help="Parameter of interest. [default: the measurement's]")
 @_choice("--normsys", ModelOptions, "normsys", "Interpolation of normalisations.")
-@_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes.")
+@_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes; code2 jumps at +-1.")
 @_choice("--engine", EngineOptions, "engine", "What fits.")
 @_choice("--backend", EngineOptions, "backend", "Tensor backend of the pyhf engine.")
 @_choice("--optimizer", EngineOptions, "optimizer", "Optimizer of the pyhf engine.")
@@ -129,6 +131,8 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     ('fitserve analyses list'). Finished results of the same question are reused.
     """
     from fitserve import api
+    from fitserve.console import warn
+    from fitserve.summary import cautions
 
     request = api.make_request(
         **request_options(context, options),
@@ -145,6 +149,8 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             )
         },
     )
+    for told in cautions(request):
+        warn(told)
     chosen = {name: options[name] for name in ("region", "patches", "force", "verify")}
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
@@ -160,16 +166,18 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             **chosen,
         )
         return
-    finished = api.run(
-        pallet,
-        request=request,
-        output=options["output"],
-        refit=options["refit"],
-        workers=options["workers"],
-        bounds=_bounds(options),
-        progress=not options["quiet"],
-        **chosen,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelWarning)
+        finished = api.run(
+            pallet,
+            request=request,
+            output=options["output"],
+            refit=options["refit"],
+            workers=options["workers"],
+            bounds=_bounds(options),
+            progress=not options["quiet"],
+            **chosen,
+        )
     _conclude(finished, options)
 
 

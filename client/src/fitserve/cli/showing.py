@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from fitserve.console import emit_json, say, show_table, warn
 from fitserve.errors import IncompleteRunError
 from fitserve.fitting import engine_counts, most_common
-from fitserve.summary import asked, columns, counts, excluded, failures, summary, table_rows, times
+from fitserve.summary import (
+    asked,
+    cautions,
+    columns,
+    counts,
+    excluded,
+    failures,
+    summary,
+    table_rows,
+    times,
+)
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
@@ -29,6 +39,8 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
         say("")
     for found in failures(run):
         warn(f"{found.name} is {found.status}: {found.reason}")
+    for told in cautions(run.manifest.request):
+        warn(told)
     _show_state(run)
     _show_provenance(run)
     results = run.path / "results.json"

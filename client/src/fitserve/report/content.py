@@ -12,7 +12,7 @@ from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
 from fitserve.fitting import engine_counts, most_common
 from fitserve.report.toys import toy_columns, toy_numbers
-from fitserve.summary import asked, counts, excluded, times
+from fitserve.summary import asked, cautions, counts, excluded, times
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
@@ -250,6 +250,7 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("Measurement", model.measurement or "the workspace's first"),
         Fact("Parameter of interest", model.poi or "the measurement's own"),
         Fact("Interpolation", f"normsys {model.normsys}, histosys {model.histosys}"),
+        *(Fact("Caution", told) for told in cautions(request)),
         Fact("Engine asked for", engine.engine),
         Fact("pyhf set up with", f"{engine.backend}, {engine.optimizer}"),
         Fact("Request digest", manifest.request_digest, code=True),
