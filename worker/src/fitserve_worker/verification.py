@@ -10,6 +10,7 @@ difference says nothing against the answer; where the answer's is, it is wrong.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fitserve.contract import Hypothesis, HypothesisResult, MuPoint
     from fitserve_worker.engines.base import Work
 
-__all__ = ["TOLERANCE", "verified"]
+__all__ = ["TOLERANCE", "Pair", "verified"]
 
 TOLERANCE = 1e-4
 """Greatest difference of two CLs that counts as agreement."""
@@ -74,7 +75,7 @@ def verified(
     else:
         reason = "; ".join(dict.fromkeys(one.reason for one in seconds if one.reason))
     pairs = [
-        _Pair(result, ours, second, second.points[0], getattr(work.request, "test_stat", "qtilde"))
+        Pair(result, ours, second, second.points[0], getattr(work.request, "test_stat", "qtilde"))
         for ours, second in zip(claimed, seconds, strict=False)
         if second.points
     ]
@@ -101,11 +102,16 @@ class _Fit(NamedTuple):
     theirs: float
 
     def __str__(self) -> str:
-        return f"{self.name} {self.theirs:.6f}, ours {self.ours:.6f}"
+        # As many digits as show the difference.
+        digits = min(9, max(3, 1 - math.floor(math.log10(abs(self.theirs - self.ours) or 1.0))))
+        return f"{self.name} {self.theirs:.{digits}f}, ours {self.ours:.{digits}f}"
 
 
-class _Pair(NamedTuple):
-    """A signal strength of a result and of pyhf's answer."""
+class Pair(NamedTuple):
+    """A signal strength of a result and of pyhf's answer, to be compared.
+
+    ``ours`` is a point of ``result``, ``theirs`` one of ``second``.
+    """
 
     result: HypothesisResult
     ours: MuPoint
@@ -142,9 +148,10 @@ class _Pair(NamedTuple):
         return f"{told}, which is doubted too: {self.theirs.reason}" if self.theirs.reason else told
 
     def above(self) -> str:
-        """Return which minima of pyhf lie above ours."""
+        """Return which minima of pyhf lie above ours; empty if none does."""
         fits = self._apart(1)
-        return f"at mu = {self.ours.mu:g} -2 log L of pyhf ends above our minimum: {fits}"
+        at = f"at mu = {self.ours.mu:g}"
+        return f"{at} -2 log L of pyhf ends above our minimum: {fits}" if fits else ""
 
     def _apart(self, sign: int) -> str:
         """Return the fits that pyhf leaves above (1) or below (-1) ours, but for rounding."""
