@@ -278,7 +278,8 @@ def markdown(rows: Sequence[Row]) -> str:
     """Return the table, and what it comes to."""
     compared = [row for row in rows if len(row.ours) > 1]
     same = sum(row.difference <= TOLERANCE for row in compared)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("pyhf", "jax", "numpy", "scipy"))
+    others = ", ".join(f"{name} {version(name)}" for name in ("jax", "numpy", "scipy"))
+    versions = f"pyhf {pyhf.__version__}, {others}"
     odd = [row for row in compared if row.difference > TOLERANCE]
     explained = sum(row.explained for row in odd)
     told = (
