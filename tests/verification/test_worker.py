@@ -21,8 +21,10 @@ from fitserve.contract import (
     encode_task,
 )
 from fitserve_worker import verification
-from fitserve_worker.engines import pyhf_reference
+from fitserve_worker.engines import pyhf_reference, pyhf_starts
 from fitserve_worker.engines.asymptotic import Evaluation, evaluate
+from fitserve_worker.engines.base import Work
+from fitserve_worker.engines.models import build
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.verification import TOLERANCE
 
@@ -155,7 +157,8 @@ def _stopped(free: float, held: float) -> Callable[..., Evaluation]:
 def test_a_higher_minimum_of_pyhf_says_nothing_against_a_result(
     task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float, fit: str
 ) -> None:
-    monkeypatch.setattr(pyhf_reference, "evaluate", _stopped(free, held))
+    for module in (pyhf_reference, pyhf_starts):
+        monkeypatch.setattr(module, "evaluate", _stopped(free, held))
     request = HypotestRequest(engine=KERNEL)
     found = _verified(task, ["S_200"], request=request)["S_200"]
     second = found.verification
@@ -166,11 +169,8 @@ def test_a_higher_minimum_of_pyhf_says_nothing_against_a_result(
     assert f"{found.twice_nll + free:.3f}, ours {found.twice_nll:.3f}" in second.above or not free
 
 
-@pytest.mark.parametrize(("free", "held", "fit"), [(0.3, 0, "the free fit"), (0, 0.2, "mu = 1")])
-def test_a_lower_minimum_of_pyhf_makes_a_result_suspect(
-    task: Task, free: float, held: float, fit: str
-) -> None:
-    request = HypotestRequest(engine=KERNEL)
+def _above(free: float, held: float) -> Callable[[HypothesisResult], HypothesisResult]:
+    """Return a function that gives a result fits that stopped above their minima by so much."""
 
     def change(result: HypothesisResult) -> HypothesisResult:
         (point,) = result.points
@@ -184,12 +184,55 @@ def test_a_lower_minimum_of_pyhf_makes_a_result_suspect(
             twice_nll=result.twice_nll + free,
         )
 
-    found = _verified(task, ["S_200"], change, request=request)["S_200"]
+    return change
+
+
+@pytest.mark.parametrize(("free", "held", "fit"), [(0.3, 0, "the free fit"), (0, 0.2, "mu = 1")])
+def test_a_lower_minimum_of_pyhf_makes_a_result_suspect(
+    task: Task, free: float, held: float, fit: str
+) -> None:
+    request = HypotestRequest(engine=KERNEL)
+
+    found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
     assert found.status == "suspect"
     assert "which has the lower minimum" in found.reason
     assert f"{fit} " in found.reason
     assert found.verification.wrong_by == pytest.approx(found.verification.largest, abs=1e-4)
     assert found.verification.above is None
+
+
+@pytest.mark.parametrize(("free", "held"), [(0.3, 0), (0, 0.2)])
+def test_pyhf_looks_elsewhere_where_it_agrees_from_its_own_start(
+    task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float
+) -> None:
+    """Two that end in the same wrong minimum prove nothing."""
+    monkeypatch.setattr(pyhf_reference, "evaluate", _stopped(free, held))
+    request = HypotestRequest(engine=KERNEL)
+    right = _run(task, request=request)["S_200"]
+    found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
+    assert found.status == "suspect"
+    assert "which has the lower minimum" in found.reason
+    second = found.verification.points[0]
+    assert second.CLs_obs == pytest.approx(right.CLs_obs, abs=1e-6)
+    assert second.twice_delta_nll == pytest.approx(right.points[0].twice_delta_nll, abs=1e-5)
+
+
+def test_the_starts_elsewhere_are_within_bounds_and_move_all_that_is_constrained(
+    task: Task,
+) -> None:
+    work = Work("0" * 64, task.workspace, task.hypotheses, task.request, "0" * 64)
+    built = build(work, task.hypotheses[0].patch)
+    starts = np.array(list(pyhf_starts._starts(built, 3)))
+    config = built.model.config
+    low, high = np.array(config.suggested_bounds()).T
+    assert starts.shape == (3, len(low))
+    assert ((low <= starts) & (starts <= high)).all()
+    moved = starts != np.array(config.suggested_init())
+    poi = config.poi_index
+    assert np.delete(moved, poi, axis=1).all()
+    assert moved[:, poi].tolist() == [False, False, True]
+    again = np.array(list(pyhf_starts._starts(built, 3)))
+    assert (again == starts).all()
 
 
 def test_a_second_minimum_of_the_background_is_judged_by_the_lower_one(task: Task) -> None:

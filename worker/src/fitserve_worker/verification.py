@@ -1,8 +1,8 @@
 """A second answer by pyhf to what was answered before.
 
 pyhf begins with its tighter tolerance: with the usual one its own CLs may be wrong by more than
-what is compared. What is doubted it fits with Minuit, and what pyhf fitted in the first place
-it fits again with its other optimizer.
+what is compared. It fits from four starts, as one may end where the answer ended. What is doubted
+it fits with Minuit, and what pyhf fitted in the first place it fits again with its other optimizer.
 
 Of two minima of the same fit the lower one is right. Where pyhf's is the higher one, the
 difference says nothing against the answer; where the answer's is, it is wrong.
@@ -10,12 +10,12 @@ difference says nothing against the answer; where the answer's is, it is wrong.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
-import numpy as np
 
 from fitserve.contract import (
     EngineOptions,
@@ -25,7 +25,7 @@ from fitserve.contract import (
     Verification,
     request_digest,
 )
-from fitserve_worker.kernel.asymptotics import asymptotic_cls
+from fitserve_worker.engines.minima import SAME, Minima, minima_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,8 +38,7 @@ __all__ = ["TOLERANCE", "Pair", "verified"]
 TOLERANCE = 1e-4
 """Greatest difference of two CLs that counts as agreement."""
 
-# Two minima of -2 log L that are nearer than this are the same one.
-_SAME = 1e-6
+# What is nearer differs by rounding.
 _ROUNDING = 1e-8
 # Part of the largest such difference of a hypothesis that is worth a word.
 _MINOR = 0.01
@@ -166,56 +165,27 @@ class Pair(NamedTuple):
 
         Those of the Asimov data compare where these are the same: they are of the background.
         """
-        found = [
-            _fit("of the free fit", self.result.twice_nll, self.second.twice_nll),
-            _fit(
-                f"with mu = {self.ours.mu:g}",
-                _held(self.result, self.ours),
-                _held(self.second, self.theirs),
-            ),
-            _fit(
-                "without signal",
-                self.result.twice_nll_background,
-                self.second.twice_nll_background,
-            ),
-            _fit("of the Asimov data", self.ours.q_asimov, self.theirs.q_asimov),
-        ]
-        fits = [fit for fit in found if fit is not None]
-        if len(fits) < len(found):
+        ours, theirs = self._minima()
+        if ours is None or theirs is None:
             return []
-        background = fits[2]
-        same_data = abs(background.ours - background.theirs) <= _SAME
-        return fits if same_data else fits[:3]
+        names = ("of the free fit", f"with mu = {self.ours.mu:g}", "without signal")
+        fits = [
+            _Fit(name, *both)
+            for name, both in zip(names, zip(ours, theirs, strict=True), strict=False)
+        ]
+        if abs(ours.background - theirs.background) <= SAME:
+            fits.append(_Fit("of the Asimov data", ours.q_asimov, theirs.q_asimov))
+        return fits
 
-    def _by_lower_minima(self) -> list[float | None] | None:
+    def _minima(self) -> tuple[Minima | None, Minima | None]:
+        return minima_of(self.result, self.ours), minima_of(self.second, self.theirs)
+
+    def _by_lower_minima(self) -> list[float] | None:
         """Return CLs, observed and expected, from the lower minimum of each fit."""
-        fits = self._fits()
-        if not fits:
+        ours, theirs = self._minima()
+        if ours is None or theirs is None:
             return None
-        free, held, background = fits[:3]
-        lower = self.result if free.ours <= free.theirs else self.second
-        muhat, lowest = lower.muhat or 0.0, min(free[1:])
-        if muhat < 0 and self.test_stat == "qtilde":
-            # Equation 16 of arXiv:1007.1727.
-            lowest = min(background[1:])
-        q = 0.0 if muhat > self.ours.mu else max(0.0, min(held[1:]) - lowest)
-        of_asimov = [float(one.q_asimov or 0.0) for one in (self.ours, self.theirs)]
-        if len(fits) > len((free, held, background)):
-            q_asimov = min(of_asimov)
-        else:
-            q_asimov = of_asimov[background.theirs < background.ours]
-        cls = asymptotic_cls(np.array([q]), np.array([q_asimov]), self.test_stat)
-        return [float(cls.observed[0]), *cls.expected[0].tolist()]
-
-
-def _fit(name: str, ours: float | None, theirs: float | None) -> _Fit | None:
-    return None if ours is None or theirs is None else _Fit(name, ours, theirs)
-
-
-def _held(result: HypothesisResult, point: MuPoint) -> float | None:
-    if result.twice_nll is None or point.twice_delta_nll is None:
-        return None
-    return result.twice_nll + point.twice_delta_nll
+        return ours.lower(theirs).cls(self.ours.mu, self.test_stat)
 
 
 def _cls(point: MuPoint) -> list[float | None]:
@@ -261,6 +231,7 @@ def _by_pyhf(
     work: Work, hypothesis: Hypothesis, optimizer: Literal["scipy", "minuit"], mu: float
 ) -> HypothesisResult:
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_starts import from_elsewhere
 
     asked = work.request
     engine = EngineOptions(engine="pyhf", backend=asked.engine.backend, optimizer=optimizer)
@@ -273,7 +244,36 @@ def _by_pyhf(
     again = work._replace(
         hypotheses=[hypothesis], request=request, request_digest=request_digest(request)
     )
-    return next(iter(PyhfEngine(engine, tight=True).hypotest(again)))
+    found = next(iter(PyhfEngine(engine, tight=True).hypotest(again)))
+    own = minima_of(found, found.points[0]) if found.points else None
+    if own is None:
+        return found
+    seed = int(found.key[:16], 16)
+    lowest = functools.reduce(Minima.lower, from_elsewhere(again, hypothesis, request, seed), own)
+    ends_lower = [one < other - SAME for one, other in zip(lowest[:4], own[:4], strict=True)]
+    return _with(found, lowest, request) if any(ends_lower) else found
+
+
+def _with(found: HypothesisResult, lowest: Minima, request: HypotestRequest) -> HypothesisResult:
+    """Return pyhf's answer with lower minima than it has from its initial values."""
+    (mu,) = request.mu
+    observed, *expected = lowest.cls(mu, request.test_stat)
+    point = msgspec.structs.replace(
+        found.points[0],
+        CLs_obs=observed,
+        CLs_exp=list(expected),
+        twice_delta_nll=lowest.held - lowest.free,
+        q_asimov=lowest.q_asimov,
+    )
+    return msgspec.structs.replace(
+        found,
+        CLs_obs=observed,
+        CLs_exp=list(expected),
+        points=[point],
+        muhat=lowest.muhat,
+        twice_nll=lowest.free,
+        twice_nll_background=lowest.background,
+    )
 
 
 def _doubted(result: HypothesisResult, wrong: dict[float, str]) -> dict[str, Any]:
