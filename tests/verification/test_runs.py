@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.contract import HypothesisResult
+    from fitserve.drive import Claims
     from fitserve_worker.engines.base import Work
 
 GRID = [
@@ -294,8 +295,16 @@ def test_a_run_is_complete_before_anything_is_verified(
     assert "1 more were to be verified, and are not yet: fitserve resume" in done.output
     assert read_run(path).manifest.sample == verification_summary(read_run(path))["waiting"]
     monkeypatch.undo()
+    bounds, real = [], execute.drive
+
+    def drive(*arguments: object, claims: Claims, **options: object) -> None:
+        bounds.append(claims.seconds)
+        real(*arguments, claims=claims, **options)
+
+    monkeypatch.setattr(execute, "drive", drive)
     resumed = api.resume(path, endpoint="inline", progress=False)
     assert resumed.results[resumed.manifest.sample[0]].verification.largest < 1e-4
+    assert bounds == [None]  # who resumes a run waits for it
     assert "are not yet" not in _cli("show", path).output
 
 

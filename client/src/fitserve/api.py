@@ -335,7 +335,8 @@ def resume(
             store.set_aside(failed)
         backend = _backend_of(saved.manifest, endpoint, options, workers)
         with _running(backend):
-            return _completed(store, saved.inputs(), backend, bounds, progress=progress)
+            inputs = saved.inputs()
+            return _completed(store, inputs, backend, bounds, progress=progress, patient=True)
 
 
 def _backend_of(
@@ -374,7 +375,13 @@ def _running(backend: Backend) -> Iterator[None]:
 
 
 def _completed(
-    store: RunStore, inputs: Inputs, backend: Backend, bounds: Bounds | None, *, progress: bool
+    store: RunStore,
+    inputs: Inputs,
+    backend: Backend,
+    bounds: Bounds | None,
+    *,
+    progress: bool,
+    patient: bool = False,
 ) -> Run:
     saved = store.read()
     with contextlib.ExitStack() as stack:
@@ -382,7 +389,8 @@ def _completed(
         if progress:
             total = len(saved.manifest.hypotheses)
             observer = stack.enter_context(LiveProgress(total, len(saved.records)))
-        return Run(complete(store, inputs, backend, observer, bounds or Bounds()))
+        bounds = bounds or Bounds()
+        return Run(complete(store, inputs, backend, observer, bounds, patient=patient))
 
 
 _EXPECTED = ("CLs_exp_m2", "CLs_exp_m1", "CLs_exp", "CLs_exp_p1", "CLs_exp_p2")

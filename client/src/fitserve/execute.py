@@ -65,12 +65,19 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
 
 
 def complete(
-    store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
+    store: RunStore,
+    inputs: Inputs,
+    backend: Backend,
+    observer: Observer,
+    bounds: Bounds,
+    *,
+    patient: bool = False,
 ) -> SavedRun:
     """Fit what has no result yet, and write results.json; then ask pyhf for second answers.
 
     What comes of these is written when it is there. Where they are interrupted or cannot be had
-    the run is none the less complete.
+    the run is none the less complete. A sample that nobody asked for is given up where it takes
+    longer than the run did, unless the user is ``patient``.
 
     Raises
     ------
@@ -96,7 +103,7 @@ def complete(
     jumps = _jumps(saved)
     _judge(store, saved, jumps)
     store.write_results()
-    patience = max(_PATIENCE, time.monotonic() - begin)
+    patience = None if patient else max(_PATIENCE, time.monotonic() - begin)
     doubted = _to_look_at_again(saved, jumps)
     if doubted:
         observer.trouble(
