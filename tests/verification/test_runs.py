@@ -28,7 +28,12 @@ from fitserve.makespan import Costs
 from fitserve.plan import Verify, encode_planned, make_plan, plan_verification
 from fitserve.report import render_report
 from fitserve.store import RunStore, pending_tasks, read_run
-from fitserve.verification import affordable_sample, chosen_to_verify, verification_summary
+from fitserve.verification import (
+    affordable_sample,
+    chosen_to_verify,
+    verification_summary,
+    with_verdict,
+)
 from fitserve_worker import entry
 
 if TYPE_CHECKING:
@@ -327,6 +332,27 @@ def test_a_result_that_pyhf_disproves_is_told_and_does_not_change_the_exit_code(
     assert f"{name} is suspect: at mu = 1 CLs is" in done.stderr
     assert f"1 of them are wrong by more than 0.0001 by pyhf: {name}" in done.stderr
     assert json.loads((path / "results.json").read_text())[name]["status"] == "suspect"
+
+
+def test_a_worker_that_verifies_changes_no_number(build_run) -> None:
+    _, results = build_run({"S_1": ((1.0, 1.0), 0.3, None)})
+    claim = results["S_1"]
+    second = Verification(
+        engine="pyhf", largest=0.2, wrong_by=0.2, tolerance=1e-4, points=[], seconds=1.0
+    )
+    point = msgspec.structs.replace(claim.points[0], CLs_obs=0.9, status="suspect", reason="odd")
+    answer = msgspec.structs.replace(
+        claim, CLs_obs=0.9, points=[point], status="suspect", reason="odd", verification=second
+    )
+    found = with_verdict(claim, answer)
+    assert (found.CLs_obs, found.points[0].CLs_obs) == (0.3, 0.3)
+    assert (found.status, found.reason, found.verification) == ("suspect", "odd", second)
+    assert (found.points[0].status, found.points[0].reason) == ("suspect", "odd")
+    # Neither does it take a doubt away, or a result.
+    doubted = msgspec.structs.replace(claim, status="suspect", reason="doubted before")
+    for status in ("ok", "failed"):
+        told = with_verdict(doubted, msgspec.structs.replace(answer, status=status))
+        assert (told.status, told.reason) == ("suspect", "doubted before")
 
 
 def test_a_task_of_verifying_that_a_service_has_is_collected(

@@ -12,6 +12,7 @@ from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.errors import ContractError, InterruptedRunError
 from fitserve.plan import Verify, encode_planned
 from fitserve.store import StoredResult
+from fitserve.verification import with_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -233,7 +234,10 @@ class _Drive:
         result = self._decoded(outcome.ticket, outcome.result)
         records = self._records(outcome.ticket, sent, result)
         if self._claims is not None:
-            self._store.append_verified(records)
+            claims = self._claims.results
+            self._store.append_verified(
+                with_verdict(claims[record.result.name], record.result) for record in records
+            )
         elif sent.piece.toys is None:
             self._store.append(records)
             self._observer.finished(records)

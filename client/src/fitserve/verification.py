@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from fitserve.contract import (
     HypotestRequest,
     LimitRequest,
@@ -34,6 +36,7 @@ __all__ = [
     "lacks_verification",
     "to_verify",
     "verification_summary",
+    "with_verdict",
 ]
 
 VERIFIABLE = (HypotestRequest, LimitRequest, ScanRequest)
@@ -130,6 +133,24 @@ def to_verify(run: SavedRun) -> list[str]:
     return [
         name for name, found in run.results.items() if name in wanted and lacks_verification(found)
     ]
+
+
+def with_verdict(claim: HypothesisResult, answer: HypothesisResult) -> HypothesisResult:
+    """Return a result with what was found when it was held against pyhf.
+
+    Whatever else a worker answers, every number and every earlier doubt stays.
+    """
+    doubted = {point.mu: point.reason for point in answer.points if point.status == "suspect"}
+    points = [
+        msgspec.structs.replace(point, status="suspect", reason=doubted[point.mu])
+        if point.mu in doubted
+        else point
+        for point in claim.points
+    ]
+    changed = msgspec.structs.replace(claim, verification=answer.verification, points=points)
+    if answer.status != "suspect":
+        return changed
+    return msgspec.structs.replace(changed, status="suspect", reason=answer.reason)
 
 
 def verification_summary(run: SavedRun) -> dict[str, Any]:

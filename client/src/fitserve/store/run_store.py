@@ -214,13 +214,13 @@ class RunStore:
         """Write finished hypotheses; they are on disk when this returns."""
         self._results.append(list(records))
 
-    def append_verified(self, records: Iterable[StoredResult]) -> None:
+    def append_verified(self, results: Iterable[HypothesisResult]) -> None:
         """Write what verification says of finished hypotheses; where they were fitted stays."""
         known = self.read().records
         self.append(
-            msgspec.structs.replace(known[record.result.name], result=record.result)
-            for record in records
-            if record.result.verification is not None
+            msgspec.structs.replace(known[result.name], result=result)
+            for result in results
+            if result.verification is not None
         )
 
     def append_toys(self, records: Sequence[StoredResult]) -> list[StoredResult]:
