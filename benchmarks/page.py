@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["markdown", "write_into"]
+__all__ = ["markdown", "put_into", "table", "write_into"]
 
-BEGIN = "<!-- begin of what benchmarks/run.py --docs writes -->"
-END = "<!-- end of what benchmarks/run.py --docs writes -->"
+PLACE = "<!-- {} of what {} --docs writes -->"
+BEGIN, END = (PLACE.format(word, "benchmarks/run.py") for word in ("begin", "end"))
 
 _PICTURE = (
     "Engines side by side, growth with the size of the analysis, growth with the number of "
@@ -30,17 +30,28 @@ def write_into(page: Path, found: dict[str, Any], picture: Path | None = None) -
     ValueError
         The page has no such place.
     """
-    text = page.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} has no place for the figures: {BEGIN} ... {END}")
     told = markdown(found)
     if picture is not None:
         copy = page.with_suffix(".png")
         shutil.copy(picture, copy)
         told += f"\n\n![{_PICTURE}]({copy.name})"
-    page.write_text(f"{before}{BEGIN}\n\n{told}\n\n{END}{after}")
+    put_into(page, "benchmarks/run.py", told)
+
+
+def put_into(page: Path, program: str, told: str) -> None:
+    """Replace what a program has written into a page.
+
+    Raises
+    ------
+    ValueError
+        The page has no such place.
+    """
+    begin, end = (PLACE.format(word, program) for word in ("begin", "end"))
+    before, found, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page} has no place for the figures: {begin} ... {end}")
+    page.write_text(f"{before}{begin}\n\n{told}\n\n{end}{after}")
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -51,7 +62,7 @@ def markdown(found: dict[str, Any]) -> str:
     load = machine["load at the start"]
     parts = [
         f"{machine['processor']}, {machine['cores']} cores, load {load:.2f}; {versions}.",
-        _table(["", "to reach", "reached"], _goals(found)),
+        table(["", "to reach", "reached"], _goals(found)),
     ]
     engines, growth, profile = list(_engines(found)), list(_growth(found)), list(_profile(found))
     if engines:
@@ -60,18 +71,19 @@ def markdown(found: dict[str, Any]) -> str:
             "is as by the kernel on all cores, and on one:"
         )
         head = ["analysis", "engine", "sampled", "median / s", "times", "one core", "ΔCLs"]
-        parts.append(_table(head, engines))
+        parts.append(table(head, engines))
     if growth:
         parts.append("Synthetic analyses, seconds for one hypothesis on one core:")
         head = ["bins", "nuisance parameters", "kernel", "the first, compiling", "MiB"]
-        parts.append(_table([*head, "pyhf jax+scipy"], growth))
+        parts.append(table([*head, "pyhf jax+scipy"], growth))
     if profile:
         parts.append("Where a core's time for one hypothesis goes:")
-        parts.append(_table(["", *_profiled(found)], profile))
+        parts.append(table(["", *_profiled(found)], profile))
     return "\n\n".join(parts)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -45,6 +45,12 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
+def _sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing verified that is not asked for; tests/verification has the sample."""
+    monkeypatch.setattr("fitserve.verification._SAMPLE", 0.0)
+
+
+@pytest.fixture(autouse=True)
 def _doctest_directory(doctest_namespace: dict[str, object], tmp_path: Path) -> None:
     doctest_namespace["tmp_path"] = tmp_path
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(900)]
 
-ONE = ("--patch", "X_600_0", "--engine", "pyhf", "--refit")
+ONE = ("--patch", "X_600_0", "--engine", "pyhf", "--verify", "0", "--refit")
 
 
 @pytest.fixture(scope="module")

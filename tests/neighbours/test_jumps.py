@@ -214,7 +214,12 @@ def test_judging_reports_and_changes_neither_a_status_nor_a_number(status: str) 
 def test_it_says_whether_pyhf_finds_the_same(largest: float | None, same: bool) -> None:
     grid = _grid()
     second = Verification(
-        engine="pyhf/numpy/scipy", largest=largest, tolerance=1e-4, points=[], seconds=1.0
+        engine="pyhf/numpy/scipy",
+        largest=largest,
+        wrong_by=largest,
+        tolerance=1e-4,
+        points=[],
+        seconds=1.0,
     )
     wrong = msgspec.structs.replace(_planted(grid["S_500_200"], 2.0), verification=second)
     jump = find_jumps(REQUEST, {**grid, "S_500_200": wrong})["S_500_200"]

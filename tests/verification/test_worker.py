@@ -1,10 +1,11 @@
-"""What the worker does with hypotheses that are to be verified."""
+"""What the worker does with results that are to be verified."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import pytest
 
 import fitserve_worker
@@ -20,15 +21,19 @@ from fitserve.contract import (
     digest,
     encode_task,
 )
-from fitserve_worker import entry, verification
-from fitserve_worker.engines import pyhf_reference
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker import verification
+from fitserve_worker.engines import pyhf_reference, pyhf_starts
+from fitserve_worker.engines.asymptotic import Evaluation, evaluate
+from fitserve_worker.engines.base import Work
+from fitserve_worker.engines.models import build
+from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.verification import TOLERANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
-    from fitserve_worker.engines.base import Work
+
+KERNEL = EngineOptions(engine="kernel")
 
 
 def _run(task: Task, **changes: object) -> dict[str, HypothesisResult]:
@@ -38,45 +43,56 @@ def _run(task: Task, **changes: object) -> dict[str, HypothesisResult]:
     return {result.name: result for result in answer.results}
 
 
-@pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Return a function that makes an engine wrong: its CLs are too large by an amount."""
-
-    def plant(error: float) -> None:
-        def wrong(work: Work) -> Iterator[HypothesisResult]:
-            for result in PyhfEngine(work.request.engine).hypotest(work):
-                first = result.points[0]
-                off = msgspec.structs.replace(first, CLs_obs=first.CLs_obs + error)
-                yield msgspec.structs.replace(
-                    result,
-                    CLs_obs=off.CLs_obs,
-                    points=[off, *result.points[1:]],
-                    engine="kernel",
-                )
-
-        monkeypatch.setattr(entry, "answers", wrong)
-
-    return plant
+def _verified(
+    task: Task,
+    names: Sequence[str],
+    change: Callable[[HypothesisResult], HypothesisResult] = lambda result: result,
+    *,
+    doubted: Sequence[str] = (),
+    **changes: object,
+) -> dict[str, HypothesisResult]:
+    """Return the answer to a task that verifies what was found, or something else."""
+    found = _run(task, **changes)
+    return _run(
+        task,
+        hypotheses=[one for one in task.hypotheses if one.name in names],
+        verify=[change(found[name]) for name in names],
+        doubted=list(doubted),
+        **changes,
+    )
 
 
-def test_only_what_is_named_is_verified_and_the_rest_of_the_answer_is_the_same(task: Task) -> None:
+def _off(error: float) -> Callable[[HypothesisResult], HypothesisResult]:
+    """Return a function that makes a result wrong: its CLs is too large by an amount."""
+
+    def change(result: HypothesisResult) -> HypothesisResult:
+        first = result.points[0]
+        off = msgspec.structs.replace(first, CLs_obs=first.CLs_obs + error)
+        return msgspec.structs.replace(
+            result, CLs_obs=off.CLs_obs, points=[off, *result.points[1:]], engine="kernel"
+        )
+
+    return change
+
+
+def test_what_is_verified_is_not_fitted_again_and_every_number_stays(task: Task) -> None:
     plain = _run(task)
-    found = _run(task, verify=["S_200", "S_400"])
-    assert {name for name, one in found.items() if one.verification} == {"S_200", "S_400"}
+    found = _verified(task, ["S_200", "S_400"])
+    assert set(found) == {"S_200", "S_400"}
     for name, one in found.items():
-        assert (one.key, one.status) == (plain[name].key, "ok")
-        assert one.points == plain[name].points
+        assert msgspec.structs.replace(
+            one, verification=None, fit_time=0, setup_time=0, attempts=[]
+        ) == msgspec.structs.replace(plain[name], fit_time=0, setup_time=0, attempts=[])
     second = found["S_200"].verification
-    assert second.largest <= TOLERANCE
+    assert second.largest == second.wrong_by <= TOLERANCE
     assert second.seconds > 0
-    assert second.reason is None
+    assert (second.reason, second.above) == (None, None)
     assert [point.mu for point in second.points] == [1.0]
     assert second.points[0].CLs_obs == pytest.approx(found["S_200"].CLs_obs, abs=TOLERANCE)
 
 
 def test_the_kernel_is_verified_with_the_optimizer_of_the_request(task: Task) -> None:
-    request = HypotestRequest(engine=EngineOptions(engine="kernel"))
-    found = _run(task, request=request, verify=["S_300"])["S_300"]
+    found = _verified(task, ["S_300"], request=HypotestRequest(engine=KERNEL))["S_300"]
     assert found.engine == "kernel"
     assert found.verification.engine == "pyhf/numpy/scipy"
     assert found.verification.largest <= TOLERANCE
@@ -86,7 +102,7 @@ def test_the_kernel_is_verified_with_the_optimizer_of_the_request(task: Task) ->
 def test_what_is_doubted_is_verified_with_minuit(task: Task, optimizer: str) -> None:
     request = HypotestRequest(engine=EngineOptions(engine="kernel", optimizer=optimizer))
     both = ["S_300", "S_400"]
-    found = _run(task, request=request, verify=both, doubted=["S_300"])
+    found = _verified(task, both, doubted=["S_300"], request=request)
     told = [found[name].verification.engine for name in both]
     assert told == ["pyhf/numpy/minuit", f"pyhf/numpy/{optimizer}"]
 
@@ -94,7 +110,7 @@ def test_what_is_doubted_is_verified_with_minuit(task: Task, optimizer: str) -> 
 @pytest.mark.parametrize(("optimizer", "other"), [("scipy", "minuit"), ("minuit", "scipy")])
 def test_pyhf_is_verified_with_its_other_optimizer(task: Task, optimizer: str, other: str) -> None:
     request = HypotestRequest(engine=EngineOptions(engine="pyhf", optimizer=optimizer))
-    found = _run(task, request=request, verify=["S_300"])["S_300"]
+    found = _verified(task, ["S_300"], request=request)["S_300"]
     assert (found.engine, found.verification.engine) == (
         f"pyhf/numpy/{optimizer}",
         f"pyhf/numpy/{other}",
@@ -103,13 +119,13 @@ def test_pyhf_is_verified_with_its_other_optimizer(task: Task, optimizer: str, o
 
 @pytest.mark.parametrize(("error", "status"), [(0.5e-4, "ok"), (3e-4, "suspect")])
 def test_a_wrong_cls_is_suspect_and_both_values_are_told(
-    task: Task, planted: Callable[[float], None], error: float, status: str
+    task: Task, error: float, status: str
 ) -> None:
-    request = HypotestRequest(mu=(1.0, 0.5))
+    request = HypotestRequest(mu=(1.0, 0.5), engine=KERNEL)
     right = _run(task, request=request)["S_400"]
-    planted(error)
-    found = _run(task, request=request, verify=["S_400"])["S_400"]
+    found = _verified(task, ["S_400"], _off(error), request=request)["S_400"]
     assert found.verification.largest == pytest.approx(error, abs=2e-5)
+    assert found.verification.wrong_by == pytest.approx(error, abs=2e-5)
     assert found.status == status
     # The number stays as it was found, with pyhf's beside it.
     assert found.CLs_obs == pytest.approx(right.CLs_obs + error)
@@ -121,23 +137,172 @@ def test_a_wrong_cls_is_suspect_and_both_values_are_told(
         assert found.reason is None
 
 
+def _stopped(free: float, held: float) -> Callable[..., Evaluation]:
+    """Return pyhf's evaluation with fits that stopped above their minima by so much."""
+
+    def evaluated(*arguments: object, **options: object) -> Evaluation:
+        right = evaluate(*arguments, **options)
+        q = right.twice_delta_nll + held - free
+        cls = asymptotic_cls(np.array([max(q, 0.0)]), np.array([right.q_asimov]), "qtilde")
+        return right._replace(
+            CLs_obs=float(cls.observed[0]),
+            twice_nll=right.twice_nll + free,
+            twice_delta_nll=q,
+            problems=[],
+        )
+
+    return evaluated
+
+
+@pytest.mark.parametrize(("free", "held", "fit"), [(0.3, 0, "the free fit"), (0, 0.2, "mu = 1")])
+def test_a_higher_minimum_of_pyhf_says_nothing_against_a_result(
+    task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float, fit: str
+) -> None:
+    for module in (pyhf_reference, pyhf_starts):
+        monkeypatch.setattr(module, "evaluate", _stopped(free, held))
+    request = HypotestRequest(engine=KERNEL)
+    found = _verified(task, ["S_200"], request=request)["S_200"]
+    second = found.verification
+    assert (found.status, found.reason) == ("ok", None)
+    assert second.largest > 5 * TOLERANCE
+    assert second.wrong_by < TOLERANCE
+    assert f"{fit} " in second.above
+    assert f"{found.twice_nll + free:.3f}, ours {found.twice_nll:.3f}" in second.above or not free
+
+
+def _above(free: float, held: float) -> Callable[[HypothesisResult], HypothesisResult]:
+    """Return a function that gives a result fits that stopped above their minima by so much."""
+
+    def change(result: HypothesisResult) -> HypothesisResult:
+        (point,) = result.points
+        q = max(0.0, point.twice_delta_nll + held - free)
+        cls = asymptotic_cls(np.array([q]), np.array([point.q_asimov]), "qtilde")
+        wrong = msgspec.structs.replace(point, CLs_obs=float(cls.observed[0]), twice_delta_nll=q)
+        return msgspec.structs.replace(
+            result,
+            CLs_obs=wrong.CLs_obs,
+            points=[wrong],
+            twice_nll=result.twice_nll + free,
+        )
+
+    return change
+
+
+@pytest.mark.parametrize(("free", "held", "fit"), [(0.3, 0, "the free fit"), (0, 0.2, "mu = 1")])
+def test_a_lower_minimum_of_pyhf_makes_a_result_suspect(
+    task: Task, free: float, held: float, fit: str
+) -> None:
+    request = HypotestRequest(engine=KERNEL)
+
+    found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
+    assert found.status == "suspect"
+    assert "which has the lower minimum" in found.reason
+    assert f"{fit} " in found.reason
+    assert found.verification.wrong_by == pytest.approx(found.verification.largest, abs=1e-4)
+    assert found.verification.above is None
+
+
+@pytest.mark.parametrize(("free", "held"), [(0.3, 0), (0, 0.2)])
+def test_pyhf_looks_elsewhere_where_it_agrees_from_its_own_start(
+    task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float
+) -> None:
+    """Two that end in the same wrong minimum prove nothing."""
+    monkeypatch.setattr(pyhf_reference, "evaluate", _stopped(free, held))
+    request = HypotestRequest(engine=KERNEL)
+    right = _run(task, request=request)["S_200"]
+    found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
+    assert found.status == "suspect"
+    assert "which has the lower minimum" in found.reason
+    second = found.verification.points[0]
+    assert second.CLs_obs == pytest.approx(right.CLs_obs, abs=1e-6)
+    assert second.twice_delta_nll == pytest.approx(right.points[0].twice_delta_nll, abs=1e-5)
+
+
+def test_the_starts_elsewhere_are_within_bounds_and_move_all_that_is_constrained(
+    task: Task,
+) -> None:
+    work = Work("0" * 64, task.workspace, task.hypotheses, task.request, "0" * 64)
+    built = build(work, task.hypotheses[0].patch)
+    starts = np.array(list(pyhf_starts._starts(built, 3)))
+    config = built.model.config
+    low, high = np.array(config.suggested_bounds()).T
+    assert starts.shape == (3, len(low))
+    assert ((low <= starts) & (starts <= high)).all()
+    moved = starts != np.array(config.suggested_init())
+    poi = config.poi_index
+    assert np.delete(moved, poi, axis=1).all()
+    assert moved[:, poi].tolist() == [False, False, True]
+    again = np.array(list(pyhf_starts._starts(built, 3)))
+    assert (again == starts).all()
+
+
+def test_a_second_minimum_of_the_background_is_judged_by_the_lower_one(task: Task) -> None:
+    """The Asimov data, and so every expected CLs, are those of the fit without signal."""
+
+    def change(result: HypothesisResult) -> HypothesisResult:
+        (point,) = result.points
+        q_asimov = 1.3 * point.q_asimov
+        q = point.twice_delta_nll
+        cls = asymptotic_cls(np.array([q]), np.array([q_asimov]), "qtilde")
+        wrong = msgspec.structs.replace(
+            point,
+            CLs_obs=float(cls.observed[0]),
+            CLs_exp=cls.expected[0].tolist(),
+            q_asimov=q_asimov,
+        )
+        return msgspec.structs.replace(
+            result, points=[wrong], twice_nll_background=result.twice_nll_background + above
+        )
+
+    request = HypotestRequest(engine=KERNEL)
+    above = 0.5
+    found = _verified(task, ["S_200"], change, request=request)["S_200"]
+    assert found.status == "suspect"
+    assert "without signal" in found.reason
+    above = -0.5
+    found = _verified(task, ["S_200"], change, request=request)["S_200"]
+    assert found.status == "ok"
+    assert "without signal" in found.verification.above
+
+
+@pytest.mark.parametrize("engine", ["kernel", "pyhf"])
+def test_the_minima_of_every_fit_are_told(task: Task, engine: str) -> None:
+    strengths = (0.5, 1.0)
+    for request in (
+        HypotestRequest(mu=strengths, engine=EngineOptions(engine=engine)),
+        ScanRequest(mu=strengths, engine=EngineOptions(engine=engine)),
+    ):
+        found = _run(task, request=request)["S_200"]
+        for point in found.points:
+            cls = asymptotic_cls(
+                np.array([point.twice_delta_nll]), np.array([point.q_asimov]), "qtilde"
+            )
+            assert cls.expected[0] == pytest.approx(point.CLs_exp, abs=1e-6)
+            assert cls.observed[0] == pytest.approx(point.CLs_obs, abs=1e-6)
+        null = _run(task, request=ScanRequest(mu=(0.0,), engine=EngineOptions(engine="kernel")))[
+            "S_200"
+        ]
+        held = null.twice_nll + null.points[0].twice_delta_nll
+        assert found.twice_nll_background == pytest.approx(held, abs=1e-6)
+
+
 def test_where_pyhf_has_no_number_the_result_stays_and_says_so(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a singular matrix")
 
-    right = _run(task)["S_200"]
-    monkeypatch.setattr(entry, "answers", lambda _: iter([right]))
     monkeypatch.setattr(pyhf_reference, "evaluate", broken)
-    found = _run(task, hypotheses=[task.hypotheses[1]], verify=["S_200"])["S_200"]
-    assert (found.status, found.CLs_obs) == ("ok", right.CLs_obs)
+    request = HypotestRequest(engine=KERNEL)
+    found = _verified(task, ["S_200"], request=request)["S_200"]
+    assert (found.status, found.engine) == ("ok", "kernel")
     assert found.verification.largest is None
+    assert found.verification.wrong_by is None
     assert "a singular matrix" in found.verification.reason
 
 
 def test_a_limit_is_verified_where_it_is_decided(task: Task) -> None:
-    found = _run(task, request=LimitRequest(), verify=["S_200"])["S_200"]
+    found = _verified(task, ["S_200"], request=LimitRequest())["S_200"]
     strengths = [point.mu for point in found.verification.points]
     assert strengths[0] == 1.0
     near = min(strengths, key=lambda mu: abs(mu - found.limit.observed))
@@ -153,24 +318,23 @@ def test_a_scan_is_verified_where_it_has_cls(task: Task) -> None:
     config = {"poi": "mu", "parameters": [below]}
     workspace = {**(task.workspace or {}), "measurements": [{"name": "main", "config": config}]}
     changes = {"workspace": workspace, "workspace_digest": digest(workspace)}
-    found = _run(task, request=request, verify=["S_300"], **changes)["S_300"]
+    found = _verified(task, ["S_300"], request=request, **changes)["S_300"]
     assert [point.mu for point in found.verification.points] == [0.5, 1.0]
     assert found.verification.largest <= TOLERANCE
 
 
 def test_a_fit_has_nothing_to_verify(task: Task) -> None:
-    found = _run(task, request=FitRequest(), verify=["S_300"])["S_300"]
+    found = _verified(task, ["S_300"], request=FitRequest())["S_300"]
     assert (found.status, found.verification) == ("ok", None)
 
 
-def test_a_verification_that_breaks_costs_no_other_hypothesis(
+def test_a_verification_that_breaks_costs_no_result(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr(verification, "_by_pyhf", broken)
-    found = _run(task, verify=["S_500"])
-    assert [one.status for one in found.values()].count("ok") == 4
-    assert found["S_500"].status == "failed"
-    assert "out of paper" in found["S_500"].reason
+    found = _verified(task, ["S_400", "S_500"])
+    assert [one.status for one in found.values()] == ["ok", "ok"]
+    assert "out of paper" in found["S_500"].verification.reason

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from fitserve.backends.base import Accepted, Resumable
 from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.errors import ContractError, InterruptedRunError
 from fitserve.plan import Verify, encode_planned
 from fitserve.store import StoredResult
+from fitserve.verification import with_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from fitserve.backends import Backend, BackendStatus, Outcome
-    from fitserve.contract import Hypothesis, ToyRange
+    from fitserve.contract import Hypothesis, HypothesisResult, ToyRange
     from fitserve.plan import PlannedTask
     from fitserve.store import Inputs, PendingTask, RunStore
 
-__all__ = ["Observer", "drive"]
+__all__ = ["Claims", "Observer", "drive"]
 
 # A task whose worker is lost is cut in half and tried again, so that a hypothesis that
 # kills its worker costs no other; one alone is given up after this many losses.
@@ -44,6 +46,21 @@ class Observer(Protocol):
     def trouble(self, text: str) -> None:
         """Take note of something that went wrong and was dealt with."""
         ...
+
+    def verifying(self, text: str) -> None:
+        """Take note that everything has a result, and that pyhf is asked about some."""
+        ...
+
+
+class Claims(NamedTuple):
+    """Results by hypothesis, to be held against pyhf.
+
+    After ``seconds``, where there is such a bound, what has not ended is left as it is, for
+    whoever resumes the run.
+    """
+
+    results: Mapping[str, HypothesisResult]
+    seconds: float | None = None
 
 
 class _Piece(NamedTuple):
@@ -75,8 +92,11 @@ def drive(
     staged: bool,
     observer: Observer,
     pending: Sequence[PendingTask] = (),
+    claims: Claims | None = None,
 ) -> None:
     """Do all tasks; each result is on disk before the next is looked at.
+
+    With ``claims`` tasks are to hold these against pyhf.
 
     Tasks ``pending`` from an earlier process are collected from the service that took them,
     or sent again as they were.
@@ -94,7 +114,7 @@ def drive(
     StoreError
         Results cannot be written.
     """
-    _Drive(store, inputs, backend, observer, staged=staged).run(tasks, pending)
+    _Drive(store, inputs, backend, observer, staged=staged, claims=claims).run(tasks, pending)
 
 
 class _Drive:
@@ -106,6 +126,7 @@ class _Drive:
         observer: Observer,
         *,
         staged: bool,
+        claims: Claims | None,
     ) -> None:
         self._store = store
         self._pallet = store.manifest.pallet
@@ -117,15 +138,17 @@ class _Drive:
         self._waiting: deque[_Piece] = deque()
         self._sent: dict[str, _Sent] = {}
         self._nonce = store.nonce()
-        self._verify = frozenset(store.manifest.verify)
+        self._claims = claims
         self._doubted = frozenset(store.manifest.doubted)
         # Tickets are never used twice in a run directory.
         self._tickets = sum(event.event == "submitted" for event in store.read().events())
 
     def run(self, tasks: Sequence[PlannedTask], pending: Sequence[PendingTask]) -> None:
+        seconds = self._claims.seconds if self._claims else None
+        end = math.inf if seconds is None else time.monotonic() + seconds
         self._take_up(pending)
         self._waiting.extend(_Piece(task.hypotheses, toys=task.toys) for task in tasks)
-        while self._waiting or self._sent:
+        while (self._waiting or self._sent) and time.monotonic() < end:
             if self._store.cancelled():
                 raise InterruptedRunError("cancelled; nothing that was finished is lost")
             while self._waiting and len(self._sent) < self._backend.limits.outstanding:
@@ -167,12 +190,7 @@ class _Drive:
             self._request,
             nonce=self._nonce,
             toys=piece.toys,
-            verify=Verify(
-                *(
-                    [one.name for one in piece.hypotheses if one.name in some]
-                    for some in (self._verify, self._doubted)
-                )
-            ),
+            verify=self._to_verify(piece),
             compression=self._backend.limits.compression,
         )
         self._tickets += 1
@@ -180,13 +198,26 @@ class _Drive:
         submitted = time.time()
         self._backend.submit(ticket, encoded)
         self._sent[ticket] = _Sent(piece, submitted, len(encoded))
-        which = {"toys": [piece.toys.first, piece.toys.count]} if piece.toys else {}
+        which: dict[str, Any] = {}
+        if piece.toys:
+            which = {"toys": [piece.toys.first, piece.toys.count]}
+        elif self._claims is not None:
+            which = {"verify": True}
         self._store.note(
             "submitted",
             task=ticket,
             bytes=len(encoded),
             hypotheses=[one.name for one in piece.hypotheses],
             **which,
+        )
+
+    def _to_verify(self, piece: _Piece) -> Verify | None:
+        if self._claims is None:
+            return None
+        names = [one.name for one in piece.hypotheses]
+        return Verify(
+            [self._claims.results[name] for name in names],
+            [name for name in names if name in self._doubted],
         )
 
     def _take(self, outcome: Outcome) -> None:
@@ -202,13 +233,17 @@ class _Drive:
             return
         result = self._decoded(outcome.ticket, outcome.result)
         records = self._records(outcome.ticket, sent, result)
-        if sent.piece.toys is None:
+        if self._claims is not None:
+            claims = self._claims.results
+            self._store.append_verified(
+                with_verdict(claims[record.result.name], record.result) for record in records
+            )
+        elif sent.piece.toys is None:
             self._store.append(records)
-            finished = records
+            self._observer.finished(records)
         else:
-            finished = self._store.append_toys(records)
+            self._observer.finished(self._store.append_toys(records))
         self._store.note("finished", task=outcome.ticket, bytes=len(outcome.result))
-        self._observer.finished(finished)
         answered = {record.result.name for record in records}
         rest = tuple(one for one in sent.piece.hypotheses if one.name not in answered)
         if rest:

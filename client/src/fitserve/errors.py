@@ -28,6 +28,7 @@ __all__ = [
     "InputError",
     "InterruptedRunError",
     "MissingExtraError",
+    "ModelWarning",
     "RequestError",
     "StoreError",
 ]
@@ -62,6 +63,10 @@ class FitserveError(Exception):
         if self.hint:
             lines.append(f"  next: {self.hint}")
         return "\n".join(lines)
+
+
+class ModelWarning(UserWarning):
+    """What was asked for is done, and may not be what was meant."""
 
 
 class InputError(FitserveError):

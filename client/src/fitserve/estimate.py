@@ -53,8 +53,10 @@ _TESTS_OF_LIMIT = 16
 _TESTS_OF_FIT = 4.0
 _TESTS_OF_INTERVAL = 0.4
 _TESTS_OF_IMPACT = 0.2
-# pyhf verifies with a tighter tolerance (on staus), and limits at three signal strengths.
+# pyhf verifies with a tighter tolerance (on staus), from four starts, and limits at three signal
+# strengths.
 _TIGHT = 1.5
+_STARTS_TO_VERIFY = 4
 _TESTS_TO_VERIFY_LIMIT = 3
 
 _ONE_PER_BIN = ("staterror", "shapesys", "shapefactor")
@@ -88,7 +90,7 @@ def seconds_to_verify(workspace: dict[str, Any], request: Request) -> float:
         else sum(mu > 0 for mu in cls_strengths(request))
     )
     by_pyhf = HypotestRequest(engine=EngineOptions(engine="pyhf"))
-    return _TIGHT * tests * seconds_per_hypothesis(workspace, by_pyhf)
+    return _TIGHT * _STARTS_TO_VERIFY * tests * seconds_per_hypothesis(workspace, by_pyhf)
 
 
 def _tests(request: Request, parameters: int) -> float:

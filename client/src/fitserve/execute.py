@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fitserve.contract import ToysRequest, compress
-from fitserve.drive import drive
-from fitserve.errors import BackendError, InterruptedRunError, StoreError
+from fitserve.drive import Claims, drive
+from fitserve.errors import BackendError, FitserveError, InterruptedRunError, StoreError
 from fitserve.neighbours import find_jumps, judged
-from fitserve.plan import make_plan
+from fitserve.plan import make_plan, plan_verification
 from fitserve.reuse import reusable
 from fitserve.store import RunStore, missing_toys, pending_tasks, ranges, read_run, register
 from fitserve.verification import VERIFIABLE, lacks_verification, to_verify
@@ -30,6 +31,8 @@ __all__ = ["complete", "open_store"]
 
 # No more hypotheses than this are fitted by pyhf for their neighbours' sake.
 _MOST_AGAIN = 5
+# A sample that nobody asked for is waited for as long as the run took, and at least this long.
+_PATIENCE = 10.0
 
 
 def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -> RunStore:
@@ -50,7 +53,7 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
         _require_same(read_run(path), manifest)
         store = RunStore.open(path)
     try:
-        store.want_verified(manifest.verify)
+        store.want_verified(manifest.verify, sample=manifest.sample)
         if refit:
             store.set_aside()
         else:
@@ -62,9 +65,19 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
 
 
 def complete(
-    store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
+    store: RunStore,
+    inputs: Inputs,
+    backend: Backend,
+    observer: Observer,
+    bounds: Bounds,
+    *,
+    patient: bool = False,
 ) -> SavedRun:
-    """Fit what has no result yet, and write results.json.
+    """Fit what has no result yet, and write results.json; then ask pyhf for second answers.
+
+    What comes of these is written when it is there. Where they are interrupted or cannot be had
+    the run is none the less complete. A sample that nobody asked for is given up where it takes
+    longer than the run did, unless the user is ``patient``.
 
     Raises
     ------
@@ -74,15 +87,9 @@ def complete(
         It cannot go on; what had arrived is kept.
     """
     store.clear_cancel()
+    begin = time.monotonic()
     try:
-        saved, jumps = _fitted(store, inputs, backend, observer, bounds)
-        doubted = _to_look_at_again(saved, jumps)
-        if doubted:
-            observer.trouble(
-                f"{', '.join(sorted(doubted))}: CLs jumps against all neighbours (asking pyhf too)"
-            )
-            store.want_verified(doubted, doubted=True)
-            saved, jumps = _fitted(store, inputs, backend, observer, bounds)
+        _fit(store, inputs, backend, observer, bounds)
     except (KeyboardInterrupt, InterruptedRunError) as error:
         raise _interrupted(store, error, f"fitserve resume {store.path}") from error
     except BackendError as error:
@@ -92,35 +99,57 @@ def complete(
         again = f"fitserve resume {store.path}"
         error.hint = f"{error.hint}; then {again}" if error.hint else again
         raise
+    saved = store.read()
+    jumps = _jumps(saved)
     _judge(store, saved, jumps)
     store.write_results()
+    patience = None if patient else max(_PATIENCE, time.monotonic() - begin)
+    doubted = _to_look_at_again(saved, jumps)
+    if doubted:
+        observer.trouble(
+            f"{', '.join(sorted(doubted))}: CLs jumps against all neighbours (asking pyhf too)"
+        )
+        store.want_verified(doubted, doubted=True)
+    waiting = to_verify(store.read())
+    if waiting:
+        asked = [name for name in waiting if name in store.manifest.verify]
+        sample = [name for name in waiting if name not in asked]
+        observer.verifying(
+            f"every hypothesis has its result in {store.path / 'results.json'}; pyhf verifies "
+            f"{len(waiting)} (Ctrl-C leaves that out)"
+        )
+        try:
+            _verify(store, inputs, backend, observer, bounds, asked)
+            _verify(store, inputs, backend, observer, bounds, sample, patience)
+        except (KeyboardInterrupt, FitserveError) as error:
+            reason = str(error) or "interrupted"
+            store.note("not verified", reason=reason)
+            store.clear_cancel()
+            observer.trouble(f"no more is verified: {reason}")
+        _judge(store, store.read(), jumps)
+        store.write_results()
     return store.read()
 
 
 def _fit(
     store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
 ) -> None:
-    """Fit what has no result, and what has none by pyhf where it should have."""
+    """Fit what has no result."""
     saved = store.read()
-    unverified = to_verify(saved)
-    if unverified:
-        # Fitted again with pyhf beside: what the kernel takes for that is nothing to pyhf.
-        store.set_aside(unverified)
-        saved = store.read()
     unfinished = set(saved.unfinished)
     if not unfinished:
         return
     pending = [
         task._replace(hypotheses=tuple(name for name in task.hypotheses if name in unfinished))
         for task in pending_tasks(saved.events())
-        if unfinished.intersection(task.hypotheses)
+        if unfinished.intersection(task.hypotheses) and not task.verify
     ]
     missing = _missing_toys(saved, pending)
     held = {name for task in pending for name in task.hypotheses if not missing.get(name)}
-    left = [one for one in inputs.hypotheses if one.name in unfinished - held]
+    free = unfinished - held
+    left = [one for one in inputs.hypotheses if one.name in free]
     manifest = store.manifest
-    packed = compress(msgspec.json.encode(inputs.workspace))
-    staged = backend.stage(manifest.pallet.workspace_digest, packed)
+    staged = _staged(store, inputs, backend)
     plan = make_plan(
         inputs.workspace,
         left,
@@ -128,7 +157,6 @@ def _fit(
         limits=backend.limits,
         staged=staged,
         bounds=bounds,
-        verify=manifest.verify,
         toys=missing,
     )
     drive(
@@ -142,16 +170,59 @@ def _fit(
     )
 
 
-def _fitted(
-    store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
-) -> tuple[SavedRun, Mapping[str, Jump]]:
-    """Fit, and return what there is then and which results jump against their neighbours.
+def _verify(
+    store: RunStore,
+    inputs: Inputs,
+    backend: Backend,
+    observer: Observer,
+    bounds: Bounds,
+    names: Sequence[str],
+    seconds: float | None = None,
+) -> None:
+    """Ask pyhf about hypotheses that have a result, for no longer than some ``seconds``."""
+    if not names:
+        return
+    saved = store.read()
+    pending = [
+        task
+        for task in pending_tasks(saved.events())
+        if task.verify and set(names).issuperset(task.hypotheses)
+    ]
+    held = {name for task in pending for name in task.hypotheses}
+    staged = _staged(store, inputs, backend)
+    tasks = plan_verification(
+        inputs.workspace,
+        [one for one in inputs.hypotheses if one.name in names and one.name not in held],
+        store.manifest.request,
+        limits=backend.limits,
+        staged=staged,
+        bounds=bounds,
+    )
+    drive(
+        store,
+        inputs,
+        tasks,
+        backend,
+        staged=staged,
+        observer=observer,
+        pending=pending,
+        claims=Claims({name: saved.results[name] for name in names}, seconds),
+    )
+
+
+def _staged(store: RunStore, inputs: Inputs, backend: Backend) -> bool:
+    """Put the workspace where workers find it, and return whether tasks may leave it out."""
+    packed = compress(msgspec.json.encode(inputs.workspace))
+    return backend.stage(store.manifest.pallet.workspace_digest, packed)
+
+
+def _jumps(saved: SavedRun) -> Mapping[str, Jump]:
+    """Return which results jump against their neighbours.
 
     Toys scatter, and say by how much themselves.
     """
-    _fit(store, inputs, backend, observer, bounds)
-    saved, request = store.read(), store.manifest.request
-    return saved, {} if isinstance(request, ToysRequest) else find_jumps(request, saved.results)
+    request = saved.manifest.request
+    return {} if isinstance(request, ToysRequest) else find_jumps(request, saved.results)
 
 
 def _to_look_at_again(saved: SavedRun, jumps: Mapping[str, Jump]) -> set[str]:

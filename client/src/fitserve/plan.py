@@ -15,12 +15,20 @@ from fitserve.makespan import Load, Work, first_fit, makespan
 from fitserve.sizes import task_size
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fitserve.backends.base import Limits
-    from fitserve.contract import Hypothesis, Request, ToyRange
+    from fitserve.contract import Hypothesis, HypothesisResult, Request, ToyRange
 
-__all__ = ["Bounds", "Plan", "PlannedTask", "Verify", "encode_planned", "make_plan"]
+__all__ = [
+    "Bounds",
+    "Plan",
+    "PlannedTask",
+    "Verify",
+    "encode_planned",
+    "make_plan",
+    "plan_verification",
+]
 
 # base64 of an envelope, and room for what is not the body.
 _ENVELOPE = 4 / 3
@@ -74,7 +82,6 @@ def make_plan(
     limits: Limits,
     staged: bool,
     bounds: Bounds | None = None,
-    verify: Collection[str] = (),
     toys: Mapping[str, Sequence[ToyRange]] | None = None,
 ) -> Plan:
     """Cut hypotheses into tasks.
@@ -94,9 +101,6 @@ def make_plan(
         The backend's.
     bounds
         The user's, by default `Bounds()`.
-    verify
-        Names of those that pyhf is to fit too. They have tasks of their own, which come first:
-        they take a thousand times as long.
     toys
         Of a request for toys: those to make, by hypothesis, where that is not all of them.
 
@@ -110,12 +114,7 @@ def make_plan(
     carried = 0 if staged else _encoded_size(workspace, level)
     sizes = {one.name: _encoded_size(one, level) for one in hypotheses}
     once = seconds_per_hypothesis(workspace, request)
-    verified = [one for one in hypotheses if one.name in verify]
-    rest = [one for one in hypotheses if one.name not in verify]
     tasks: list[PlannedTask] = []
-    if verified:
-        both = once + seconds_to_verify(workspace, request)
-        tasks += _tasks(verified, sizes, both, carried, limits, bounds)
     if isinstance(request, ToysRequest):
         each = once / request.toys
         of_task = _OVERHEAD + carried + sum(sizes.values()) / max(1, len(sizes))
@@ -127,7 +126,7 @@ def make_plan(
             )
             tasks += [task._replace(toys=part.toys) for task in of_part]
     else:
-        tasks += _tasks(rest, sizes, once, carried, limits, bounds)
+        tasks += _tasks(hypotheses, sizes, once, carried, limits, bounds)
     return Plan(
         tasks,
         bytes=sum(task.bytes for task in tasks),
@@ -136,6 +135,33 @@ def make_plan(
             limits.costs, [Load(task.seconds, task.bytes) for task in tasks], limits.workers
         ),
         begins=first_fit(limits.costs, limits.workers) if tasks else 0.0,
+    )
+
+
+def plan_verification(
+    workspace: dict[str, Any],
+    hypotheses: Sequence[Hypothesis],
+    request: Request,
+    *,
+    limits: Limits,
+    staged: bool,
+    bounds: Bounds | None = None,
+) -> list[PlannedTask]:
+    """Cut hypotheses that pyhf is to be asked about into tasks, as `make_plan` does.
+
+    Raises
+    ------
+    RequestError
+        A single hypothesis does not fit into a task of the allowed size.
+    """
+    level = limits.compression
+    return _tasks(
+        hypotheses,
+        {one.name: _encoded_size(one, level) for one in hypotheses},
+        seconds_to_verify(workspace, request),
+        0 if staged else _encoded_size(workspace, level),
+        limits,
+        bounds or Bounds(),
     )
 
 
@@ -172,9 +198,9 @@ def _tasks(
 
 
 class Verify(NamedTuple):
-    """The hypotheses of a task that pyhf is to fit too, and those of them that are doubted."""
+    """Results that a task is to hold against pyhf, and the names of those that are doubted."""
 
-    names: Sequence[str]
+    results: Sequence[HypothesisResult]
     doubted: Sequence[str] = ()
 
 
@@ -197,7 +223,7 @@ def encode_planned(
             hypotheses=list(hypotheses),
             request=request,
             nonce=nonce,
-            verify=list(verify.names) if verify else [],
+            verify=list(verify.results) if verify else [],
             doubted=list(verify.doubted) if verify else [],
             toys=toys,
         ),

@@ -15,11 +15,12 @@ from fitserve.collection import no_collection
 from fitserve.contract import digest, request_digest
 from fitserve.request import check_request, chosen_hypotheses
 from fitserve.store import Inputs, Manifest
-from fitserve.verification import chosen_to_verify
+from fitserve.verification import affordable_sample, chosen_to_verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from fitserve.backends import Limits
     from fitserve.contract import Request
     from fitserve.pallet import Pallet
 
@@ -35,11 +36,13 @@ def prepare(
     endpoint: str,
     options: Mapping[str, str] | None = None,
     *,
-    verify: float = 0.0,
+    limits: Limits,
+    verify: float | None = None,
 ) -> tuple[Manifest, Inputs]:
     """Choose the hypotheses, check the request, and say what the run is.
 
-    ``verify`` is the fraction of hypotheses that pyhf is to fit too.
+    ``verify`` is the fraction of hypotheses that pyhf is asked about too; None is a small sample
+    where pyhf has it in the time of the run itself, by the ``limits`` of its backend.
 
     Raises
     ------
@@ -61,7 +64,12 @@ def prepare(
         python=platform.python_version(),
         versions=_versions(),
         options=dict(options or {}),
-        verify=chosen_to_verify(record.workspace_digest, hypotheses, verify, request),
+        verify=chosen_to_verify(record.workspace_digest, hypotheses, verify or 0.0, request),
+        sample=affordable_sample(
+            pallet.workspace, record.workspace_digest, hypotheses, request, limits
+        )
+        if verify is None
+        else [],
     )
     inputs = Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
     # As a resumed run reads them: the same tasks then have the same digests.

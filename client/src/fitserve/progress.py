@@ -40,6 +40,9 @@ class Silent:
     def trouble(self, text: str) -> None:
         """Ignore it."""
 
+    def verifying(self, text: str) -> None:
+        """Ignore it."""
+
 
 class _TimeLeft(ProgressColumn):
     """Remaining time from the rate since the first worker began."""
@@ -102,8 +105,7 @@ class LiveProgress:
 
     def finished(self, records: Sequence[StoredResult]) -> None:
         """Count finished hypotheses."""
-        # Some are done twice: what jumps against its neighbours is fitted by pyhf too.
-        self._done = min(self._total, self._done + len(records))
+        self._done += len(records)
         self._suspect += sum(record.result.status == "suspect" for record in records)
         self._failed += sum(record.result.status == "failed" for record in records)
         self._progress.update(self._task, completed=self._done, description=self._description())
@@ -115,6 +117,10 @@ class LiveProgress:
     def trouble(self, text: str) -> None:
         """Show what went wrong above the bar."""
         self._progress.console.print(f"! {text}", style="yellow", highlight=False)
+
+    def verifying(self, text: str) -> None:
+        """Show it above the bar."""
+        self._progress.console.print(text, highlight=False, soft_wrap=True)
 
     def _began(self) -> float | None:
         began: float | None = self._progress.tasks[0].fields["began"]

@@ -25,16 +25,19 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
     """Return results of this user's other runs for these hypotheses.
 
     A result is reused when the workspace, the patch and the request are the same and it was
-    made by the same version of fitserve, whatever the hypothesis was called. One that is to be
-    verified is reused only if it was.
+    made by the same version of fitserve, whatever the hypothesis was called. Of one that is to
+    be verified a result that was is looked for before another is taken.
     """
     wanted = {
         hypothesis_key(manifest.pallet.workspace_digest, one, manifest.request_digest): one
         for one in hypotheses
     }
     found: dict[str, StoredResult] = {}
+    to_verify = {*manifest.verify, *manifest.sample}
     for path in known_runs():
-        if len(found) == len(wanted):
+        if len(found) == len(wanted) and not any(
+            name in to_verify and lacks_verification(one.result) for name, one in found.items()
+        ):
             break
         try:
             run = read_run(path)
@@ -45,9 +48,10 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
             continue
         for record in run.records.values():
             one = wanted.get(record.result.key)
-            if one is None or one.name in found:
+            if one is None:
                 continue
-            if one.name not in manifest.verify or not lacks_verification(record.result):
+            verified = one.name in to_verify and not lacks_verification(record.result)
+            if one.name not in found or (verified and lacks_verification(found[one.name].result)):
                 found[one.name] = _renamed(record, one, run)
     return list(found.values())
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "asked",
+    "cautions",
     "columns",
     "counts",
     "excluded",
@@ -80,6 +81,22 @@ def asked(request: Request) -> list[tuple[str, str]]:
         case RankingRequest():
             return [("Ranking", "impact of each nuisance parameter on the parameter of interest")]
     return [*told, ("Test statistic", _TEST_STATS[request.test_stat])]
+
+
+def cautions(request: Request) -> list[str]:
+    """Return what whoever asks this should know about the model before they trust it.
+
+    Examples
+    --------
+    >>> cautions(HypotestRequest())
+    []
+    """
+    jumps = (
+        "histosys code2: pyhf's code 2 jumps where a parameter passes +-1, ROOT's does not "
+        "(scikit-hep/pyhf#2729), and below -1 it is not the same in all versions of pyhf "
+        "(scikit-hep/pyhf#2668): numbers differ from ROOT's; code4p, the default, does not jump"
+    )
+    return [jumps] if request.model.histosys == "code2" else []
 
 
 def excluded(run: SavedRun) -> dict[str, int]:
@@ -253,6 +270,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "request": kind_of(run.manifest.request),
+        "cautions": cautions(run.manifest.request),
         "hypotheses": counts(run),
         "excluded": excluded(run),
         "exclusion": {
@@ -261,7 +279,7 @@ def summary(run: SavedRun) -> dict[str, Any]:
         },
         "neighbours": jumps(run),
         "remarks": remarks(run),
-        "verification": verification_summary(run.results),
+        "verification": verification_summary(run),
         "reused": sum(record.reused_from is not None for record in run.records.values()),
         **engine_counts(run.results.values())._asdict(),
         "hosts": sorted({record.worker.host for record in run.records.values()}),

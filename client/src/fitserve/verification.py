@@ -1,9 +1,15 @@
-"""Which hypotheses pyhf fits too, and what came of it."""
+"""Which hypotheses pyhf is asked about too, and what came of it.
+
+They are asked about when everything has a result and is on disk: to verify delays nothing, and
+changes no number.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fitserve.contract import (
     HypotestRequest,
@@ -13,23 +19,30 @@ from fitserve.contract import (
     kind_of,
 )
 from fitserve.errors import RequestError
+from fitserve.estimate import seconds_per_hypothesis, seconds_to_verify
+from fitserve.makespan import first_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from fitserve.backends import Limits
     from fitserve.contract import Hypothesis, HypothesisResult, Request
     from fitserve.store import SavedRun
 
 __all__ = [
     "VERIFIABLE",
+    "affordable_sample",
     "chosen_to_verify",
     "lacks_verification",
     "to_verify",
     "verification_summary",
+    "with_verdict",
 ]
 
 VERIFIABLE = (HypotestRequest, LimitRequest, ScanRequest)
 """Requests whose answers pyhf can be asked for too."""
+
+_SAMPLE = 0.02
 
 
 def chosen_to_verify(
@@ -76,6 +89,33 @@ def chosen_to_verify(
         )
     # Rounding must not make 8 of 0.07 of 100.
     count = math.ceil(round(fraction * len(hypotheses), 9))
+    return _first(workspace_digest, hypotheses, count)
+
+
+def affordable_sample(
+    workspace: dict[str, Any],
+    workspace_digest: str,
+    hypotheses: Sequence[Hypothesis],
+    request: Request,
+    limits: Limits,
+) -> list[str]:
+    """Return the names of the hypotheses that are verified where nobody says how many.
+
+    They are 2 %, at least one, chosen as by `chosen_to_verify`; but no more than pyhf is done
+    with in the time of the run itself, in which the time in a queue does not count. The times
+    are those of `fitserve.estimate`.
+    """
+    each = seconds_to_verify(workspace, request)
+    if not hypotheses or not isinstance(request, VERIFIABLE) or not each:
+        return []
+    fits = len(hypotheses) * seconds_per_hypothesis(workspace, request) / limits.workers
+    run = first_fit(limits.costs._replace(queue=0.0), limits.workers) + fits
+    some = chosen_to_verify(workspace_digest, hypotheses, _SAMPLE, request)
+    most = math.floor(run / each) * limits.workers
+    return some if len(some) <= most else _first(workspace_digest, hypotheses, most)
+
+
+def _first(workspace_digest: str, hypotheses: Sequence[Hypothesis], count: int) -> list[str]:
     ordered = sorted(hypotheses, key=lambda one: hypothesis_key(workspace_digest, one, "verify"))
     chosen = {one.name for one in ordered[:count]}
     return [one.name for one in hypotheses if one.name in chosen]
@@ -87,36 +127,61 @@ def lacks_verification(result: HypothesisResult) -> bool:
     return has_cls and result.verification is None
 
 
-def to_verify(run: SavedRun) -> set[str]:
+def to_verify(run: SavedRun) -> list[str]:
     """Return the hypotheses of a run that have a result, and still have to be verified."""
-    wanted = set(run.manifest.verify)
-    return {
+    wanted = {*run.manifest.verify, *run.manifest.sample}
+    return [
         name for name, found in run.results.items() if name in wanted and lacks_verification(found)
-    }
+    ]
 
 
-def verification_summary(results: Mapping[str, HypothesisResult]) -> dict[str, Any]:
-    """Return what came of verifying, as JSON-like data; empty where nothing was verified.
+def with_verdict(claim: HypothesisResult, answer: HypothesisResult) -> HypothesisResult:
+    """Return a result with what was found when it was held against pyhf.
+
+    Whatever else a worker answers, every number and every earlier doubt stays.
+    """
+    doubted = {point.mu: point.reason for point in answer.points if point.status == "suspect"}
+    points = [
+        msgspec.structs.replace(point, status="suspect", reason=doubted[point.mu])
+        if point.mu in doubted
+        else point
+        for point in claim.points
+    ]
+    changed = msgspec.structs.replace(claim, verification=answer.verification, points=points)
+    if answer.status != "suspect":
+        return changed
+    return msgspec.structs.replace(changed, status="suspect", reason=answer.reason)
+
+
+def verification_summary(run: SavedRun) -> dict[str, Any]:
+    """Return what came of verifying, as JSON-like data; empty where nothing is to be verified.
 
     ``verified`` counts the hypotheses that pyhf has numbers for, ``largest`` is the greatest
-    difference of a CLs, ``hypothesis`` where it is, ``beyond`` the names of those that differ
-    by more than ``tolerance``, and ``unverified`` why pyhf has no number, by name.
+    difference of a CLs from pyhf's, ``hypothesis`` where it is. ``beyond`` are the names of those
+    that are wrong by more than ``tolerance``; ``above`` those of which pyhf finds another CLs
+    because its minimum of -2 log L lies above the known one, with its words: that says nothing
+    against them. ``unverified`` is why pyhf has no number, by name, and ``waiting`` are the
+    names of those that it was not asked about yet.
     """
+    results = run.results
     found = {name: one.verification for name, one in results.items() if one.verification}
-    if not found:
+    waiting = to_verify(run)
+    if not found and not waiting:
         return {}
     known = {name: one.largest for name, one in found.items() if one.largest is not None}
     worst = max(known, key=lambda name: known[name], default=None)
     return {
         "verified": len(known),
         "of": len(results),
-        "tolerance": next(iter(found.values())).tolerance,
+        "tolerance": next((one.tolerance for one in found.values()), None),
         "largest": known[worst] if worst is not None else None,
         "hypothesis": worst,
-        "beyond": [name for name, value in known.items() if value > found[name].tolerance],
+        "beyond": [name for name, one in found.items() if (one.wrong_by or 0.0) > one.tolerance],
+        "above": {name: one.above for name, one in found.items() if one.above},
         "unverified": {
             name: one.reason or "pyhf has no number"
             for name, one in found.items()
             if name not in known
         },
+        "waiting": waiting,
     }

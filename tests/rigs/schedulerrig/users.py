@@ -145,7 +145,7 @@ class User:
         name = f"{place}/{name}"
         command = (
             *(f"{VENV}/bin/fitserve", "run", pallet, "-e", f"parsl:{site_name}"),
-            *("-o", name, "--refit"),
+            *("-o", name, "--refit", "--verify", "0"),
             *(options or ("--engine", "pyhf")),
         )
         process = self.host.start(*command, log=log, user=self.name)

@@ -29,6 +29,8 @@ from fitserve_worker.verification import verified
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitserve.contract import Task
+
 __all__ = ["answer", "perform"]
 
 
@@ -57,12 +59,15 @@ def answer(text: str) -> str:
     if kept is not None:
         return kept
     decoded = time.perf_counter()
-    results = list(perform(work, frozenset(task.verify), frozenset(task.doubted)))
+    results = list(_verified(work, task) if task.verify else perform(work))
     worker = worker_info()
     result = TaskResult(
         task=digest,
         results=[
-            msgspec.structs.replace(result, host=worker.host, device=worker.device)
+            # What is verified was fitted elsewhere.
+            result
+            if task.verify
+            else msgspec.structs.replace(result, host=worker.host, device=worker.device)
             for result in results
         ],
         worker=worker,
@@ -77,25 +82,26 @@ def answer(text: str) -> str:
     return encode_result(result)
 
 
-def perform(
-    work: Work, verify: frozenset[str] = frozenset(), doubted: frozenset[str] = frozenset()
-) -> Iterator[HypothesisResult]:
+def perform(work: Work) -> Iterator[HypothesisResult]:
     """Yield a result for every hypothesis, whatever the engine does.
 
     An engine that breaks costs the hypotheses that it had not finished, and each of them
-    says so. Those named in ``verify`` are fitted by pyhf too, with Minuit if they are
-    ``doubted``.
+    says so.
     """
     open_ = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
     try:
         for result in answers(work):
-            hypothesis = open_[result.name]
-            if result.name in verify:
-                found = verified(work, hypothesis, result, doubted=result.name in doubted)
-            else:
-                found = result
             del open_[result.name]
-            yield found
+            yield result
     except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens
         for hypothesis in open_.values():
             yield failed(work, hypothesis, in_words(error))
+
+
+def _verified(work: Work, task: Task) -> Iterator[HypothesisResult]:
+    """Yield the results of a task with pyhf's answers beside them."""
+    claims = {result.name: result for result in task.verify}
+    for hypothesis in work.hypotheses:
+        name = hypothesis.name
+        if name in claims:
+            yield verified(work, hypothesis, claims[name], doubted=name in task.doubted)

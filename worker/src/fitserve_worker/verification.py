@@ -1,14 +1,19 @@
-"""A second answer by pyhf, for the hypotheses that a task wants to have verified.
+"""A second answer by pyhf to what was answered before.
 
 pyhf begins with its tighter tolerance: with the usual one its own CLs may be wrong by more than
-what is compared. What is doubted it fits with Minuit, and what pyhf fitted in the first place
-it fits again with its other optimizer.
+what is compared. It fits from four starts, as one may end where the answer ended. What is doubted
+it fits with Minuit, and what pyhf fitted in the first place it fits again with its other optimizer.
+
+Of two minima of the same fit the lower one is right. Where pyhf's is the higher one, the
+difference says nothing against the answer; where the answer's is, it is wrong.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -21,17 +26,23 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve_worker.engines import UNFITTED
+from fitserve_worker.engines.minima import SAME, Minima, minima_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fitserve.contract import Hypothesis, HypothesisResult, MuPoint
     from fitserve_worker.engines.base import Work
 
-__all__ = ["TOLERANCE", "verified"]
+__all__ = ["TOLERANCE", "Pair", "verified"]
 
 TOLERANCE = 1e-4
 """Greatest difference of two CLs that counts as agreement."""
+
+# What is nearer differs by rounding.
+_ROUNDING = 1e-8
+# Part of the largest such difference of a hypothesis that is worth a word.
+_MINOR = 0.01
 
 
 def verified(
@@ -39,8 +50,9 @@ def verified(
 ) -> HypothesisResult:
     """Return the result of a hypothesis with pyhf's answer beside it.
 
-    It is suspect where a CLs differs from pyhf's by more than `TOLERANCE`. A result without
-    CLs, or of no fit, is returned as it is: there is nothing to compare.
+    It is suspect where a CLs is wrong by more than `TOLERANCE`, by the lower of the two minima
+    of each fit. A result without CLs, or of no fit, is returned as it is: there is nothing to
+    compare.
 
     Parameters
     ----------
@@ -56,25 +68,136 @@ def verified(
         return result
     begin = time.perf_counter()
     optimizer = _optimizer(work, result, doubted=doubted)
-    second = _by_pyhf(work, hypothesis, optimizer, [point.mu for point in claimed])
-    differences = [
-        _difference(ours, theirs) for ours, theirs in zip(claimed, second.points, strict=False)
+    try:
+        # One at a time: each test has its own free fit, whose minimum counts.
+        seconds = [_by_pyhf(work, hypothesis, optimizer, point.mu) for point in claimed]
+    except Exception as error:  # noqa: BLE001 - nothing that pyhf does costs the result
+        seconds, reason = [], f"{type(error).__name__}: {error}"
+    else:
+        reason = "; ".join(dict.fromkeys(one.reason for one in seconds if one.reason))
+    pairs = [
+        Pair(result, ours, second, second.points[0], getattr(work.request, "test_stat", "qtilde"))
+        for ours, second in zip(claimed, seconds, strict=False)
+        if second.points
     ]
-    known = [value for value in differences if value is not None]
+    known = [pair for pair in pairs if pair.difference is not None]
     verification = Verification(
-        engine=second.engine,
-        largest=max(known, default=None),
+        engine=seconds[0].engine if seconds else f"pyhf/{optimizer}",
+        largest=max((pair.difference or 0.0 for pair in known), default=None),
+        wrong_by=max((pair.wrong_by for pair in known), default=None),
         tolerance=TOLERANCE,
-        points=second.points,
+        points=[pair.theirs for pair in pairs],
         seconds=time.perf_counter() - begin,
-        reason=second.reason,
+        above="; ".join(pair.above() for pair in known if pair.by_pyhf()) or None,
+        reason=reason or None,
     )
-    wrong = {
-        ours.mu: _reason(ours, theirs, verification)
-        for ours, theirs, value in zip(claimed, second.points, differences, strict=False)
-        if value is not None and value > TOLERANCE
-    }
+    wrong = {pair.ours.mu: pair.told() for pair in known if pair.wrong_by > TOLERANCE}
     return msgspec.structs.replace(result, verification=verification, **_doubted(result, wrong))
+
+
+class _Fit(NamedTuple):
+    """The minimum of one fit by both; for the Asimov data a test statistic."""
+
+    name: str
+    ours: float
+    theirs: float
+
+    def __str__(self) -> str:
+        # As many digits as show the difference.
+        digits = min(9, max(3, 1 - math.floor(math.log10(abs(self.theirs - self.ours) or 1.0))))
+        return f"{self.name} {self.theirs:.{digits}f}, ours {self.ours:.{digits}f}"
+
+
+class Pair(NamedTuple):
+    """A signal strength of a result and of pyhf's answer, to be compared.
+
+    ``ours`` is a point of ``result``, ``theirs`` one of ``second``.
+    """
+
+    result: HypothesisResult
+    ours: MuPoint
+    second: HypothesisResult
+    theirs: MuPoint
+    test_stat: str
+
+    @property
+    def difference(self) -> float | None:
+        """The greatest difference in CLs, None where pyhf has no number."""
+        return _difference(_cls(self.ours), _cls(self.theirs))
+
+    @property
+    def wrong_by(self) -> float:
+        """The greatest difference from the CLs that the lower minima give."""
+        difference = self.difference or 0.0
+        best = self._by_lower_minima() if difference > TOLERANCE else None
+        return difference if best is None else _difference(_cls(self.ours), best) or 0.0
+
+    def by_pyhf(self) -> bool:
+        """Whether the two differ for what pyhf did not find."""
+        return self.wrong_by <= TOLERANCE < (self.difference or 0.0)
+
+    def told(self) -> str:
+        """Return both values, and what speaks for pyhf's."""
+        told = (
+            f"at mu = {self.ours.mu:g} CLs is {self.ours.CLs_obs:.6g} (expected "
+            f"{self.ours.CLs_exp[2]:.6g}), by {self.second.engine} {self.theirs.CLs_obs:.6g} "
+            f"(expected {self.theirs.CLs_exp[2]:.6g})"
+        )
+        lower = self._apart(-1)
+        if lower:
+            told += f", which has the lower minimum: -2 log L {lower}"
+        return f"{told}, which is doubted too: {self.theirs.reason}" if self.theirs.reason else told
+
+    def above(self) -> str:
+        """Return which minima of pyhf lie above ours; empty if none does."""
+        fits = self._apart(1)
+        at = f"at mu = {self.ours.mu:g}"
+        return f"{at} -2 log L of pyhf ends above our minimum: {fits}" if fits else ""
+
+    def _apart(self, sign: int) -> str:
+        """Return the fits that pyhf leaves above (1) or below (-1) ours, but for rounding."""
+        above = [sign * (fit.theirs - fit.ours) for fit in self._fits()]
+        least = max(_ROUNDING, _MINOR * max(above, default=0.0))
+        return "; ".join(
+            str(fit) for fit, by in zip(self._fits(), above, strict=True) if by > least
+        )
+
+    def _fits(self) -> list[_Fit]:
+        """Return the minima that CLs comes from; none where some are not known.
+
+        Those of the Asimov data compare where these are the same: they are of the background.
+        """
+        ours, theirs = self._minima()
+        if ours is None or theirs is None:
+            return []
+        names = ("of the free fit", f"with mu = {self.ours.mu:g}", "without signal")
+        fits = [
+            _Fit(name, *both)
+            for name, both in zip(names, zip(ours, theirs, strict=True), strict=False)
+        ]
+        if abs(ours.background - theirs.background) <= SAME:
+            fits.append(_Fit("of the Asimov data", ours.q_asimov, theirs.q_asimov))
+        return fits
+
+    def _minima(self) -> tuple[Minima | None, Minima | None]:
+        return minima_of(self.result, self.ours), minima_of(self.second, self.theirs)
+
+    def _by_lower_minima(self) -> list[float] | None:
+        """Return CLs, observed and expected, from the lower minimum of each fit."""
+        ours, theirs = self._minima()
+        if ours is None or theirs is None:
+            return None
+        return ours.lower(theirs).cls(self.ours.mu, self.test_stat)
+
+
+def _cls(point: MuPoint) -> list[float | None]:
+    return [point.CLs_obs, *point.CLs_exp]
+
+
+def _difference(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
+    pairs = zip(ours, theirs, strict=True)
+    known = [abs(one - other) for one, other in pairs if one is not None and other is not None]
+    return max(known) if len(known) == len(ours) else None
 
 
 def _claimed(work: Work, result: HypothesisResult) -> list[MuPoint]:
@@ -107,17 +230,15 @@ def _optimizer(
 
 
 def _by_pyhf(
-    work: Work,
-    hypothesis: Hypothesis,
-    optimizer: Literal["scipy", "minuit"],
-    strengths: list[float],
+    work: Work, hypothesis: Hypothesis, optimizer: Literal["scipy", "minuit"], mu: float
 ) -> HypothesisResult:
     from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_starts import from_elsewhere
 
     asked = work.request
     engine = EngineOptions(engine="pyhf", backend=asked.engine.backend, optimizer=optimizer)
     request = HypotestRequest(
-        mu=tuple(strengths),
+        mu=(mu,),
         test_stat=getattr(asked, "test_stat", "qtilde"),
         model=asked.model,
         engine=engine,
@@ -125,22 +246,36 @@ def _by_pyhf(
     again = work._replace(
         hypotheses=[hypothesis], request=request, request_digest=request_digest(request)
     )
-    return next(iter(PyhfEngine(engine, tight=True).hypotest(again)))
+    found = next(iter(PyhfEngine(engine, tight=True).hypotest(again)))
+    own = minima_of(found, found.points[0]) if found.points else None
+    if own is None:
+        return found
+    seed = int(found.key[:16], 16)
+    lowest = functools.reduce(Minima.lower, from_elsewhere(again, hypothesis, request, seed), own)
+    ends_lower = [one < other - SAME for one, other in zip(lowest[:4], own[:4], strict=True)]
+    return _with(found, lowest, request) if any(ends_lower) else found
 
 
-def _difference(ours: MuPoint, theirs: MuPoint) -> float | None:
-    """Return the greatest difference in CLs, None where pyhf has no number."""
-    pairs = zip((ours.CLs_obs, *ours.CLs_exp), (theirs.CLs_obs, *theirs.CLs_exp), strict=True)
-    known = [abs(one - other) for one, other in pairs if one is not None and other is not None]
-    return max(known) if len(known) == 1 + len(ours.CLs_exp) else None
-
-
-def _reason(ours: MuPoint, theirs: MuPoint, verification: Verification) -> str:
-    told = (
-        f"at mu = {ours.mu:g} CLs is {ours.CLs_obs:.6g} (expected {ours.CLs_exp[2]:.6g}), "
-        f"by {verification.engine} {theirs.CLs_obs:.6g} (expected {theirs.CLs_exp[2]:.6g})"
+def _with(found: HypothesisResult, lowest: Minima, request: HypotestRequest) -> HypothesisResult:
+    """Return pyhf's answer with lower minima than it has from its initial values."""
+    (mu,) = request.mu
+    observed, *expected = lowest.cls(mu, request.test_stat)
+    point = msgspec.structs.replace(
+        found.points[0],
+        CLs_obs=observed,
+        CLs_exp=list(expected),
+        twice_delta_nll=lowest.held - lowest.free,
+        q_asimov=lowest.q_asimov,
     )
-    return f"{told}, which is doubted too: {theirs.reason}" if theirs.reason else told
+    return msgspec.structs.replace(
+        found,
+        CLs_obs=observed,
+        CLs_exp=list(expected),
+        points=[point],
+        muhat=lowest.muhat,
+        twice_nll=lowest.free,
+        twice_nll_background=lowest.background,
+    )
 
 
 def _doubted(result: HypothesisResult, wrong: dict[float, str]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fitserve.cli.kinds import asking, request_options
 from fitserve.contract import EngineOptions, HypotestRequest, ModelOptions, allowed
+from fitserve.errors import ModelWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +109,7 @@ def _settable(command: _Command) -> _Command:
     "[default: the measurement's, else 10]",
 )
 @_choice("--normsys", ModelOptions, "normsys", "Interpolation of normalisations.")
-@_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes.")
+@_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes; code2 jumps at +-1.")
 @_choice("--engine", EngineOptions, "engine", "What fits.")
 @_choice("--backend", EngineOptions, "backend", "Tensor backend of the pyhf engine.")
 @_choice("--optimizer", EngineOptions, "optimizer", "Optimizer of the pyhf engine.")
@@ -123,9 +125,9 @@ def _settable(command: _Command) -> _Command:
 @click.option(
     "--verify",
     type=click.FloatRange(0, 1),
-    default=0.0,
     metavar="FRACTION",
-    help="Have this fraction of the hypotheses fitted by pyhf too, and compare.",
+    help="Have this fraction of the hypotheses fitted by pyhf too, when all have a result, and "
+    "compare. [default: 2 %, at least one, where pyhf needs less than the run; 0: none]",
 )
 @_bounded
 @click.pass_context
@@ -136,6 +138,8 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     ('fitserve analyses list'). Finished results of the same question are reused.
     """
     from fitserve import api
+    from fitserve.console import warn
+    from fitserve.summary import cautions
 
     request = api.make_request(
         **request_options(context, options),
@@ -153,6 +157,8 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             )
         },
     )
+    for told in cautions(request):
+        warn(told)
     chosen = {name: options[name] for name in ("region", "patches", "force", "verify")}
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
@@ -168,16 +174,18 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             **chosen,
         )
         return
-    finished = api.run(
-        pallet,
-        request=request,
-        output=options["output"],
-        refit=options["refit"],
-        workers=options["workers"],
-        bounds=_bounds(options),
-        progress=not options["quiet"],
-        **chosen,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelWarning)
+        finished = api.run(
+            pallet,
+            request=request,
+            output=options["output"],
+            refit=options["refit"],
+            workers=options["workers"],
+            bounds=_bounds(options),
+            progress=not options["quiet"],
+            **chosen,
+        )
     _conclude(finished, options)
 
 

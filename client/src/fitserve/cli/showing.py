@@ -10,6 +10,7 @@ from fitserve.fitting import engine_counts, most_common
 from fitserve.shown import exclusion_words
 from fitserve.summary import (
     asked,
+    cautions,
     columns,
     counts,
     excluded,
@@ -45,6 +46,8 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
         say(f"look at:     {name}: {told}")
     for told in remarks(run):
         say(f"note:        {told}")
+    for told in cautions(run.manifest.request):
+        warn(told)
     _show_state(run)
     _show_provenance(run)
     results = run.path / "results.json"
@@ -95,7 +98,7 @@ def _show_state(run: SavedRun) -> None:
 
 
 def _show_verification(run: SavedRun) -> None:
-    found = verification_summary(run.results)
+    found = verification_summary(run)
     if not found:
         return
     told = f"{found['verified']} of {found['of']} with pyhf"
@@ -103,9 +106,19 @@ def _show_verification(run: SavedRun) -> None:
         told += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
     say(f"verified:    {told}")
     if found["beyond"]:
-        warn(f"{len(found['beyond'])} of them differ from pyhf by more than {found['tolerance']:g}")
+        warn(
+            f"{len(found['beyond'])} of them are wrong by more than {found['tolerance']:g} by "
+            f"pyhf: {', '.join(found['beyond'])}"
+        )
+    for name, told in found["above"].items():
+        say(f"note:        {name}: pyhf has another CLs, which does not count: {told}")
     for name, reason in found["unverified"].items():
         warn(f"{name} could not be verified: {reason}")
+    if found["waiting"]:
+        say(
+            f"unverified:  {len(found['waiting'])} more were to be verified, and are not yet: "
+            f"fitserve resume {run.path}"
+        )
 
 
 def _show_provenance(run: SavedRun) -> None:

@@ -56,7 +56,8 @@ class MuPoint(msgspec.Struct, frozen=True, kw_only=True):
     """CLs at one signal strength; expected values for -2, -1, 0, +1, +2 sigma, as pyhf.
 
     ``twice_delta_nll`` is -2 log L of the observed data, minimised at this signal strength,
-    less its minimum over all signal strengths.
+    less its minimum over all signal strengths. ``q_asimov`` is the same for the Asimov data of
+    the background-only hypothesis: the expected CLs follow from it alone.
     """
 
     mu: float
@@ -65,6 +66,7 @@ class MuPoint(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = "ok"
     reason: str | None = None
     twice_delta_nll: float | None = None
+    q_asimov: float | None = None
 
 
 class UpperLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,16 +184,20 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """A second answer, by pyhf, to compare a hypothesis' CLs with.
 
     ``engine`` is how pyhf was set up and ``points`` what it found, at those signal strengths
-    that were verified. ``largest`` is the greatest difference of an observed or expected CLs,
-    None where pyhf has no number; above ``tolerance`` the hypothesis is suspect. ``reason`` is
-    what speaks against pyhf's own fits, if anything does.
+    that were verified. ``largest`` is the greatest difference of an observed or expected CLs from
+    pyhf's, ``wrong_by`` that from the CLs which the lower of the two minima of each fit gives;
+    above ``tolerance`` it makes the hypothesis suspect. They differ where a fit of pyhf stopped
+    above a minimum that is known, and ``above`` says in words which. Both are None where pyhf
+    has no number. ``reason`` is what pyhf's own fits are doubted for, if they are.
     """
 
     engine: str
     largest: float | None
+    wrong_by: float | None
     tolerance: float
     points: list[MuPoint]
     seconds: float
+    above: str | None = None
     reason: str | None = None
 
 
@@ -201,14 +207,14 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     ``CLs_obs`` and ``CLs_exp`` are at the first mu of the request, which ``points`` begins with.
     They are null where the request asks for no CLs; for limits they are at a signal strength
     of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for,
-    ``verification`` where the hypothesis was chosen to be fitted by pyhf too. ``toys`` is there
+    ``verification`` where pyhf was asked for a second answer. ``toys`` is there
     in the result of a request for toys, and ``toy_values`` in a worker's answer to a part of it.
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
-    data. ``key`` is `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say
-    where it was fitted. ``neighbours`` says how its CLs jumps against those of the hypotheses
-    around it, where it does: the client finds that when it has them all, and changes nothing
-    else of the result.
+    data, ``twice_nll_background`` to that without signal. ``key`` is
+    `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say where it was fitted.
+    ``neighbours`` says how its CLs jumps against those of the hypotheses around it, where it
+    does: the client finds that when it has them all, and changes nothing else of the result.
     """
 
     name: str
@@ -224,6 +230,7 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     points: list[MuPoint]
     muhat: float | None = None
     twice_nll: float | None = None
+    twice_nll_background: float | None = None
     host: str = ""
     device: str = ""
     attempts: list[Attempt] = []

@@ -31,11 +31,11 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     ``workspace`` is None where the backend has staged the workspace, compressed, in a
     directory of the worker under its digest. Tasks that differ in ``nonce`` alone are fitted
-    each; one with the same nonce may be answered from the worker's outbox. ``verify`` names
-    the hypotheses that pyhf is to fit too, with Minuit where they are ``doubted``: it is of the
-    task and not of the request, because the answer to the question is the same with it, and so
-    is the key of every result. So it is with ``toys``, which of the toys of a request for toys
-    the task is to make (None: all).
+    each; one with the same nonce may be answered from the worker's outbox. ``verify`` has results
+    of the hypotheses: then the task is to hold these against pyhf and nothing else, with Minuit
+    for those named in ``doubted``. ``toys`` are which of the toys of a request for toys the task
+    is to make (None: all). These are of the task and not of the request: the question stays the
+    same, and so does the key of every result.
     """
 
     workspace_digest: str
@@ -43,7 +43,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hypotheses: list[Hypothesis]
     request: Request
     nonce: str = ""
-    verify: list[str] = []
+    verify: list[HypothesisResult] = []
     doubted: list[str] = []
     toys: ToyRange | None = None
     contract: int = CONTRACT_VERSION

@@ -22,7 +22,7 @@ from fitserve.shown import (
     of_strength,
     shown_strength,
 )
-from fitserve.summary import asked, counts, excluded, remarks, times
+from fitserve.summary import asked, cautions, counts, excluded, remarks, times
 from fitserve.verification import verification_summary
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _of_limits(run: SavedRun) -> bool:
 
 
 def _verified(run: SavedRun) -> bool:
-    return bool(verification_summary(run.results))
+    return any(one.verification for one in run.results.values())
 
 
 def rows(run: SavedRun) -> list[Row]:
@@ -290,6 +290,7 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("Measurement", model.measurement or "the workspace's first"),
         Fact("Parameter of interest", model.poi or "the measurement's own"),
         Fact("Interpolation", f"normsys {model.normsys}, histosys {model.histosys}"),
+        *(Fact("Caution", told) for told in cautions(request)),
         Fact("Engine asked for", engine.engine),
         Fact("pyhf set up with", f"{engine.backend}, {engine.optimizer}"),
         Fact("Request digest", manifest.request_digest, code=True),
@@ -320,18 +321,21 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
 
 
 def _verification(run: SavedRun) -> list[Fact]:
-    found = verification_summary(run.results)
+    found = verification_summary(run)
     if not found:
         return []
     told = f"{found['verified']} of {found['of']} hypotheses"
     if found["hypothesis"] is not None:
         told += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
     if found["beyond"]:
-        told += f"; beyond {found['tolerance']:g}: {', '.join(found['beyond'])}"
+        told += f"; wrong by more than {found['tolerance']:g}: {', '.join(found['beyond'])}"
+    above = [f"{name}: {told}" for name, told in found["above"].items()]
     missing = [f"{name}: {reason}" for name, reason in found["unverified"].items()]
+    missing += [f"{name}: not done yet" for name in found["waiting"]]
     return [
         Fact("Verified with pyhf", told),
-        *(Fact("Could not be verified", text) for text in missing),
+        *(Fact("Other CLs of pyhf that does not count", text) for text in above),
+        *(Fact("Not verified", text) for text in missing),
     ]
 
 

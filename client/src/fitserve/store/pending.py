@@ -21,7 +21,8 @@ class PendingTask(NamedTuple):
 
     ``hypotheses`` are the names of those in it, in order; ``submitted`` is in seconds since
     the epoch. ``handle`` is what a service knows the task by, empty where none took it. ``toys``
-    are which of the toys of a request for toys it makes.
+    are which of the toys of a request for toys it makes. ``verify`` says that it is to hold
+    results against pyhf.
     """
 
     ticket: str
@@ -30,6 +31,7 @@ class PendingTask(NamedTuple):
     bytes: int
     handle: dict[str, str]
     toys: ToyRange | None = None
+    verify: bool = False
 
 
 def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
@@ -56,7 +58,10 @@ def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
             names = tuple(details["hypotheses"])
             first, count = details.get("toys") or (0, 0)
             toys = ToyRange(first=first, count=count) if count else None
-            found[ticket] = PendingTask(ticket, names, event.time, details["bytes"], {}, toys)
+            verify = details.get("verify", False)
+            found[ticket] = PendingTask(
+                ticket, names, event.time, details["bytes"], {}, toys, verify
+            )
         elif event.event == "accepted" and ticket in found:
             handle = {name: value for name, value in details.items() if name != "task"}
             found[ticket] = found[ticket]._replace(handle=handle)

@@ -43,8 +43,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     ``hypotheses`` are the names asked for, in the patchset's order, and ``values`` the mass
     values of each by name, so that those without a result yet have a place in a picture.
     ``endpoint`` has several names with commas between them where a run is shared, ``options``
-    what the user set of the sites. ``verify`` are the names of the hypotheses that pyhf is to
-    fit too, ``doubted`` those of them whose CLs jump against their neighbours.
+    what the user set of the sites. ``verify`` are the names of the hypotheses that pyhf is asked
+    about too, ``doubted`` those of them whose CLs jump against their neighbours, and ``sample``
+    those that it is asked about where nobody wants more.
     """
 
     pallet: PalletRecord
@@ -60,6 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str] = {}
     verify: list[str] = []
     doubted: list[str] = []
+    sample: list[str] = []
     manifest_version: int = MANIFEST_VERSION
 
 

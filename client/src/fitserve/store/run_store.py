@@ -214,6 +214,15 @@ class RunStore:
         """Write finished hypotheses; they are on disk when this returns."""
         self._results.append(list(records))
 
+    def append_verified(self, results: Iterable[HypothesisResult]) -> None:
+        """Write what verification says of finished hypotheses; where they were fitted stays."""
+        known = self.read().records
+        self.append(
+            msgspec.structs.replace(known[result.name], result=result)
+            for result in results
+            if result.verification is not None
+        )
+
     def append_toys(self, records: Sequence[StoredResult]) -> list[StoredResult]:
         """Write parts of toys, and the results of hypotheses of which these are the last parts.
 
@@ -247,8 +256,16 @@ class RunStore:
         times = [event.time for event in self.read().events() if event.event == "set aside"]
         return f"{times[-1]:.6f}" if times else ""
 
-    def want_verified(self, names: Iterable[str], *, doubted: bool = False) -> None:
-        """Add to the hypotheses that pyhf is to fit too, because they are doubted or not.
+    def want_verified(
+        self,
+        names: Iterable[str],
+        *,
+        doubted: bool = False,
+        sample: Sequence[str] | None = None,
+    ) -> None:
+        """Add to the hypotheses that pyhf is asked about too, because they are doubted or not.
+
+        ``sample`` takes the place of the sample that there was.
 
         Raises
         ------
@@ -263,6 +280,7 @@ class RunStore:
             self.manifest,
             verify=verify,
             doubted=[name for name in self.manifest.hypotheses if name in odd],
+            sample=self.manifest.sample if sample is None else list(sample),
         )
         if manifest != self.manifest:
             self.manifest = manifest

@@ -33,7 +33,9 @@ class Evaluation(NamedTuple):
 
     ``muhat`` and ``twice_nll`` are of the free fit to the observed data; ``shift`` is how
     much sqrt(q) is wrong because minima of -2 log L lie above ones that are known.
-    ``twice_delta_nll`` is what -2 log L rises by when the signal strength is held.
+    ``twice_delta_nll`` is what -2 log L rises by when the signal strength is held, ``q_asimov``
+    that of the Asimov data, whose minimum is known; ``twice_nll_background`` is of the fit
+    without signal.
     """
 
     CLs_obs: float
@@ -43,6 +45,8 @@ class Evaluation(NamedTuple):
     shift: float
     problems: list[str]
     twice_delta_nll: float = math.nan
+    q_asimov: float = math.nan
+    twice_nll_background: float = math.nan
 
     @property
     def usable(self) -> bool:
@@ -110,6 +114,8 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
         shift=shift,
         problems=_problems(cls_obs, cls_exp, shift),
         twice_delta_nll=fits.fixed - free,
+        q_asimov=max(0.0, fits.asimov_fixed - min(fits.asimov_free, fits.asimov_exact)),
+        twice_nll_background=fits.background,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitserve.contract import HypotestRequest, MuPoint
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits, of_kind
+from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_fits, of_kind
 from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.starts import AMBIGUOUS, falling
@@ -94,6 +94,7 @@ class Tested(NamedTuple):
                 status="suspect" if problems else "ok",
                 reason=reason,
                 twice_delta_nll=finite(2 * max(0.0, float(tests.fixed[at].value[index]) - free)),
+                q_asimov=finite(tests.q_asimov[index, at]),
             )
             for at, mu in enumerate(self.mu)
         ]
@@ -104,7 +105,7 @@ class Tested(NamedTuple):
             "CLs_exp": points[0].CLs_exp,
             "points": points,
             "muhat": finite(tests.muhat[index]),
-            "twice_nll": finite(2 * (free + self.piece.loaded.chunk.constant[index])),
+            **minima(self.piece, index, tests.free, tests.null),
             "diagnostics": self.diagnostics(),
         }
 

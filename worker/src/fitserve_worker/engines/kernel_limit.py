@@ -9,7 +9,7 @@ import numpy as np
 from fitserve.contract import LimitRequest, MuPoint, ScanRequest
 from fitserve_worker.engines.crossing import search
 from fitserve_worker.engines.kernel_hypotest import cls_problems
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_kind
+from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_kind
 from fitserve_worker.engines.limits import in_order, judged, limits_of
 from fitserve_worker.kernel.strengths import Strengths
 
@@ -151,6 +151,7 @@ def _point(strengths: Strengths, at: int, mu: float) -> MuPoint:
         status="suspect" if problems else "ok",
         reason="; ".join(problems) or None,
         twice_delta_nll=finite(max(outcome.twice_delta_nll, 0.0)),
+        q_asimov=finite(outcome.q_asimov),
     )
 
 
@@ -158,7 +159,7 @@ def _of_free_fit(piece: Piece, strengths: Strengths, at: int) -> dict[str, Any]:
     chunk, free = piece.loaded.chunk, strengths.free
     return {
         "muhat": finite(free.x[at, chunk.poi[at]]),
-        "twice_nll": finite(2 * (free.value[at] + chunk.constant[at])),
+        **minima(piece, at, free, strengths.null),
         "diagnostics": {
             "converged": strengths.converged(at),
             "iterations": int(strengths.iterations[at]),

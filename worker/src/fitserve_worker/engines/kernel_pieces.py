@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.batch import Batch
     from fitserve_worker.kernel.fits import Fits, Loaded
 
-__all__ = ["Piece", "at_bounds", "finite", "of_fits", "of_kind"]
+__all__ = ["Piece", "at_bounds", "finite", "minima", "of_fits", "of_kind"]
 
 _Request = TypeVar("_Request", bound=Struct)
 
@@ -64,6 +64,25 @@ def of_fits(fits: Sequence[Fits], index: int) -> dict[str, Any]:
         "iterations": int(sum(one.steps[index] for one in fits)),
         "edm": finite(max(abs(float(one.edm[index])) for one in fits)),
         "positive_definite": all(bool(one.positive[index]) for one in fits),
+    }
+
+
+def minima(piece: Piece, index: int, free: Fits, background: Fits) -> dict[str, Any]:
+    """Return -2 log L of the observed data at the minima of a hypothesis, for a result.
+
+    Parameters
+    ----------
+    piece
+        The hypotheses.
+    index
+        Which of them.
+    free, background
+        Fits to the observed data, with the signal strength free and at zero.
+    """
+    constant = piece.loaded.chunk.constant[index]
+    return {
+        "twice_nll": finite(2 * (free.value[index] + constant)),
+        "twice_nll_background": finite(2 * (background.value[index] + constant)),
     }
 
 

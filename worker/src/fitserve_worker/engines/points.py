@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fitserve.contract import MuPoint
@@ -37,6 +38,7 @@ def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> 
         "points": points,
         "muhat": first.muhat if first else None,
         "twice_nll": first.twice_nll if first else None,
+        "twice_nll_background": _number(first.twice_nll_background) if first else None,
         "attempts": [attempt for climb in climbs.values() for attempt in climb.attempts],
         "diagnostics": {
             "converged": all(climb.best is not None for climb in climbs.values()),
@@ -54,4 +56,9 @@ def _point(mu: float, climb: Climb[Evaluation] | Climb[Profile], lowest: float) 
         status=climb.status,
         reason=climb.reason,
         twice_delta_nll=best.twice_nll + best.twice_delta_nll - lowest if best else None,
+        q_asimov=_number(best.q_asimov) if best else None,
     )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value

@@ -34,6 +34,8 @@ class Profile(NamedTuple):
     CLs_obs: None = None
     CLs_exp: tuple[None, ...] = (None,) * 5
     shift: None = None
+    q_asimov: None = None
+    twice_nll_background: None = None
 
     @property
     def usable(self) -> bool:

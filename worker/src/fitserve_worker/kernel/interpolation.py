@@ -5,14 +5,17 @@ difference of the upward variation from the nominal yield and down that of the n
 the downward one. The basis functions u and d belong to a parameter alone, so that a whole
 column of bins is interpolated by two multiplications.
 
-Formulae: CERN-OPEN-2012-016, section 4.1, and pyhf 0.7.6, whose code 2 differs from it
-beyond +-1, where it is not continuous; here it is what pyhf computes.
+Formulae: CERN-OPEN-2012-016, section 4.1. pyhf's code 2 differs from it beyond +-1, where it is
+not continuous, and from one version of pyhf to the next; here it is what the installed one
+computes.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
@@ -42,6 +45,46 @@ class Factors(NamedTuple):
     log2: Array
 
 
+class _Lines(NamedTuple):
+    """A basis function of code 2 beyond +1 and below -1, where it is linear."""
+
+    slope_high: float
+    offset_high: float
+    slope_low: float
+    offset_low: float
+
+    def high(self, alpha: Array) -> Array:
+        return self.slope_high * alpha + self.offset_high
+
+    def low(self, alpha: Array) -> Array:
+        return self.slope_low * alpha + self.offset_low
+
+
+@functools.cache
+def code2_lines() -> tuple[_Lines, _Lines]:
+    """Return what the basis functions of code 2, up and down, are beyond +-1.
+
+    Their slopes are the same in all versions of pyhf so far, and their offsets are not: 0.7.6
+    has (b - 2a) x below -1, its main branch since (b - 2a)(x + 1) (scikit-hep/pyhf#2668), and
+    neither is continuous, as ROOT's is (scikit-hep/pyhf#2729). A version number does not tell
+    them apart, as that of a development version counts from an old release; so pyhf is asked.
+    """
+    import pyhf
+
+    up_only, down_only = [[0.0], [0.0], [1.0]], [[-1.0], [0.0], [0.0]]
+    # It may be asked while a program is traced, and pyhf may compute with JAX.
+    with jax.ensure_compile_time_eval():
+        code2 = pyhf.interpolators.code2([[up_only, down_only]], subscribe=False)
+        found = code2(pyhf.tensorlib.astensor([[2.0, 3.0, -2.0, -3.0]]))
+        at = [[float(one) for one in found[0, side, :, 0]] for side in (0, 1)]
+
+    def lines(two: float, three: float, minus_two: float, minus_three: float) -> _Lines:
+        high, low = three - two, minus_two - minus_three
+        return _Lines(high, two - 2 * high, low, minus_two + 2 * low)
+
+    return lines(*at[0]), lines(*at[1])
+
+
 def basis(code: str, alpha: Array, positive: Array) -> Basis:
     """Return the basis functions of an additive code.
 
@@ -66,14 +109,14 @@ def basis(code: str, alpha: Array, positive: Array) -> Basis:
         return jnp.where(above, high, jnp.where(below, low, middle))
 
     if code == "code2":
-        # With a = (up - down) / 2 and b = (up + down) / 2: a x^2 + b x, and beyond +-1
-        # pyhf's (b + 2a)(x - 1) and (b - 2a) x.
+        # With a = (up - down) / 2 and b = (up + down) / 2: a x^2 + b x, and lines beyond +-1.
         square = alpha * alpha
+        up, down = code2_lines()
         return Basis(
-            pieces(1.5 * (alpha - 1), 0.5 * (alpha + square), -0.5 * alpha),
-            pieces(-0.5 * (alpha - 1), 0.5 * (alpha - square), 1.5 * alpha),
-            pieces(1.5 * one, 0.5 + alpha, -0.5 * one),
-            pieces(-0.5 * one, 0.5 - alpha, 1.5 * one),
+            pieces(up.high(alpha), 0.5 * (alpha + square), up.low(alpha)),
+            pieces(down.high(alpha), 0.5 * (alpha - square), down.low(alpha)),
+            pieces(up.slope_high * one, 0.5 + alpha, up.slope_low * one),
+            pieces(down.slope_high * one, 0.5 - alpha, down.slope_low * one),
             pieces(zero, one, zero),
             pieces(zero, -one, zero),
         )

@@ -30,12 +30,14 @@ class Outcome(NamedTuple):
     """The test of a hypothesis at a signal strength.
 
     ``CLs_exp`` are the expected values for -2 to +2 sigma. ``twice_delta_nll`` is what
-    -2 log L of the observed data rises by when the signal strength is held here.
+    -2 log L of the observed data rises by when the signal strength is held here, ``q_asimov``
+    that of the Asimov data.
     """
 
     CLs_obs: float
     CLs_exp: tuple[float, ...]
     twice_delta_nll: float
+    q_asimov: float
     problems: tuple[str, ...]
 
 
@@ -189,20 +191,21 @@ class Strengths:
             "free": doubts(loaded, self.free, at) + self.minima.doubts(at),
             f"mu = {mu:.4g}": observed.problems,
         }
+        q_asimov = np.nan
         if mu < 0:
             cls = np.full(6, np.nan)
         else:
             asimov = self._asimov[at][mu]
             q = 0.0 if muhat > mu else max(2 * (observed.value - float(compared)), 0.0)
-            both = asymptotic_cls(
-                np.array([q]), np.array([max(2 * asimov.value, 0.0)]), self._test_stat
-            )
+            q_asimov = max(2 * asimov.value, 0.0)
+            both = asymptotic_cls(np.array([q]), np.array([q_asimov]), self._test_stat)
             cls = np.array([both.observed[0], *both.expected[0]])
             named[f"Asimov, mu = {mu:.4g}"] = asimov.problems
         return Outcome(
             float(cls[0]),
             tuple(cls[1:].tolist()),
             rise,
+            q_asimov,
             tuple(f"the fit with {name} {what}" for name, found in named.items() for what in found),
         )
 
