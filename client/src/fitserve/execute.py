@@ -12,7 +12,15 @@ from fitserve.errors import BackendError, InterruptedRunError, StoreError
 from fitserve.neighbours import find_jumps, judged
 from fitserve.plan import make_plan
 from fitserve.reuse import reusable
-from fitserve.store import RunStore, missing_toys, pending_tasks, ranges, read_run, register
+from fitserve.store import (
+    RunStore,
+    keep_logs,
+    missing_toys,
+    pending_tasks,
+    ranges,
+    read_run,
+    register,
+)
 from fitserve.verification import VERIFIABLE, lacks_verification, to_verify
 
 if TYPE_CHECKING:
@@ -42,6 +50,8 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
     ------
     StoreError
         The directory is in use, cannot be written, or asks something else.
+    InterruptedRunError
+        The user stopped it.
     """
     if not (path / "manifest.json").exists():
         store = RunStore.create(path, manifest, inputs)
@@ -55,6 +65,9 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
             store.set_aside()
         else:
             _reuse(store, inputs)
+    except KeyboardInterrupt as error:
+        store.close()
+        raise InterruptedRunError("interrupted", hint=f"fitserve resume {path}") from error
     except BaseException:
         store.close()
         raise
@@ -73,8 +86,8 @@ def complete(
     BackendError, StoreError
         It cannot go on; what had arrived is kept.
     """
-    store.clear_cancel()
     try:
+        store.clear_cancel()
         saved, jumps = _fitted(store, inputs, backend, observer, bounds)
         doubted = _to_look_at_again(saved, jumps)
         if doubted:
@@ -83,18 +96,20 @@ def complete(
             )
             store.want_verified(doubted, doubted=True)
             saved, jumps = _fitted(store, inputs, backend, observer, bounds)
+        if saved.unfinished:
+            keep_logs(store.path, backend.logs())
+        _judge(store, saved, jumps)
+        store.write_results()
+        return store.read()
     except (KeyboardInterrupt, InterruptedRunError) as error:
         raise _interrupted(store, error, f"fitserve resume {store.path}") from error
     except BackendError as error:
-        logs = backend.logs()
-        if logs is not None:
-            store.note("backend failed", cause=str(error), logs=str(logs))
+        logs = keep_logs(store.path, backend.logs())
+        store.note("backend failed", cause=str(error))
         again = f"fitserve resume {store.path}"
-        error.hint = f"{error.hint}; then {again}" if error.hint else again
+        told = f" (logs: {logs})" if logs is not None else ""
+        error.hint = f"{error.hint}{told}; then {again}" if error.hint else f"{again}{told}"
         raise
-    _judge(store, saved, jumps)
-    store.write_results()
-    return store.read()
 
 
 def _fit(
