@@ -308,6 +308,39 @@ def test_a_question_to_an_interchange_that_is_silent_ends(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_workers_that_are_gone_or_silent_are_replaced(
+    task: Task, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    """All of a block may be ended at once, or stopped, of which Parsl makes nothing."""
+    backend = open_backend("local", 1)
+    backend.start()
+    try:
+        backend.submit("t", encode_task(task))
+        wait_for("an answer", lambda: backend.outcomes(1.0), 60)
+        engine = backend._engine
+        assert backend.status().workers == 1
+        [block] = engine.executor.provider.resources.values()
+        os.killpg(os.getpgid(block["remote_pid"]), how)
+        if how == signal.SIGSTOP:
+            # As the interchange would after so many seconds without a heartbeat.
+            monkeypatch.setattr(engine, "managers", list)
+            monkeypatch.setattr(local_backend, "_PATIENCE_SECONDS", 1.0)
+        backend.submit("again", encode_task(task))
+        [outcome] = wait_for("the loss", lambda: backend.outcomes(1.0), 60)
+        assert outcome.again
+        assert outcome.error in {
+            "the local engine broke: its workers have ended",
+            "the local engine broke: its workers are silent",
+        }
+        monkeypatch.undo()
+        backend.submit("once more", encode_task(task))
+        [outcome] = wait_for("an answer", lambda: backend.outcomes(1.0), 60)
+        assert outcome.result is not None
+    finally:
+        backend.stop()
+
+
 def test_an_engine_that_breaks_too_often_ends_the_run_and_its_logs_are_kept(
     pallet_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

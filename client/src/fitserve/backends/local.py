@@ -11,6 +11,7 @@ import os
 import queue
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ __all__ = ["LocalBackend", "available_cores"]
 
 _LOOPBACK = "127.0.0.1"
 _RESTARTS = 3
+_PATIENCE_SECONDS = 90.0
 _STAGE = "stage"
 # One thread for each worker: as many workers as cores are there already.
 _ONE_THREAD = {
@@ -107,7 +109,7 @@ class LocalBackend:
             The engine does not start, or broke too often.
         """
         engine = self._running_engine()
-        broken = engine.broken()
+        broken = _broken(engine)
         if broken is not None:
             self._renew(broken)
             engine = self._running_engine()
@@ -130,7 +132,7 @@ class LocalBackend:
             ended.append(self._ended.get(timeout=0 if self._lost else timeout))
             while True:
                 ended.append(self._ended.get_nowait())
-        broken = self._engine.broken() if self._engine is not None else None
+        broken = _broken(self._engine) if self._engine is not None else None
         if broken is not None:
             self._renew(broken)
         lost, self._lost = self._lost, []
@@ -196,6 +198,17 @@ def _require_parsl() -> None:
         import fitserve_worker  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the endpoint 'local'", "local") from error
+
+
+def _broken(engine: ParslEngine) -> BaseException | None:
+    """Return why nothing comes from an engine any more: Parsl itself starts no second block."""
+    broken = engine.broken()
+    blocks = list(engine.executor.provider.resources.values())
+    if broken is None and blocks and all(block["status"].terminal for block in blocks):
+        broken = RuntimeError("its workers have ended")
+    if broken is None and time.monotonic() - engine.seen > _PATIENCE_SECONDS:
+        broken = RuntimeError("its workers are silent")
+    return broken
 
 
 def _outcome(ticket: str, done: Future[str], broken: BaseException | None = None) -> Outcome:

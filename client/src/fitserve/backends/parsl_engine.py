@@ -104,6 +104,13 @@ class ParslEngine:
     log
         File for what Parsl logs.
 
+    Attributes
+    ----------
+    executor
+        The `Executor`.
+    seen
+        When there were workers last, or it was started (monotonic seconds).
+
     Raises
     ------
     Exception
@@ -137,6 +144,7 @@ class ParslEngine:
         self._lock = threading.Lock()
         self._asked = 0.0
         self._managers: list[dict[str, Any]] = []
+        self.seen = time.monotonic()
 
     def submit(self, task: str) -> Future[str]:
         """Submit a task.
@@ -164,7 +172,10 @@ class ParslEngine:
 
     def workers(self) -> int:
         """Return how many workers have reported and take tasks."""
-        return sum(one["worker_count"] for one in self.managers() if one["active"])
+        count: int = sum(one["worker_count"] for one in self.managers() if one["active"])
+        if count:
+            self.seen = time.monotonic()
+        return count
 
     def broken(self) -> BaseException | None:
         """Return why nothing comes from this engine any more, or None."""
