@@ -181,7 +181,7 @@ def test_ctrl_c_in_a_terminal_ends_a_run_that_starts(
     start: Callable[..., Client], endpoint: str, seconds: float
 ) -> None:
     client = start(endpoint)
-    wait_for("the interchange", client.interchange, 60)
+    wait_for("the interchange", client.interchange, 60, every=0.02)
     time.sleep(seconds)
     client.interrupt()
     assert client.end(5) == 130, client.said
@@ -195,7 +195,7 @@ def test_a_client_that_is_killed_as_its_engine_starts_leaves_nothing(
     start: Callable[..., Client], endpoint: str, seconds: float
 ) -> None:
     client = start(endpoint)
-    wait_for("the interchange", client.interchange, 60)
+    wait_for("the interchange", client.interchange, 60, every=0.02)
     time.sleep(seconds)
     client.process.kill()
     _nothing_is_left(client)
@@ -282,6 +282,7 @@ def test_a_notebook_that_is_stopped_can_go_on(pallet_directory: Path, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_question_to_an_interchange_that_is_silent_ends(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +309,7 @@ def test_a_question_to_an_interchange_that_is_silent_ends(
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_workers_that_are_gone_or_silent_are_replaced(
     task: Task, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
