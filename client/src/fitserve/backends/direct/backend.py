@@ -159,10 +159,10 @@ class SiteBackend:
             The site cannot be driven, or takes no blocks.
         """
         engine, troubles = self._running()
-        try:
-            future = engine.submit(task)
-        except Exception as error:
-            raise troubles.broken(error) from error
+        broken = engine.broken()
+        if broken is not None:
+            raise troubles.broken(broken)
+        future = engine.submit(task)
         future.add_done_callback(lambda done: self._ended.put((ticket, done)))
 
     def outcomes(self, timeout: float) -> list[Outcome]:
