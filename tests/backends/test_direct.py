@@ -152,7 +152,7 @@ def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
     watch = Watch("slurm", 10)
     blocks = provider.watched(Refusing, watch, 1)()
     engine = SimpleNamespace(
-        executor=SimpleNamespace(bad_state_is_set=False),
+        broken=lambda: None,
         watch=watch,
         workers=lambda: 0,
         failed=list,

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -216,19 +217,21 @@ def test_ctrl_c_ends_in_order_and_prints_the_resume_command(
     _wait(lambda: not _processes_of(process.mark), seconds=20)
 
 
-def test_the_guardian_spares_what_was_ended_in_order() -> None:
-    sleeper = subprocess.Popen(["sleep", "60"])
+def test_the_guardian_spares_what_was_ended_in_order(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
     guardian = Guardian()
-    guardian.watch("pid", sleeper.pid)
+    guardian.watch("directory", kept)
     guardian.dismiss()
+    assert not guardian.directory.exists()
     time.sleep(0.2)
-    assert sleeper.poll() is None
-    sleeper.kill()
-    sleeper.wait()
+    assert kept.is_dir()
 
 
 def test_parsl_starts_the_block_at_once_and_then_leaves_it_alone(tmp_path: Path) -> None:
     """With Parsl's own strategy the first result comes seconds later."""
-    config, executor = local_backend._config(tmp_path, 2)
+    place = SimpleNamespace(directory=tmp_path, temporary=tmp_path / "tmp")
+    config = local_backend._config(place, tmp_path / "stage", 2)
+    [executor] = config.executors
     assert (config.strategy, config.strategy_period) == ("none", 1)
     assert executor.provider.init_blocks == executor.provider.max_blocks == 1

@@ -16,6 +16,7 @@ from fitserve.backends.direct.provider import watched
 from fitserve.backends.direct.status import status_of
 from fitserve.backends.direct.troubles import Troubles
 from fitserve.backends.direct.words import never_runs, refusal
+from fitserve.backends.guardian import Guardian
 from fitserve.backends.parsl_site import EngineDescription, read_engine
 from fitserve.backends.pods import PodProvider
 from fitserve.errors import BackendError
@@ -170,10 +171,12 @@ def description() -> EngineDescription:
 @pytest.fixture
 def engine(description: EngineDescription, cluster: Cluster, tmp_path: Path) -> Iterator[Engine]:
     """Return a site's engine on a cluster that only remembers."""
-    engine = Engine(description, tmp_path, staged=False)
+    guardian = Guardian()
+    engine = Engine(description, tmp_path, guardian, staged=False)
     engine.provider.kube_client = cluster
     yield engine
     engine.stop()
+    guardian.dismiss()
 
 
 def test_a_first_pod_that_fails_breaks_no_run(

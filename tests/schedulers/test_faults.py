@@ -390,6 +390,20 @@ def test_a_client_that_is_killed_leaves_no_block(quiet: Rig, two_blocks: User) -
 def test_an_interrupted_run_gives_its_blocks_back(quiet: Rig, two_blocks: User) -> None:
     run = two_blocks.start("faults", *FEW)
     run.wait_until_done(1)
-    quiet.login.run("pkill", "-INT", "-u", "ada", "-f", "fitserve run")
-    assert run.process.wait(60) == 130
-    assert not quiet.slurm.jobs("ada")
+    # As a terminal does, to all that is in the client's group, and to what has left it.
+    quiet.login.run("pkill", "-INT", "-u", "ada", "-f", "fitserve run|interchange")
+    assert run.process.wait(10) == 130
+    assert "Traceback" not in run.said
+    wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 5)
+
+
+def test_an_interchange_that_is_killed_ends_the_run(quiet: Rig, two_blocks: User) -> None:
+    run = two_blocks.start("faults", *FEW)
+    run.wait_until_done(1)
+    quiet.login.run("pkill", "-KILL", "-u", "ada", "-f", "interchange")
+    said = _refused(run)
+    assert "the engine of site faults broke" in said
+    assert "its interchange has ended (killed by signal 9)" in said
+    wait_for("no blocks", lambda: not quiet.slurm.jobs("ada"), 15)
+    left = two_blocks.sh("ls ~/.fitserve/run").split()
+    assert not [one for one in left if one.startswith("direct-")]

@@ -285,3 +285,27 @@ def test_a_journal_keeps_what_is_in_it_when_it_is_opened_again(tmp_path: Path) -
         journal.close()
     assert read_journal(path, int) == [0, 1, 2]
     assert msgspec.json.decode(path.read_bytes().splitlines()[2]) == 2
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_ctrl_c_in_the_middle_of_writing_damages_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    """What was written is kept, though its writer does not know; a part of a line goes."""
+    path = tmp_path / "journal"
+    journal: Journal[str] = Journal(path)
+    journal.append(["first"])
+    write = os.pwrite
+
+    def interrupted(descriptor: int, data: bytes, offset: int) -> int:
+        write(descriptor, data if whole else data[:-3], offset)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "pwrite", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        journal.append(["a long second entry"])
+    monkeypatch.undo()
+    journal.append(["third"])
+    journal.close()
+    kept = ["a long second entry"] if whole else []
+    assert read_journal(path, str) == ["first", *kept, "third"]

@@ -375,7 +375,9 @@ def _running(backend: Backend) -> Iterator[None]:
         backend.start()
         yield
     finally:
-        backend.stop()
+        # Whoever is too impatient for this leaves it to the backend's guardian.
+        with contextlib.suppress(KeyboardInterrupt):
+            backend.stop()
 
 
 def _completed(

@@ -13,7 +13,15 @@ from fitserve.errors import BackendError, FitserveError, InterruptedRunError, St
 from fitserve.neighbours import find_jumps, judged
 from fitserve.plan import make_plan, plan_verification
 from fitserve.reuse import reusable
-from fitserve.store import RunStore, missing_toys, pending_tasks, ranges, read_run, register
+from fitserve.store import (
+    RunStore,
+    keep_logs,
+    missing_toys,
+    pending_tasks,
+    ranges,
+    read_run,
+    register,
+)
 from fitserve.verification import VERIFIABLE, lacks_verification, to_verify
 
 if TYPE_CHECKING:
@@ -45,6 +53,8 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
     ------
     StoreError
         The directory is in use, cannot be written, or asks something else.
+    InterruptedRunError
+        The user stopped it.
     """
     if not (path / "manifest.json").exists():
         store = RunStore.create(path, manifest, inputs)
@@ -58,6 +68,9 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
             store.set_aside()
         else:
             _reuse(store, inputs)
+    except KeyboardInterrupt as error:
+        store.close()
+        raise InterruptedRunError("interrupted", hint=f"fitserve resume {path}") from error
     except BaseException:
         store.close()
         raise
@@ -86,23 +99,25 @@ def complete(
     BackendError, StoreError
         It cannot go on; what had arrived is kept.
     """
-    store.clear_cancel()
     begin = time.monotonic()
     try:
+        store.clear_cancel()
         _fit(store, inputs, backend, observer, bounds)
+        saved = store.read()
+        if saved.unfinished:
+            keep_logs(store.path, backend.logs())
+        jumps = _jumps(saved)
+        _judge(store, saved, jumps)
+        store.write_results()
     except (KeyboardInterrupt, InterruptedRunError) as error:
         raise _interrupted(store, error, f"fitserve resume {store.path}") from error
     except BackendError as error:
-        logs = backend.logs()
-        if logs is not None:
-            store.note("backend failed", cause=str(error), logs=str(logs))
+        logs = keep_logs(store.path, backend.logs())
+        store.note("backend failed", cause=str(error))
         again = f"fitserve resume {store.path}"
-        error.hint = f"{error.hint}; then {again}" if error.hint else again
+        told = f" (logs: {logs})" if logs is not None else ""
+        error.hint = f"{error.hint}{told}; then {again}" if error.hint else f"{again}{told}"
         raise
-    saved = store.read()
-    jumps = _jumps(saved)
-    _judge(store, saved, jumps)
-    store.write_results()
     patience = None if patient else max(_PATIENCE, time.monotonic() - begin)
     doubted = _to_look_at_again(saved, jumps)
     if doubted:

@@ -110,7 +110,7 @@ class Backend(Protocol):
         ...
 
     def logs(self) -> Path | None:
-        """Return where the backend's own logs are, for a user whose run went wrong."""
+        """Return the directory with the backend's own logs, which goes when it is stopped."""
         ...
 
 

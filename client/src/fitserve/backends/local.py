@@ -9,31 +9,33 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import shutil
-import signal
+import shlex
 import sys
-import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fitserve.backends import interchange
 from fitserve.backends.base import BackendStatus, Limits, Outcome
 from fitserve.backends.costs import LOCAL
-from fitserve.backends.guardian import Guardian
-from fitserve.backends.parsl_log import close_log, log_to
+from fitserve.backends.tended import Tended
 from fitserve.contract import QUICK
 from fitserve.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from parsl.config import Config
+
+    from fitserve.backends.guardian import Guardian
+    from fitserve.backends.parsl_engine import ParslEngine
+
 __all__ = ["LocalBackend", "available_cores"]
 
 _LOOPBACK = "127.0.0.1"
 _RESTARTS = 3
-_BLOCK_SECONDS = 20.0
+_PATIENCE_SECONDS = 90.0
+_STAGE = "stage"
 # One thread for each worker: as many workers as cores are there already.
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -45,9 +47,13 @@ _ONE_THREAD = {
 _XLA_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
+# Not every system says which cores a process may use, and has it choose among them.
+_CHOOSES_CORES = hasattr(os, "sched_getaffinity")
+
+
 def available_cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if _CHOOSES_CORES else os.cpu_count() or 1
 
 
 class LocalBackend:
@@ -70,65 +76,68 @@ class LocalBackend:
             compression=QUICK,
             costs=LOCAL,
         )
-        self._scratch = Path(tempfile.mkdtemp(prefix="fitserve-local-"))
-        (self._scratch / "stage").mkdir()
-        self._ended: queue.Queue[Outcome] = queue.Queue()
-        self._engine: _Engine | None = None
-        self._starting: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._restarts = 0
-        self._troubled = False
+        self._tended: Tended[ParslEngine] | None = None
+        self._stage = Path()
+        self._ended: queue.Queue[str] = queue.Queue()
+        self._open: dict[str, Future[str]] = {}
+        self._lost: list[Outcome] = []
+        self._breaks = 0
 
     def start(self) -> None:
         """Begin to set the engine up, in a thread: it takes seconds of mostly waiting."""
         _require_parsl()
-        self._starting = threading.Thread(target=self._set_up, name="fitserve-local-start")
-        self._starting.start()
+        tended: Tended[ParslEngine] = Tended()
+        self._tended = tended
+        self._stage = tended.guardian.directory / _STAGE
+        self._stage.mkdir()
+        tended.set_up(lambda: _engine(tended.guardian, self._stage, self._workers))
 
     def stage(self, digest: str, compressed: bytes) -> bool:
         """Put a compressed workspace into the workers' staging directory."""
-        target = self._scratch / "stage" / f"{digest}.json.zst"
+        target = self._stage / f"{digest}.json.zst"
         partial = target.with_suffix(".part")
         partial.write_bytes(compressed)
         partial.replace(target)
         return True
 
     def submit(self, ticket: str, task: str) -> None:
-        """Submit a task; a broken engine is set up anew, a few times.
+        """Submit a task; an engine that breaks or does not start is set up anew, a few times.
 
         Raises
         ------
         BackendError
-            The engine cannot be set up, or broke too often.
+            The engine does not start, or broke too often.
         """
         engine = self._running_engine()
-        try:
-            future = engine.submit(task)
-        except Exception as error:
-            self._engine = None
-            engine.stop()
-            self._restarts += 1
-            if self._restarts > _RESTARTS:
-                raise BackendError(
-                    "the local engine breaks again and again",
-                    evidence=str(error).strip().splitlines()[-1] if str(error) else repr(error),
-                    hint=f"read the logs in {self._scratch}",
-                ) from error
-            self._set_up()
-            future = self._running_engine().submit(task)
-        future.add_done_callback(lambda done: self._ended.put(_outcome(ticket, done)))
+        broken = _broken(engine)
+        if broken is not None:
+            self._renew(broken)
+            engine = self._running_engine()
+        future = engine.submit(task)
+        self._open[ticket] = future
+        future.add_done_callback(lambda _: self._ended.put(ticket))
 
     def outcomes(self, timeout: float) -> list[Outcome]:
-        """Return what ended; wait up to ``timeout`` seconds for the first of it."""
-        try:
-            ended = [self._ended.get(timeout=timeout)]
-        except queue.Empty:
-            return []
+        """Return what ended; wait up to ``timeout`` seconds for the first of it.
+
+        What a broken engine held has ended too, and can be submitted again.
+
+        Raises
+        ------
+        BackendError
+            The engine broke too often.
+        """
+        ended = []
         with contextlib.suppress(queue.Empty):
+            ended.append(self._ended.get(timeout=0 if self._lost else timeout))
             while True:
                 ended.append(self._ended.get_nowait())
-        self._troubled = self._troubled or any(outcome.error for outcome in ended)
-        return ended
+        broken = _broken(self._engine) if self._engine is not None else None
+        if broken is not None:
+            self._renew(broken)
+        lost, self._lost = self._lost, []
+        # Of an engine that is given up something may still end.
+        return lost + [_outcome(one, self._open.pop(one)) for one in ended if one in self._open]
 
     def status(self) -> BackendStatus:
         """Return whether the engine is there and how many workers have reported."""
@@ -140,36 +149,46 @@ class LocalBackend:
         return BackendStatus("running", workers, f"{workers} workers on this machine")
 
     def stop(self) -> None:
-        """End the workers and remove the scratch directory, unless it tells of trouble."""
-        if self._starting is not None:
-            self._starting.join()
-        if self._engine is not None:
-            self._engine.stop()
-            self._engine = None
-        if self._failure is None and not self._troubled:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        """End the workers and remove the run's directory, within seconds."""
+        if self._tended is not None:
+            self._tended.end()
 
     def logs(self) -> Path | None:
-        """Return the scratch directory, which holds the engine's logs."""
-        return self._scratch if self._scratch.exists() else None
+        """Return the directory of the engine's logs, which goes with the backend."""
+        return self._tended.guardian.directory if self._tended is not None else None
 
-    def _running_engine(self) -> _Engine:
-        if self._starting is not None:
-            self._starting.join()
-        if self._engine is None:
+    @property
+    def _engine(self) -> ParslEngine | None:
+        return self._tended.engine if self._tended is not None else None
+
+    def _running_engine(self) -> ParslEngine:
+        engine = self._tended.wait() if self._tended is not None else None
+        while engine is None:
+            engine = self._renew()
+        return engine
+
+    def _renew(self, broken: BaseException | None = None) -> ParslEngine | None:
+        """Set up an engine instead of one that broke, or does not start.
+
+        Raises
+        ------
+        BackendError
+            That was done too often.
+        """
+        tended = self._tended
+        error = broken or (tended.failure if tended is not None else None)
+        self._breaks += 1
+        if self._breaks > _RESTARTS or tended is None:
             raise BackendError(
-                "the local engine does not start",
-                evidence=repr(self._failure),
-                hint=f"read the logs in {self._scratch}, or try --endpoint inline",
+                f"the local engine {'breaks again and again' if broken else 'does not start'}",
+                evidence=_said(error),
+                hint="try --endpoint inline",
             )
-        return self._engine
-
-    def _set_up(self) -> None:
-        try:
-            self._engine = _Engine(self._scratch, self._workers)
-            self._failure = None
-        except Exception as error:  # noqa: BLE001 - told by `_running_engine`, in its thread
-            self._failure = error
+        tended.give_up()
+        held, self._open = self._open, {}
+        self._lost += [_outcome(ticket, done, error) for ticket, done in held.items()]
+        tended.set_up(lambda: _engine(tended.guardian, self._stage, self._workers))
+        return tended.wait()
 
 
 def _require_parsl() -> None:
@@ -181,80 +200,48 @@ def _require_parsl() -> None:
         raise MissingExtraError("the endpoint 'local'", "local") from error
 
 
-def _outcome(ticket: str, done: Future[str]) -> Outcome:
-    error = done.exception()
+def _broken(engine: ParslEngine) -> BaseException | None:
+    """Return why nothing comes from an engine any more: Parsl itself starts no second block."""
+    broken = engine.broken()
+    blocks = list(engine.executor.provider.resources.values())
+    if broken is None and blocks and all(block["status"].terminal for block in blocks):
+        broken = RuntimeError("its workers have ended")
+    if broken is None and time.monotonic() - engine.seen > _PATIENCE_SECONDS:
+        broken = RuntimeError("its workers are silent")
+    return broken
+
+
+def _outcome(ticket: str, done: Future[str], broken: BaseException | None = None) -> Outcome:
+    """Return how a task ended; those of a broken engine have nothing to do with that."""
+    error = done.exception() if done.done() else broken
     if error is None:
         return Outcome(ticket, done.result(), None)
+    if broken is not None:
+        return Outcome(ticket, None, f"the local engine broke: {_said(broken)}", again=True)
     return Outcome(ticket, None, f"{type(error).__name__}: {error}".strip())
 
 
-class _Engine:
-    """A Parsl kernel with one executor, and the guardian that it does not outlive."""
-
-    def __init__(self, scratch: Path, workers: int) -> None:
-        import parsl
-
-        from fitserve_worker import run
-
-        config, executor = _config(scratch, workers)
-        self._executor = executor
-        self._log = log_to(scratch / "parsl.log")
-        self._guardian = Guardian()
-        self._guardian.watch("directory", scratch)
-        try:
-            self._kernel = parsl.DataFlowKernel(config)
-            self._guardian.watch("pid", executor.interchange_proc.pid)
-            for pid in _block_pids(executor.provider):
-                self._guardian.watch("group", os.getpgid(pid))
-        except BaseException:
-            self._guardian.dismiss()
-            close_log(self._log)
-            raise
-        self._app = parsl.python_app(run, data_flow_kernel=self._kernel)
-        self._known = (0.0, 0)
-
-    def submit(self, task: str) -> Future[str]:
-        if self._executor.bad_state_is_set:
-            raise self._executor.executor_exception
-        future: Future[str] = self._app(task)
-        return future
-
-    def workers(self) -> int:
-        # The interchange is asked at most once a second: it has tasks to move.
-        asked, count = self._known
-        if time.monotonic() - asked > 1.0:
-            managers = self._executor.connected_managers()
-            count = sum(manager["worker_count"] for manager in managers if manager["active"])
-            self._known = (time.monotonic(), count)
-        return count
-
-    def stop(self) -> None:
-        blocks = [job["remote_pid"] for job in self._executor.provider.resources.values()]
-        with contextlib.suppress(Exception):
-            self._kernel.cleanup()
-        for pid in blocks:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(os.getpgid(pid), signal.SIGKILL)
-        self._guardian.dismiss()
-        close_log(self._log)
+def _said(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)
 
 
-def _block_pids(provider: Any) -> list[int]:
-    """Wait for Parsl's scaling thread to have started the block, and return its processes."""
-    end = time.monotonic() + _BLOCK_SECONDS
-    while not provider.resources and time.monotonic() < end:
-        time.sleep(0.05)
-    return [job["remote_pid"] for job in provider.resources.values()]
+def _engine(guardian: Guardian, stage: Path, workers: int) -> ParslEngine:
+    from fitserve.backends.parsl_engine import ParslEngine
+
+    config = _config(guardian, stage, workers)
+    return ParslEngine(config, guardian.groups, guardian.directory / "parsl.log")
 
 
-def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
+def _config(guardian: Guardian, stage: Path, workers: int) -> Config:
     from parsl.config import Config
-    from parsl.executors import HighThroughputExecutor
     from parsl.launchers import SingleNodeLauncher
     from parsl.providers import LocalProvider
 
+    from fitserve.backends.parsl_engine import Executor
+
     python = sys.executable
-    executor = HighThroughputExecutor(
+    executor = Executor(
         label="fitserve",
         # Without an address Parsl asks a service on the internet for this machine's.
         address=_LOOPBACK,
@@ -262,9 +249,9 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
         max_workers_per_node=workers,
         cores_per_worker=1e-6,
         # With a worker on every core each is bound to its own; else they are left free.
-        cpu_affinity="block" if workers == available_cores() else "none",
+        cpu_affinity="block" if workers == available_cores() and _CHOOSES_CORES else "none",
         # Other users of this machine reach the loopback interface too, and what Parsl moves
-        # on it is unpickled: without the keys in the private scratch directory nobody joins.
+        # on it is unpickled: without the keys in the private directory nobody joins.
         encrypted=True,
         heartbeat_period=2,
         heartbeat_threshold=20,
@@ -275,7 +262,7 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
             init_blocks=1,
             min_blocks=1,
             max_blocks=1,
-            worker_init=_worker_environment(scratch),
+            worker_init=_worker_environment(guardian.temporary, stage),
         ),
     )
     # By interpreter and module: the script need not be on the user's PATH.
@@ -284,25 +271,25 @@ def _config(scratch: Path, workers: int) -> tuple[Any, Any]:
         f"{python} -m parsl.executors.high_throughput.process_worker_pool",
         1,
     )
-    config = Config(
+    return Config(
         executors=[executor],
-        run_dir=str(scratch / "parsl"),
+        run_dir=str(guardian.directory / "parsl"),
         strategy="none",
         strategy_period=1,
         retries=0,
         usage_tracking=0,
         initialize_logging=False,
     )
-    return config, executor
 
 
-def _worker_environment(scratch: Path) -> str:
+def _worker_environment(temporary: Path, stage: Path) -> str:
     from fitserve_worker.staging import STAGE_VARIABLE
 
     flags = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_ONE_THREAD}".strip()
     settings = {
         **_ONE_THREAD,
-        "XLA_FLAGS": f'"{flags}"',
-        STAGE_VARIABLE: f'"{scratch / "stage"}"',
+        "XLA_FLAGS": flags,
+        "TMPDIR": str(temporary),
+        STAGE_VARIABLE: str(stage),
     }
-    return "\n".join(f"export {name}={value}" for name, value in settings.items())
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in settings.items())

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["close_log", "log_to"]
 
 
+# Parsl logs something also where its log is closed, and `logging` would print that.
+_NOWHERE = logging.NullHandler()
+
+
 class _Log(logging.FileHandler):
     """A log that goes without what a full disk does not take."""
 
@@ -28,6 +32,7 @@ def log_to(path: Path) -> logging.FileHandler:
     logger = logging.getLogger("parsl")
     logger.propagate = False
     logger.setLevel(logging.INFO)
+    logger.addHandler(_NOWHERE)
     logger.addHandler(handler)
     return handler
 

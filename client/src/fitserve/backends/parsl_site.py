@@ -193,7 +193,8 @@ def parsl_config(
     """
     try:
         from parsl.config import Config
-        from parsl.executors import HighThroughputExecutor
+
+        from fitserve.backends.parsl_engine import Executor
     except ImportError as error:
         raise MissingExtraError("driving a site directly", "local") from error
     engine = description.engine
@@ -208,7 +209,7 @@ def parsl_config(
     fields = {name: value for name, value in engine.items() if name in _ENGINE_FIELDS}
     fields["address"] = _address(description.site, engine["address"])
     provider = _provider(description.site, engine["provider"], provider_type)
-    executor = HighThroughputExecutor(
+    executor = Executor(
         **fields,
         provider=provider,
         interchange_launch_cmd=[sys.executable, *interchange.COMMAND],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -130,8 +131,9 @@ class SharedBackend:
 
     def stop(self) -> None:
         """Stop them all."""
-        for backend in self._backends:
-            backend.stop()
+        with contextlib.ExitStack() as stack:
+            for backend in self._backends:
+                stack.callback(backend.stop)
 
     def logs(self) -> Path | None:
         """Return where the first endpoint that has logs keeps them."""

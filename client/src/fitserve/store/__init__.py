@@ -1,6 +1,7 @@
 """The run directory: what was asked, what was found, and nothing lost in between."""
 
 from fitserve.store.atomic import write_atomic
+from fitserve.store.logs import keep_logs
 from fitserve.store.pending import PendingTask, pending_tasks
 from fitserve.store.records import Event, Inputs, Manifest, PalletRecord, StoredResult
 from fitserve.store.registry import known_runs, register
@@ -17,6 +18,7 @@ __all__ = [
     "SavedRun",
     "StoredResult",
     "ask_to_cancel",
+    "keep_logs",
     "known_runs",
     "missing_toys",
     "pending_tasks",

@@ -57,7 +57,7 @@ class Journal(Generic[T]):
         self._path = path
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            self._end = self._whole_lines()
+            self._end = self._whole_lines(0)
             # What a crash left of a line would make the next one unreadable.
             os.ftruncate(self._descriptor, self._end)
             sync_directory(path.parent)
@@ -74,6 +74,9 @@ class Journal(Generic[T]):
         """
         data = b"".join(_encoder.encode(entry) + b"\n" for entry in entries)
         try:
+            # A Ctrl-C may have come after entries were written and before they were counted.
+            self._end = self._whole_lines(self._end)
+            os.ftruncate(self._descriptor, self._end)
             written = 0
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
@@ -89,7 +92,8 @@ class Journal(Generic[T]):
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _whole_lines(self) -> int:
+    def _whole_lines(self, start: int) -> int:
+        """Return where the last line ends that is whole, of those after ``start``."""
         size = os.fstat(self._descriptor).st_size
-        content = os.pread(self._descriptor, size, 0)
-        return content.rfind(b"\n") + 1
+        content = os.pread(self._descriptor, size - start, start)
+        return start + content.rfind(b"\n") + 1

@@ -6,9 +6,8 @@ import contextlib
 import math
 import os
 import queue
-import shutil
+import secrets
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from fitserve.backends.direct.sharing import Share
 from fitserve.backends.direct.status import status_of
 from fitserve.backends.direct.troubles import Troubles
 from fitserve.backends.parsl_site import find_engine, read_engine, site_directory
+from fitserve.backends.tended import Tended
 from fitserve.errors import BackendError, MissingExtraError, RequestError
 
 if TYPE_CHECKING:
@@ -90,13 +90,10 @@ class SiteBackend:
             ),
         )
         self._directory: Path | None = None
+        self._tended: Tended[Engine] | None = None
         self._ended: queue.Queue[tuple[str, Future[str]]] = queue.Queue()
-        self._engine: Engine | None = None
         self._share: Share | None = None
         self._troubles: Troubles | None = None
-        self._starting: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._troubled = False
 
     def start(self) -> None:
         """Begin to set the engine up, in a thread.
@@ -118,14 +115,18 @@ class SiteBackend:
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             _need_room(base)
-            self._directory = Path(tempfile.mkdtemp(prefix="direct-", dir=base))
+            self._tended = Tended()
+            self._directory = base / f"direct-{secrets.token_hex(4)}"
+            self._tended.own(self._directory)
+            self._directory.mkdir(mode=0o700)
             (self._directory / STAGE_DIRECTORY).mkdir()
             self._share = Share(base / _RUNS / self._site.site)
             self._share.begin()
         except OSError as error:
             raise self._no_directory(base, error) from error
-        self._starting = threading.Thread(target=self._set_up, name="fitserve-site-start")
-        self._starting.start()
+        staged, guardian = _sees_stage(self._site.engine), self._tended.guardian
+        directory = self._directory
+        self._tended.set_up(lambda: Engine(self._site, directory, guardian, staged=staged))
 
     def stage(self, digest: str, compressed: bytes) -> bool:
         """Put a compressed workspace into the run's directory, which workers see.
@@ -158,10 +159,10 @@ class SiteBackend:
             The site cannot be driven, or takes no blocks.
         """
         engine, troubles = self._running()
-        try:
-            future = engine.submit(task)
-        except Exception as error:
-            raise troubles.broken(error) from error
+        broken = engine.broken()
+        if broken is not None:
+            raise troubles.broken(broken)
+        future = engine.submit(task)
         future.add_done_callback(lambda done: self._ended.put((ticket, done)))
 
     def outcomes(self, timeout: float) -> list[Outcome]:
@@ -186,66 +187,46 @@ class SiteBackend:
             if error is None:
                 outcomes.append(Outcome(ticket, done.result(), None))
                 continue
-            if engine.executor.bad_state_is_set:
+            if engine.broken() is not None:
                 raise troubles.broken(error)
             text, again = troubles.explain(error)
-            self._troubled = True
             outcomes.append(Outcome(ticket, None, text, again))
         return outcomes
 
     def status(self) -> BackendStatus:
         """Return how many workers there are, and which blocks run or wait, and why."""
-        engine = self._engine
+        engine = self._tended.engine if self._tended is not None else None
         if engine is None:
             return BackendStatus("starting", 0, f"starting the engine of {self._site.site}")
         return status_of(self._site.site, engine)
 
     def stop(self) -> None:
-        """Give the blocks back and remove the run's directory, unless it tells of trouble."""
-        if self._starting is not None:
-            self._starting.join()
-        if self._engine is not None:
-            self._troubled = self._troubled or self._engine.executor.bad_state_is_set
-            self._engine.stop()
-            self._engine = None
+        """Give the blocks back and remove the run's directory, within seconds."""
+        if self._tended is not None:
+            self._tended.end()
         if self._share is not None:
             self._share.end()
-        if self._directory is not None and not self._troubled and self._failure is None:
-            shutil.rmtree(self._directory, ignore_errors=True)
 
     def logs(self) -> Path | None:
         """Return the run's directory on the site, with the logs of Parsl and of its blocks."""
-        self._troubled = True
-        found = self._directory
-        return found if found is not None and found.exists() else None
-
-    def _set_up(self) -> None:
-        if self._directory is None:
-            return
-        try:
-            staged = _sees_stage(self._site.engine)
-            engine = Engine(self._site, self._directory, staged=staged)
-        except BaseException as error:  # noqa: BLE001 - told by `_running`, in its thread
-            self._failure = error
-            return
-        self._troubles = Troubles(self._site, engine)
-        self._engine = engine
+        return self._directory
 
     def _running(self) -> tuple[Engine, Troubles]:
-        if self._starting is not None:
-            self._starting.join()
-        if self._engine is None or self._troubles is None:
-            if isinstance(self._failure, BackendError):
-                raise self._failure
-            if isinstance(self._failure, OSError):
-                base = self._directory or Path()
-                raise self._no_directory(base, self._failure) from self._failure
+        engine = self._tended.wait() if self._tended is not None else None
+        if engine is None:
+            failure = self._tended.failure if self._tended is not None else None
+            if isinstance(failure, BackendError):
+                raise failure
+            if isinstance(failure, OSError):
+                raise self._no_directory(self._directory or Path(), failure) from failure
             raise BackendError(
                 f"the engine of site {self._site.site} does not start",
-                evidence=repr(self._failure),
+                evidence=repr(failure),
                 hint=f"make doctor SITE={self._site.site}",
             )
-        return self._engine, self._troubles
+        if self._troubles is None:
+            self._troubles = Troubles(self._site, engine)
+        return engine, self._troubles
 
     def _steer(self, engine: Engine) -> None:
         """Keep to this run's share, and ask for nothing while the scheduler refuses."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import socket
-import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from fitserve.backends.direct.pods import PodWatch, reader
 from fitserve.backends.direct.provider import SCHEDULERS, Watch, watched
-from fitserve.backends.guardian import Guardian
-from fitserve.backends.parsl_log import close_log, log_to
 from fitserve.backends.parsl_site import parsl_config
 from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
     from pathlib import Path
 
+    from fitserve.backends.guardian import Guardian
+    from fitserve.backends.parsl_engine import ParslEngine
     from fitserve.backends.parsl_site import EngineDescription
 
 __all__ = ["STAGE_DIRECTORY", "Engine"]
@@ -30,10 +28,11 @@ _STRATEGY_SECONDS = 1.0
 _LEAST_POLL_SECONDS = 2.0
 _CANCEL = {"slurm": "scancel", "pbspro": "qdel", "torque": "qdel"}
 _PODS = "PodProvider"
+_HERE = "LocalProvider"
 
 
 class Engine:
-    """A Parsl kernel with the site's executor.
+    """Parsl with the site's executor.
 
     Parameters
     ----------
@@ -41,6 +40,8 @@ class Engine:
         The site's engine.
     directory
         Of this run on the site, seen by its nodes.
+    guardian
+        Sees to what is left if the client is gone.
     staged
         Whether workers find workspaces in the run's directory.
 
@@ -57,16 +58,21 @@ class Engine:
         The site cannot be driven from here.
     """
 
-    def __init__(self, description: EngineDescription, directory: Path, *, staged: bool) -> None:
-        import parsl
-
-        from fitserve_worker import run
+    def __init__(
+        self,
+        description: EngineDescription,
+        directory: Path,
+        guardian: Guardian,
+        *,
+        staged: bool,
+    ) -> None:
+        from fitserve.backends.parsl_engine import ParslEngine
 
         which = description.engine["provider"]["type"]
         self._kind = kind = "pods" if which == _PODS else SCHEDULERS.get(which)
         timeout = float(description.engine["provider"].get("cmd_timeout", 60))
         polling = float(description.engine["job_status_kwargs"]["strategy_period"])
-        self._guardian: Guardian | None = None
+        self._guardian = guardian
         self.directory = directory
         self._cancel = _CANCEL.get(kind or "", "")
         self._avoided = ""
@@ -99,47 +105,21 @@ class Engine:
         _need_address(description.site, self.executor.address)
         if staged:
             self._export_stage(directory)
-        self._log = log_to(directory / "parsl.log")
-        self._guardian = Guardian()
-        try:
-            self._kernel = parsl.DataFlowKernel(config)
-            self._guardian.watch("pid", self.executor.interchange_proc.pid)
-        except BaseException:
-            self._guardian.dismiss()
-            close_log(self._log)
-            raise
-        self._app = parsl.python_app(run, data_flow_kernel=self._kernel)
-        self._lock = threading.Lock()
-        self._asked = 0.0
-        self._managers: list[dict[str, Any]] = []
+        if which == _HERE:
+            self.provider.worker_init += f"\nexport TMPDIR={shlex.quote(str(guardian.temporary))}\n"
         self._block_of: dict[str, str] = {}
-
-    def submit(self, task: str) -> Future[str]:
-        """Submit a task.
-
-        Raises
-        ------
-        Exception
-            The executor is broken, with Parsl's reason.
-        """
-        if self.executor.bad_state_is_set:
-            raise self.executor.executor_exception
-        future: Future[str] = self._app(task)
-        return future
+        self._parsl: ParslEngine = ParslEngine(config, guardian.groups, directory / "parsl.log")
+        self.submit = self._parsl.submit
+        self.broken = self._parsl.broken
 
     def workers(self) -> int:
         """Return how many workers have reported and take tasks."""
-        with self._lock:
-            # The interchange is asked at most once a second: it has tasks to move.
-            if time.monotonic() - self._asked > 1.0 and not self.executor.bad_state_is_set:
-                self._asked = time.monotonic()
-                self._managers = self.executor.connected_managers()
-                for manager in self._managers:
-                    self._block_of[manager["manager"]] = manager["block_id"]
-                    job = self.executor.blocks_to_job_id.get(manager["block_id"])
-                    if job is not None:
-                        self.connected.add(job)
-        return sum(manager["worker_count"] for manager in self._managers if manager["active"])
+        for manager in self._parsl.managers():
+            self._block_of[manager["manager"]] = manager["block_id"]
+            job = self.executor.blocks_to_job_id.get(manager["block_id"])
+            if job is not None:
+                self.connected.add(job)
+        return self._parsl.workers()
 
     def job_of(self, error: BaseException) -> str | None:
         """Return the job whose workers a task was lost with, if that is known."""
@@ -188,27 +168,29 @@ class Engine:
         self._retiring.add(job)
         block = self.executor.job_ids_to_block.get(job)
         if block is not None:
-            # Its workers finish what they have and get nothing more.
-            self.executor._hold_block(block)  # noqa: SLF001 - Parsl has no public way
+            # Its workers finish what they have and get nothing more. If the interchange does not
+            # answer, the engine is broken.
+            with contextlib.suppress(Exception):
+                self.executor._hold_block(block)  # noqa: SLF001 - Parsl has no public way
 
     def _give_back_if_idle(self, job: str) -> None:
         block = self.executor.job_ids_to_block.get(job)
-        tasks = sum(one["tasks"] for one in self._managers if one["block_id"] == block)
+        tasks = sum(one["tasks"] for one in self._parsl.managers() if one["block_id"] == block)
         if tasks == 0:
             self.provider.cancel([job])
 
-    def stop(self) -> None:
-        """Give every block back and end the kernel."""
-        broken = self.executor.bad_state_is_set
-        with contextlib.suppress(Exception):
-            self._kernel.cleanup()
-        if self.watch is not None and self._guardian is not None:
-            live = [one for one, job in self.watch.jobs.items() if job.state != "ended"]
+    def stop(self) -> bool:
+        """Give every block back and end the engine; returns whether that is done in time."""
+        broken = self.broken() is not None
+
+        def give_back() -> None:
+            # Parsl itself leaves the blocks of a broken executor.
+            jobs = self.watch.jobs if self.watch is not None else {}
+            live = [one for one, job in jobs.items() if job.state != "ended"]
             if broken and live:
                 self.provider.cancel(live)
-        if self._guardian is not None:
-            self._guardian.dismiss()
-        close_log(self._log)
+
+        return self._parsl.stop(give_back)
 
     def _submitting(self) -> None:
         failed = self.failed()
@@ -221,14 +203,18 @@ class Engine:
             self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
 
     def _submitted(self, job: str) -> None:
-        if self._guardian is not None and self._cancel:
+        if self._cancel:
             self._guardian.watch("job", f"{self._cancel} {job}")
 
     def _export_stage(self, directory: Path) -> None:
         from fitserve_worker.staging import STAGE_VARIABLE
 
         stage = directory / STAGE_DIRECTORY
-        self.provider.worker_init += f'\nexport {STAGE_VARIABLE}="{stage}"\n'
+        # A block that begins when the run is over would wait for its client.
+        self.provider.worker_init += (
+            f'\nexport {STAGE_VARIABLE}="{stage}"\n'
+            f'[ -d "${STAGE_VARIABLE}" ] || {{ echo "fitserve: the run is over" >&2; exit 1; }}\n'
+        )
 
 
 def _need_address(site: str, address: str) -> None:

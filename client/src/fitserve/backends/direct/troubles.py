@@ -52,8 +52,9 @@ class Troubles:
             They cannot, until somebody changes something.
         """
         engine, watch = self._engine, self._engine.watch
-        if engine.executor.bad_state_is_set:
-            raise self.broken(engine.executor.executor_exception)
+        broken = engine.broken()
+        if broken is not None:
+            raise self.broken(broken)
         if watch is None or engine.workers():
             return
         live = {one: job for one, job in watch.jobs.items() if job.state != "ended"}
@@ -88,7 +89,6 @@ class Troubles:
         return BackendError(
             f"the engine of site {self._site.site} broke",
             evidence=lines[-1] if lines else repr(error),
-            hint=f"read the logs in {self._engine.directory}",
         )
 
     def _check_refusals(self, watch: Watch, live: dict[str, Job]) -> None:
@@ -145,7 +145,7 @@ class Troubles:
             )
         if clear:
             return f"put that right in the site's file, then make render SITE={site}"
-        return f"make doctor SITE={site} tries a node; the blocks' logs: {self._engine.directory}"
+        return f"make doctor SITE={site} tries a node"
 
     def _check_unreached(self, live: dict[str, Job]) -> None:
         now = time.monotonic()
