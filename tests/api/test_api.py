@@ -34,7 +34,7 @@ def test_a_run_has_results_a_table_and_a_short_text(run: Run) -> None:
     assert frame.loc["S_300", "m1"] == 300
     assert frame.loc["S_300", "CLs_exp"] == run.results["S_300"].CLs_exp[2]
     assert repr(run) == f"<Run {run.path}: 5 ok>"
-    assert "<td>0.06947</td>" in run._repr_html_()
+    assert f"<td>{run.results['S_300'].CLs_obs:.4g}</td>" in run._repr_html_()
 
 
 def test_what_is_not_known_is_not_a_number_in_the_table(run: Run) -> None:

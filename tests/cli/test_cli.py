@@ -140,7 +140,7 @@ def test_a_failed_hypothesis_is_shown_with_its_reason_and_exit_code_7(
         return real(work, patch)
 
     monkeypatch.setattr(pyhf_reference, "build", build)
-    result = fitserve("run", pallet_directory, "-e", "inline", "-o", "r")
+    result = fitserve("run", pallet_directory, "-e", "inline", "-o", "r", "--engine", "pyhf")
     assert result.exit_code == 7
     assert "S_100 is failed: the fit broke off: a singular matrix" in result.stderr
     assert "--retry-failed" in result.stderr

@@ -25,7 +25,7 @@ __all__ = ["Bounds", "Data", "Fits", "Loaded", "joined", "load"]
 
 # EDMs at which fits end, in units of -log L: one that makes 1e-7 standard deviations of a
 # parameter, and one from which there is no way to another minimum.
-_EXACT = 1e-14
+_EXACT = 1e-15
 _ROUGH = 0.2
 _ROUGH_STEPS = 25
 

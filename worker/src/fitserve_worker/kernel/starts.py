@@ -329,13 +329,12 @@ class _Search:
             & (rough.yields[:, self._loaded.slots] >= 0).all(axis=1)
         )
         at = self.fits.take(again)
-        scale = np.where(self._constrained[again], self._width[again], np.inf)
-        apart = (np.abs(rough.x - at.x) / scale).max(axis=1) > _APART
+        apart = self._apart(again, rough.x)
         gap = rough.value - at.value
         here = settled & (np.abs(gap) < _SLIGHT + 2 * rough.edm) & ~apart
         # Everything that may be lower.
         todo = np.flatnonzero(settled & ((~here & (gap < _SLIGHT + 2 * rough.edm)) | ~sound(at)))
-        value = np.where(here, at.value, rough.value)
+        value, x = np.where(here, at.value, rough.value), rough.x.copy()
         if todo.size:
             ended = persistent(
                 self._loaded,
@@ -344,15 +343,22 @@ class _Search:
                 asked.data.take(todo),
                 bounds.take(todo),
             )
-            value[todo] = ended.value
+            value[todo], x[todo] = ended.value, ended.x
             self._take_lowest(again[todo], ended, flipped[todo])
+        other = (value >= self.fits.value[again] + _SAME) | self._apart(again, x)
         for place in np.flatnonzero(settled).tolist():
             row = int(again[place])
             self._starts[row] += 1
-            if value[place] < self.fits.value[row] + _SAME:
-                self._same[row] += 1
+            if other[place]:
+                self._found[row].append((float(value[place]), x[place]))
             else:
-                self._found[row].append((float(value[place]), rough.x[place]))
+                self._same[row] += 1
+
+    def _apart(self, rows: IntArray, x: FloatArray) -> BoolArray:
+        """Tell which points are not where the fits of these rows ended."""
+        scale = np.where(self._constrained[rows], self._width[rows], np.inf)
+        apart: BoolArray = (np.abs(x - self.fits.x[rows]) / scale).max(axis=1) > _APART
+        return apart
 
     def _take_lowest(self, rows: IntArray, ended: Fits, flipped: BoolArray) -> None:
         before = self.fits

@@ -1,0 +1,229 @@
+"""Fits from several starts: the lowest minimum counts, and what is seen besides is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyhf
+import pytest
+
+from fitserve.contract import (
+    EngineOptions,
+    HypotestRequest,
+    Hypothesis,
+    LimitRequest,
+    ModelOptions,
+    ScanRequest,
+    digest,
+    request_digest,
+)
+from fitserve_worker.engines import answers
+from fitserve_worker.engines.base import Work
+from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.fits import Loaded, load
+from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.starts import Asked, Minima, deepened, falling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fitserve.contract import HypothesisResult, Request
+
+
+def _normfactor(name: str) -> dict[str, Any]:
+    return {"name": name, "type": "normfactor", "data": None}
+
+
+def _workspace(*, bounds: Sequence[float] = (0.0, 10.0), up: float = 24.0) -> dict[str, Any]:
+    """Return one bin with more events than expected, and a systematic that only adds some."""
+    shape = {"hi_data": [100.0 + up], "lo_data": [120.0]}
+    background = {
+        "name": "background",
+        "data": [100.0],
+        "modifiers": [{"name": "tilt", "type": "histosys", "data": shape}],
+    }
+    signal = {"name": "signal", "data": [6.0], "modifiers": [_normfactor("mu")]}
+    parameters = [{"name": "mu", "bounds": [list(bounds)]}]
+    return {
+        "channels": [{"name": "SR", "samples": [background, signal]}],
+        "observations": [{"name": "SR", "data": [115.0]}],
+        "measurements": [{"name": "main", "config": {"poi": "mu", "parameters": parameters}}],
+        "version": "1.0.0",
+    }
+
+
+def _loaded(workspace: dict[str, Any]) -> Loaded:
+    hypothesis = Hypothesis(name="one", values=(), patch=[])
+    (batch,) = compile_hypotheses(workspace, [hypothesis], ModelOptions()).batches
+    return load(batch, [0], runtime())
+
+
+def _answered(workspace: dict[str, Any], request: Request) -> HypothesisResult:
+    hypothesis = Hypothesis(name="one", values=(), patch=[])
+    work = Work(digest(workspace), workspace, [hypothesis], request, request_digest(request))
+    (found,) = answers(work)
+    return found
+
+
+def _held_at_zero(loaded: Loaded, tilt: float) -> tuple[Asked, Any]:
+    one, zero = np.zeros(1, dtype=int), np.zeros(1)
+    asked = Asked(one, zero, loaded.observed)
+    start = loaded.chunk.columns["init"][one].copy()
+    start[0, 0] = tilt
+    return asked, loaded.fit(one, start, loaded.observed, zero)
+
+
+@pytest.mark.parametrize("tilt", [-0.8, 0.8])
+def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
+    loaded = _loaded(_workspace())
+    asked, ended = _held_at_zero(loaded, tilt)
+    # Up reaches the data with less of the systematic than down.
+    assert np.sign(ended.x[0, 0]) == np.sign(tilt)
+    found, seen = deepened(loaded, asked, ended)
+    assert 0 < found.x[0, 0] < 1
+    model = pyhf.Workspace(_workspace()).model()
+    data = pyhf.Workspace(_workspace()).data(model)
+    mu = model.config.poi_index
+    points = np.zeros((6001, 2))
+    points[:, 1 - mu] = np.linspace(-3, 3, len(points))
+    scan = [float(-2 * model.logpdf(point, data)[0]) for point in points]
+    constant = 2 * loaded.chunk.constant[0]
+    assert 2 * found.value[0] + constant == pytest.approx(min(scan), abs=1e-5)
+    # The second one is where the scan has it.
+    below = min(scan[:3000])
+    assert 2 * seen.rival[0] == pytest.approx(below - min(scan), abs=1e-3)
+
+
+def test_one_minimum_has_no_rival() -> None:
+    workspace = _workspace()
+    workspace["channels"][0]["samples"][0]["modifiers"][0]["data"]["lo_data"] = [78.0]
+    loaded = _loaded(workspace)
+    asked, ended = _held_at_zero(loaded, 0.5)
+    found, seen = deepened(loaded, asked, ended)
+    assert found.value[0] == pytest.approx(ended.value[0], abs=1e-9)
+    assert np.isinf(seen.rival[0])
+    assert seen.starts[0] > 1
+    assert seen.same[0] == seen.starts[0]
+    assert seen.doubts(0, 1e9) == []
+
+
+def test_equally_deep_minima_without_signal_are_doubted() -> None:
+    # Up and down do the same: which one the Asimov data are made of is anybody's choice.
+    found = _answered(_workspace(up=20.0), HypotestRequest(engine=EngineOptions(engine="kernel")))
+    told = found.diagnostics["kernel doubt"]
+    assert "the fit with background has a second minimum" in str(told)
+
+
+@pytest.mark.parametrize(
+    ("rival", "same", "starts", "close", "told"),
+    [
+        (np.inf, 30, 30, 0.0, False),
+        (0.2, 20, 30, 0.0, False),
+        (0.2, 20, 30, 0.5, True),
+        (3.0, 1, 30, 0.0, True),
+        (3.0, 1, 3, 0.0, False),
+    ],
+)
+def test_what_is_doubted(rival: float, same: int, starts: int, close: float, *, told: bool) -> None:
+    seen = Minima(np.array([rival]), np.array([same]), np.array([starts]))
+    assert bool(seen.doubts(0, close)) is told
+
+
+@pytest.mark.parametrize(
+    ("points", "told"),
+    [
+        ([(0.0, 1.0), (1.0, 0.5), (3.0, 2.0)], None),
+        ([(0.0, 1.0), (1.0, 1.5), (3.0, 2.0)], "from mu = 1 to 0"),
+        ([(0.0, 5.0), (3.0, 2.0), (4.0, 1.0)], "from mu = 3 to 4"),
+    ],
+)
+def test_a_profile_that_falls_away_from_its_minimum(
+    points: list[tuple[float, float]], told: str | None
+) -> None:
+    found = falling(points, (2.0, 0.4))
+    assert (told is None and not found) or told in found[0]
+
+
+def _cls(found: HypothesisResult) -> list[float]:
+    return [found.CLs_obs, *found.CLs_exp]
+
+
+@pytest.mark.parametrize("engine", ["kernel", "pyhf"])
+@pytest.mark.parametrize("kind", ["hypotest", "limit", "scan"])
+@pytest.mark.parametrize("events", [80.0, 92.0, 115.0])
+def test_the_statistic_is_what_it_says_whatever_the_bounds(
+    events: float, kind: str, engine: str
+) -> None:
+    def found(bounds: tuple[float, float], test_stat: str) -> HypothesisResult:
+        workspace = _workspace(bounds=bounds)
+        workspace["channels"][0]["samples"][0]["modifiers"][0]["data"]["lo_data"] = [78.0]
+        workspace["observations"][0]["data"] = [events]
+        options = {"test_stat": test_stat, "engine": EngineOptions(engine=engine)}
+        request = {
+            "hypotest": lambda: HypotestRequest(**options),
+            "limit": lambda: LimitRequest(**options),
+            "scan": lambda: ScanRequest(mu=(1.0, 2.0), **options),
+        }[kind]()
+        return _answered(workspace, request)
+
+    for test_stat in ("qtilde", "q"):
+        from_zero, from_below = (found(bounds, test_stat) for bounds in ((0, 10), (-10, 10)))
+        assert from_zero.status == from_below.status == "ok"
+        assert _cls(from_zero) == pytest.approx(_cls(from_below), abs=1e-4)
+        if from_zero.limit:
+            pair = [one.limit.observed for one in (from_zero, from_below)]
+            assert pair[0] == pytest.approx(pair[1], rel=1e-3)
+    # Both order the data by their best fit, so that with many events CLs are the same; with the
+    # one's value in the other's distribution they are not.
+    pair = [found((0, 10), "q").CLs_obs, found((-10, 10), "qtilde").CLs_obs]
+    assert pair[0] == pytest.approx(pair[1], abs=0.01)
+
+
+def test_q_tilde_with_a_best_fit_below_zero_is_equation_16() -> None:
+    workspace = _workspace(bounds=(-10, 10))
+    workspace["channels"][0]["samples"][0]["modifiers"] = []
+    workspace["observations"][0]["data"] = [80.0]
+    found = _answered(workspace, HypotestRequest())
+    assert found.muhat == pytest.approx((80 - 100) / 6, abs=1e-5)
+
+    def twice_nll(rate: float, count: float = 80.0) -> float:
+        return 2 * (rate - count * np.log(rate))
+
+    # arXiv:1007.1727: eq. 16 with L(0) below, eq. 65 and 66 for its distribution.
+    q = twice_nll(106) - twice_nll(100)
+    q_asimov = twice_nll(106, 100) - twice_nll(100, 100)
+    from scipy.stats import norm
+
+    sb = norm.sf((q + q_asimov) / (2 * np.sqrt(q_asimov)))
+    b = norm.sf((q - q_asimov) / (2 * np.sqrt(q_asimov)))
+    assert q > q_asimov
+    assert found.CLs_obs == pytest.approx(sb / b, abs=1e-7)
+    assert found.points[0].twice_delta_nll == pytest.approx(
+        twice_nll(106) - twice_nll(80), abs=1e-7
+    )
+
+
+def test_cls_do_not_depend_on_how_hypotheses_are_cut_into_tasks(everything: Any) -> None:
+    def found(*tasks: list[Hypothesis]) -> dict[str, list[float]]:
+        request = HypotestRequest()
+        named = {}
+        for some in tasks:
+            work = Work(
+                digest(everything.workspace),
+                everything.workspace,
+                some,
+                request,
+                request_digest(request),
+            )
+            named |= {one.name: (one.engine, _cls(one)) for one in answers(work)}
+        return named
+
+    every = list(everything.hypotheses)
+    whole = found(every)
+    assert found(every) == whole
+    for tasks in ([[one] for one in every], [every[::-1]]):
+        again = found(*tasks)
+        for name, (engine, cls) in whole.items():
+            assert again[name][0] == engine == "kernel"
+            assert again[name][1] == pytest.approx(cls, abs=1e-7)
