@@ -32,7 +32,7 @@ By = Literal["kernel", "pyhf", "plain"]
 """fitserve's engines, and ``pyhf.infer.hypotest`` as it is."""
 
 Verdict = Literal["right", "wrong", "ambiguous", "none"]
-"""``ambiguous``: other numbers, where two minima at mu = 0 are as good; ``none``: no number."""
+"""``ambiguous``: other numbers, where there is no one right CLs; ``none``: no number."""
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.special import gammaln
+from scipy.special import gammaln, xlogy
 
 __all__ = ["Data", "Likelihood"]
 
@@ -185,7 +185,10 @@ class Likelihood:
         return Data(self._yields(points)[0], auxiliary)
 
     def value(self, points: Array, data: Data) -> Array:
-        """Return -2 log L, infinite where a bin has no positive expectation."""
+        """Return -2 log L, infinite where a bin with events expects none.
+
+        As in pyhf a bin without events may expect less than nothing.
+        """
         return self._value(points, data, self._yields(points)[0])
 
     def derivatives(self, points: Array, data: Data) -> tuple[Array, Array, Array]:
@@ -196,9 +199,10 @@ class Likelihood:
         yields, jacobian = self._yields(points, with_jacobian=True)
         value = self._value(points, data, yields)
         with np.errstate(all="ignore"):
-            ratio = data.events / yields
+            ratio = np.where(data.events == 0, 0.0, data.events / yields)
             gradient = 2 * np.einsum("pbi,pb->pi", jacobian, 1 - ratio)
-            weighted = jacobian * np.sqrt(2 * ratio / yields)[:, :, None]
+            weights = np.where(data.events == 0, 0.0, 2 * ratio / yields)
+            weighted = jacobian * np.sqrt(weights)[:, :, None]
             hessian = weighted.transpose(0, 2, 1) @ weighted
         n, p = self._n, self._p
         precision = 2 / self.widths[n] ** 2
@@ -212,14 +216,14 @@ class Likelihood:
     def _value(self, points: Array, data: Data, yields: Array) -> Array:
         with np.errstate(all="ignore"):
             events = data.events
-            main = (yields - events * np.log(yields) + gammaln(events + 1)).sum(axis=-1)
+            main = (yields - xlogy(events, yields) + gammaln(events + 1)).sum(axis=-1)
             n, p = self._n, self._p
             pull = (data.auxiliary[..., n] - points[:, n]) / self.widths[n]
             normal = (pull**2 / 2 + np.log(self.widths[n] * np.sqrt(2 * np.pi))).sum(axis=-1)
             rate, counts = points[:, p] * self._rates, data.auxiliary[..., p]
             poisson = (rate - counts * np.log(rate) + gammaln(counts + 1)).sum(axis=-1)
             value = 2 * (main + normal + poisson)
-        good = (yields > 0).all(axis=-1) & np.isfinite(value)
+        good = ((yields > 0) | (events == 0)).all(axis=-1) & np.isfinite(value)
         return np.where(good, value, np.inf)
 
     def _yields(self, points: Array, *, with_jacobian: bool = False) -> tuple[Array, Array]:

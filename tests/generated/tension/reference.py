@@ -36,9 +36,11 @@ class Right(msgspec.Struct, frozen=True, kw_only=True):
     ``null`` and ``fixed`` are -2 log L with mu = 0 and mu = 1, ``q`` and ``q_asimov`` q-tilde of
     the observed data and of the Asimov data, which are those of the lowest minimum at mu = 0.
     ``change`` is by how much a CLs differs if they are those of another minimum within 0.02 of
-    it. ``minima`` are the numbers of distinct minima found of the free fit, those at mu = 0 and
-    mu = 1, and that to the Asimov data; ``hits`` is how many random starts of the hardest of
-    these fits ended in its lowest minimum, ``polished`` how far L-BFGS-B came below it.
+    it. ``negative``: a bin without events expects less than nothing at mu = 0, which pyhf allows;
+    there are no Asimov data then. ``minima`` are the numbers of distinct minima found of the free
+    fit, those at mu = 0 and mu = 1, and that to the Asimov data; ``hits`` is how many random
+    starts of the hardest of these fits ended in its lowest minimum, ``polished`` how far L-BFGS-B
+    came below it.
     """
 
     twice_nll: float
@@ -50,14 +52,15 @@ class Right(msgspec.Struct, frozen=True, kw_only=True):
     null: float
     fixed: float
     change: float
+    negative: bool
     minima: list[int]
     hits: int
     polished: float
 
     @property
     def ambiguous(self) -> bool:
-        """Whether another minimum at mu = 0 is as good, and its CLs another."""
-        return self.change > _AMBIGUOUS
+        """Whether there are no Asimov data, or others that are as good and give another CLs."""
+        return self.negative or self.change > _AMBIGUOUS
 
 
 class _Fit(NamedTuple):
@@ -111,6 +114,7 @@ def right(spec: dict[str, Any], seed: int) -> Right:
         q_asimov=expected[0],
         null=values["null"],
         fixed=values["fixed"],
+        negative=bool(search.likelihood.expected(null.points[[0]]).events.min() <= 0),
         change=max(float(np.abs(one - cls[0]).max()) for one in cls),
         minima=[len(one.values) for one in found.values()],
         hits=min(int(one.hits[0]) for one in found.values()),
@@ -164,7 +168,7 @@ class _Search:
     def asimov(self, point: Array) -> Data:
         """Return the data expected at a point."""
         expected = self.likelihood.expected(point[None])
-        return Data(expected.events[0], expected.auxiliary[0])
+        return Data(np.maximum(expected.events[0], 0.0), expected.auxiliary[0])
 
     def _from(self, fit: _Fit, starts: Array) -> Minima:
         bounds = self._bounds(fit, len(starts))
