@@ -8,7 +8,8 @@ import msgspec
 import pyhf
 import pytest
 
-from tension.models import draw
+from tension.__main__ import main
+from tension.models import SPREADS, draw
 from tension.stored import read, stored
 
 if TYPE_CHECKING:
@@ -55,3 +56,27 @@ def test_right_values_of_another_model_are_not_used(tmp_path: Path) -> None:
     assert first.model == draw(1, 4)
     with pytest.raises(ValueError, match="another now"):
         _ = second.model
+
+
+def test_the_command_prints_a_table_and_keeps_right_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "right.jsonl"
+    arguments = ["--seed", "1", "--only", "4,10", "--by", "plain", "--right", str(path)]
+    main(arguments)
+    first = capsys.readouterr().out
+    assert [one.number for one in read(path)] == [4, 10]
+    # An answer that is wrong, according to what the file says.
+    [one, other] = read(path)
+    path.unlink()
+    one.append(path)
+    wrong = msgspec.structs.replace(other.right, CLs_obs=other.right.CLs_obs + 0.1)
+    msgspec.structs.replace(other, right=wrong).append(path)
+    main(arguments)
+    told = capsys.readouterr()
+    rows = [text.splitlines()[-1].strip("| ").split(" | ") for text in (first, told.out)]
+    silent = [str(int(spread == SPREADS[other.number % 4])) for spread in SPREADS]
+    assert rows[0][:9] == ["plain", *["0"] * 8]
+    assert rows[1][:9] == ["plain", "1", "0", "0", "1", *silent]
+    assert "plain 10: wrong, ok, CLs off by 0.1" in told.err
+    assert len(read(path)) == 2

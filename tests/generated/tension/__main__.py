@@ -31,13 +31,13 @@ _HEADER = [
 _LOWER = 1e-4
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print a table of what is wrong, a row for each of those who answer.
 
     The columns with s are the silently wrong ones among models whose bins are off by a factor
     e^N(0, s). What is not right is told on stderr, one model a line.
     """
-    options = _options()
+    options = _options(arguments)
     wanted = options.only or range(options.models)
     models = list(_right(options.seed, wanted, options.right))
     several = sum(max(one.right.minima) > 1 for one in models)
@@ -48,7 +48,7 @@ def main() -> None:
         print(_row([by, *_judge(by, models)]), flush=True)
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tension", description=main.__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--models", type=int, default=100, help="how many, from number 0")
@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
         "--by", action="append", choices=get_args(By), help="who answers; may be repeated"
     )
     parser.add_argument("--right", type=Path, help="keeps right values, and has some already")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.by = options.by or ["kernel"]
     return options
 
