@@ -9,12 +9,11 @@ import pytest
 from tension.answers import Answer, answerer, judged
 from tension.stored import Stored, read
 
-# Of seed 1, by `python -m tension --only ... --right right.jsonl`: those that the kernel once got
-# wrong without a word, others of the same forms with several minima, and easy ones.
+# Ten models each of twenty forms, of seed 1, as `python -m tension --only ... --right right.jsonl`
+# writes them: 31 that the kernel once got wrong without a word, 87 with several minima in a fit.
 STORED = {one.number: one for one in read(Path(__file__).parent / "right.jsonl")}
 
-# Two forms of models, so that two programs are compiled. In half of them a fit has several
-# minima, and the first four are among those that were wrong.
+# Two forms, so that two programs are compiled; the first four are among those 31.
 FEW = (51, 57, 190, 191, 47, 189, 40, 43, 180, 186)
 
 
