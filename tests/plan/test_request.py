@@ -226,15 +226,14 @@ def test_the_measurement_that_a_patch_makes_counts(load: Callable[..., Pallet]) 
     assert error.evidence == "in patch.S_300; the bounds are 0 to 5"
 
 
-def test_a_wider_bound_counts_and_is_what_the_hint_offers(
-    workspace: dict, hypotheses: list[Hypothesis]
-) -> None:
+def test_a_wider_bound_counts_and_is_what_the_hint_offers(load: Callable[..., Pallet]) -> None:
+    pallet = load()
     with pytest.raises(RequestError, match="outside the bounds") as caught:
-        check_request(workspace, hypotheses, make_request(mu=11.0))
+        check_request(pallet, pallet.hypotheses, make_request(mu=11.0))
     assert caught.value.hint.endswith("--mu-max 11")
-    check_request(workspace, hypotheses, make_request(mu=11.0, mu_max=11.0))
+    check_request(pallet, pallet.hypotheses, make_request(mu=11.0, mu_max=11.0))
     with pytest.raises(RequestError, match="may go beyond --mu-max 5 already") as lower:
-        check_request(workspace, hypotheses, make_request(mu_max=5.0))
+        check_request(pallet, pallet.hypotheses, make_request(mu_max=5.0))
     assert "10" in lower.value.evidence
     for bad in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(RequestError, match="not understood"):

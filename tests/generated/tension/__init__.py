@@ -1,0 +1,1 @@
+"""Models in tension with their data, and what is right for them, found without fitserve."""
