@@ -74,7 +74,7 @@ class Row(NamedTuple):
         """Return the row as text."""
         name = self.name.partition("[")[2].rstrip("]") or self.name
         passed = {True: "passes", False: "fails", None: "-"}[self.passed]
-        told = not (self.passed and self.explained)
+        told = not (self.passed and self.explained) or self.difference > TOLERANCE
         numbers = [f"{cls[0]:.7g}" if cls else "-" for cls in (self.frozen, self.ours)]
         apart = f"{self.difference:.1e}" if self.ours else "-"
         return [name, self.asked, *numbers, apart, passed, self.why if told else ""]
@@ -146,12 +146,19 @@ class Suite:
         row = Row(self._test, asked, frozen or _cls(second), ours)
         explained = row.difference <= TOLERANCE or pair.wrong_by <= TOLERANCE
         why = (pair.above() if explained else pair.told()) or _SAME
+        low = model.config.suggested_bounds()[model.config.poi_index][0]
+        if test_stat == "q" and (found.muhat or 0.0) < 0 <= low:
+            why = _BELOW.format(muhat=found.muhat, low=low)
         row = row._replace(why=why, explained=explained)
         self.rows.setdefault(self._test, row)
         return np.array(ours[0]), [np.array(value) for value in ours[1:]]
 
 
 _SAME = "the minima are the same, but for rounding"
+_BELOW = (
+    "the best fit is at mu = {muhat:.3g}: q compares with it (arXiv:1007.1727, eq. 14), and pyhf with "
+    "that at its bound of {low:g}, of which it warns"
+)
 _NOT_OFFERED = "a test of discovery (q0) is not offered"
 _P0 = f"{_NOT_OFFERED}; the number is the observed p-value by the kernel's fits"
 
