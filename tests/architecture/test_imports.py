@@ -18,6 +18,7 @@ WORKER = ROOT / "worker" / "src" / "fitserve_worker"
 LAYERS = [
     {"_version", "collection", "errors"},
     {"contract"},
+    {"files"},
     {"store", "pallet", "analyses", "data"},
     {"estimate", "makespan", "request", "backends", "endpoints"},
     {"plan", "sizes", "chunks", "fitting", "neighbours", "verification"},

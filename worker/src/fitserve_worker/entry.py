@@ -20,7 +20,7 @@ from fitserve.contract import (
 )
 from fitserve_worker.engines import answers, failed
 from fitserve_worker.engines.base import Work
-from fitserve_worker.environment import worker_info, worker_version
+from fitserve_worker.environment import limit_memory, worker_info, worker_version
 from fitserve_worker.outbox import find_outbox
 from fitserve_worker.staging import workspace_of
 from fitserve_worker.verification import verified
@@ -38,6 +38,7 @@ def answer(text: str) -> str:
     """
     started = time.time()
     clock = time.perf_counter()
+    limit_memory()
     try:
         task = decode_task(text)
         work = Work(

@@ -1,8 +1,9 @@
 """The wire contract between client and worker: the only thing that both sides import.
 
 Structures (`requests`, `results`, `types`), digests (`digests`), the one codec (`codec`) and the
-function that an endpoint runs (`trampoline`). Importing this package imports neither pyhf nor
-JAX.
+function that an endpoint runs (`trampoline`); and what both sides hold to with what came from
+outside: JSON that fits into memory (`memory`) and patches that end (`patching`). Importing this
+package imports neither pyhf nor JAX.
 """
 
 from fitserve.contract.codec import (
@@ -19,7 +20,15 @@ from fitserve.contract.codec import (
     envelope_digest,
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
+from fitserve.contract.memory import (
+    MAX_DECODED_MEMORY,
+    excess,
+    memory_of_machine,
+    memory_there,
+)
+from fitserve.contract.patching import PatchError, apply_patch
 from fitserve.contract.requests import (
+    MAX_STRENGTHS,
     MAX_TOYS,
     EngineOptions,
     FitRequest,
@@ -77,6 +86,8 @@ __all__ = [
     "FUNCTION_SOURCE",
     "KERNEL_DOUBT",
     "MAX_DECODED_BYTES",
+    "MAX_DECODED_MEMORY",
+    "MAX_STRENGTHS",
     "MAX_TOYS",
     "NOT_FOR_THE_KERNEL",
     "QUICK",
@@ -97,6 +108,7 @@ __all__ = [
     "LimitRequest",
     "ModelOptions",
     "MuPoint",
+    "PatchError",
     "RankingAnswer",
     "RankingRequest",
     "Request",
@@ -116,6 +128,7 @@ __all__ = [
     "WorkerInfo",
     "Yields",
     "allowed",
+    "apply_patch",
     "cls_strengths",
     "compress",
     "decode_result",
@@ -126,7 +139,10 @@ __all__ = [
     "encode_result",
     "encode_task",
     "envelope_digest",
+    "excess",
     "hypothesis_key",
     "kind_of",
+    "memory_of_machine",
+    "memory_there",
     "request_digest",
 ]

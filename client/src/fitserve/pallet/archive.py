@@ -18,6 +18,7 @@ import zlib
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
+from fitserve.contract import memory_there
 from fitserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ class Limits(NamedTuple):
 
     members: int = 20_000
     """Number of members of any kind."""
-    total: int = 2048 * _MIB
-    """Bytes of all members together, unpacked."""
-    ratio: int = 1000
-    """Unpacked over packed bytes, once more than ``free`` bytes are unpacked."""
+    total: int = 1024 * _MIB
+    """Bytes of all members together, unpacked; a quarter of the memory there is, if less."""
+    ratio: int = 200
+    """Unpacked over packed bytes, once more than ``free`` bytes are unpacked; of published
+    pallets it is up to 93."""
     free: int = 64 * _MIB
 
 
@@ -135,6 +137,7 @@ class _Meter:
         self.where = where
         self.packed = packed
         self.limits = limits
+        self.total = min(limits.total, memory_there() // 4)
         self.members = 0
         self.bytes = 0
 
@@ -147,8 +150,8 @@ class _Meter:
     def unpacked(self, data: bytes) -> bytes:
         """Count unpacked bytes and return them."""
         self.bytes += len(data)
-        if self.bytes > self.limits.total:
-            self._refuse(f"more than {self.limits.total // _MIB} MiB unpacked")
+        if self.bytes > self.total:
+            self._refuse(f"more than {self.total // _MIB} MiB unpacked")
         if self.bytes > max(self.limits.free, self.limits.ratio * self.packed):
             self._refuse(f"more than {self.limits.ratio} times its size unpacked")
         return data

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from fitserve.contract import excess
 from fitserve.errors import InputError
 
 __all__ = ["decode_json"]
@@ -29,8 +30,9 @@ def decode_json(raw: bytes, where: str) -> Any:
     Raises
     ------
     InputError
-        The text is not JSON: cut short, garbled, nested beyond reason, or with NaN, Infinity
-        or a number too large for a double, which JSON does not have but some programs write.
+        It takes more memory than is allowed, or is not JSON: cut short, garbled, nested beyond
+        reason, or with NaN, Infinity or a number too large for a double, which JSON does not
+        have but some programs write.
 
     Examples
     --------
@@ -38,6 +40,8 @@ def decode_json(raw: bytes, where: str) -> Any:
     >>> decode_json(b'{"data": [1.5]}', "BkgOnly.json")
     {'data': [1.5]}
     """
+    if too_much := excess(raw):
+        raise InputError(f"{where} is larger than any pallet's file", evidence=too_much)
     try:
         return _decoder.decode(raw)
     except RecursionError as error:

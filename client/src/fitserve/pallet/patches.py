@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import Hypothesis
+from fitserve.contract import Hypothesis, PatchError, apply_patch
 from fitserve.errors import InputError
 from fitserve.pallet.checks import Channel, Names, check_sample, check_sums, check_workspace
 from fitserve.pallet.findings import Findings
@@ -227,27 +227,14 @@ def _check_applied(
     patch: list[dict[str, Any]], packed: bytes, findings: Findings, where: str
 ) -> Names | None:
     """Apply a patch to a copy of the workspace and check what comes out."""
-    import jsonpatch
-
-    # Decoding is a tenfold faster copy than copy.deepcopy.
-    workspace = msgspec.json.decode(packed)
-    for number, operation in enumerate(patch):
-        there = f"{where}operation {number} ({operation['op']} {shorten(operation['path'], 80)})"
-        try:
-            workspace = jsonpatch.apply_patch(workspace, [operation], in_place=True)
-        except (
-            jsonpatch.JsonPatchException,
-            jsonpatch.JsonPointerException,
-            # What jsonpatch lets through where an operation meets a value of another type.
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
-            findings.error(
-                "a patch does not apply to the workspace", f"{there}: {shorten(str(error))}"
-            )
-            return None
+    try:
+        # Decoding is a tenfold faster copy than copy.deepcopy.
+        workspace = apply_patch(msgspec.json.decode(packed), patch)
+    except PatchError as error:
+        findings.error(
+            "a patch does not apply to the workspace", f"{where}{shorten(str(error), 240)}"
+        )
+        return None
     try:
         validate(workspace, "workspace", f"{where}the patched workspace")
     except InputError as error:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from fitserve.analyses import catalogue, find
+from fitserve.contract import memory_there
 from fitserve.errors import FitserveError, InputError
+from fitserve.files import read_regular
 from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, read_archive
 from fitserve.pallet.cache import cached_archive
 from fitserve.pallet.download import APPROVED_HOSTS, check_address, download
@@ -148,33 +150,36 @@ def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
 def _read_file(path: Path, label: str) -> Contents:
     # A workspace without its patches is told from garbage: the error says what is missing.
     if path.suffix.lower() == ".json":
-        return Contents({path.name: path.read_bytes()}, [])
+        return Contents({path.name: read_regular(path)}, [])
     return read_archive(path, label)
 
 
 def _read_directory(folder: Path) -> Contents:
     contents = Contents({}, [])
-    total = 0
+    total, allowed = 0, min(DEFAULT_LIMITS.total, memory_there() // 4)
     for count, path in enumerate(_walk(folder), 1):
         if count > DEFAULT_LIMITS.members:
             raise _too_large(folder, f"more than {DEFAULT_LIMITS.members} files")
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() != ".json":
+        # A link may lead anywhere: within the directory it is followed.
+        file = path.resolve()
+        if path.suffix.lower() != ".json" or not file.is_relative_to(folder):
             contents.others.append(name)
             continue
-        total += path.stat().st_size
-        if total > DEFAULT_LIMITS.total:
-            raise _too_large(folder, f"more than {DEFAULT_LIMITS.total} bytes of JSON")
-        contents.files[name] = path.read_bytes()
+        total += file.stat().st_size
+        if total > allowed:
+            raise _too_large(folder, f"more than {allowed} bytes of JSON")
+        contents.files[name] = read_regular(file)
     return contents
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "__MACOSX":
-            continue
+    left = [folder]
+    while left:
+        path = left.pop()
         if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+            inside = (one for one in path.iterdir() if one.name != "__MACOSX")
+            left += sorted((one for one in inside if not one.name.startswith(".")), reverse=True)
         elif path.is_file():
             yield path
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from fitserve.contract import excess
 from fitserve.errors import StoreError
+from fitserve.files import open_regular, read_regular
 from fitserve.store.atomic import sync_directory, unwritable
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Journal", "read_journal"]
 
 T = TypeVar("T")
+
+_BLOCK = 1024**2
 
 _encoder = msgspec.json.Encoder()
 
@@ -29,11 +33,13 @@ def read_journal(path: Path, type_: type[T]) -> list[T]:
         The file cannot be read, or another line than the last is damaged.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {path}", evidence=str(error)) from error
+    if too_much := excess(content):
+        raise StoreError(f"{path} is too large to be read", evidence=too_much)
     lines = content.split(b"\n")[:-1]
     decoder = msgspec.json.Decoder(type_)
     entries = []
@@ -56,7 +62,7 @@ class Journal(Generic[T]):
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
             self._end = self._whole_lines()
             # What a crash left of a line would make the next one unreadable.
             os.ftruncate(self._descriptor, self._end)
@@ -90,6 +96,11 @@ class Journal(Generic[T]):
             self._descriptor = -1
 
     def _whole_lines(self) -> int:
-        size = os.fstat(self._descriptor).st_size
-        content = os.pread(self._descriptor, size, 0)
-        return content.rfind(b"\n") + 1
+        end = os.fstat(self._descriptor).st_size
+        while end > 0:
+            start = max(0, end - _BLOCK)
+            found = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+        return 0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jsonpatch
 import msgspec
 import pyhf
 from cachetools import LRUCache
 
-from fitserve.contract import FitRequest, digest
+from fitserve.contract import FitRequest, apply_patch, digest
 
 if TYPE_CHECKING:
     from fitserve.contract import ModelOptions
@@ -39,8 +38,8 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
 
     Raises
     ------
-    jsonpatch.JsonPatchException, jsonpatch.JsonPointerException
-        The patch does not apply.
+    PatchError
+        The patch does not apply, or makes too much of the workspace.
     pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ...
         The patched workspace is no model.
     """
@@ -52,7 +51,8 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
         return cached[0]
     # The patch may touch any part of the workspace, so the whole of it is patched, not
     # only the channels that pyhf's `Workspace.model(patches=...)` would see.
-    patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
+    copy = msgspec.json.decode(msgspec.json.encode(work.workspace))
+    patched = apply_patch(copy, patch)
     built = _build(patched, options, may_lack_poi=without)
     size = _GROWTH * len(msgspec.json.encode(patched))
     if size <= _CACHE_BYTES:
