@@ -22,7 +22,7 @@ LAYERS = [
     {"store", "pallet", "analyses", "data"},
     {"estimate", "makespan", "request", "backends", "endpoints"},
     {"plan", "sizes", "chunks", "fitting", "neighbours", "verification"},
-    {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading"},
+    {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading", "recorded"},
     {"execute", "progress", "contour"},
     {"pictures"},
     {"pictures", "export", "diff"},
