@@ -161,7 +161,7 @@ WRONG: list[tuple[str, str, Any, str]] = [
     ("fit", "fit/parameters/0/uncertainty", -1.0, "below zero"),
     ("fit", "fit/parameters/0/name", "norm", "twice"),
     ("ranking", "ranking", None, "ranking is missing"),
-    ("toys", "toy_values/toys/count", 3, "toys 0 to 2"),
+    ("toys", "toy_values/toys/count", 3, "toys 0 to 2 were not"),
     ("toys", "toy_values/signal", "AAAA", "more or fewer test statistics"),
     ("toys", "toy_values/observed", -1.0, "a test statistic of -1"),
     ("toys", "toy_values/positive", -1, "numbers of fits"),

@@ -197,7 +197,7 @@ def _of_fit(fit: FitAnswer) -> Iterator[str]:
 
 def _of_toys(values: ToyValues, asked: ToyRange | None) -> Iterator[str]:
     if values.toys != asked:
-        yield f"toys {values.toys.first} to {values.toys.stop - 1}, which were not asked for"
+        yield f"toys {values.toys.first} to {values.toys.stop - 1} were not asked for"
     lengths = {len(values.signal), len(values.background)}
     if lengths != {_FLOAT_BYTES * values.toys.count}:
         yield "more or fewer test statistics than toys"
