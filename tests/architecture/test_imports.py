@@ -16,7 +16,7 @@ WORKER = ROOT / "worker" / "src" / "fitserve_worker"
 
 # From what everything may import to what nothing may.
 LAYERS = [
-    {"_version", "collection", "errors"},
+    {"_version", "collection", "errors", "console"},
     {"contract"},
     {"files"},
     {"store", "pallet", "analyses", "data"},
@@ -38,7 +38,6 @@ LAYERS = [
     {"pictures", "export", "diff"},
     {"report"},
     {"api"},
-    {"console"},
     {"cli"},
     {"__main__"},
 ]

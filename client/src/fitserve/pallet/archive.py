@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from fitserve.contract import memory_there
 from fitserve.errors import InputError
@@ -66,6 +66,8 @@ _UNPACK: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "bz2": lambda stream: cast("IO[bytes]", bz2.BZ2File(stream)),
     "xz": lambda stream: cast("IO[bytes]", lzma.LZMAFile(stream)),  # noqa: SIM115
 }
+# Of the bytes of pax headers: 20,000 that name a file and its times, or one of 30 kB.
+_MOST_SQUARES = 10**9
 _TAR_MAGIC, _TAR_OFFSET = b"ustar", 257
 # What the standard library's readers raise for damaged data, found by fuzzing them.
 _DAMAGE = (
@@ -128,6 +130,24 @@ def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Con
                 evidence=f"{type(error).__name__}: {error}" if str(error) else type(error).__name__,
                 hint="download or copy it again",
             ) from error
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar file whose extensions take bounded time.
+
+    Looking for a character set in a pax header takes time that grows with the square of its size
+    (CVE-2024-6232, in Python up to 3.11.9 and 3.12.5), and so does looking for the map of a
+    sparse file. No pallet has sparse files.
+    """
+
+    def _proc_pax(self, tar: Any) -> tarfile.TarInfo:
+        tar.squares = getattr(tar, "squares", 0) + self.size**2
+        if tar.squares > _MOST_SQUARES:
+            raise tarfile.ReadError("its extended headers are larger than any pallet's")
+        return cast("tarfile.TarInfo", super()._proc_pax(tar))  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("it has a sparse file")
 
 
 class _Meter:
@@ -195,7 +215,7 @@ def _sniff(stream: IO[bytes]) -> str | None:
 def _read_tar(stream: IO[bytes], kind: str, meter: _Meter) -> Contents:
     source = _Metered(_UNPACK[kind](stream), meter)
     contents = Contents({}, [])
-    with tarfile.open(fileobj=source, mode="r|", bufsize=_MIB) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=source, mode="r|", bufsize=_MIB, tarinfo=_Header) as tar:  # type: ignore[call-overload]
         for member in tar:
             meter.member()
             _check_name(member.name, meter)

@@ -8,6 +8,7 @@ operation, and the outcome is checked like a workspace.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ def from_patchset(content: Any, where: str, findings: Findings) -> tuple[Hypothe
                 f"patch {shorten(name, 60)!r} has {len(values)} values, the patchset "
                 f"{len(labels)} labels",
             )
+        if any(isinstance(one, int) and abs(one) > sys.float_info.max for one in values):
+            findings.error("a mass value is too large for a number", f"patch {shorten(name, 60)!r}")
         hypotheses.append(Hypothesis(name=name, values=tuple(values), patch=patch["patch"]))
     for kind, count in Counter(each.name for each in hypotheses).items():
         if count > 1:
