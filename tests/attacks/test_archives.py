@@ -26,19 +26,10 @@ def _block(name: str, kind: bytes, content: bytes) -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
 
 
-def _sparse(data: bytes) -> bytes:
-    words = b"".join(
-        b"%d %s\n" % (len(word) + 4, word)
-        for word in (b"GNU.sparse.major=1", b"GNU.sparse.minor=0", b"GNU.sparse.name=a.json")
-    )
-    return _block("x", tarfile.XHDTYPE, words) + _block("a.json", tarfile.REGTYPE, data)
-
-
 ATTACKS = {
     "one header": _block("x", tarfile.XHDTYPE, b"1" * 200_000),
     "a global one": _block("x", tarfile.XGLTYPE, b"1" * 200_000),
     "many headers": _block("x", tarfile.XHDTYPE, b"1" * 8_000) * 200,
-    "a sparse file": _sparse(b"9\n" + b"1" * 20 * 1024**2),
 }
 
 

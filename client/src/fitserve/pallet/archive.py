@@ -136,8 +136,7 @@ class _Header(tarfile.TarInfo):
     """A header of a tar file whose extensions take bounded time.
 
     Looking for a character set in a pax header takes time that grows with the square of its size
-    (CVE-2024-6232, in Python up to 3.11.9 and 3.12.5), and so does looking for the map of a
-    sparse file. No pallet has sparse files.
+    in some versions of Python (CVE-2024-6232).
     """
 
     def _proc_pax(self, tar: Any) -> tarfile.TarInfo:
@@ -145,9 +144,6 @@ class _Header(tarfile.TarInfo):
         if tar.squares > _MOST_SQUARES:
             raise tarfile.ReadError("its extended headers are larger than any pallet's")
         return cast("tarfile.TarInfo", super()._proc_pax(tar))  # type: ignore[misc]
-
-    def _proc_gnusparse_10(self, *_: object) -> None:
-        raise tarfile.ReadError("it has a sparse file")
 
 
 class _Meter:
