@@ -29,8 +29,15 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def excess(raw: bytes) -> str:
+def excess(raw: bytes, most: int = MAX_DECODED_MEMORY) -> str:
     """Return why JSON text takes too much memory to be decoded, or nothing if it does not.
+
+    Parameters
+    ----------
+    raw
+        The text.
+    most
+        Bytes that it may take, where half of the memory there is is not less.
 
     Examples
     --------
@@ -39,8 +46,7 @@ def excess(raw: bytes) -> str:
     ''
     """
     takes = len(raw) + sum(each * raw.count(what) for what, each in _TAKES.items())
-    allowed = max(_ALWAYS, min(MAX_DECODED_MEMORY, memory_there() // 2))
-    if takes <= allowed:
+    if takes <= _ALWAYS or takes <= (allowed := max(_ALWAYS, min(most, memory_there() // 2))):
         return ""
     return (
         f"its {len(raw)} bytes take some {takes // _MIB} MiB of memory once decoded, and no more "
