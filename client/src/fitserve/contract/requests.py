@@ -29,7 +29,7 @@ MAX_TOYS = 10_000_000
 MAX_STRENGTHS = 10_000
 """No more signal strengths may be asked for at a time."""
 
-_Strengths = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=MAX_STRENGTHS)]
+_Strengths = Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_STRENGTHS)]
 
 
 class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
