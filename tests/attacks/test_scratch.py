@@ -41,8 +41,9 @@ def test_a_directory_that_others_can_replace_is_not_trusted(shared: Path) -> Non
     assert trusted(shared) is None
 
 
-def test_a_directory_below_another_users_is_not_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("owner", "is_trusted"), [(0, True), (2, True), (100, False)])
+def test_a_directory_below_another_persons_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, *, is_trusted: bool
 ) -> None:
     own = tmp_path / "theirs" / "own"
     own.mkdir(parents=True)
@@ -54,11 +55,11 @@ def test_a_directory_below_another_users_is_not_trusted(
         if path.name != "theirs":
             return found
         changed = list(found)
-        changed[4] = os.getuid() + 4321
+        changed[4] = owner
         return os.stat_result(changed)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert trusted(own) is None
+    assert (trusted(own) is not None) == is_trusted
 
 
 def test_where_a_link_leads_is_trusted_and_not_the_link(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ _LOG = logging.getLogger(__name__)
 _MAPPED = Path("/proc/self/uid_map")
 _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 _USERS = 2**32 - 1
+# Accounts with lower numbers are given out with the system, to no person.
+_PERSONS = 100
 # In a pod everybody is the pod's own, and its volumes may be written to by all of them.
 _IN_POD = "KUBERNETES_SERVICE_HOST"
 
@@ -21,9 +23,9 @@ def trusted(path: Path) -> Path | None:
     """Return the real path of a file or directory, if nobody but us and root can have changed it.
 
     Its own mode lets nobody else write, not even a group: what a group may write to is anybody's
-    in it. In the directories above it, up to the root, nobody else may replace what is there:
-    they are ours or root's, and others write to them only where the sticky bit keeps them from
-    what is not theirs.
+    in it. In the directories above it, up to the root, no other person may replace what is there:
+    they are ours, root's or another account's of the system itself, as on some network file
+    systems, and others write to them only where the sticky bit keeps them from what is not theirs.
 
     Parameters
     ----------
@@ -39,8 +41,8 @@ def trusted(path: Path) -> Path | None:
     if not _is_ours(status) or status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
         _LOG.warning("%s is not used: others may write to it", path)
         return None
-    roots = _seen_as_root()
-    if not all((_is_ours(one) or one.st_uid in roots) and _keeps(one) for one in above):
+    system = {*range(_PERSONS), *_seen_as_root()}
+    if not all((_is_ours(one) or one.st_uid in system) and _keeps(one) for one in above):
         _LOG.warning("%s is not used: others may replace it", path)
         return None
     return real
