@@ -21,14 +21,12 @@ from fitserve.contract.codec import (
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
 from fitserve.contract.memory import (
-    MAX_DECODED_MEMORY,
     excess,
     memory_of_machine,
     memory_there,
 )
 from fitserve.contract.patching import PatchError, apply_patch
 from fitserve.contract.requests import (
-    MAX_STRENGTHS,
     MAX_TOYS,
     EngineOptions,
     FitRequest,
@@ -86,8 +84,6 @@ __all__ = [
     "FUNCTION_SOURCE",
     "KERNEL_DOUBT",
     "MAX_DECODED_BYTES",
-    "MAX_DECODED_MEMORY",
-    "MAX_STRENGTHS",
     "MAX_TOYS",
     "NOT_FOR_THE_KERNEL",
     "QUICK",
