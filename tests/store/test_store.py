@@ -285,3 +285,23 @@ def test_a_journal_keeps_what_is_in_it_when_it_is_opened_again(tmp_path: Path) -
         journal.close()
     assert read_journal(path, int) == [0, 1, 2]
     assert msgspec.json.decode(path.read_bytes().splitlines()[2]) == 2
+
+
+def test_an_interrupt_while_entries_are_written_leaves_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next ones, which are shorter, would have been followed by the rest of these."""
+    path = tmp_path / "events.jsonl"
+    journal: Journal[str] = Journal(path)
+    journal.append(["first"])
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(["a long one", "and another"])
+    journal.append(["last"])
+    journal.close()
+    assert read_journal(path, str) == ["first", "last"]

@@ -86,9 +86,12 @@ class Journal(Generic[T]):
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
             os.fsync(self._descriptor)
-        except OSError as error:
+        except BaseException as error:
+            # Ctrl-C too, or the next entries would be written over the beginning of these.
             os.ftruncate(self._descriptor, self._end)
-            raise unwritable(self._path, error) from error
+            if isinstance(error, OSError):
+                raise unwritable(self._path, error) from error
+            raise
         self._end += len(data)
 
     def close(self) -> None:
