@@ -27,6 +27,7 @@ from fitserve.contract.memory import (
 )
 from fitserve.contract.patching import PatchError, apply_patch
 from fitserve.contract.requests import (
+    MAX_STRENGTHS,
     MAX_TOYS,
     EngineOptions,
     FitRequest,
@@ -84,6 +85,7 @@ __all__ = [
     "FUNCTION_SOURCE",
     "KERNEL_DOUBT",
     "MAX_DECODED_BYTES",
+    "MAX_STRENGTHS",
     "MAX_TOYS",
     "NOT_FOR_THE_KERNEL",
     "QUICK",
