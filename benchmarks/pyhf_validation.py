@@ -156,8 +156,8 @@ class Suite:
 
 _SAME = "the minima are the same, but for rounding"
 _BELOW = (
-    "the best fit is at mu = {muhat:.3g}: q compares with it (arXiv:1007.1727, eq. 14), and pyhf with "
-    "that at its bound of {low:g}, of which it warns"
+    "the best fit is at mu = {muhat:.3g}: q compares with it (arXiv:1007.1727, eq. 14), and pyhf "
+    "with that at its bound of {low:g}, of which it warns"
 )
 _NOT_OFFERED = "a test of discovery (q0) is not offered"
 _P0 = f"{_NOT_OFFERED}; the number is the observed p-value by the kernel's fits"

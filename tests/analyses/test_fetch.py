@@ -43,8 +43,7 @@ def served(
     sent: list[bytes | Exception] = [archive]
     asked: list[str] = []
 
-    def receive(url: str, part: Any, *, force: bool) -> None:
-        del force
+    def receive(url: str, part: Any) -> None:
         asked.append(url)
         if isinstance(sent[-1], Exception):
             raise sent[-1]

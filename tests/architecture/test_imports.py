@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +17,28 @@ WORKER = ROOT / "worker" / "src" / "fitserve_worker"
 
 # From what everything may import to what nothing may.
 LAYERS = [
-    {"_version", "collection", "errors"},
+    {"_version", "collection", "errors", "console"},
     {"contract"},
+    {"files"},
     {"store", "pallet", "analyses", "data"},
     {"estimate", "makespan", "request", "backends", "endpoints"},
     {"plan", "sizes", "chunks", "fitting", "neighbours", "verification", "shown"},
-    {"summary", "accounting", "reuse", "prepare", "drive", "output", "reading"},
+    {
+        "summary",
+        "accounting",
+        "reuse",
+        "prepare",
+        "drive",
+        "output",
+        "reading",
+        "recorded",
+        "answers",
+    },
     {"execute", "progress", "contour"},
     {"pictures"},
     {"pictures", "export", "diff", "frames"},
     {"report"},
     {"api"},
-    {"console"},
     {"cli"},
     {"__main__"},
 ]
@@ -144,3 +155,28 @@ def test_both_distributions_have_one_version() -> None:
     assert version("fitserve") == version("fitserve-worker") == fitserve.__version__
     assert f"fitserve=={fitserve.__version__}" in requires("fitserve-worker")
     assert importlib.util.find_spec("fitserve_worker") is not None
+
+
+def test_what_a_workflow_uses_is_named_by_its_commit() -> None:
+    """A tag may be moved to other code; the version stands beside for whoever renews it."""
+    used = [
+        line.strip()
+        for workflow in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+        for line in workflow.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert used
+    for line in used:
+        assert re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
+
+
+def test_no_file_names_a_package_host() -> None:
+    """Where packages come from is the machine's own matter: mirrors and proxies differ."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    sources = re.compile(r"\b(?:deb|security|archive)\.(?:debian\.org|ubuntu\.com)\b")
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            assert not sources.search(path.read_text(errors="replace")), name

@@ -68,7 +68,7 @@ def test_many_reasons_are_not_all_told() -> None:
             status="ok",
             reason=None,
             CLs_obs=None,
-            CLs_exp=[],
+            CLs_exp=[None] * 5,
             fit_time=0.0,
             setup_time=0.0,
             engine="pyhf/numpy/scipy",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,6 +38,7 @@ class Site(ThreadingHTTPServer):
         self.behaviours: list[str] = []
         self.requests: list[dict[str, str]] = []
         self.version = '"1"'
+        self.ended = threading.Event()
 
     @property
     def url(self) -> str:
@@ -56,6 +59,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", behaviour.removeprefix("to "))
             self.end_headers()
+            # It may come with a page, which is nobody's business: this one has no end.
+            with contextlib.suppress(OSError):
+                while not site.ended.wait(0.01):
+                    self.wfile.write(bytes(1024**2))
             return
         start = 0
         asked = self.headers.get("Range")
@@ -70,6 +77,8 @@ class Handler(BaseHTTPRequestHandler):
         if site.version:
             self.send_header("ETag", site.version)
         self.end_headers()
+        while behaviour == "drip" and not site.ended.wait(0.1):
+            self.wfile.write(body[:1])
         # A broken connection: half of what was promised.
         self.wfile.write(body[: len(body) // 2] if behaviour == "half" else body)
 
@@ -160,7 +169,10 @@ def test_an_archive_that_changed_meanwhile_is_begun_again(
         (["500"] * 4, r"could not be downloaded.*500 Server Error"),
         (["404"], r"is not there to be downloaded.*404 Not Found"),
         (["403"], r"is not there to be downloaded.*403 Forbidden"),
-        (["to ftp://127.0.0.1/x"] * 4, r"could not be downloaded"),
+        (["to ftp://127.0.0.1/x"], r"through https only"),
+        (["to http://192.0.2.1/x"], r"through https only"),
+        (["to //[x/"], r"is no address"),
+        (["to /again"] * 11, r"sends on and on"),
     ],
 )
 def test_a_download_that_fails_leaves_what_was_there(
@@ -176,6 +188,52 @@ def test_a_download_that_fails_leaves_what_was_there(
         download(site.url, tmp_path, force=True)
     assert cached_archive(site.url, tmp_path) == before
     assert len(_left_in(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("hop", "target"),
+    [
+        ("https://www.hepdata.net/x", "http://127.0.0.1:1/x"),
+        ("https://www.hepdata.net/x", "https://localhost/x"),
+        ("https://www.hepdata.net/x", "https://10.0.0.1/x"),
+        ("https://www.hepdata.net/x", "https://[::1]/x"),
+        ("https://www.hepdata.net/x", "https://169.254.169.254/latest"),
+        ("https://www.hepdata.net/x", "http://www.hepdata.net/y"),
+        ("http://127.0.0.1/x", "file:///etc/passwd"),
+    ],
+)
+def test_where_a_server_may_not_send_on_to_nobody_is_asked(hop: str, target: str) -> None:
+    asked: list[str] = []
+
+    class Session:
+        def get(self, url: str, **_: Any) -> Any:
+            asked.append(url)
+            return SimpleNamespace(close=lambda: None)
+
+        def get_redirect_target(self, _: Any) -> str:
+            return target
+
+    with pytest.raises(InputError):
+        module._request(Session(), hop, 0, None)
+    assert asked == [hop]
+
+
+def test_a_server_may_send_on(site: Site, tmp_path: Path) -> None:
+    site.behaviours = ["to /elsewhere", f"to {site.url}", "send"]
+    assert download(site.url, tmp_path, force=True).read_bytes() == site.body
+    module._next_hop("https://doi.org/10.17182/x", "https://www.hepdata.net/record/1")
+    module._next_hop("https://www.hepdata.net/x", "https://storage.example.org/x")
+
+
+def test_a_server_that_drips_is_not_waited_for(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LONGEST", 0.5)
+    site.behaviours = ["drip"]
+    with pytest.raises(InputError, match="could not be downloaded in time"):
+        download(site.url, tmp_path, force=True)
+    assert _left_in(tmp_path) == []
+    site.ended.set()
 
 
 def test_a_server_that_recovers_is_waited_for(site: Site, tmp_path: Path) -> None:

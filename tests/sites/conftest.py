@@ -81,8 +81,8 @@ else
 
 # What scripts of ours call on any machine.
 _REAL = (
-    "bash", "sh", "cat", "cp", "env", "expr", "mkdir", "sleep", "rm", "seq", "dirname", "true",
-    "touch",
+    "bash", "sh", "cat", "cp", "env", "expr", "find", "mkdir", "sleep", "rm", "seq", "dirname",
+    "true", "touch",
 )  # fmt: skip
 
 

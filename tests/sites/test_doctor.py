@@ -360,6 +360,15 @@ def test_jobs_of_an_earlier_endpoint_are_named(patient: Callable[..., Patient], 
 # Kubernetes
 
 
+def test_the_directories_of_a_pod_are_not_made_on_this_machine(
+    patient: Callable[..., Patient], fakes: Any, home: Path
+) -> None:
+    fakes.kubernetes()
+    inside = {name: str(home / "pod" / name) for name in ("run", "cache", "scratch")}
+    _examined(patient("kubernetes", directories=inside))
+    assert not (home / "pod").exists()
+
+
 def _cluster(fakes: Any, old: str = "", new: str = "") -> None:
     fakes.kubernetes()
     path = fakes.directory / "kubectl"

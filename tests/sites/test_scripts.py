@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -210,6 +211,57 @@ def test_a_directory_that_cannot_be_made_ends_the_block(
     done = _run(_init(_site(make_site)), home)
     assert done.returncode == 78
     assert "directories" in done.stderr
+
+
+def _open_above(home: Path) -> None:
+    (home / "shared").mkdir()
+    (home / "shared").chmod(0o777)
+
+
+def _made_by_a_group(home: Path) -> None:
+    (home / "shared" / "scratch").mkdir(parents=True)
+    (home / "shared" / "scratch").chmod(0o777)
+
+
+def _behind_a_link(home: Path) -> None:
+    (home / "open").mkdir()
+    (home / "open").chmod(0o777)
+    (home / "open" / "scratch").mkdir(mode=0o700)
+    (home / "shared").symlink_to("open")
+
+
+@pytest.mark.parametrize("prepare", [_open_above, _made_by_a_group, _behind_a_link])
+def test_a_scratch_directory_that_others_can_replace_ends_the_block(
+    make_site: Callable[..., Site], home: Path, prepare: Callable[[Path], None]
+) -> None:
+    """Whoever makes it first could put programs there that are run by everybody's workers."""
+    _venv(home)
+    prepare(home)
+    site = make_site(
+        "slurm",
+        environment={"container": None, "venv": "~/venv"},
+        directories={"scratch": "~/shared/scratch"},
+    )
+    done = _run(_init(site), home)
+    assert done.returncode == 78
+    assert "is not private" in done.stderr
+    assert "directories.scratch" in done.stderr
+
+
+def test_a_scratch_directory_in_a_shared_one_is_its_users_alone(
+    make_site: Callable[..., Site], home: Path
+) -> None:
+    _venv(home)
+    (home / "shared").mkdir()
+    (home / "shared").chmod(0o1777)
+    site = make_site(
+        "slurm",
+        environment={"container": None, "venv": "~/venv"},
+        directories={"scratch": "~/shared/scratch-$USER"},
+    )
+    found = _variables(_run(_init(site), home))
+    assert Path(found["TMPDIR"]) == home / "shared" / "scratch-ada"
+    assert stat.S_IMODE(Path(found["TMPDIR"]).stat().st_mode) == 0o700
 
 
 def test_a_scratch_directory_too_long_for_a_socket_ends_the_block(

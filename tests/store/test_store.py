@@ -287,25 +287,33 @@ def test_a_journal_keeps_what_is_in_it_when_it_is_opened_again(tmp_path: Path) -
     assert msgspec.json.decode(path.read_bytes().splitlines()[2]) == 2
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_ctrl_c_in_the_middle_of_writing_damages_no_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, whole: bool
-) -> None:
-    """What was written is kept, though its writer does not know; a part of a line goes."""
+def test_what_was_written_before_it_was_counted_is_kept(tmp_path: Path) -> None:
+    """A Ctrl-C may come in between: the next entries stand behind, and no part of a line stays."""
     path = tmp_path / "journal"
     journal: Journal[str] = Journal(path)
     journal.append(["first"])
-    write = os.pwrite
-
-    def interrupted(descriptor: int, data: bytes, offset: int) -> int:
-        write(descriptor, data if whole else data[:-3], offset)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "pwrite", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        journal.append(["a long second entry"])
-    monkeypatch.undo()
+    with path.open("ab") as stream:
+        stream.write(b'"a long second entry"\n"a part of')
     journal.append(["third"])
     journal.close()
-    kept = ["a long second entry"] if whole else []
-    assert read_journal(path, str) == ["first", *kept, "third"]
+    assert read_journal(path, str) == ["first", "a long second entry", "third"]
+
+
+def test_an_interrupt_while_entries_are_written_leaves_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next ones, which are shorter, would have been followed by the rest of these."""
+    path = tmp_path / "events.jsonl"
+    journal: Journal[str] = Journal(path)
+    journal.append(["first"])
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            journal.append(["a long one", "and another"])
+    journal.append(["last"])
+    journal.close()
+    assert read_journal(path, str) == ["first", "last"]

@@ -116,7 +116,8 @@ def test_a_patch_that_does_not_apply_costs_only_its_own_hypothesis(task: Task) -
     done = _run(_with(task, hypotheses=[task.hypotheses[0], broken, task.hypotheses[1]]))
     status = {found.name: found.status for found in done.results}
     assert status == {"S_100": "ok", "broken": "failed", "S_200": "ok"}
-    assert done.results[1].reason.startswith("the patch does not apply")
+    told = done.results[1].reason
+    assert told.startswith("the patch does not apply: operation 0 (remove /channels/7): ")
     assert done.results[1].CLs_exp == [None] * 5
 
 

@@ -17,6 +17,7 @@ from fitserve.execute import complete, open_store
 from fitserve.plan import Bounds
 from fitserve.prepare import default_directory, prepare
 from fitserve.progress import LiveProgress, Silent
+from fitserve.recorded import recorded_endpoint
 from fitserve.store import RunStore, read_run
 from fitserve.summary import cautions, columns, counts, table_rows
 
@@ -337,22 +338,23 @@ def resume(
         failed = {name for name, found in saved.results.items() if found.status == "failed"}
         if retry_failed and failed:
             store.set_aside(failed)
-        backend = _backend_of(saved.manifest, endpoint, options, workers)
+        backend = _backend_of(saved, endpoint, options, workers)
         with _running(backend):
             inputs = saved.inputs()
             return _completed(store, inputs, backend, bounds, progress=progress, patient=True)
 
 
 def _backend_of(
-    manifest: Manifest,
+    saved: SavedRun,
     endpoint: str | Sequence[str] | None,
     options: Mapping[str, str] | None,
     workers: int | None,
 ) -> Backend:
     """Return the backend to go on with: what is not given is as the run was begun."""
     if not endpoint:
-        given = manifest.options if options is None else options
-        return open_backend(manifest.endpoint, workers, given)
+        given = saved.manifest.options if options is None else {}
+        name = recorded_endpoint(saved.path, saved.manifest.endpoint, given)
+        return open_backend(name, workers, given if options is None else options)
     name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
     return open_backend(name, workers, options or {})
 

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from fitserve.answers import check_answer, check_timing
 from fitserve.backends.base import Accepted, Resumable
 from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.errors import ContractError, InterruptedRunError
@@ -231,8 +232,7 @@ class _Drive:
             else:
                 self._lost(outcome.ticket, sent.piece, reason)
             return
-        result = self._decoded(outcome.ticket, outcome.result)
-        records = self._records(outcome.ticket, sent, result)
+        records = self._checked(outcome.ticket, sent, outcome.result)
         if self._claims is not None:
             claims = self._claims.results
             self._store.append_verified(
@@ -253,9 +253,9 @@ class _Drive:
                 "the worker left it unanswered",
             )
 
-    def _decoded(self, ticket: str, answer: str) -> TaskResult:
+    def _checked(self, ticket: str, sent: _Sent, answer: str) -> list[StoredResult]:
         try:
-            return decode_result(answer)
+            return self._records(ticket, sent, decode_result(answer))
         except ContractError:
             # What is with the same workers will fare no better: it is not to be collected.
             for one in (ticket, *self._sent):
@@ -263,21 +263,18 @@ class _Drive:
             raise
 
     def _records(self, ticket: str, sent: _Sent, result: TaskResult) -> list[StoredResult]:
-        keys = {
-            one.name: hypothesis_key(
-                self._pallet.workspace_digest, one, self._store.manifest.request_digest
-            )
-            for one in sent.piece.hypotheses
-        }
+        asked = {one.name: one for one in sent.piece.hypotheses}
         for found in result.results:
-            values = found.toy_values
-            asked = values is None or values.toys == sent.piece.toys
-            if not asked or keys.get(found.name) != found.key:
+            # Each is answered once.
+            hypothesis = asked.pop(found.name, None)
+            if hypothesis is None or found.key != self._key(hypothesis):
                 raise ContractError(
                     "a worker answered another question than it was asked",
                     evidence=f"task {ticket}, hypothesis '{found.name}'",
                     hint="fitserve resume, and look at the worker's version",
                 )
+            check_answer(found, hypothesis, self._request, sent.piece.toys)
+        check_timing(result.timing)
         arrived = time.time()
         return [
             StoredResult(
@@ -295,6 +292,10 @@ class _Drive:
             )
             for found in result.results
         ]
+
+    def _key(self, hypothesis: Hypothesis) -> str:
+        digest = self._store.manifest.request_digest
+        return hypothesis_key(self._pallet.workspace_digest, hypothesis, digest)
 
     def _repeat(self, ticket: str, piece: _Piece, reason: str) -> None:
         """Send a task again, of which nothing but its way is suspected."""

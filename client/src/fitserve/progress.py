@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,9 +16,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fitserve.console import plain, plain_console
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from rich.progress import Task
 
     from fitserve.backends import BackendStatus
@@ -66,7 +68,7 @@ class LiveProgress:
     _EVERY_SECONDS = 30.0
 
     def __init__(self, total: int, done: int, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or plain_console()
         self._total = total
         self._done = self._before = done
         self._suspect = self._failed = 0
@@ -74,7 +76,7 @@ class LiveProgress:
         self._state = ""
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -116,7 +118,7 @@ class LiveProgress:
 
     def trouble(self, text: str) -> None:
         """Show what went wrong above the bar."""
-        self._progress.console.print(f"! {text}", style="yellow", highlight=False)
+        self._progress.console.print(plain(f"! {text}"), style="yellow", markup=False)
 
     def verifying(self, text: str) -> None:
         """Show it above the bar."""
@@ -132,11 +134,11 @@ class LiveProgress:
             for count, word in ((self._suspect, "suspect"), (self._failed, "failed"))
             if count
         ]
-        return f"{self._state} ({', '.join(doubts)})" if doubts else self._state
+        return plain(f"{self._state} ({', '.join(doubts)})" if doubts else self._state)
 
     def _line(self, text: str) -> None:
         if self._progress.disable:
-            self._console.print(text, highlight=False)
+            self._console.print(plain(text), markup=False)
 
 
 def _duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import MuPoint, Status
+from fitserve.contract import MuPoint, Status, excess
 from fitserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def read_json(source: Path) -> Any:
         It cannot be read or is not JSON.
     """
     try:
-        return json.loads(source.read_bytes(), parse_constant=lambda _: None)
+        raw = source.read_bytes()
+        if too_much := excess(raw):
+            raise InputError("the file is too large", evidence=f"{source}: {too_much}")
+        return json.loads(raw, parse_constant=lambda _: None)
     except OSError as error:
         raise InputError(
             "the file cannot be read", evidence=f"{source}: {error.strerror or error}"

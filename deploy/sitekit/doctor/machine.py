@@ -134,6 +134,8 @@ def _worker(patient: Patient, python: Path) -> Finding:
 
 
 def _run_directory(patient: Patient) -> Finding:
+    if patient.site.get("scheduler.type") == "kubernetes":
+        return skipped("run directory", "it is in a pod")
     path = place(patient, "directories.run")
     field = "directories.run"
     if path is None:

@@ -24,7 +24,20 @@ IFS=, read -r -a fitserve_gpus <<< "${CUDA_VISIBLE_DEVICES:-0}"
 export FITSERVE_GPU_0="${fitserve_gpus[ 0 ]:-}"
 export TMPDIR="/tmp/fitserve-$USER" FITSERVE_CACHE_DIR="$HOME/.fitserve/cache"
 export FITSERVE_JIT_CACHE="$FITSERVE_CACHE_DIR/jit"
-mkdir -p "$TMPDIR" "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $TMPDIR, $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+(umask 077 && mkdir -p "$TMPDIR") || fitserve_stop "cannot create $TMPDIR: see directories.scratch in the site file"
+mkdir -p "$FITSERVE_CACHE_DIR" "$HOME/.fitserve/run" || fitserve_stop "cannot create $FITSERVE_CACHE_DIR or the run directory: see directories in the site file"
+fitserve_private() {
+  # It and all that is above it, links too, are this user's or the system's (accounts below 100), and
+  # where others may write the sticky bit keeps them from what is not theirs. A group with the user's
+  # number is the user's own.
+  local fitserve_at fitserve_all=()
+  for fitserve_at in "$1" "$(cd -P -- "$1" && pwd -P)"; do
+    [ -n "$fitserve_at" ] || return 1
+    while [ -n "$fitserve_at" ]; do fitserve_all+=("$fitserve_at"); fitserve_at=${fitserve_at%/*}; done
+  done
+  [ -z "$(find / "${fitserve_all[@]}" -maxdepth 0 "(" ! -uid -100 ! -uid "$EUID" -o ! -type l ! -perm -1000 "(" -perm -0002 -o -perm -0020 ! -gid "$EUID" ")" ")" -print 2>&1)" ]
+}
+fitserve_private "$TMPDIR" || fitserve_stop "$TMPDIR is not private: somebody else can change what is in it, or put something in its place; see directories.scratch in the site file"
 # Parsl's sockets are below TMPDIR, and the whole name of a socket has at most 107 characters.
 [ "${#TMPDIR}" -le 72 ] || fitserve_stop "$TMPDIR is too long for a socket below it: see directories.scratch in the site file"
 [ -r "$HOME/fitserve/venv/bin/activate" ] || fitserve_stop "no virtual environment in ~/fitserve/venv: see environment.venv in the site file"

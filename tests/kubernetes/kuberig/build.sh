@@ -35,7 +35,11 @@ if [ "$(cat source/recipe 2>/dev/null)" != "$recipe" ]; then
   # the machine's own are left as they are.
   rm -rf apt unpacked source
   mkdir -p apt/lists/partial apt/cache/archives/partial
-  echo "deb-src http://deb.debian.org/debian bookworm main" >apt/sources.list
+  # They come from where this machine has its packages of the same release.
+  release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+  apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)' \
+    "Created-By: Packages" "Release: $release" "Component: main" | sort -u >apt/sources.list
+  [ -s apt/sources.list ] || { echo "no apt source of $release has packages" >&2; exit 1; }
   own=(
     -o Dir::Etc::SourceList="$PWD/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o Dir::State::Lists="$PWD/apt/lists" -o Dir::Cache="$PWD/apt/cache" -o APT::Sandbox::User=root

@@ -21,7 +21,7 @@ from fitserve.contract import (
 from fitserve_worker.engines import answers, failed
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.refusals import in_words
-from fitserve_worker.environment import worker_info, worker_version
+from fitserve_worker.environment import limit_memory, worker_info, worker_version
 from fitserve_worker.outbox import find_outbox
 from fitserve_worker.staging import workspace_of
 from fitserve_worker.verification import verified
@@ -41,6 +41,7 @@ def answer(text: str) -> str:
     """
     started = time.time()
     clock = time.perf_counter()
+    limit_memory()
     try:
         task = decode_task(text)
         work = Work(

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from fitserve_worker.trust import trusted
+
 __all__ = ["CACHE_VARIABLE", "Entry", "Outbox", "find_outbox"]
 
 CACHE_VARIABLE = "FITSERVE_CACHE_DIR"
@@ -107,11 +109,7 @@ class Outbox:
 
     def _private(self) -> bool:
         # An answer that others can write is not an answer.
-        try:
-            stat = self._directory.stat()
-        except OSError:
-            return False
-        return stat.st_uid == os.getuid() and stat.st_mode & 0o022 == 0
+        return trusted(self._directory) is not None
 
     def _tidy(self) -> None:
         if self._tidied:

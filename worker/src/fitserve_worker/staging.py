@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from cachetools import LRUCache
 
-from fitserve.contract import ContractError, decompress, digest
+from fitserve.contract import ContractError, decompress, digest, excess
 
 if TYPE_CHECKING:
     from fitserve.contract import Task
@@ -59,6 +59,8 @@ def _read(name: str) -> tuple[dict[str, Any], int]:
     path = Path(directory) / f"{name}.json.zst"
     try:
         raw = decompress(path.read_bytes())
+        if too_much := excess(raw):
+            raise ContractError("the staged workspace is too large", evidence=too_much)
         workspace = msgspec.json.decode(raw, type=dict[str, Any])
     except OSError as error:
         raise ContractError("the staged workspace is missing", evidence=str(error)) from error

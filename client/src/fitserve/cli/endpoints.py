@@ -118,12 +118,14 @@ def check(name: str, timeout: float, settings: tuple[str, ...], *, as_json: bool
 
 
 def _tell(finding: Finding) -> None:
+    from fitserve.console import plain
+
     mark = click.style("ok  ", fg="green")
     if not finding.ok:
         mark = click.style("FAIL", fg="red", bold=True)
-    click.echo(f"{mark} {finding.what:<10} {finding.told}", err=True)
+    click.echo(f"{mark} {finding.what:<10} {plain(finding.told)}", err=True)
     if finding.next:
-        click.echo(f"{'':<15} next: {finding.next}", err=True)
+        click.echo(f"{'':<15} next: {plain(finding.next)}", err=True)
 
 
 @endpoints.command("login")

@@ -81,26 +81,28 @@ def diff(
 
 
 def _show(found: Comparison, a: Path, b: Path) -> None:
-    click.echo(f"{found.hypotheses} hypotheses in both, {found.numbers} CLs compared")
+    from fitserve.console import tell
+
+    tell(f"{found.hypotheses} hypotheses in both, {found.numbers} CLs compared")
     if found.largest is not None:
         worst = found.largest
-        click.echo(f"largest difference {worst.delta:+.3g}: {worst.field} of {worst.name}")
-    click.echo(f"{len(found.beyond)} differ by more than {found.tolerance:g}")
+        tell(f"largest difference {worst.delta:+.3g}: {worst.field} of {worst.name}")
+    tell(f"{len(found.beyond)} differ by more than {found.tolerance:g}")
     for item in found.beyond[:_MOST_LISTED]:
         delta = "" if item.delta is None else f"  ({item.delta:+.3g})"
-        click.echo(f"  {item.name}  {item.field}  {_cls(item.a)} -> {_cls(item.b)}{delta}")
+        tell(f"  {item.name}  {item.field}  {_cls(item.a)} -> {_cls(item.b)}{delta}")
     _more(len(found.beyond))
     if found.status_changes:
-        click.echo(f"{len(found.status_changes)} have another status")
+        tell(f"{len(found.status_changes)} have another status")
     for change in found.status_changes[:_MOST_LISTED]:
         reason = f"  ({change.reason})" if change.reason else ""
-        click.echo(f"  {change.name}  {change.a} -> {change.b}{reason}")
+        tell(f"  {change.name}  {change.a} -> {change.b}{reason}")
     _more(len(found.status_changes))
     for path, names in ((a, found.only_a), (b, found.only_b)):
         if names:
-            click.echo(f"{len(names)} only in {path}")
+            tell(f"{len(names)} only in {path}")
             for name in names[:_MOST_LISTED]:
-                click.echo(f"  {name}")
+                tell(f"  {name}")
             _more(len(names))
 
 
@@ -109,5 +111,7 @@ def _cls(value: float | None) -> str:
 
 
 def _more(count: int) -> None:
+    from fitserve.console import tell
+
     if count > _MOST_LISTED:
-        click.echo(f"  ... and {count - _MOST_LISTED} more")
+        tell(f"  ... and {count - _MOST_LISTED} more")

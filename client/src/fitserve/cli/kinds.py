@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from fitserve.contract import MAX_TOYS
+from fitserve.contract import MAX_STRENGTHS, MAX_TOYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,6 @@ __all__ = ["asking", "request_options"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
-_MOST_POINTS = 10_000
 _KINDS = ("limit", "scan", "fit", "ranking", "toys")
 # Which options belong to which kinds of request, besides those of every kind.
 _OF_KINDS = {
@@ -44,8 +43,8 @@ def _strengths(_: click.Context, __: click.Parameter, text: str | None) -> list[
         raise click.BadParameter("START:STOP:STEP needs STOP >= START and STEP > 0")
     # The stop is in the scan where a whole number of steps leads there.
     count = math.floor((stop - start) / step + 1e-9) + 1
-    if count > _MOST_POINTS:
-        raise click.BadParameter(f"{count} signal strengths are more than {_MOST_POINTS}")
+    if count > MAX_STRENGTHS:
+        raise click.BadParameter(f"{count} signal strengths are more than {MAX_STRENGTHS}")
     return [round(start + i * step, 12) for i in range(count)]
 
 

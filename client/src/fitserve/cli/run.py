@@ -197,8 +197,15 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
 @_bounded
 def resume(run_directory: str, **options: Any) -> None:
     """Finish RUN; hypotheses that have a result are not fitted again."""
-    from fitserve import api
+    from pathlib import Path
 
+    from fitserve import api
+    from fitserve.console import warn
+    from fitserve.recorded import other_owner
+
+    path = Path(run_directory)
+    if path.is_dir() and (owner := other_owner(path)) is not None:
+        warn(f"{path} belongs to {owner}, not to you: what is fitted is what they put there")
     finished = api.resume(
         run_directory,
         endpoint=options["endpoint"] or None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fitserve.console import emit_json, say, show_table, warn
 from fitserve.errors import IncompleteRunError
 from fitserve.fitting import engine_counts, most_common
+from fitserve.recorded import other_owner
 from fitserve.shown import exclusion_words
 from fitserve.summary import (
     asked,
@@ -144,3 +145,6 @@ def _show_provenance(run: SavedRun) -> None:
     for told in most_common(by.kernel_doubts):
         say(f"doubted:     {told} (the kernel's own doubt; pyhf was asked too)")
     say(f"made by:     {versions}; {manifest.created}")
+    say(f"endpoint:    {manifest.endpoint}")
+    if (owner := other_owner(run.path)) is not None:
+        warn(f"the run directory belongs to {owner}, not to you")

@@ -37,6 +37,8 @@ BAND = "#f7dc6f"
 WIDE_BAND = "#fcf3cf"
 POINT = "#4d4d4d"
 HOLE = "#b5b5b5"
+_NESTING = re.compile(r"[{\\^_]")
+_MOST_NESTING = 40
 REFERENCES = (
     ("#0072b2", (0, (6, 1.5, 1, 1.5))),
     ("#009e73", (0, (1, 1.2))),
@@ -123,8 +125,11 @@ def safe_text(text: str) -> str:
 def _is_mathtext(text: str) -> bool:
     from matplotlib.mathtext import MathTextParser
 
+    # Each of these may nest, and what is nested is set by functions that call each other.
+    if len(_NESTING.findall(text)) > _MOST_NESTING:
+        return False
     try:
         MathTextParser("path").parse(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

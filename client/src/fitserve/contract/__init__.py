@@ -1,8 +1,9 @@
 """The wire contract between client and worker: the only thing that both sides import.
 
 Structures (`requests`, `results`, `types`), digests (`digests`), the one codec (`codec`) and the
-function that an endpoint runs (`trampoline`). Importing this package imports neither pyhf nor
-JAX.
+function that an endpoint runs (`trampoline`); and what both sides hold to with what came from
+outside: JSON that fits into memory (`memory`) and patches that end (`patching`). Importing this
+package imports neither pyhf nor JAX.
 """
 
 from fitserve.contract.bounds import poi_bounds, widened
@@ -20,7 +21,14 @@ from fitserve.contract.codec import (
     envelope_digest,
 )
 from fitserve.contract.digests import digest, hypothesis_key, request_digest
+from fitserve.contract.memory import (
+    excess,
+    memory_of_machine,
+    memory_there,
+)
+from fitserve.contract.patching import PatchError, apply_patch
 from fitserve.contract.requests import (
+    MAX_STRENGTHS,
     MAX_TOYS,
     EngineOptions,
     FitRequest,
@@ -81,6 +89,7 @@ __all__ = [
     "FUNCTION_SOURCE",
     "KERNEL_DOUBT",
     "MAX_DECODED_BYTES",
+    "MAX_STRENGTHS",
     "MAX_TOYS",
     "NOT_FOR_THE_KERNEL",
     "QUICK",
@@ -101,6 +110,7 @@ __all__ = [
     "LimitRequest",
     "ModelOptions",
     "MuPoint",
+    "PatchError",
     "RankingAnswer",
     "RankingRequest",
     "Request",
@@ -120,6 +130,7 @@ __all__ = [
     "WorkerInfo",
     "Yields",
     "allowed",
+    "apply_patch",
     "cls_strengths",
     "compress",
     "decode_result",
@@ -130,8 +141,11 @@ __all__ = [
     "encode_result",
     "encode_task",
     "envelope_digest",
+    "excess",
     "hypothesis_key",
     "kind_of",
+    "memory_of_machine",
+    "memory_there",
     "poi_bounds",
     "refusal",
     "request_digest",

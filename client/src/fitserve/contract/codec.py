@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import zstandard
 
+from fitserve.contract.memory import excess
 from fitserve.contract.types import CONTRACT_VERSION, Task, TaskResult
 from fitserve.errors import ContractError, FitserveError
 
@@ -228,6 +229,8 @@ def _decode(kind: str, text: str, type_: type[_T], limit: int) -> _T:
     raw = decompress(packed, limit)
     if hashlib.sha256(raw).hexdigest() != envelope.digest:
         raise ContractError("the body does not have the digest that it came with")
+    if too_much := excess(raw):
+        raise ContractError(f"the {kind} is too large to be decoded", evidence=too_much)
     try:
         return msgspec.json.decode(raw, type=type_)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

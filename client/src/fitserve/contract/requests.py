@@ -8,6 +8,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 import msgspec
 
 __all__ = [
+    "MAX_STRENGTHS",
     "MAX_TOYS",
     "EngineOptions",
     "FitRequest",
@@ -26,6 +27,11 @@ __all__ = [
 
 MAX_TOYS = 10_000_000
 """No more toys may be asked for of a hypothesis."""
+
+MAX_STRENGTHS = 10_000
+"""No more signal strengths may be asked for at a time."""
+
+_Strengths = Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_STRENGTHS)]
 
 
 class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -61,7 +67,7 @@ class HypotestRequest(
     ``test_stat`` is q-tilde or q of arXiv:1007.1727, equations 16 and 14.
     """
 
-    mu: tuple[float, ...] = (1.0,)
+    mu: _Strengths = (1.0,)
     test_stat: Literal["qtilde", "q"] = "qtilde"
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()
@@ -91,7 +97,7 @@ class ScanRequest(
     CLs is given for signal strengths that are not negative.
     """
 
-    mu: tuple[float, ...]
+    mu: _Strengths
     test_stat: Literal["qtilde", "q"] = "qtilde"
     model: ModelOptions = ModelOptions()
     engine: EngineOptions = EngineOptions()

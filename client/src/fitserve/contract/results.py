@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from fitserve.contract.toys import ToysAnswer, ToyValues
+from fitserve.contract.toys import Band, ToysAnswer, ToyValues
 
 __all__ = [
     "ABOVE_BOUND",
@@ -62,7 +62,7 @@ class MuPoint(msgspec.Struct, frozen=True, kw_only=True):
 
     mu: float
     CLs_obs: float | None
-    CLs_exp: list[float | None]
+    CLs_exp: Band
     status: Status = "ok"
     reason: str | None = None
     twice_delta_nll: float | None = None
@@ -80,7 +80,7 @@ class UpperLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     level: float
     observed: float | None
-    expected: list[float | None]
+    expected: Band
     reasons: dict[str, str] = {}
 
 
@@ -223,7 +223,7 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     reason: str | None
     CLs_obs: float | None
-    CLs_exp: list[float | None]
+    CLs_exp: Band
     fit_time: float
     setup_time: float
     engine: str

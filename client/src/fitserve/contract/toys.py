@@ -15,7 +15,11 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["AsymptoticCLs", "ToyDistribution", "ToyRange", "ToyValues", "ToysAnswer"]
+__all__ = ["AsymptoticCLs", "Band", "ToyDistribution", "ToyRange", "ToyValues", "ToysAnswer"]
+
+
+Band = Annotated[list[float | None], msgspec.Meta(min_length=5, max_length=5)]
+"""Values for background fluctuations of -2, -1, 0, +1, +2 sigma."""
 
 
 class ToyRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,7 +45,7 @@ class AsymptoticCLs(msgspec.Struct, frozen=True, kw_only=True):
     """CLs by the asymptotic formulae (arXiv:1007.1727), expected ones for -2 to +2 sigma."""
 
     CLs_obs: float | None
-    CLs_exp: list[float | None]
+    CLs_exp: Band
 
 
 class ToyValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +106,9 @@ class ToysAnswer(msgspec.Struct, frozen=True, kw_only=True):
     CLb_obs: float | None
     CLb_obs_error: float | None
     CLs_obs_error: float | None
-    CLsb_exp: list[float | None]
-    CLb_exp: list[float | None]
-    CLs_exp_error: list[float | None]
+    CLsb_exp: Band
+    CLb_exp: Band
+    CLs_exp_error: Band
     asymptotic: AsymptoticCLs
     edges: list[float]
     signal: ToyDistribution

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from fitserve.contract.requests import Request
+from fitserve.contract.requests import Request, ToysRequest
 from fitserve.contract.results import HypothesisResult
 from fitserve.contract.toys import ToyRange
 
@@ -47,6 +47,14 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     doubted: list[str] = []
     toys: ToyRange | None = None
     contract: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse toys that are not among those of the request."""
+        if self.toys is None:
+            return
+        asked = self.request.toys if isinstance(self.request, ToysRequest) else 0
+        if self.toys.stop > asked:
+            raise ValueError(f"toys up to {self.toys.stop - 1} are none of the request's {asked}")
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,17 +21,30 @@ __all__ = ["to_csv", "to_parquet"]
 
 _TEXT = {"name", "status", "reason", "engine", "key", "parameter", "limit_reasons", "neighbours"}
 _FLAGS = {"fixed", "at_bound"}
+_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def to_csv(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes:
-    """Return the table as CSV with a header row; an empty field is a missing number."""
+    """Return the table as CSV with a header row; an empty field is a missing number.
+
+    Text that a spreadsheet would take for a formula, as names of anybody's may be, has an
+    apostrophe before it.
+    """
     buffer = io.StringIO()
     rows = list(table_rows(manifest, results))
     names = ["name", *mass_columns(manifest), *list(columns_of(manifest.request))[1:]]
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(map(_no_formula, names))
+    writer.writerows([_no_formula(row.get(name)) for name in names] for row in rows)
     return buffer.getvalue().encode()
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote this one, which ends a line for some readers.
+    text = value.replace("\r", " ")
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def to_parquet(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes:

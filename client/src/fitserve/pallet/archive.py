@@ -21,8 +21,9 @@ import zipfile
 import zlib
 from functools import partial
 from pathlib import PurePosixPath
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
+from fitserve.contract import memory_there
 from fitserve.errors import InputError
 from fitserve.pallet.jsonfiles import as_utf8
 
@@ -40,10 +41,11 @@ class Limits(NamedTuple):
 
     members: int = 20_000
     """Number of members of any kind."""
-    total: int = 2048 * _MIB
-    """Bytes of all members together, unpacked."""
-    ratio: int = 1000
-    """Unpacked over packed bytes, once more than ``free`` bytes are unpacked."""
+    total: int = 1024 * _MIB
+    """Bytes of all members together, unpacked; a quarter of the memory there is, if less."""
+    ratio: int = 200
+    """Unpacked over packed bytes, once more than ``free`` bytes are unpacked; of published
+    pallets it is up to 93."""
     free: int = 64 * _MIB
     depth: int = 3
     """How many archives may be one in another; further ones are not opened."""
@@ -82,6 +84,8 @@ _UNPACK: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "bz2": lambda stream: cast("IO[bytes]", bz2.BZ2File(stream)),
     "xz": lambda stream: cast("IO[bytes]", lzma.LZMAFile(stream)),  # noqa: SIM115
 }
+# Of the bytes of pax headers: 20,000 that name a file and its times, or one of 30 kB.
+_MOST_SQUARES = 10**9
 _TAR_MAGIC, _TAR_OFFSET = b"ustar", 257
 _PACKED = re.compile(
     r"\.(?:zip|tgz|tbz2?|txz|tar(?:\.(?:gz|bz2|xz))?|json\.(?:gz|bz2|xz))$", re.IGNORECASE
@@ -159,6 +163,20 @@ def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Con
             ) from error
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar file whose extensions take bounded time.
+
+    Looking for a character set in a pax header takes time that grows with the square of its size
+    in some versions of Python (CVE-2024-6232).
+    """
+
+    def _proc_pax(self, tar: Any) -> tarfile.TarInfo:
+        tar.squares = getattr(tar, "squares", 0) + self.size**2
+        if tar.squares > _MOST_SQUARES:
+            raise tarfile.ReadError("its extended headers are larger than any pallet's")
+        return cast("tarfile.TarInfo", super()._proc_pax(tar))  # type: ignore[misc]
+
+
 class _Meter:
     """Counts what comes out of an archive and stops it at a limit."""
 
@@ -166,6 +184,7 @@ class _Meter:
         self.where = where
         self.packed = packed
         self.limits = limits
+        self.total = min(limits.total, memory_there() // 4)
         self.depth = 1
         self.members = 0
         self.bytes = 0
@@ -179,8 +198,8 @@ class _Meter:
     def unpacked(self, data: bytes) -> bytes:
         """Count unpacked bytes and return them."""
         self.bytes += len(data)
-        if self.bytes > self.limits.total:
-            self._refuse(f"more than {self.limits.total // _MIB} MiB unpacked")
+        if self.bytes > self.total:
+            self._refuse(f"more than {self.total // _MIB} MiB unpacked")
         if self.bytes > max(self.limits.free, self.limits.ratio * self.packed):
             self._refuse(f"more than {self.limits.ratio} times its size unpacked")
         return data
@@ -265,7 +284,7 @@ def _members(
 
     ``links`` takes the names of hard links to be JSON files by that of the member.
     """
-    with tarfile.open(fileobj=source, mode="r|", bufsize=_MIB) as tar:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=source, mode="r|", bufsize=_MIB, tarinfo=_Header) as tar:  # type: ignore[call-overload]
         for member in tar:
             meter.member()
             _check_name(member.name, meter)

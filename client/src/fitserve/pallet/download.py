@@ -3,15 +3,18 @@
 The rules are those of `pyhf.contrib.utils.download`: HEPData's and DOI's hosts only unless
 the user insists, and an ``Accept`` header that makes HEPData send the archive and not its
 landing page. Other than there, data go to disk as they come, a broken connection is resumed,
-and nothing is unpacked.
+each address that a server sends on to is checked before it is asked, and nothing is unpacked.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from fitserve.errors import InputError
 from fitserve.pallet.archive import is_archive, read_archive
@@ -19,6 +22,8 @@ from fitserve.pallet.cache import keep, new_part
 from fitserve.pallet.schema import shorten
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     import requests
 
 __all__ = ["APPROVED_HOSTS", "check_address", "download"]
@@ -34,6 +39,9 @@ _PAUSES = (0.0, 0.5, 1.0, 2.0)
 _TIMEOUT = (15.0, 60.0)
 # What a broken connection loses, at most.
 _CHUNK = 64 * 1024
+# All tries together: a server may send a byte a minute, and the next before any timeout.
+_LONGEST = 3600.0
+_MOST_HOPS = 10
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -93,24 +101,52 @@ def download(url: str, cache: Path, *, force: bool = False) -> Path:
     """
     check_address(url, force=force)
     with new_part(url, cache) as part:
-        _receive(url, part, force=force)
+        _in_time(lambda: _receive(url, part), url)
         part.flush()
         _check_archive(url, Path(part.name))
         return keep(part, url, cache)
 
 
-def _receive(url: str, part: IO[bytes], *, force: bool) -> None:
+def _in_time(work: Callable[[], None], url: str) -> None:
+    """Do what waits for a server in a thread that is left where it takes too long."""
+    done: Future[None] = Future()
+
+    def perform() -> None:
+        try:
+            work()
+            done.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=perform, name="fitserve-download", daemon=True).start()
+    try:
+        done.result(_LONGEST)
+    except TimeoutError as error:
+        raise InputError(
+            f"{url} could not be downloaded in time",
+            evidence=f"it was not complete after {_LONGEST:g} s",
+            hint="try again later, or download it with a browser and give the file",
+        ) from error
+
+
+def _receive(url: str, part: IO[bytes]) -> None:
     """Write the body to ``part``; resume where the connection breaks."""
     import requests
 
+    class Session(requests.Session):
+        """Follows nothing by itself, nor reads what comes with an address to go on to."""
+
+        def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
+            return iter(())
+
     problem: Exception | None = None
     version = None
-    with requests.Session() as session:
+    with Session() as session:
         for pause in _PAUSES:
             time.sleep(pause)
             try:
                 with _request(session, url, part.tell(), version) as response:
-                    _check_response(response, url, force=force)
+                    _check_response(response, url)
                     if response.status_code != requests.codes.partial_content:
                         part.seek(0)
                         part.truncate()
@@ -144,14 +180,49 @@ def _request(
     # A weak validator says nothing about bytes: such an archive is sent from its start again.
     if start and version and not version.startswith("W/"):
         headers |= {"Range": f"bytes={start}-", "If-Range": version}
-    return session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    hop = url
+    for _ in range(_MOST_HOPS):
+        response = session.get(
+            hop, headers=headers, stream=True, timeout=_TIMEOUT, allow_redirects=False
+        )
+        target = session.get_redirect_target(response)
+        if target is None:
+            return response
+        response.close()
+        hop = _next_hop(hop, target)
+    raise InputError(f"{url} sends on and on", evidence=f"{_MOST_HOPS} times, at last to {hop}")
 
 
-def _check_response(response: requests.Response, url: str, *, force: bool) -> None:
+def _next_hop(hop: str, location: str) -> str:
+    """Return where a server sends on to, unless that is no https, or this machine or network.
+
+    An approved host may send on to where it stores its files, and one inside to another.
+    """
+    try:
+        target = urljoin(hop, location)
+    except ValueError as error:
+        raise InputError(f"{hop} sends on to what is no address", evidence=location) from error
+    check_address(target, force=True)
+    if _is_inside(target) and not _is_inside(hop):
+        raise InputError(
+            "a server sends the download on to an address of this machine or network",
+            evidence=f"{hop} to {target}",
+            hint="download the archive with a browser and give the file",
+        )
+    return target
+
+
+def _is_inside(url: str) -> bool:
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+
+
+def _check_response(response: requests.Response, url: str) -> None:
     import requests
 
-    # An approved host may send on to where it stores its files.
-    check_address(response.url, force=force or bool(response.history))
     if response.status_code >= requests.codes.internal_server_error:
         response.raise_for_status()
     if response.status_code not in (requests.codes.ok, requests.codes.partial_content):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fitserve.contract import excess
 from fitserve.errors import InputError
 
 __all__ = ["as_utf8", "decode_json"]
@@ -50,8 +51,9 @@ def decode_json(raw: bytes, where: str) -> Any:
     Raises
     ------
     InputError
-        The text is not JSON: cut short, garbled, nested beyond reason, or with NaN, Infinity
-        or a number too large for a double, which JSON does not have but some programs write.
+        It takes more memory than is allowed, or is not JSON: cut short, garbled, nested beyond
+        reason, or with NaN, Infinity or a number too large for a double, which JSON does not
+        have but some programs write.
 
     Examples
     --------
@@ -59,6 +61,8 @@ def decode_json(raw: bytes, where: str) -> Any:
     >>> decode_json(b'{"data": [1.5]}', "BkgOnly.json")
     {'data': [1.5]}
     """
+    if too_much := excess(raw):
+        raise InputError(f"{where} is larger than any pallet's file", evidence=too_much)
     try:
         return _decoder.decode(raw)
     except RecursionError as error:

@@ -75,7 +75,7 @@ def load_pallet(
     (60, ('mX', 'mchi'), True)
     """
     opened = open_source(source, cache=cache_dir or default_cache(), force=force)
-    return _load(opened, region, force=force)
+    return _told(opened, region, force=force)
 
 
 def load_analysis(
@@ -95,7 +95,19 @@ def load_analysis(
     StoreError
         The cache cannot be used.
     """
-    return _load(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
+    return _told(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
+
+
+def _told(opened: Source, region: str | None, *, force: bool) -> Pallet:
+    """Load a pallet; what Python's own numbers and stack do not hold is an error of the input."""
+    try:
+        return _load(opened, region, force=force)
+    except (OverflowError, RecursionError) as error:
+        raise InputError(
+            f"{opened.label} has a number too large, or values nested too deeply, for a pallet",
+            evidence=str(error),
+            hint="look for an integer of hundreds of digits, or hundreds of brackets in a row",
+        ) from error
 
 
 @no_collection()

@@ -8,13 +8,14 @@ operation, and the outcome is checked like a workspace.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import Hypothesis
+from fitserve.contract import Hypothesis, PatchError, apply_patch
 from fitserve.errors import InputError
 from fitserve.pallet.checks import (
     check_parameters,
@@ -71,6 +72,8 @@ def from_patchset(content: Any, where: str, findings: Findings) -> tuple[Hypothe
                 f"patch {shorten(name, 60)!r} has {len(values)} values, the patchset "
                 f"{len(labels)} labels",
             )
+        if any(isinstance(one, int) and abs(one) > sys.float_info.max for one in values):
+            findings.error("a mass value is too large for a number", f"patch {shorten(name, 60)!r}")
         hypotheses.append(Hypothesis(name=name, values=tuple(values), patch=patch["patch"]))
     for kind, count in Counter(each.name for each in hypotheses).items():
         if count > 1:
@@ -271,27 +274,14 @@ def _check_applied(
     patch: list[dict[str, Any]], packed: bytes, findings: Findings, where: str
 ) -> Outline | None:
     """Apply a patch to a copy of the workspace and check what comes out."""
-    import jsonpatch
-
-    # Decoding is a tenfold faster copy than copy.deepcopy.
-    workspace = msgspec.json.decode(packed)
-    for number, operation in enumerate(patch):
-        there = f"{where}operation {number} ({operation['op']} {shorten(operation['path'], 80)})"
-        try:
-            workspace = jsonpatch.apply_patch(workspace, [operation], in_place=True)
-        except (
-            jsonpatch.JsonPatchException,
-            jsonpatch.JsonPointerException,
-            # What jsonpatch lets through where an operation meets a value of another type.
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
-            findings.error(
-                "a patch does not apply to the workspace", f"{there}: {shorten(str(error))}"
-            )
-            return None
+    try:
+        # Decoding is a tenfold faster copy than copy.deepcopy.
+        workspace = apply_patch(msgspec.json.decode(packed), patch)
+    except PatchError as error:
+        findings.error(
+            "a patch does not apply to the workspace", f"{where}{shorten(str(error), 240)}"
+        )
+        return None
     try:
         validate(workspace, "workspace", f"{where}the patched workspace")
     except InputError as error:

@@ -55,10 +55,15 @@ def validate(content: Any, kind: Kind, where: str) -> None:
     """
     version = _version(content)
     validator = _compile(kind, version)
-    # Nearly everything is valid: the fast check goes first, the one that explains follows.
-    if validator.is_valid(content):
-        return
-    path, message = _explain(next(iter(validator.iter_errors(content))), content, version)
+    try:
+        # Nearly everything is valid: the fast check goes first, the one that explains follows.
+        if validator.is_valid(content):
+            return
+        path, message = _explain(next(iter(validator.iter_errors(content))), content, version)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{where} is nested too deeply to be a pallet's file", evidence=shorten(str(error))
+        ) from error
     raise InputError(
         f"{where} violates pyhf's schema of a {kind}",
         evidence=f"{locate(content, path)}: {shorten(message)}",

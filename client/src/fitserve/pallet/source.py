@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from fitserve.analyses import catalogue, find
+from fitserve.contract import memory_there
 from fitserve.errors import FitserveError, InputError
+from fitserve.files import read_regular
 from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, is_packed, read_archive
 from fitserve.pallet.cache import cached_archive
 from fitserve.pallet.download import APPROVED_HOSTS, check_address, download
@@ -149,35 +151,39 @@ def _read_file(path: Path, label: str) -> Contents:
     # A workspace without its patches is told from garbage: the error says what is missing.
     if path.suffix.lower() == ".json":
         contents = Contents({}, [])
-        contents.add(path.name, path.read_bytes())
+        contents.add(path.name, read_regular(path))
         return contents
     return read_archive(path, label)
 
 
 def _read_directory(folder: Path) -> Contents:
     contents = Contents({}, [])
-    total = 0
+    total, allowed = 0, min(DEFAULT_LIMITS.total, memory_there() // 4)
     for count, path in enumerate(_walk(folder), 1):
         if count > DEFAULT_LIMITS.members:
             raise _too_large(folder, f"more than {DEFAULT_LIMITS.members} files")
         name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() == ".json":
-            _check_total(folder, total + path.stat().st_size)
+        # A link may lead anywhere: within the directory it is followed.
+        file = path.resolve()
+        if not file.is_relative_to(folder):
+            found = Contents({}, [path.name])
+        elif path.suffix.lower() == ".json":
+            _check_total(folder, total + file.stat().st_size, allowed)
             found = Contents({}, [])
-            found.add(path.name, path.read_bytes())
+            found.add(path.name, read_regular(file))
         elif is_packed(name, json=True):
-            found = _read_packed(path)
+            found = _read_packed(file)
         else:
             found = Contents({}, [path.name])
         total += sum(map(len, found.files.values()))
-        _check_total(folder, total)
+        _check_total(folder, total, allowed)
         contents.take(found, name.removesuffix(path.name))
     return contents
 
 
-def _check_total(folder: Path, total: int) -> None:
-    if total > DEFAULT_LIMITS.total:
-        raise _too_large(folder, f"more than {DEFAULT_LIMITS.total} bytes of JSON")
+def _check_total(folder: Path, total: int, allowed: int) -> None:
+    if total > allowed:
+        raise _too_large(folder, f"more than {allowed} bytes of JSON")
 
 
 def _read_packed(path: Path) -> Contents:
@@ -189,11 +195,12 @@ def _read_packed(path: Path) -> Contents:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name == "__MACOSX":
-            continue
+    left = [folder]
+    while left:
+        path = left.pop()
         if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+            inside = (one for one in path.iterdir() if one.name != "__MACOSX")
+            left += sorted((one for one in inside if not one.name.startswith(".")), reverse=True)
         elif path.is_file():
             yield path
 

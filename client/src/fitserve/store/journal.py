@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from fitserve.contract import excess
 from fitserve.errors import StoreError
+from fitserve.files import open_regular, read_regular
 from fitserve.store.atomic import sync_directory, unwritable
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Journal", "read_journal"]
 
 T = TypeVar("T")
+
+_BLOCK = 1024**2
 
 _encoder = msgspec.json.Encoder()
 
@@ -29,11 +34,14 @@ def read_journal(path: Path, type_: type[T]) -> list[T]:
         The file cannot be read, or another line than the last is damaged.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {path}", evidence=str(error)) from error
+    # A million results are some GB: they are bounded by the memory there is alone.
+    if too_much := excess(content, sys.maxsize):
+        raise StoreError(f"{path} is too large to be read", evidence=too_much)
     lines = content.split(b"\n")[:-1]
     decoder = msgspec.json.Decoder(type_)
     entries = []
@@ -56,7 +64,7 @@ class Journal(Generic[T]):
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
             self._end = self._whole_lines(0)
             # What a crash left of a line would make the next one unreadable.
             os.ftruncate(self._descriptor, self._end)
@@ -81,9 +89,12 @@ class Journal(Generic[T]):
             while written < len(data):
                 written += os.pwrite(self._descriptor, data[written:], self._end + written)
             os.fsync(self._descriptor)
-        except OSError as error:
+        except BaseException as error:
+            # Ctrl-C too, or the next entries would be written over the beginning of these.
             os.ftruncate(self._descriptor, self._end)
-            raise unwritable(self._path, error) from error
+            if isinstance(error, OSError):
+                raise unwritable(self._path, error) from error
+            raise
         self._end += len(data)
 
     def close(self) -> None:
@@ -94,6 +105,11 @@ class Journal(Generic[T]):
 
     def _whole_lines(self, start: int) -> int:
         """Return where the last line ends that is whole, of those after ``start``."""
-        size = os.fstat(self._descriptor).st_size
-        content = os.pread(self._descriptor, size - start, start)
-        return start + content.rfind(b"\n") + 1
+        end = os.fstat(self._descriptor).st_size
+        while end > start:
+            block = max(start, end - _BLOCK)
+            found = os.pread(self._descriptor, end - block, block).rfind(b"\n")
+            if found >= 0:
+                return block + found + 1
+            end = block
+        return start

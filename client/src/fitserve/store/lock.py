@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import filelock
 
 from fitserve.errors import StoreError
+from fitserve.files import open_regular, read_regular
 from fitserve.store.atomic import unwritable
 
 if TYPE_CHECKING:
@@ -29,10 +30,13 @@ class RunLock:
 
     def __init__(self, directory: Path) -> None:
         self._holder = directory / "lock.holder"
-        self._lock = filelock.FileLock(directory / "lock", timeout=0)
+        lock = directory / "lock"
+        self._lock = filelock.FileLock(lock, timeout=0)
         try:
+            # Whoever made the directory may have put a link there, to a file of ours.
+            os.close(open_regular(lock, os.O_RDWR | os.O_CREAT))
             self._lock.acquire()
-            self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            self._tell()
         except filelock.Timeout as error:
             raise StoreError(
                 f"the run directory {directory} is in use",
@@ -48,8 +52,14 @@ class RunLock:
             self._holder.unlink(missing_ok=True)
         self._lock.release()
 
+    def _tell(self) -> None:
+        self._holder.unlink(missing_ok=True)
+        held = open_regular(self._holder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(held, "w") as stream:
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+
     def _held_by(self) -> str:
         try:
-            return self._holder.read_text()
-        except OSError:
+            return read_regular(self._holder).decode()
+        except (OSError, ValueError):
             return "another process"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import platformdirs
@@ -25,14 +26,18 @@ def register(run: Path) -> None:
 
 
 def known_runs() -> list[Path]:
-    """Return the run directories that still exist, the most recently started first."""
+    """Return the run directories that still exist, the most recently started first.
+
+    One that belongs to somebody else now is none of this user's.
+    """
     found = []
     with contextlib.suppress(OSError):
         for entry in _directory().iterdir():
             if entry.name.startswith("."):
                 continue
             run = Path(entry.read_text())
-            if (run / "manifest.json").is_file():
+            own = run.is_dir() and run.stat().st_uid == os.getuid()
+            if own and (run / "manifest.json").is_file():
                 found.append((entry.stat().st_mtime, run))
     return [run for _, run in sorted(found, reverse=True)]
 

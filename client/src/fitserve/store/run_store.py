@@ -24,8 +24,17 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from fitserve.collection import no_collection
-from fitserve.contract import QUICK, HypothesisResult, ToysRequest, compress, decompress
+from fitserve.contract import (
+    QUICK,
+    HypothesisResult,
+    ToysRequest,
+    compress,
+    decompress,
+    excess,
+    memory_there,
+)
 from fitserve.errors import ContractError, StoreError
+from fitserve.files import read_regular
 from fitserve.store.atomic import unwritable, write_atomic
 from fitserve.store.journal import Journal, read_journal
 from fitserve.store.lock import RunLock
@@ -117,9 +126,8 @@ class SavedRun:
         path = self.path / "inputs.json.zst"
         try:
             with no_collection():
-                packed = path.read_bytes()
-                return msgspec.json.decode(decompress(packed, _INPUT_LIMIT), type=Inputs)
-        except (OSError, msgspec.MsgspecError, ContractError) as error:
+                return _decoded_inputs(path)
+        except (OSError, RecursionError, msgspec.MsgspecError, ContractError) as error:
             raise StoreError(
                 f"the inputs of run {self.path} cannot be read",
                 evidence=str(error),
@@ -398,9 +406,18 @@ def _ours(name: str) -> bool:
     return name.startswith((".", "lock", "inputs.json", "results", "events", "toys", _CANCEL))
 
 
+def _decoded_inputs(path: Path) -> Inputs:
+    raw = decompress(read_regular(path), min(_INPUT_LIMIT, memory_there() // 2))
+    if too_much := excess(raw):
+        raise ContractError("they are too large to be decoded", evidence=too_much)
+    return msgspec.json.decode(raw, type=Inputs)
+
+
 def _read_manifest(path: Path) -> Manifest:
     try:
-        raw = (path / "manifest.json").read_bytes()
+        raw = read_regular(path / "manifest.json")
+        if too_much := excess(raw):
+            raise StoreError(f"the manifest of run {path} is too large", evidence=too_much)
     except OSError as error:
         raise StoreError(
             f"{path} is not a run directory",

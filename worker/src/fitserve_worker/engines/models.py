@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jsonpatch
 import msgspec
 import pyhf
 from cachetools import LRUCache
 
-from fitserve.contract import FitRequest, digest, widened
+from fitserve.contract import FitRequest, apply_patch, digest, widened
 from fitserve_worker.engines.refusals import unbuilt
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
 
     Raises
     ------
-    jsonpatch.JsonPatchException, jsonpatch.JsonPointerException
-        The patch does not apply.
+    PatchError
+        The patch does not apply, or makes too much of the workspace.
     pyhf.exceptions.InvalidModel, InvalidMeasurement, InvalidNameReuse ..., UnfitError
         The patched workspace is no model.
     """
@@ -53,7 +52,8 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
         return cached[0]
     # The patch may touch any part of the workspace, so the whole of it is patched, not
     # only the channels that pyhf's `Workspace.model(patches=...)` would see.
-    patched = jsonpatch.JsonPatch(patch).apply(work.workspace)
+    copy = msgspec.json.decode(msgspec.json.encode(work.workspace))
+    patched = apply_patch(copy, patch)
     if options.mu_max is not msgspec.UNSET:
         patched["measurements"] = [widened(one, options) for one in patched["measurements"]]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import refusal
+from fitserve.contract import PatchError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ def in_words(error: Exception) -> str:
     module = type(error).__module__
     if isinstance(error, UnfitError) or module == "pyhf.exceptions":
         return str(error)
-    if module in ("jsonpatch", "jsonpointer"):
+    if isinstance(error, PatchError):
         return f"the patch does not apply: {error}"
     if isinstance(error, MemoryError):
         return "the fit broke off: the worker has not enough memory for it"

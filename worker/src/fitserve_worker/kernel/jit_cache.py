@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from fitserve_worker.trust import trusted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -81,27 +83,30 @@ class JitCache:
     ----------
     private
         The directory for JAX, removed when the process ends; where it is killed, as workers
-        usually are, by the next process of its user.
+        usually are, by the next process of its user. None where others could replace it.
     """
 
     def __init__(self, shared: Path | None) -> None:
         _remove_left()
         own = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._alive = _lock(own)
-        self.private = own / "programs"
-        self.private.mkdir()
         # Unlike atexit's, these are also called at the end of multiprocessing's children.
         Finalize(None, shutil.rmtree, (own, True), exitpriority=0)
         self._begun: set[str] = set()
-        self._shared = shared / machine_key() if shared else None
-        if self._shared is None:
+        self._shared: Path | None = None
+        place = trusted(own)
+        self.private = place / "programs" if place else None
+        if self.private is None:
             return
+        self.private.mkdir()
+        if shared is None:
+            return
+        shared /= machine_key()
         with contextlib.suppress(OSError):
-            self._shared.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not _is_trusted(self._shared):
-            self._shared = None
-            return
-        self._link(self._shared)
+            shared.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._shared = trusted(shared)
+        if self._shared is not None:
+            self._link(self._shared, self.private)
 
     @contextlib.contextmanager
     def first_use(self, program: str) -> Iterator[None]:
@@ -115,27 +120,29 @@ class JitCache:
         program
             Any name for what is compiled in this context the first time.
         """
-        if self._shared is None or program in self._begun:
+        shared, private = self._shared, self.private
+        if shared is None or private is None or program in self._begun:
             yield
             return
         self._begun.add(program)
-        turn = self._shared / f".{hashlib.sha256(program.encode()).hexdigest()[:16]}.turn"
+        turn = shared / f".{hashlib.sha256(program.encode()).hexdigest()[:16]}.turn"
         with contextlib.ExitStack() as stack:
             # Without a turn, where there can be none or it takes too long, all is as good.
             with contextlib.suppress(OSError, NotImplementedError, Timeout):
                 stack.enter_context(FileLock(turn, timeout=_PATIENCE, mode=0o600))
-            self._link(self._shared)
+            self._link(shared, private)
             yield
             self.publish()
 
-    def _link(self, shared: Path) -> None:
+    @staticmethod
+    def _link(shared: Path, private: Path) -> None:
         with contextlib.suppress(OSError):
             for entry in shared.iterdir():
-                mine = self.private / entry.name
+                mine = private / entry.name
                 if entry.name.startswith(".") or os.path.lexists(mine):
                     continue
-                target = entry.resolve()
-                if _is_trusted(target):
+                target = trusted(entry)
+                if target is not None:
                     mine.symlink_to(target)
 
     def publish(self) -> int:
@@ -146,7 +153,7 @@ class JitCache:
         int
             How many there were. None are moved where the directory cannot be written to.
         """
-        if self._shared is None:
+        if self._shared is None or self.private is None:
             return 0
         count = 0
         with os.scandir(self.private) as entries:
@@ -181,27 +188,18 @@ def _lock(directory: Path) -> int:
 
 
 def _remove_left() -> None:
-    """Remove the private directories of processes of ours that were killed."""
-    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
-        with contextlib.suppress(OSError), lock.open("rb") as file:
-            if os.fstat(file.fileno()).st_uid != os.getuid():
-                continue
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
+    """Remove the private directories of processes of ours that were killed.
 
-
-def _is_trusted(path: Path) -> bool:
-    """Tell whether programs in a directory, or one of them, may be run.
-
-    That is so where nobody but us and root can have written to it. What a group may write to is
-    anybody's in it, and is not used either.
+    Anybody may put something of that name into a directory for temporary files.
     """
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    ours = status.st_uid in (0, os.getuid())
-    if not ours or status.st_mode & (stat.S_IWOTH | stat.S_IWGRP):
-        _LOG.warning("%s is not used: others may write to it", path)
-        return False
-    return True
+    for own in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = own.lstat()
+            if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+                continue
+            lock = os.open(own / _LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(own, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -12,11 +12,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jsonpatch
-import jsonpointer
 import msgspec
 
-from fitserve.contract import widened
+from fitserve.contract import PatchError, apply_patch, widened
 from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.members import Reader
 
@@ -127,16 +125,10 @@ def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
     if added is not None:
         return _with_samples(background, added)
     try:
-        # A copy that shares nothing: jsonpatch changes values deep inside.
+        # A copy that shares nothing: values deep inside are changed.
         copy = msgspec.json.decode(msgspec.json.encode(background.workspace))
-        patched = jsonpatch.JsonPatch(patch).apply(copy, in_place=True)
-    except (
-        jsonpatch.JsonPatchException,
-        jsonpointer.JsonPointerException,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+        patched = apply_patch(copy, patch)
+    except PatchError as error:
         raise UnsupportedModelError(f"the patch does not apply: {error}") from error
     return _compare(background, _take_apart(patched, background.options))
 
@@ -158,7 +150,7 @@ def sample_names(workspace: dict[str, Any], patch: list[dict[str, Any]]) -> dict
         for channel in workspace["channels"]
     ]
     copy = {"channels": channels} if adds else msgspec.json.decode(msgspec.json.encode(workspace))
-    patched = jsonpatch.JsonPatch(patch).apply(copy, in_place=True)
+    patched = apply_patch(copy, patch)
     return {
         channel["name"]: [sample["name"] for sample in channel["samples"]]
         for channel in patched["channels"]

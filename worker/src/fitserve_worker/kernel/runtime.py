@@ -123,7 +123,8 @@ def _set_up() -> Runtime:
 
     cache = JitCache(default_location())
     jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]  # noqa: FBT003
-    jax.config.update("jax_compilation_cache_dir", str(cache.private))  # type: ignore[no-untyped-call]
+    if cache.private is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.private))  # type: ignore[no-untyped-call]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
     # XLA's own caches would put this process' private directory into the key of every program.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # type: ignore[no-untyped-call]

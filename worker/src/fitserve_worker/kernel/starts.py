@@ -40,9 +40,10 @@ _RIVAL = 12.5
 # The lowest minimum may not be the lowest if no more than this many of enough starts led there.
 _ENOUGH = 12
 _RARE = 1
-# Random starts where something is unusual, how many of them small models have in any case, and
-# how far they scatter, in standard deviations.
+# Random starts where something is unusual, in models that are not small and in those that are,
+# how many of them small models have in any case, and how far they scatter, in standard deviations.
 _STARTS = 24
+_MANY = 96
 _ALWAYS = 8
 _SCATTER = (1.0, 2.0, 4.0)
 _SEED = 20210317
@@ -156,7 +157,7 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
     if loaded.small:
         every = np.arange(len(initial))
-        usual += [(every, starts) for starts in search.scattered(every)[:_ALWAYS]]
+        usual += [(every, starts) for starts in search.scattered(every, _ALWAYS)]
     search.look(usual, flips=search.flips())
     unusual = search.unusual()
     search.flip()
@@ -165,7 +166,8 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
     unusual = np.unique(asked.hypothesis[unusual])
     if unusual.size:
         rows = np.flatnonzero(np.isin(asked.hypothesis, unusual))
-        search.look((rows, starts) for starts in search.scattered(rows))
+        count = _MANY if loaded.small else _STARTS
+        search.look((rows, starts) for starts in search.scattered(rows, count))
         search.look((rows, starts) for starts in search.others(rows))
         search.flip()
         # What one fit found may be a start for another one of the same hypothesis.
@@ -254,7 +256,7 @@ class _Search:
                     starts[-1][column] = np.clip(other, -reach, reach)[column]
         return np.array(rows, dtype=int), np.array(starts).reshape(-1, right.shape[1])
 
-    def scattered(self, rows: IntArray) -> list[FloatArray]:
+    def scattered(self, rows: IntArray, count: int) -> list[FloatArray]:
         """Return random starts, always the same."""
         generator = np.random.default_rng(_SEED)
         columns = self._loaded.chunk.columns
@@ -267,7 +269,7 @@ class _Search:
         )
         centre, width = self._centre[rows], self._width[rows]
         made = []
-        for index in range(_STARTS):
+        for index in range(count):
             scatter = _SCATTER[index % len(_SCATTER)]
             normal = generator.standard_normal(centre.shape[1])
             x = np.where(
