@@ -47,7 +47,7 @@ class Answer(msgspec.Struct, frozen=True):
         """Return the greatest difference of a CLs from what is right; infinite without one."""
         pairs = zip(self.CLs, [right.CLs_obs, *right.CLs_exp], strict=True)
         each = [np.inf if found is None else abs(found - value) for found, value in pairs]
-        return float(np.nan_to_num(max(each, default=np.inf), nan=np.inf))
+        return float(np.nan_to_num(max(each), nan=np.inf, posinf=np.inf))
 
     def above(self, right: Right) -> float:
         """Return how far the free fit's -2 log L lies above the lowest minimum."""
