@@ -30,9 +30,9 @@ def _wrong(models: list[Stored]) -> list[str]:
 
 def test_a_wrong_answer_is_judged_wrong() -> None:
     right = STORED[FEW[0]].right
-    cls = [right.CLs_obs, *right.CLs_exp]
+    cls = (right.CLs_obs, *right.CLs_exp)
     assert judged(Answer("ok", None, cls, right.twice_nll), right) == "right"
-    assert judged(Answer("ok", None, [cls[0] + 0.002, *cls[1:]], right.twice_nll), right) == "wrong"
+    assert judged(Answer("ok", None, (cls[0] + 0.002, *cls[1:]), right.twice_nll), right) == "wrong"
     assert judged(Answer("ok", None, cls, right.twice_nll + 0.002), right) == "wrong"
     assert judged(Answer("failed"), right) == "none"
 

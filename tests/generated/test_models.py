@@ -76,7 +76,7 @@ def test_the_command_prints_a_table_and_keeps_right_values(
     told = capsys.readouterr()
     rows = [text.splitlines()[-1].strip("| ").split(" | ") for text in (first, told.out)]
     silent = [str(int(spread == SPREADS[other.number % 4])) for spread in SPREADS]
-    assert rows[0][:9] == ["plain", *["0"] * 8]
-    assert rows[1][:9] == ["plain", "1", "0", "0", "1", *silent]
+    assert rows[0] == ["plain", "2", *["0"] * 10]
+    assert rows[1] == ["plain", "2", "1", "0", "0", "1", *silent, "0", "0"]
     assert "plain 10: wrong, ok, CLs off by 0.1" in told.err
     assert len(read(path)) == 2

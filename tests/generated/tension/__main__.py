@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 _HEADER = [
     "answered by",
+    "models",
     "wrong",
     "of these suspect",
     "no number",
@@ -25,7 +25,6 @@ _HEADER = [
     *(f"s = {spread:g}" for spread in SPREADS),
     "right but suspect",
     "ambiguous",
-    "seconds per model",
 ]
 # A minimum so far below the reference's is one that it has missed.
 _LOWER = 1e-4
@@ -82,7 +81,6 @@ def _judge(by: By, models: list[Stored]) -> list[str]:
     answer = answerer(by)
     count: Counter[str] = Counter()
     silent: Counter[float] = Counter()
-    begin = time.perf_counter()
     for one in models:
         found = answer(one.model)
         verdict = judged(found, one.right)
@@ -96,11 +94,10 @@ def _judge(by: By, models: list[Stored]) -> list[str]:
         if verdict != "right" or not good:
             how = f"CLs off by {found.off(one.right):.2g}, -2 log L by {found.above(one.right):.2g}"
             _say(f"{by} {one.number}: {verdict}, {found.status}, {how} {found.reason or ''}")
-    seconds = (time.perf_counter() - begin) / len(models)
-    cells = [count["wrong"], count["wrong, doubted"], count["none"], silent.total()]
+    cells = [len(models), count["wrong"], count["wrong, doubted"], count["none"], silent.total()]
     cells += [silent[spread] for spread in SPREADS]
     cells += [count["right, doubted"], count["ambiguous"]]
-    return [*map(str, cells), f"{seconds:.2f}"]
+    return [str(cell) for cell in cells]
 
 
 def _row(cells: list[str]) -> str:

@@ -40,14 +40,14 @@ class Answer(msgspec.Struct, frozen=True):
 
     status: Status
     reason: str | None = None
-    CLs: list[float | None] = []
+    CLs: tuple[float | None, ...] = (None,) * 6
     twice_nll: float | None = None
 
     def off(self, right: Right) -> float:
         """Return the greatest difference of a CLs from what is right; infinite without one."""
         pairs = zip(self.CLs, [right.CLs_obs, *right.CLs_exp], strict=True)
         each = [np.inf if found is None else abs(found - value) for found, value in pairs]
-        return float(np.nan_to_num(max(each, default=np.inf), nan=np.inf))
+        return float(np.nan_to_num(max(each), nan=np.inf, posinf=np.inf))
 
     def above(self, right: Right) -> float:
         """Return how far the free fit's -2 log L lies above the lowest minimum."""
@@ -74,7 +74,7 @@ def _fitserve(engine: Any) -> Callable[[Model], Answer]:
         hypothesis = Hypothesis(name="h", values=(1.0,), patch=model.patch)
         named = digest(model.workspace), model.workspace
         [found] = perform(Work(*named, [hypothesis], request, request_digest(request)))
-        cls = [found.CLs_obs, *found.CLs_exp]
+        cls = (found.CLs_obs, *found.CLs_exp)
         return Answer(found.status, found.reason, cls, found.twice_nll)
 
     return answer
@@ -93,7 +93,7 @@ def _plain(model: Model) -> Answer:
             _, twice_nll = pyhf.infer.mle.fit(data, built, return_fitted_val=True)
     except pyhf.exceptions.FailedMinimization as error:
         return Answer("failed", str(error).splitlines()[0])
-    return Answer("ok", None, [float(one) for one in (observed, *expected)], float(twice_nll))
+    return Answer("ok", None, tuple(map(float, (observed, *expected))), float(twice_nll))
 
 
 def answerer(by: By) -> Callable[[Model], Answer]:
