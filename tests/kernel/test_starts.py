@@ -10,6 +10,7 @@ import pytest
 
 from fitserve.contract import (
     EngineOptions,
+    FitRequest,
     HypotestRequest,
     Hypothesis,
     LimitRequest,
@@ -227,3 +228,20 @@ def test_cls_do_not_depend_on_how_hypotheses_are_cut_into_tasks(everything: Any)
         for name, (engine, cls) in whole.items():
             assert again[name][0] == engine == "kernel"
             assert again[name][1] == pytest.approx(cls, abs=1e-7)
+
+
+@pytest.mark.parametrize("engine", ["kernel", "pyhf"])
+def test_parameters_that_the_data_cannot_tell_apart_have_no_uncertainty_to_trust(
+    engine: str,
+) -> None:
+    workspace = _workspace()
+    background = workspace["channels"][0]["samples"][0]
+    background["modifiers"] = [_normfactor("norm")]
+    found = _answered(workspace, FitRequest(engine=EngineOptions(engine=engine)))
+    assert found.status == "suspect"
+    assert "the data do not tell mu, norm apart" in found.reason
+    # A control region tells them apart.
+    region = {"name": "CR", "samples": [{**background, "data": [1000.0]}]}
+    workspace["channels"].append(region)
+    workspace["observations"].append({"name": "CR", "data": [1010.0]})
+    assert _answered(workspace, FitRequest(engine=EngineOptions(engine=engine))).status == "ok"

@@ -10,7 +10,7 @@ from fitserve.contract import FitAnswer, FitRequest, RankingRequest
 from fitserve_worker.engines.kernel_pieces import of_kind
 from fitserve_worker.engines.kernel_solution import Fitted, settled
 from fitserve_worker.engines.kernel_yields import channel_yields
-from fitserve_worker.engines.solution import correlations, parameters, ranked
+from fitserve_worker.engines.solution import correlations, degenerate, parameters, ranked
 from fitserve_worker.kernel.covariance import hold
 from fitserve_worker.kernel.intervals import profile_ends
 from fitserve_worker.kernel.retries import persistent
@@ -42,6 +42,7 @@ def answer_fit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
         answer = None
         if one.best.covariance is not None:
             found = one.solution()
+            problems += degenerate(found)
             if request.intervals:
                 found = found._replace(intervals=_intervals(one, found, problems))
             answer = FitAnswer(
@@ -75,7 +76,9 @@ def answer_ranking(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | Non
             ) -> list[float | None]:
                 return _shifts(one, which, values)
 
-            ranking, broken = ranked(one.solution(), poi, shifts)
+            found = one.solution()
+            problems += degenerate(found)
+            ranking, broken = ranked(found, poi, shifts)
             if broken:
                 problems.insert(0, f"no valid fit with {', '.join(broken)} held")
         answers.append({**one.fields(problems), "ranking": ranking})

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits
-from fitserve_worker.engines.solution import Solution
-from fitserve_worker.kernel.covariance import Places, settle
+from fitserve_worker.engines.solution import Solution, listed
+from fitserve_worker.kernel.covariance import Places, covariance, settle
 from fitserve_worker.kernel.doubts import doubts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
+    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.covariance import Best
     from fitserve_worker.kernel.fits import Bounds, Fits
     from fitserve_worker.kernel.named import Parameters
@@ -106,6 +106,9 @@ _ENDS = ("lower", "upper")
 # A second minimum within this of -log L has values within one standard deviation that are not
 # those of the fit.
 _CLOSE = 0.5
+# Slopes, in units of standard deviations, and parts of a second derivative that are none.
+_LEVEL = 1e-5
+_FLAT = 1e-7
 
 
 def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: Minima) -> Fitted:
@@ -130,7 +133,36 @@ def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: Minima) 
     if best.covariance is None:
         problems.append("the covariance is not accurate: the Hessian is not positive definite")
     parameters = piece.batch.parameters(piece.members[index])
+    flat = _flat_at_bounds(best)
+    if flat.any():
+        none = np.zeros(piece.batch.shape.bins, dtype=bool)
+        names = piece.batch.names_at(piece.members[index], flat, none)
+        problems.append(
+            f"the data do not determine {listed(names)}: -2 log L is flat off the bound too"
+        )
     return Fitted(piece, index, parameters, _places(piece, parameters), best, problems)
+
+
+def _flat_at_bounds(best: Best) -> BoolArray:
+    """Tell which columns at a bound could leave it at no cost, if others followed.
+
+    What is left of the second derivative where all others are at their best, in units of the
+    second derivative, is 1 - R^2 with R the global correlation.
+    """
+    seconds, bounds = best.seconds, best.bounds
+    stiff = np.diag(seconds.columns)
+    small = np.abs(seconds.gradient) < _LEVEL * np.sqrt(np.maximum(stiff, 0.0))
+    level: BoolArray = best.at_column & small
+    if not level.any():
+        return level
+    moving = (bounds.lower[0] < bounds.upper[0]) & (level | ~best.at_column)
+    known = covariance(seconds, moving, ~best.at_bin & (seconds.local > 0))
+    if known is None:
+        return level
+    with np.errstate(divide="ignore"):
+        left = 1 / (np.diag(known.columns) * stiff)
+    flat: BoolArray = level & (left < _FLAT)
+    return flat
 
 
 def _places(piece: Piece, parameters: Parameters) -> Places:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve.contract import FitAnswer, RankingAnswer
 from fitserve_worker.engines.minuit import hold
-from fitserve_worker.engines.solution import Solution, correlations, parameters, ranked
+from fitserve_worker.engines.solution import Solution, correlations, degenerate, parameters, ranked
 from fitserve_worker.engines.yields import channel_yields
 
 if TYPE_CHECKING:
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["fit_answer", "ranking_answer"]
 
 
-def fit_answer(built: BuiltModel, found: BestFit) -> FitAnswer:
-    """Return parameters, correlations and yields of a fit."""
+def fit_answer(built: BuiltModel, found: BestFit) -> tuple[FitAnswer, list[str]]:
+    """Return parameters, correlations and yields of a fit, and what speaks against them."""
     config = built.model.config
     solution = _solution(built, found)
     widths = np.where(found.objective.fixed, 0.0, solution.widths)
-    return FitAnswer(
+    answer = FitAnswer(
         poi=None if config.poi_index is None else config.par_names[config.poi_index],
         parameters=parameters(solution),
         correlations=correlations(solution),
         channels=channel_yields(built, found, solution.centres, widths),
     )
+    return answer, degenerate(solution)
 
 
 def ranking_answer(built: BuiltModel, found: BestFit) -> tuple[RankingAnswer, list[str]]:
@@ -41,7 +42,7 @@ def ranking_answer(built: BuiltModel, found: BestFit) -> tuple[RankingAnswer, li
     ranking
         The impacts, the largest after the fit first.
     problems
-        Names of the parameters for which a fit did not converge.
+        What speaks against it.
     """
     poi = built.model.config.poi_index
 
@@ -52,7 +53,10 @@ def ranking_answer(built: BuiltModel, found: BestFit) -> tuple[RankingAnswer, li
             made.append(float(values[poi] - found.values[poi]) if valid else None)
         return made
 
-    return ranked(_solution(built, found), poi, shifts)
+    solution = _solution(built, found)
+    ranking, broken = ranked(solution, poi, shifts)
+    failed = [f"no valid fit with {', '.join(broken)} held"] if broken else []
+    return ranking, failed + degenerate(solution)
 
 
 def _solution(built: BuiltModel, found: BestFit) -> Solution:

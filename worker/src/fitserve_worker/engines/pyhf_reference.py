@@ -33,7 +33,7 @@ from fitserve_worker.engines.pyhf_toys import ToyFits, toys_answer
 from fitserve_worker.engines.refusals import below_zero, check_model, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fitserve.contract import EngineOptions, Hypothesis
     from fitserve_worker.engines.base import Work
@@ -111,8 +111,10 @@ class PyhfEngine:
                     built, rung, start, held=held, intervals=request.intervals
                 ),
             )
-            fields = self._of_fit(built, climb)
-            return {**fields, "fit": fit_answer(built, climb.best) if climb.best else None}
+            if climb.best is None:
+                return self._of_fit(built, climb)
+            found, doubts = fit_answer(built, climb.best)
+            return {**self._of_fit(built, climb, doubts), "fit": found}
 
         yield from self._each(work, answer)
 
@@ -124,14 +126,10 @@ class PyhfEngine:
             climb = self._ladder.climb(
                 built, seed, lambda rung, start: best_fit(built, rung, start)
             )
-            fields = self._of_fit(built, climb)
             if climb.best is None:
-                return fields
-            ranking, broken = ranking_answer(built, climb.best)
-            if broken:
-                doubts = [f"no valid fit with {', '.join(broken)} held", *climb.best.problems]
-                fields |= {"status": "suspect", "reason": "; ".join(doubts)}
-            return {**fields, "ranking": ranking}
+                return self._of_fit(built, climb)
+            ranking, doubts = ranking_answer(built, climb.best)
+            return {**self._of_fit(built, climb, doubts), "ranking": ranking}
 
         yield from self._each(work, answer)
 
@@ -152,13 +150,16 @@ class PyhfEngine:
 
             yield from self._each(work._replace(hypotheses=[hypothesis]), answer)
 
-    def _of_fit(self, built: BuiltModel, climb: Climb[BestFit]) -> dict[str, Any]:
+    def _of_fit(
+        self, built: BuiltModel, climb: Climb[BestFit], doubts: Sequence[str] = ()
+    ) -> dict[str, Any]:
         poi, best = built.model.config.poi_index, climb.best
         # Whichever optimizer comes first, Minuit has the last word and gives the Hessian.
         engine = self._name if self._name.endswith("minuit") else f"{self._name}+minuit"
+        told = [*doubts, *([climb.reason] if climb.reason else [])]
         return {
-            "status": climb.status,
-            "reason": climb.reason,
+            "status": "suspect" if doubts else climb.status,
+            "reason": "; ".join(told) or None,
             "CLs_obs": None,
             "CLs_exp": [None] * 5,
             "points": [],

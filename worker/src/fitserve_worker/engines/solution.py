@@ -27,6 +27,7 @@ __all__ = [
     "Channel",
     "Solution",
     "correlations",
+    "degenerate",
     "listed",
     "parameters",
     "ranked",
@@ -37,6 +38,12 @@ __all__ = [
 _NAMED = 10
 # Correlations are told to this many decimals: more are not known, and they are many.
 _DECIMALS = 5
+# Parameters are degenerate where the smallest eigenvalue of their correlations is below this, or
+# where a correlation is as good as one and an uncertainty larger than the parameter's range.
+# What has at least this part in the direction is named.
+_FLAT = 1e-7
+_ALIKE = 0.999
+_PART = 0.2
 
 
 class Solution(NamedTuple):
@@ -121,6 +128,31 @@ def correlations(found: Solution) -> Correlations:
     matrix = found.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
     rounded = np.round(matrix, _DECIMALS).tolist()
     return Correlations(names=names, lower=[row[:count] for count, row in enumerate(rounded)])
+
+
+def degenerate(found: Solution) -> list[str]:
+    """Return what speaks against uncertainties: parameters that the data cannot tell apart.
+
+    Along some direction -2 log L is then flat. An exact Hessian has but rounding there, one of
+    finite differences at least an uncertainty beyond the parameter's range.
+    """
+    free, sigmas = found.free, found.uncertainties
+    if not free.size or not (sigmas[free] > 0).all():
+        return []
+    matrix = found.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
+    sizes, directions = np.linalg.eigh(matrix)
+    low, high = found.bounds[free].T
+    beyond = sigmas[free] > high - low
+    alike = np.abs(matrix - np.eye(len(free))) > _ALIKE
+    if sizes[0] < _FLAT:
+        part = np.abs(directions[:, 0])
+        chosen = part > _PART * part.max()
+    else:
+        chosen = (beyond & alike.any(axis=1)) | (alike & beyond).any(axis=1)
+    if not chosen.any():
+        return []
+    names = listed(found.names[index] for index in free[chosen])
+    return [f"the data do not tell {names} apart: their uncertainties are not determined"]
 
 
 def ranked(
