@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve import api, recorded
+from fitserve.backends.base import Limits
 from fitserve.cli import cli
 from fitserve.contract import HypotestRequest
 from fitserve.endpoints import SiteCard, add_profile
@@ -49,7 +50,9 @@ def begun(tmp_path: Path, pallet_directory: Path) -> Callable[..., Path]:
 
     def make(endpoint: str, **options: str) -> Path:
         pallet = load_pallet(pallet_directory)
-        manifest, inputs = prepare(pallet, HypotestRequest(), (), endpoint, options)
+        manifest, inputs = prepare(
+            pallet, HypotestRequest(), (), endpoint, options, limits=Limits(10**6, 10, 1)
+        )
         RunStore.create(tmp_path / "run", manifest, inputs).close()
         return tmp_path / "run"
 

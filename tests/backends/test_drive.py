@@ -11,7 +11,14 @@ import pytest
 import fitserve_worker
 from fitserve import api
 from fitserve.backends import BackendStatus, Limits, Outcome
-from fitserve.contract import ContractError, decode_result, decode_task, encode_result
+from fitserve.contract import (
+    ContractError,
+    EngineOptions,
+    HypotestRequest,
+    decode_result,
+    decode_task,
+    encode_result,
+)
 from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
 from fitserve.plan import Bounds
 from fitserve.store import read_run
@@ -225,7 +232,8 @@ def test_failed_fits_are_results_and_are_retried_only_when_asked_to(
 
     with monkeypatch.context() as patched:
         patched.setattr(pyhf_reference, "evaluate", breaks)
-        run = fit(FakeBackend())
+        engine = EngineOptions(engine="pyhf")
+        run = fit(FakeBackend(), request=HypotestRequest(engine=engine))
     assert {found.status for found in run.results.values()} == {"failed"}
     with pytest.raises(IncompleteRunError, match="no valid result") as caught:
         require_complete(read_run(run.path))

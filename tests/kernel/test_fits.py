@@ -50,7 +50,7 @@ def _ours(
     assert not compilation.unsupported
     found = {}
     for batch in compilation.batches:
-        loaded = load(batch, range(len(batch.members)), setting or runtime())
+        loaded = load(batch, range(len(batch.members)), setting or runtime(), test_stat)
         tests = hypotest(loaded, mus, test_stat)
         for at, member in enumerate(batch.members):
             parameters = batch.parameters(at)
@@ -77,12 +77,18 @@ class Theirs(NamedTuple):
 
 def _theirs(model: Any, data: list[float], mu: float, test_stat: str, optimizer: Any) -> Theirs:
     pyhf.set_backend("numpy", optimizer)
+    # Its lower bound decides which statistic pyhf computes, whatever it is asked for.
+    bounds = model.config.suggested_bounds()
+    low, high = bounds[model.config.poi_index]
+    floor = max(low, 0.0) if test_stat == "qtilde" else min(low, -high)
+    bounds[model.config.poi_index] = (floor, high)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         observed, expected, calculator = pyhf.infer.hypotest(
             mu,
             data,
             model,
+            par_bounds=bounds,
             test_stat=test_stat,
             return_expected_set=True,
             return_calculator=True,
@@ -260,7 +266,8 @@ def _from_minima(model: Any, data: list[float], mine: Ours) -> np.ndarray:
 
     q = 0.0
     if mine.muhat <= 1.0:
-        q = max(minimum(fixed, data, mu=1.0) - minimum(free, data), 0.0)
+        best = minimum(free, data) if mine.muhat >= 0 else minimum(null, data, mu=0.0)
+        q = max(minimum(fixed, data, mu=1.0) - best, 0.0)
     q_asimov = max(minimum(asimov_fixed, asimov, mu=1.0) - minimum(null, asimov), 0.0)
     root, root_asimov = np.sqrt(q), np.sqrt(q_asimov)
     statistic = root - root_asimov if root <= root_asimov else (q - q_asimov) / (2 * root_asimov)
@@ -351,7 +358,8 @@ def test_many_hypotheses_are_fitted_in_pieces(everything: Case) -> None:
     np.testing.assert_array_equal(alone.CLs_obs, threads.CLs_obs)
     for parity in range(2):
         one = alone.CLs_obs[parity::2, 0]
-        assert np.ptp(one) == 0
+        # The first one's fits start elsewhere, so that the last bits are others.
+        assert np.ptp(one) < 1e-9
 
 
 def _generated(data: st.DataObject, models: Callable, codes: Any, pyhf_model: Callable) -> None:

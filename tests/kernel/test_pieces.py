@@ -126,6 +126,10 @@ def _curvature(hessian: Any) -> Curvature:
     )
 
 
+def _slopes(_: Any) -> Any:
+    return jnp.zeros((2, 1))
+
+
 def test_bounds_are_kept_and_found_by_the_projected_method() -> None:
     """Against all 3^4 combinations of active bounds."""
     generator = np.random.default_rng(5)
@@ -135,7 +139,7 @@ def test_bounds_are_kept_and_found_by_the_projected_method() -> None:
         centre = generator.normal(size=4) * 2
         low, high = -np.ones(4), np.array([1.0, 0.5, 2.0, 1.0])
         function, bend = _quadratic(matrix, centre)
-        found = minimise(Problem(function, bend, low, high, None), jnp.zeros(4), 1, 1)
+        found = minimise(Problem(function, bend, _slopes, low, high, None), jnp.zeros(4), 1, 1)
         assert bool(found.converged)
         best = np.inf
         for fixed in itertools.product((None, "low", "high"), repeat=4):
@@ -167,6 +171,7 @@ def test_a_minimum_at_a_kink_is_found() -> None:
         problem = Problem(
             function,
             lambda _: _curvature(jnp.eye(1)),
+            _slopes,
             -5 * jnp.ones(1),
             5 * jnp.ones(1),
             jnp.ones(1, dtype=bool),
@@ -188,6 +193,7 @@ def test_a_region_of_negative_curvature_is_left() -> None:
     problem = Problem(
         function,
         lambda x: _curvature(jnp.diag(3 * x**2 - 1)),
+        _slopes,
         -5 * jnp.ones(1),
         5 * jnp.ones(1),
         None,

@@ -213,7 +213,7 @@ def test_a_parameter_at_its_bound_says_so_and_has_one_end(
 
 
 def test_backends_and_interpolations(ask: Ask, fitted: HypothesisResult) -> None:
-    engine = EngineOptions(backend="jax", optimizer="minuit")
+    engine = EngineOptions(engine="pyhf", backend="jax", optimizer="minuit")
     exact = ask(FitRequest(engine=engine))
     assert exact.engine == "pyhf/jax/minuit"
     for one, other in zip(exact.fit.parameters, fitted.fit.parameters, strict=True):
@@ -230,7 +230,7 @@ def test_a_minimum_above_a_known_one_is_doubted(ask: Ask, monkeypatch: pytest.Mo
 
     real = minuit._by_scipy
     monkeypatch.setattr(minuit, "_by_scipy", below)
-    found = ask(FitRequest())
+    found = ask(FitRequest(engine=EngineOptions(engine="pyhf")))
     # Minuit alone, the last rung, does not meet the false minimum.
     assert [bool(one.problems) for one in found.attempts] == [True, True, True, False]
     assert "above a known minimum" in found.attempts[0].problems[0]
@@ -247,7 +247,7 @@ def test_impacts_without_a_valid_fit_make_the_ranking_suspect(
         return values, valid and found.objective.names[index] != "norm"
 
     monkeypatch.setattr(pyhf_fit, "hold", breaks)
-    found = ask(RankingRequest())
+    found = ask(RankingRequest(engine=EngineOptions(engine="pyhf")))
     assert found.status == "suspect"
     assert found.reason == "no valid fit with norm held"
     last = found.ranking.impacts[-1]

@@ -246,12 +246,12 @@ def test_where_pyhf_disagrees_with_a_doubted_fit_both_are_told(
 
     def off(self: Fitted, problems: list[str]) -> dict[str, Any]:
         fields = real(self, [*problems, "the fit is odd"])
-        return {**fields, "twice_nll": fields["twice_nll"] - 1.0}
+        return {**fields, "twice_nll": fields["twice_nll"] + 1.0}
 
     monkeypatch.setattr(kernel_solution.Fitted, "fields", off)
     for ours, theirs in both(REQUESTS[3]):
         assert ours.status == "suspect"
-        told = f"the kernel finds -2 log L {theirs.twice_nll - 1:.5g}"
+        told = f"the kernel finds -2 log L {theirs.twice_nll + 1:.5g}"
         assert ours.reason.startswith(told[:-1])
         assert "the fit is odd" in ours.reason
 

@@ -122,6 +122,9 @@ def test_limits_beyond_the_bound_are_found_with_a_wider_one(
     assert near.limit.observed == pytest.approx(limited.limit.observed, rel=1e-4)
 
 
+PYHF = EngineOptions(engine="pyhf")
+
+
 def _made_up(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[float, Evaluation], Evaluation]
 ) -> None:
@@ -136,7 +139,7 @@ def _made_up(
 
 def test_another_level_is_another_crossing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     _made_up(monkeypatch, lambda _, found: found)
-    found = ask(LimitRequest(level=0.9))
+    found = ask(LimitRequest(level=0.9, engine=PYHF))
     assert (found.status, found.limit.level) == ("ok", 0.9)
     assert found.limit.observed == pytest.approx(0.4 * ndtri(0.95), rel=1e-4)
     assert found.points[0].twice_delta_nll == pytest.approx(1.0)
@@ -146,7 +149,7 @@ def test_limits_beside_doubtful_points_are_suspect(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _made_up(monkeypatch, lambda mu, one: one._replace(problems=["odd"] if mu > 1.2 else []))
-    found = ask(LimitRequest())
+    found = ask(LimitRequest(engine=PYHF))
     assert found.status == "suspect"
     assert found.reason.startswith("at mu = 1.4")
     assert "odd" in found.reason
@@ -157,13 +160,13 @@ def test_doubts_far_from_all_limits_do_not_matter(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _made_up(monkeypatch, lambda mu, one: one._replace(problems=["odd"] if mu == 1 else []))
-    found = ask(LimitRequest())
+    found = ask(LimitRequest(engine=PYHF))
     assert (found.status, found.points[0].status) == ("ok", "suspect")
 
 
 def test_limits_where_cls_rises_are_suspect(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     _made_up(monkeypatch, lambda mu, one: one._replace(CLs_obs=0.9) if mu == 1 else one)
-    found = ask(LimitRequest())
+    found = ask(LimitRequest(engine=PYHF))
     assert found.status == "suspect"
     assert "does not fall with mu" in found.reason
 
@@ -173,7 +176,7 @@ def test_limits_without_any_cls_have_failed(ask: Ask, monkeypatch: pytest.Monkey
         raise pyhf.exceptions.FailedMinimization(type("R", (), {"message": "no"})())
 
     monkeypatch.setattr(pyhf_reference, "evaluate", broken)
-    found = ask(LimitRequest())
+    found = ask(LimitRequest(engine=PYHF))
     assert (found.status, found.limit.observed) == ("failed", None)
     assert found.reason == "the optimizer reports that it failed"
 

@@ -39,6 +39,12 @@ def _run(task: Task) -> TaskResult:
     return decode_result(fitserve_worker.run(encode_task(task)))
 
 
+@pytest.fixture
+def by_pyhf(task: Task) -> Task:
+    """Return the task with pyhf as its engine."""
+    return _with(task, request=HypotestRequest(engine=EngineOptions(engine="pyhf")))
+
+
 def _with(task: Task, **changes: object) -> Task:
     return msgspec.structs.replace(task, **changes)
 
@@ -48,15 +54,21 @@ def _pyhf(workspace: dict, hypothesis: Hypothesis, mu: float, **kwargs: object) 
     whole = pyhf.Workspace(workspace)
     codes = {"normsys": {"interpcode": "code4"}, "histosys": {"interpcode": "code4p"}}
     model = whole.model(patches=[hypothesis.patch], modifier_settings=codes)
+    bounds = model.config.suggested_bounds()
+    if kwargs.get("test_stat") == "q":
+        # With its bound at zero pyhf would compare with the best fit above that.
+        bounds[model.config.poi_index] = (-10.0, 10.0)
     observed, expected = pyhf.infer.hypotest(
-        mu, whole.data(model), model, return_expected_set=True, **kwargs
+        mu, whole.data(model), model, return_expected_set=True, par_bounds=bounds, **kwargs
     )
     return [float(observed), *map(float, expected)]
 
 
 @pytest.mark.parametrize("test_stat", ["qtilde", "q"])
 def test_results_are_those_of_pyhf(task: Task, test_stat: str) -> None:
-    request = HypotestRequest(mu=(1.0, 0.5), test_stat=test_stat)
+    request = HypotestRequest(
+        mu=(1.0, 0.5), test_stat=test_stat, engine=EngineOptions(engine="pyhf")
+    )
     done = _run(_with(task, request=request))
     assert [found.name for found in done.results] == [one.name for one in task.hypotheses]
     for found, hypothesis in zip(done.results, task.hypotheses, strict=True):
@@ -76,9 +88,10 @@ def test_a_weak_signal_that_pyhf_gets_wrong_is_fitted_again_with_a_tighter_toler
     task: Task,
 ) -> None:
     """pyhf's usual SLSQP gives 0.9974 where a converged fit gives 0.9845, and at mu = 0.5 NaN."""
-    weak = _with(task, hypotheses=task.hypotheses[-1:], request=HypotestRequest(mu=(1.0, 0.5)))
+    request = HypotestRequest(mu=(1.0, 0.5), engine=EngineOptions(engine="pyhf"))
+    weak = _with(task, hypotheses=task.hypotheses[-1:], request=request)
     found = _run(weak).results[0]
-    options = EngineOptions(optimizer="minuit")
+    options = EngineOptions(engine="pyhf", optimizer="minuit")
     request = HypotestRequest(mu=(1.0, 0.5), engine=options)
     second = _run(_with(weak, request=request)).results[0]
     assert (found.status, second.status) == ("ok", "ok")
@@ -111,9 +124,9 @@ def test_the_interpolation_codes_are_part_of_the_request(task: Task) -> None:
     assert found["code1"].twice_nll != found["code4"].twice_nll
 
 
-def test_a_patch_that_does_not_apply_costs_only_its_own_hypothesis(task: Task) -> None:
+def test_a_patch_that_does_not_apply_costs_only_its_own_hypothesis(by_pyhf: Task) -> None:
     broken = Hypothesis(name="broken", values=(), patch=[{"op": "remove", "path": "/channels/7"}])
-    done = _run(_with(task, hypotheses=[task.hypotheses[0], broken, task.hypotheses[1]]))
+    done = _run(_with(by_pyhf, hypotheses=[by_pyhf.hypotheses[0], broken, by_pyhf.hypotheses[1]]))
     status = {found.name: found.status for found in done.results}
     assert status == {"S_100": "ok", "broken": "failed", "S_200": "ok"}
     told = done.results[1].reason
@@ -142,7 +155,7 @@ def test_patches_may_change_observations(task: Task) -> None:
 
 
 def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    by_pyhf: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = pyhf_reference.PyhfEngine.hypotest
 
@@ -151,7 +164,7 @@ def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
         raise MemoryError("no room")
 
     monkeypatch.setattr(pyhf_reference.PyhfEngine, "hypotest", breaks)
-    done = _run(task)
+    done = _run(by_pyhf)
     assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
     assert done.results[-1].reason == "the fit broke off: the worker has not enough memory for it"
 
@@ -176,13 +189,13 @@ def _answers(monkeypatch: pytest.MonkeyPatch, *answers: object) -> list[list[flo
 
 
 def test_the_ladder_ends_at_the_first_attempt_without_a_problem(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    by_pyhf: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = pyhf.exceptions.FailedMinimization(type("R", (), {"message": "no"})())
     starts = _answers(
         monkeypatch, failed, failed, _evaluation("odd", cls=0.4), _evaluation(cls=0.3)
     )
-    found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
+    found = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
     assert (found.status, found.CLs_obs) == ("ok", 0.3)
     assert [(a.engine, a.start, len(a.problems)) for a in found.attempts] == [
         ("scipy", "initial", 1),
@@ -194,7 +207,7 @@ def test_the_ladder_ends_at_the_first_attempt_without_a_problem(
 
 
 def test_numbers_with_a_problem_are_suspect_never_ok(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    by_pyhf: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _answers(
         monkeypatch,
@@ -203,17 +216,17 @@ def test_numbers_with_a_problem_are_suspect_never_ok(
         _evaluation("odd", twice_nll=10.0, cls=0.2),
         _evaluation("odd", "very odd", twice_nll=9.0, cls=0.3),
     )
-    found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
+    found = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
     assert (found.status, found.reason, found.CLs_obs) == ("suspect", "odd", 0.2)
 
 
 def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(
-    task: Task, monkeypatch: pytest.MonkeyPatch
+    by_pyhf: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan = float("nan")
     bad = Evaluation(nan, [nan] * 5, nan, nan, nan, ["a result is not a finite number"])
     _answers(monkeypatch, bad, bad, bad, bad)
-    found = _run(_with(task, hypotheses=task.hypotheses[:1])).results[0]
+    found = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
     assert (found.status, found.CLs_obs) == ("failed", None)
     assert found.reason == "a result is not a finite number"
 

@@ -17,6 +17,7 @@ from fitserve.contract import (
     HypotestRequest,
     Hypothesis,
     HypothesisResult,
+    ModelOptions,
     Task,
     decode_result,
     encode_task,
@@ -26,6 +27,7 @@ from fitserve_worker.engines import select
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.kernel import KernelEngine
 from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.kernel.compilation import compile_hypotheses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,12 +153,35 @@ def test_numbers_that_are_not_finite_are_never_plain_results(
         assert found.diagnostics["kernel doubt"] == "a result is not a finite number"
 
 
-def test_small_tasks_are_not_worth_compiling_for(task: Task, workspace: dict) -> None:
+def test_the_request_alone_decides_which_engine_answers(task: Task) -> None:
     small = _work(task)
-    assert isinstance(select(small), PyhfEngine)
+    assert isinstance(select(small), KernelEngine)
     assert isinstance(select(small._replace(hypotheses=task.hypotheses * 30)), KernelEngine)
-    wanted = HypotestRequest(engine=EngineOptions(engine="kernel"))
-    assert isinstance(select(small._replace(request=wanted)), KernelEngine)
+    wanted = HypotestRequest(engine=EngineOptions(engine="pyhf"))
+    assert isinstance(select(small._replace(request=wanted)), PyhfEngine)
+
+
+def test_small_models_share_a_program(task: Task) -> None:
+    """What differs in bins, samples and parameters finds a program that is there."""
+    shapes = set()
+    for bins, samples in ((2, 1), (3, 2), (8, 4)):
+        modifiers = [{"name": "norm", "type": "normsys", "data": {"lo": 0.9, "hi": 1.1}}]
+        background = [
+            {"name": f"b{index}", "data": [50.0] * bins, "modifiers": modifiers[: index + 1]}
+            for index in range(samples)
+        ]
+        mu = [{"name": "mu", "type": "normfactor", "data": None}]
+        signal = {"name": "s", "data": [5.0] * bins, "modifiers": mu}
+        workspace = {
+            **task.workspace,
+            "channels": [{"name": "SR", "samples": background}],
+            "observations": [{"name": "SR", "data": [52.0] * bins}],
+        }
+        patch = [{"op": "add", "path": "/channels/0/samples/-", "value": signal}]
+        one = Hypothesis(name="S", values=(), patch=patch)
+        (batch,) = compile_hypotheses(workspace, [one], ModelOptions()).batches
+        shapes.add((batch.shape, len(batch.device_slots)))
+    assert len(shapes) == 1
 
 
 def test_programs_are_kept_for_other_processes(task: Task, tmp_path: Path) -> None:

@@ -138,7 +138,13 @@ def test_limits_and_minima_are_compared_by_what_they_are() -> None:
         _answer(engine, reason, fit=fit, twice_nll=value)
         for engine, reason, value in (("kernel", "odd", 100.0), ("pyhf", None, 100.01))
     )
-    assert "-2 log L 100 (odd), pyhf 100.01" in weighed(ours, theirs).reason
+    # The lower minimum is the right one, whoever found it.
+    kept = weighed(ours, theirs)
+    assert (kept.status, kept.engine, kept.twice_nll) == ("suspect", "kernel", 100.0)
+    assert kept.reason == "odd; pyhf's minimum of -2 log L is 0.01 higher"
+    lower = weighed(ours, msgspec.structs.replace(theirs, twice_nll=99.99))
+    assert (lower.status, lower.engine, lower.twice_nll) == ("suspect", "pyhf", 99.99)
+    assert "-2 log L 100 (odd), pyhf 99.99" in lower.reason
 
 
 def _work(task: Task, request: Any) -> Work:

@@ -31,7 +31,8 @@ def distance(
 
     Optimizers stop where a step gains little in their own units, and say that they converged:
     with a weak signal, whose strength hardly changes -2 log L, long before its minimum. This is
-    the sum of g^2 / (2 h) over the parameters, g and h being first and second derivatives.
+    the sum over the parameters of what a step to where the parabola of first and second
+    derivative is lowest gains, between the bounds.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ def distance(
     at
         Where a fit ended.
     bounds, fixed
-        Of the parameters; those at a bound that the slope pushes against it do not count.
+        Of the parameters.
     """
     point = np.asarray(at, dtype=float)
     here = function(point)
@@ -53,9 +54,9 @@ def distance(
         if bend > 0 and not _RISE / _FACTOR < rise < _RISE * _FACTOR:
             step = min((2 * _RISE / bend) ** 0.5, _LARGEST * (high - low) / 2)
             slope, bend = _derivatives(function, point, here, index, (low, high), step)
-        blocked = (point[index] <= low and slope > 0) or (point[index] >= high and slope < 0)
-        if bend > 0 and not blocked:
-            total += 0.5 * slope**2 / bend
+        if bend > 0:
+            move = min(max(-slope / bend, low - point[index]), high - point[index])
+            total -= move * (slope + 0.5 * bend * move)
     return total
 
 

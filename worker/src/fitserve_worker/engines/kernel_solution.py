@@ -10,6 +10,7 @@ from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits
 from fitserve_worker.engines.solution import Solution, listed
 from fitserve_worker.kernel.covariance import Places, covariance, settle
 from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.kernel.starts import AMBIGUOUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,9 +104,6 @@ class Fitted(NamedTuple):
 
 
 _ENDS = ("lower", "upper")
-# A second minimum within this of -log L has values within one standard deviation that are not
-# those of the fit.
-_CLOSE = 0.5
 # Slopes, in units of standard deviations, and parts of a second derivative that are none.
 _LEVEL = 1e-5
 _FLAT = 1e-7
@@ -129,7 +127,7 @@ def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: Minima) 
     loaded = piece.loaded
     best = settle(loaded, index, fits.take(one), bounds.take(one))
     found = doubts(loaded, best.fit, 0, loaded.observed.events[index])
-    problems = [f"the fit {what}" for what in [*found, *seen.doubts(index, _CLOSE)]]
+    problems = [f"the fit {what}" for what in [*found, *seen.doubts(index, AMBIGUOUS)]]
     if best.covariance is None:
         problems.append("the covariance is not accurate: the Hessian is not positive definite")
     parameters = piece.batch.parameters(piece.members[index])

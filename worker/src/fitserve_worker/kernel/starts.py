@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["AMBIGUOUS", "Asked", "Minima", "deepened", "falling"]
 
 AMBIGUOUS = 5e-3
-"""Of two minima without signal that are as close as this, in -log L, either may be the one
-that Asimov data are made of."""
+"""Of two minima that are as close as this, in -log L, either may be the one that the parameters
+of a fit are of, and so those of Asimov data."""
 
 # A fit that ended early is in the basin of a minimum if its EDM, in -log L, is below this.
 _IN_BASIN = 0.05
