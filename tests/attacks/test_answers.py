@@ -58,7 +58,12 @@ WORKSPACE = {
         }
     ],
     "observations": [{"name": "SR", "data": [51.0, 48.0]}],
-    "measurements": [{"name": "main", "config": {"poi": "mu", "parameters": []}}],
+    "measurements": [
+        {
+            "name": "main",
+            "config": {"poi": "mu", "parameters": [{"name": "mu", "bounds": [[-2.0, 10.0]]}]},
+        }
+    ],
     "version": "1.0.0",
 }
 SIGNAL = {
