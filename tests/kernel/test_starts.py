@@ -109,6 +109,13 @@ def test_one_minimum_has_no_rival() -> None:
     assert seen.doubts(0, 1e9) == []
 
 
+def test_a_second_minimum_is_told_and_no_doubt() -> None:
+    found = _answered(_workspace(), HypotestRequest())
+    assert (found.status, found.engine) == ("ok", "kernel")
+    assert 0.01 < found.diagnostics["second_minimum"] < 1
+    assert "kernel doubt" not in found.diagnostics
+
+
 def test_equally_deep_minima_without_signal_are_doubted() -> None:
     # Up and down do the same: which one the Asimov data are made of is anybody's choice.
     found = _answered(_workspace(up=20.0), HypotestRequest(engine=EngineOptions(engine="kernel")))

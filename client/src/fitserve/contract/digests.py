@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["digest", "hypothesis_key", "request_digest"]
 
+# Raised where the numbers of an engine change by more than rounding, so that results of before
+# are not taken for those of today: neither of earlier runs nor of workers of another version.
+_NUMBERS = 2
+
 _canonical = msgspec.json.Encoder(order="sorted")
 
 
@@ -41,6 +45,8 @@ def request_digest(request: Request) -> str:
 def hypothesis_key(workspace_digest: str, hypothesis: Hypothesis, request: str) -> str:
     """Return the key under which a result is never computed twice.
 
+    It tells workspace, patch, request (the engine in it) and how engines compute.
+
     Parameters
     ----------
     workspace_digest
@@ -50,4 +56,4 @@ def hypothesis_key(workspace_digest: str, hypothesis: Hypothesis, request: str) 
     request
         `request_digest` of the request.
     """
-    return digest([workspace_digest, hypothesis.patch, request])
+    return digest([workspace_digest, hypothesis.patch, request, _NUMBERS])

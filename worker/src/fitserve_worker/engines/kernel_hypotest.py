@@ -11,7 +11,7 @@ from fitserve.contract import HypotestRequest, MuPoint
 from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_fits, of_kind
 from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.hypotest import hypotest
-from fitserve_worker.kernel.starts import AMBIGUOUS, falling
+from fitserve_worker.kernel.starts import AMBIGUOUS, falling, nearest
 
 if TYPE_CHECKING:
     from fitserve_worker.engines.kernel_pieces import Piece
@@ -114,6 +114,7 @@ class Tested(NamedTuple):
         return {
             **of_fits(list(self.fits().values()), self.at),
             **at_bounds(self.piece, self.at, self.tests.free),
+            **nearest(self.tests.minima).second(self.at),
             "q": finite(self.tests.q[self.at, 0]),
             "q_asimov": finite(self.tests.q_asimov[self.at, 0]),
         }

@@ -166,6 +166,7 @@ def _of_free_fit(piece: Piece, strengths: Strengths, at: int) -> dict[str, Any]:
             "edm": finite(strengths.edm[at]),
             "positive_definite": strengths.positive(at),
             **at_bounds(piece, at, free),
+            **strengths.minima.second(at),
         },
     }
 

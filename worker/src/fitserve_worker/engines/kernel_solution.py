@@ -35,6 +35,7 @@ class Fitted(NamedTuple):
     places: Places
     best: Best
     problems: list[str]
+    minima: Minima
 
     @property
     def poi(self) -> int | None:
@@ -60,6 +61,7 @@ class Fitted(NamedTuple):
                 # Of all parameters, which is what uncertainties are from.
                 "positive_definite": self.best.covariance is not None,
                 **at_bounds(self.piece, self.at, fit.take(np.zeros(every, dtype=int))),
+                **self.minima.second(self.at),
             },
         }
 
@@ -138,7 +140,7 @@ def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: Minima) 
         problems.append(
             f"the data do not determine {listed(names)}: -2 log L is flat off the bound too"
         )
-    return Fitted(piece, index, parameters, _places(piece, parameters), best, problems)
+    return Fitted(piece, index, parameters, _places(piece, parameters), best, problems, seen)
 
 
 def _flat_at_bounds(best: Best) -> BoolArray:

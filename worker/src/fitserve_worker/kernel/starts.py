@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.fits import Bounds, Data, Fits, Loaded
 
-__all__ = ["AMBIGUOUS", "Asked", "Minima", "deepened", "falling"]
+__all__ = ["AMBIGUOUS", "Asked", "Minima", "deepened", "falling", "nearest"]
 
 AMBIGUOUS = 5e-3
 """Of two minima that are as close as this, in -log L, either may be the one that the parameters
@@ -100,6 +100,14 @@ class Minima(NamedTuple):
         """Return those of some of the fits."""
         return Minima._make(array[which] for array in self)
 
+    def second(self, at: int) -> dict[str, float | int | bool | str | None]:
+        """Return for a result's diagnostics how far above the second minimum is, if there is one.
+
+        In units of -2 log L; what is too far above to matter is none.
+        """
+        rival = float(self.rival[at])
+        return {"second_minimum": 2 * rival} if rival < _RIVAL else {}
+
     def doubts(self, at: int, close: float = 0.0) -> list[str]:
         """Return what speaks against a fit, in words that go on from "the fit".
 
@@ -116,6 +124,13 @@ class Minima(NamedTuple):
             return []
         led = f"{same} of {starts} starts led to the lowest"
         return [f"has a second minimum, where -2 log L is {2 * rival:.2g} higher ({led})"]
+
+
+def nearest(several: Iterable[Minima]) -> Minima:
+    """Return of fits to the same hypotheses, for each of these, those with the nearest rival."""
+    fields = [np.stack(arrays) for arrays in zip(*several, strict=True)]
+    best = np.argmin(fields[0], axis=0)
+    return Minima._make(array[best, np.arange(len(best))] for array in fields)
 
 
 def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) -> list[str]:
