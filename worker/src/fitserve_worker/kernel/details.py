@@ -120,7 +120,7 @@ def sample_yields_at(
 
     x = jnp.asarray(x)
     here, acts = rates(x)
-    scale = 1 + acts * (grid - 1)
+    scale = jnp.where(acts > 0, grid, 1.0)
     return SampleYields(
         yields=in_bins(here * scale),
         by_column=jax.lax.map(slope, jnp.arange(shape.columns)),
