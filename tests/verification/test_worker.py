@@ -25,6 +25,7 @@ from fitserve_worker import verification
 from fitserve_worker.engines import pyhf_reference, pyhf_starts
 from fitserve_worker.engines.asymptotic import Evaluation, evaluate
 from fitserve_worker.engines.base import Work
+from fitserve_worker.engines.minima import Minima
 from fitserve_worker.engines.models import build
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.verification import TOLERANCE
@@ -338,3 +339,20 @@ def test_a_verification_that_breaks_costs_no_result(
     found = _verified(task, ["S_400", "S_500"])
     assert [one.status for one in found.values()] == ["ok", "ok"]
     assert "out of paper" in found["S_500"].verification.reason
+
+
+@pytest.mark.parametrize(
+    ("background", "q_asimov", "kept"),
+    [
+        (0.0, 1.0001, 1.0004),  # the same Asimov data, but for what minima scatter
+        (0.0, 0.9, 0.9),  # the same ones, and a held fit that stopped above its minimum
+        (-0.1, 2.0, 2.0),  # others: those of the lower minimum count
+        (0.1, 0.5, 1.0004),
+    ],
+)
+def test_asimov_data_are_those_of_the_lower_minimum(
+    background: float, q_asimov: float, kept: float
+) -> None:
+    ours = Minima(free=1.0, held=2.0, background=3.0, q_asimov=1.0004, muhat=0.5)
+    theirs = ours._replace(background=3.0 + background, q_asimov=q_asimov)
+    assert ours.lower(theirs).q_asimov == kept

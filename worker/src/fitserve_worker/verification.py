@@ -175,7 +175,7 @@ class Pair(NamedTuple):
             _Fit(name, *both)
             for name, both in zip(names, zip(ours, theirs, strict=True), strict=False)
         ]
-        if abs(ours.background - theirs.background) <= SAME:
+        if ours.alike(theirs):
             fits.append(_Fit("of the Asimov data", ours.q_asimov, theirs.q_asimov))
         return fits
 

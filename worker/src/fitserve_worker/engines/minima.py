@@ -16,6 +16,10 @@ __all__ = ["SAME", "Minima", "minima_of"]
 SAME = 1e-6
 """Two minima of -2 log L that are nearer than this are the same one."""
 
+# Parameters at such minima are up to 1e-3 standard deviations apart, and the test statistics of
+# Asimov data that are made of them as much as this: the lower one need not be the better one.
+_SCATTER = 5e-3
+
 
 class Minima(NamedTuple):
     """-2 log L of the observed data at its minima, and the test statistic of the Asimov data."""
@@ -27,11 +31,17 @@ class Minima(NamedTuple):
     muhat: float
 
     def lower(self, other: Minima) -> Minima:
-        """Return the lower minimum of each fit; the Asimov data are those of the background."""
-        if abs(self.background - other.background) <= SAME:
+        """Return the lower minimum of each fit; the Asimov data are those of the background.
+
+        Where both have the same, and nothing says which test statistic of them is better, this
+        one's is kept.
+        """
+        if not self.alike(other):
+            q_asimov = min(self, other, key=lambda one: one.background).q_asimov
+        elif abs(self.q_asimov - other.q_asimov) > _SCATTER:
             q_asimov = min(self.q_asimov, other.q_asimov)
         else:
-            q_asimov = min(self, other, key=lambda one: one.background).q_asimov
+            q_asimov = self.q_asimov
         return Minima(
             free=min(self.free, other.free),
             held=min(self.held, other.held),
@@ -39,6 +49,10 @@ class Minima(NamedTuple):
             q_asimov=q_asimov,
             muhat=min(self, other, key=lambda one: one.free).muhat,
         )
+
+    def alike(self, other: Minima) -> bool:
+        """Whether the Asimov data of both are the same, but for what `_SCATTER` allows."""
+        return abs(self.background - other.background) <= SAME
 
     def cls(self, mu: float, test_stat: str) -> list[float]:
         """Return observed and expected CLs."""
