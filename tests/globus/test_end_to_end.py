@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fitserve.store import read_run
-from globusrig.client import FIT, Client, complete, events, wait_for_events
+from globusrig.client import FIT, MANY, Client, complete, events, wait_for_events
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def test_ctrl_c_leaves_at_once_and_says_what_goes_on(
     client: Client, tmp_path: Path, mu: tuple[str, str]
 ) -> None:
     run = tmp_path / "run"
-    process = client.start("run", "example", *FIT, *mu, "-e", "rig", "-o", run)
+    process = client.start("run", "example", *MANY, *mu, "-e", "rig", "-o", run)
     wait_for_events(run, "accepted", 2)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
@@ -114,7 +114,7 @@ def test_cancel_stops_the_process_that_works_on_a_run(
     client: Client, tmp_path: Path, mu: tuple[str, str]
 ) -> None:
     run = tmp_path / "run"
-    process = client.start("run", "example", *FIT, *mu, "-e", "rig", "-o", run)
+    process = client.start("run", "example", *MANY, *mu, "-e", "rig", "-o", run)
     wait_for_events(run, "accepted", 2)
     assert "asked the process that works on it to stop" in client("cancel", run).stderr
     output, _ = process.communicate(timeout=20)

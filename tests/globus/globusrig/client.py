@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 # Eleven of the example's hypotheses: some seconds of fits with pyhf on two workers. However a plan
 # would cut them, there are tasks that are done while others are still to be.
 PATCHES = ("--patch", "X_700_[0-3]*", "--patch", "X_600_*")
-FIT = (*PATCHES, "--engine", "pyhf", "--max-task-hypotheses", "1", "--verify", "0")
+MANY = ("--engine", "pyhf", "--max-task-hypotheses", "1", "--verify", "0")
+FIT = (*PATCHES, *MANY)
 
 
 class Client:
