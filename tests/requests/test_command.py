@@ -69,7 +69,7 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
     result = made("--limit", "--patch", "S_[25]00")
     assert result.exit_code == 0, result.stderr
     for text in ("limit obs", "upper limits on the signal strength, at 95% CL", "1 observed"):
-        assert text in result.stderr
+        assert text in result.stdout
     written = json.loads(Path("r/results.json").read_text())
     assert 0 < written["S_200"]["limit"]["observed"] < 1
     assert written["S_200"]["CLs_obs"] == written["S_200"]["points"][0]["CLs_obs"] < 0.05
@@ -104,8 +104,8 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
 def test_a_scan(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
     result = made("--scan", "0:1:0.5", "--patch", "S_300")
     assert result.exit_code == 0, result.stderr
-    assert "3 signal strengths from 0 to 1" in result.stderr
-    assert "excluded:" not in result.stderr
+    assert "3 signal strengths from 0 to 1" in result.stdout
+    assert "excluded:" not in result.stdout
     rows = _rows(fitserve)
     assert [float(row["mu"]) for row in rows] == [0.0, 0.5, 1.0]
     rises = [float(row["twice_delta_nll"]) for row in rows]
@@ -116,7 +116,7 @@ def test_a_scan(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
 def test_fits(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
     result = made("--fit", "--patch", "S_[12]00")
     assert result.exit_code == 0, result.stderr
-    assert "maximum-likelihood fit of each hypothesis" in result.stderr
+    assert "maximum-likelihood fit of each hypothesis" in result.stdout
     rows = _rows(fitserve)
     assert {row["name"] for row in rows} == {"S_100", "S_200"}
     assert [row["parameter"] for row in rows[:4]].count("norm") == 1
@@ -147,7 +147,7 @@ def test_the_background_only_fit(
 def test_a_ranking(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
     result = made("--ranking", "--patch", "S_300")
     assert result.exit_code == 0, result.stderr
-    assert "largest impact" in result.stderr
+    assert "largest impact" in result.stdout
     rows = _rows(fitserve)
     assert {row["parameter"] for row in rows} == {"norm", "uncorr_bkg[0]", "uncorr_bkg[1]"}
     assert set(RANKING_COLUMNS) < set(rows[0])
