@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,6 +98,7 @@ def test_another_pipe_that_breaks_is_not_taken_for_this(
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     monkeypatch.setattr(fitserve.store, "read_run", breaks)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = CliRunner().invoke(cli, ["show", str(tmp_path)])
     assert result.exit_code == 1
     assert "BrokenPipeError" in result.stderr
