@@ -119,7 +119,7 @@ def test_show_and_resume_say_where_and_whose_a_run_is(
     run = begun("inline")
     register(run)
     own = CliRunner().invoke(cli, ["show", str(run)])
-    assert "endpoint:    inline" in own.stderr
+    assert "endpoint:    inline" in own.stdout
     assert "belongs to" not in own.stderr
     assert known_runs() == [run]
     monkeypatch.setattr(os, "getuid", lambda: run.stat().st_uid + 4321)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from fitserve import __version__
 from fitserve.cli import cli
-from fitserve.store import read_run
+from fitserve.store import read_run, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,14 +44,15 @@ def run_directory(fitserve: Callable[..., Result], pallet_directory: Path) -> Pa
     return Path("done").resolve()
 
 
-def test_run_shows_a_table_for_people_and_nothing_on_standard_output(
+def test_run_shows_its_table_on_standard_output_and_its_progress_on_standard_error(
     fitserve: Callable[..., Result], pallet_directory: Path
 ) -> None:
     result = fitserve("run", pallet_directory, "--endpoint", "inline")
     assert result.exit_code == 0
-    assert result.stdout == ""
     for text in ("S_100", "CLs obs", "5 ok", "excluded:", "results:", "results.json"):
-        assert text in result.stderr
+        assert text in result.stdout
+        assert text not in result.stderr
+    assert "5 of 5 hypotheses are done" in result.stderr
     runs = list(Path("fitserve-runs").iterdir())
     assert [run.name.startswith("toy-") for run in runs] == [True]
 
@@ -74,8 +75,56 @@ def test_json_is_on_standard_output_alone(
     assert shown["hypotheses"] == {"ok": 5, "suspect": 0, "failed": 0, "unfinished": 0}
     assert shown["excluded"]["observed"] == 2
     assert shown["manifest"]["request"]["test_stat"] == "qtilde"
+    assert shown["results"] == json.loads((run_directory / "results.json").read_text())
     listed = json.loads(fitserve("runs", "list", "--json").stdout)
     assert [entry["run"] for entry in listed] == [str(run_directory)]
+
+
+def test_results_of_a_run_without_any_are_an_empty_object(
+    fitserve: Callable[..., Result], run_directory: Path
+) -> None:
+    (run_directory / "results.jsonl").write_text("")
+    shown = json.loads(fitserve("show", run_directory, "--json").stdout)
+    assert (shown["results"], shown["hypotheses"]["unfinished"]) == ({}, 5)
+
+
+def test_lists_and_tables_are_on_standard_output(
+    fitserve: Callable[..., Result], run_directory: Path, pallet_directory: Path
+) -> None:
+    for words, told in (
+        (
+            ("show", run_directory),
+            ("S_300", "CLs obs", "5 ok", "endpoint:    inline"),
+        ),
+        (("runs", "list"), (f"{run_directory}", "5 ok", "created")),
+        (("analyses", "list"), ("staus", "hypotheses")),
+        (("analyses", "show", "staus"), ("name:          staus",)),
+        (
+            ("pallets", "check", pallet_directory, "--hypotheses"),
+            ("S_300       300", "mass values:"),
+        ),
+        (
+            ("run", pallet_directory, "--plan", "--workers", "2"),
+            ("S_500", "bytes to send"),
+        ),
+        (("diff", run_directory, run_directory), ("5 hypotheses in both",)),
+    ):
+        result = fitserve(*words)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == "", words
+        for text in told:
+            assert text in result.stdout, words
+
+
+def test_a_row_of_a_table_is_one_line_of_a_pipe(
+    fitserve: Callable[..., Result], run_directory: Path
+) -> None:
+    far = run_directory.parent / "/".join(["d" * 100] * 4) / "run"
+    far.parent.mkdir(parents=True)
+    run_directory.rename(far)
+    register(far)
+    lines = fitserve("runs", "list").stdout.splitlines()
+    assert [line.rstrip().endswith(str(far)) for line in lines[1:]] == [True]
 
 
 def test_the_same_command_again_reuses_everything(
@@ -83,7 +132,7 @@ def test_the_same_command_again_reuses_everything(
 ) -> None:
     result = fitserve("run", pallet_directory, "-e", "inline")
     assert result.exit_code == 0
-    assert "5 reused from earlier runs" in result.stderr
+    assert "5 reused from earlier runs" in result.stdout
 
 
 def test_options_of_the_request_reach_the_result(
@@ -109,9 +158,10 @@ def test_a_plan_fits_nothing_and_writes_nothing(
     assert sum(len(task["hypotheses"]) for task in plan["tasks"]) == 5
     assert plan["bytes"] == sum(task["bytes"] for task in plan["tasks"])
     shown = fitserve("run", pallet_directory, "--plan", "--workers", "2")
-    assert f"{len(plan['tasks'])} task" in shown.stderr
-    assert f"{plan['seconds']:.0f} s from the command to the last result" in shown.stderr
-    assert f"at the first fit {plan['begins']:.0f} s are over" in shown.stderr
+    assert f"{len(plan['tasks'])} task" in shown.stdout
+    assert f"{plan['seconds']:.0f} s from the command to the last result" in shown.stdout
+    assert f"at the first fit {plan['begins']:.0f} s are over" in shown.stdout
+    assert shown.stderr == ""
     assert list(Path().iterdir()) == []
 
 
@@ -121,7 +171,7 @@ def test_an_unfinished_run_ends_with_its_own_exit_code(
     lines = (run_directory / "results.jsonl").read_text().splitlines(keepends=True)
     (run_directory / "results.jsonl").write_text("".join(lines[:2]))
     shown = fitserve("show", run_directory)
-    assert (shown.exit_code, "3 unfinished" in shown.stderr) == (0, True)
+    assert (shown.exit_code, "3 unfinished" in shown.stdout) == (0, True)
     resumed = fitserve("resume", run_directory)
     assert resumed.exit_code == 0
     assert len(read_run(run_directory).results) == 5

@@ -18,7 +18,7 @@ from fitserve.contour import (
     save_figure,
     threshold,
 )
-from fitserve.errors import RequestError, StoreError
+from fitserve.errors import InputError, RequestError, StoreError
 
 LEVEL = threshold(0.95)
 
@@ -222,6 +222,21 @@ def test_along_one_mass(build_run, tmp_path):
     reference.write_text("x,y\n1,2\n3,4\n")
     with pytest.raises(RequestError, match="one mass"):
         draw_contour(manifest, results, ContourOptions(references={"a": reference}))
+
+
+@pytest.mark.parametrize("valid", [1, 2, 3])
+def test_a_curve_is_not_drawn_through_two_points(build_run, valid):
+    points = {
+        f"S_{x}": ((float(x), 60.0), 0.1 if number < valid else None, None)
+        for number, x in enumerate((100, 200, 300))
+    }
+    run = build_run(points)
+    if valid == 3:
+        assert draw_contour(*run).axes
+        return
+    with pytest.raises(InputError, match="too few points for a curve along m1") as caught:
+        draw_contour(*run)
+    assert caught.value.evidence.startswith(f"{valid} with a valid number")
 
 
 def test_unknown_format_and_unwritable_output(build_run, tmp_path):

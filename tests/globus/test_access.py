@@ -52,9 +52,9 @@ def test_browser_login(client: Client, rig: Rig) -> None:
     told = client("endpoints", "login", stdin=f"{code}\n")
     assert "Please authenticate with Globus here" in told.stdout
     assert f"you are {rig.user.username} ({rig.user.id}), by browser login" in told.stderr
-    assert rig.user.username in client("endpoints", "whoami").stderr
+    assert rig.user.username in client("endpoints", "whoami").stdout
     rig.ask("expire", {})
-    assert rig.user.username in client("endpoints", "whoami").stderr  # refreshed
+    assert rig.user.username in client("endpoints", "whoami").stdout  # refreshed
     client("endpoints", "logout")
     assert "you are not logged in" in client("endpoints", "whoami", status=5).stderr
 

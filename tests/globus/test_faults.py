@@ -108,7 +108,7 @@ def test_a_token_that_expires(client: Client, rig: Rig, run: Path, running: Call
     client.finish(process)
     complete(run)
     rig.ask("expire", {})
-    assert rig.admin.username in client("endpoints", "whoami").stderr
+    assert rig.admin.username in client("endpoints", "whoami").stdout
 
 
 def test_a_result_whose_message_is_lost(

@@ -22,7 +22,7 @@ def _run(*arguments: str) -> Any:
 def test_check_says_what_is_in_a_pallet(pallet_directory: Path) -> None:
     result = _run("pallets", "check", str(pallet_directory))
     assert result.exit_code == 0
-    assert result.stdout == ""
+    assert result.stderr == ""
     for line in (
         "pallet:        toy",
         "reference:     hepdata ins1234567",
@@ -31,11 +31,11 @@ def test_check_says_what_is_in_a_pallet(pallet_directory: Path) -> None:
         "measurement:   main, parameter of interest mu",
         "channels:      1 with 2 bins: SR (2)",
     ):
-        assert line in result.stderr
-    assert result.stderr.rstrip().endswith(", verified")
-    assert "S_300" not in result.stderr
+        assert line in result.stdout
+    assert result.stdout.rstrip().endswith(", verified")
+    assert "S_300" not in result.stdout
     listed = _run("pallets", "check", str(pallet_directory), "--hypotheses")
-    assert "S_300" in listed.output
+    assert "S_300" in listed.stdout
 
 
 def test_check_as_json(pallet_directory: Path) -> None:
@@ -64,8 +64,8 @@ def test_check_warns_of_what_was_forced(
     assert forced.exit_code == 4
     assert "next: fitserve run PALLET --poi mu\n" in forced.stderr
     assert "ignored by --force: the patchset was made for another" in forced.stderr
-    assert "does NOT fit the workspace" in forced.stderr
-    assert "mu_SIG (the model has no parameter of interest 'mu_SIG')" in forced.stderr
+    assert "does NOT fit the workspace" in forced.stdout
+    assert "mu_SIG (the model has no parameter of interest 'mu_SIG')" in forced.stdout
 
 
 def test_check_of_several_regions(write: Callable[..., Path], sound: dict[str, bytes]) -> None:
@@ -75,15 +75,15 @@ def test_check_of_several_regions(write: Callable[..., Path], sound: dict[str, b
     ambiguous = _run("pallets", "check", directory)
     assert ambiguous.exit_code == 4
     assert "seen: A, B" in ambiguous.stderr
-    assert "region B" in _run("pallets", "check", directory, "--region", "B").stderr
+    assert "region B" in _run("pallets", "check", directory, "--region", "B").stdout
 
 
 @pytest.mark.parametrize("name", ["example", "1Lbb", "3L-RJ", "staus", "SS3L"])
 def test_list_and_show(name: str) -> None:
-    assert name in _run("analyses", "list").output
+    assert name in _run("analyses", "list").stdout
     shown = _run("analyses", "show", name)
     assert shown.exit_code == 0
-    assert f"name:          {name}" in shown.output
+    assert f"name:          {name}" in shown.stdout
     own_digest_only = "verified by the digest in its own patchset only" in shown.output
     assert own_digest_only is (name in ("3L-RJ", "SS3L"))
     data = json.loads(_run("analyses", "show", name, "--json").stdout)

@@ -144,6 +144,16 @@ def test_what_cannot_be_drawn_is_refused(toys_manifest: Manifest) -> None:
         draw_toys(toys_manifest, {NAME: failed})
 
 
+@pytest.mark.parametrize("kind", ["signal", "background"])
+def test_few_toys_are_no_distribution(toys_manifest: Manifest, kind: str) -> None:
+    two = ToyDistribution(zero=1, counts=[0, 1, 0, 0], beyond=0, failed=0)
+    few = msgspec.structs.replace(RESULT, toys=msgspec.structs.replace(ANSWER, **{kind: two}))
+    with pytest.raises(InputError, match="too few toys") as caught:
+        draw_toys(toys_manifest, {NAME: few})
+    assert caught.value.evidence.startswith("2 with a valid fit")
+    assert "--toys 10000" in caught.value.hint
+
+
 def test_a_doubtful_result_says_so(toys_manifest: Manifest) -> None:
     doubted = msgspec.structs.replace(RESULT, status="suspect", reason="9 of 200 toys failed")
     assert "SUSPECT: 9 of 200" in _texts(draw_toys(toys_manifest, {NAME: doubted}))

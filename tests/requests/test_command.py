@@ -69,7 +69,7 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
     result = made("--limit", "--patch", "S_[25]00")
     assert result.exit_code == 0, result.stderr
     for text in ("limit obs", "upper limits on the signal strength, at 95% CL", "1 observed"):
-        assert text in result.stderr
+        assert text in result.stdout
     written = json.loads(Path("r/results.json").read_text())
     assert 0 < written["S_200"]["limit"]["observed"] < 1
     assert written["S_200"]["CLs_obs"] == written["S_200"]["points"][0]["CLs_obs"] < 0.05
@@ -104,19 +104,23 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
 def test_a_scan(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
     result = made("--scan", "0:1:0.5", "--patch", "S_300")
     assert result.exit_code == 0, result.stderr
-    assert "3 signal strengths from 0 to 1" in result.stderr
-    assert "excluded:" not in result.stderr
+    assert "3 signal strengths from 0 to 1" in result.stdout
+    assert "excluded:" not in result.stdout
     rows = _rows(fitserve)
     assert [float(row["mu"]) for row in rows] == [0.0, 0.5, 1.0]
     rises = [float(row["twice_delta_nll"]) for row in rows]
     assert rises == sorted(rises)
     assert float(rows[2]["CLs_obs"]) < float(rows[1]["CLs_obs"])
+    assert fitserve("report", "r", "-o", "report.html").exit_code == 0
+    page = Path("report.html").read_text()
+    assert f'<td class="number">{rises[1]:.4g}</td>' in page
+    assert "fitserve plot scan r -o scan.png" in page
 
 
 def test_fits(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
     result = made("--fit", "--patch", "S_[12]00")
     assert result.exit_code == 0, result.stderr
-    assert "maximum-likelihood fit of each hypothesis" in result.stderr
+    assert "maximum-likelihood fit of each hypothesis" in result.stdout
     rows = _rows(fitserve)
     assert {row["name"] for row in rows} == {"S_100", "S_200"}
     assert [row["parameter"] for row in rows[:4]].count("norm") == 1
@@ -128,6 +132,17 @@ def test_fits(fitserve: Callable[..., Result], made: Callable[..., Result]) -> N
     sent = fitserve("export", "r", "--format", "hepdata", "-o", "h")
     assert (sent.exit_code, Path("h").exists()) == (4, False)
     assert fitserve("report", "r", "-o", "report.html").exit_code == 0
+    page = Path("report.html").read_text()
+    fit = read_run("r").results["S_200"].fit
+    for parameter in fit.parameters:
+        assert f'<th scope="row">{parameter.name}</th>' in page
+        assert f'<td class="number">{parameter.bestfit:.4g}</td>' in page
+        told = "\N{EN DASH}" if parameter.uncertainty is None else f"{parameter.uncertainty:.4g}"
+        assert f'<td class="number">{told}</td>' in page
+    for picture in ("pulls", "correlations", "yields"):
+        assert f"fitserve plot {picture} r --patch NAME -o {picture}.png" in page
+    for absent in ("Exclusion contour", "There is no picture", "observed CLs"):
+        assert absent not in page
     assert fitserve("export", "r", "--format", "parquet", "-o", "t.parquet").exit_code == 0
 
 
@@ -147,10 +162,16 @@ def test_the_background_only_fit(
 def test_a_ranking(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
     result = made("--ranking", "--patch", "S_300")
     assert result.exit_code == 0, result.stderr
-    assert "largest impact" in result.stderr
+    assert "largest impact" in result.stdout
     rows = _rows(fitserve)
     assert {row["parameter"] for row in rows} == {"norm", "uncorr_bkg[0]", "uncorr_bkg[1]"}
     assert set(RANKING_COLUMNS) < set(rows[0])
+    assert fitserve("report", "r", "-o", "report.html").exit_code == 0
+    page = Path("report.html").read_text()
+    for impact in read_run("r").results["S_300"].ranking.impacts:
+        assert f'<th scope="row">{impact.parameter.name}</th>' in page
+        assert f'<td class="number">{impact.postfit_up:.4g}</td>' in page
+    assert "fitserve plot ranking r -o ranking.png" in page
 
 
 def test_the_same_pallet_has_a_directory_for_each_question(

@@ -1,25 +1,40 @@
-"""Talking to a person (standard error) and to a program (standard output).
+"""What a command exists to print (standard output), and what it says besides (standard error).
 
 What is told may come from anybody's pallet or endpoint: nothing in it steers the terminal.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import select
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.console import Console
 
     from fitserve.errors import FitserveError
 
-__all__ = ["emit_json", "plain", "plain_console", "say", "show_table", "tell", "tell_error", "warn"]
+__all__ = [
+    "closed_pipes",
+    "emit_json",
+    "plain",
+    "plain_console",
+    "say",
+    "show_table",
+    "tell",
+    "tell_error",
+    "warn",
+]
 
+# Wider than any table: a line of a file or a pipe is not wrapped.
+_UNWRAPPED = 100_000
 # Control characters but for line break and tab (of ASCII and of ISO 6429, which some terminals
 # take as one character), and those that turn the direction of text or break lines.
 _STEERING = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -37,17 +52,35 @@ def plain(text: str) -> str:
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def plain_console() -> Console:
-    """Return a console on standard error that prints text as it is: no markup, no emoji codes."""
+def plain_console(stream: TextIO | None = None) -> Console:
+    """Return a console that prints text as it is: no markup, no emoji codes.
+
+    It is on standard error, unless another stream is given.
+    """
     from rich.console import Console
 
+    class Plain(Console):
+        def on_broken_pipe(self) -> NoReturn:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    out = stream or sys.stderr
     # Text that goes into a file or a pipe is not wrapped at somebody's 80 columns.
-    width = None if sys.stderr.isatty() else 200
-    return Console(stderr=True, width=width, markup=False, emoji=False, highlight=False)
+    width = None if out.isatty() else _UNWRAPPED if stream else 200
+    return Plain(
+        file=stream, stderr=not stream, width=width, markup=False, emoji=False, highlight=False
+    )
+
+
+def closed_pipes() -> list[int]:
+    """Return which of standard output and error are pipes that nobody reads from any more."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return [number for number, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
 
 
 def say(text: str) -> None:
-    """Print a line for a person."""
+    """Print a line that is said besides: progress, notes, what was done."""
     sys.stderr.write(f"{plain(text)}\n")
 
 
@@ -73,7 +106,10 @@ def tell_error(error: FitserveError) -> None:
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
-    """Print a table for a person; on a terminal it fits the width, elsewhere it is plain."""
+    """Print a table that is what a command exists to print.
+
+    On a terminal it fits the width; elsewhere it is plain, and each row is one line.
+    """
     from rich.table import Table
 
     title = None if title is None else plain(title)
@@ -82,11 +118,26 @@ def show_table(
         table.add_column(plain(name), overflow="fold")
     for row in rows:
         table.add_row(*map(plain, row))
-    plain_console().print(table)
+    plain_console(sys.stdout).print(table)
 
 
-def emit_json(content: Any) -> None:
-    """Print JSON for a program on standard output."""
-    text = msgspec.json.format(msgspec.json.encode(content), indent=2)
+def emit_json(content: Any, results: Mapping[str, Any] | None = None) -> None:
+    """Print JSON for a program on standard output.
+
+    ``results`` are added to an object under this name, one encoded after the other: of many
+    there is never the whole text in memory.
+    """
+    pretty = msgspec.json.format(msgspec.json.encode(content), indent=2)
     # JSON has these escapes too, and nothing but blanks and line breaks outside of its strings.
-    sys.stdout.write(plain(text.decode()) + "\n")
+    text = plain(pretty.decode())
+    if results is not None:
+        sys.stdout.write(text.removesuffix("\n}") + ',\n  "results": {')
+        for number, (name, result) in enumerate(results.items()):
+            line = f"{_line(name)}: {_line(result)}"
+            sys.stdout.write(("," if number else "") + f"\n    {line}")
+        text = "\n  }\n}"
+    sys.stdout.write(text + "\n")
+
+
+def _line(content: Any) -> str:
+    return plain(msgspec.json.encode(content).decode())

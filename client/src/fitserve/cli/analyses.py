@@ -48,7 +48,7 @@ def list_(*, as_json: bool) -> None:
 def show(name: str, *, as_json: bool) -> None:
     """Show what is known of the analysis NAME."""
     from fitserve.analyses import find
-    from fitserve.console import emit_json, say
+    from fitserve.console import emit_json, tell
 
     analysis = find(name)
     if as_json:
@@ -56,7 +56,7 @@ def show(name: str, *, as_json: bool) -> None:
         return
     for word, text in _details(analysis):
         if text:
-            say(f"{word + ':':<14} {text}")
+            tell(f"{word + ':':<14} {text}")
 
 
 @analyses.command()

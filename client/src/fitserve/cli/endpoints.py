@@ -123,9 +123,9 @@ def _tell(finding: Finding) -> None:
     mark = click.style("ok  ", fg="green")
     if not finding.ok:
         mark = click.style("FAIL", fg="red", bold=True)
-    click.echo(f"{mark} {finding.what:<10} {plain(finding.told)}", err=True)
+    click.echo(f"{mark} {finding.what:<10} {plain(finding.told)}")
     if finding.next:
-        click.echo(f"{'':<15} next: {plain(finding.next)}", err=True)
+        click.echo(f"{'':<15} next: {plain(finding.next)}")
 
 
 @endpoints.command("login")
@@ -155,7 +155,7 @@ def logout() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def whoami(*, as_json: bool) -> None:
     """Say who you are for Globus."""
-    from fitserve.console import emit_json, say
+    from fitserve.console import emit_json, tell
     from fitserve.endpoints.service import Service
 
     identity = Service().whoami()
@@ -163,4 +163,4 @@ def whoami(*, as_json: bool) -> None:
     if as_json:
         emit_json(found)
     else:
-        say(f"{identity.username} ({identity.id}), by {identity.login}")
+        tell(f"{identity.username} ({identity.id}), by {identity.login}")

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import traceback
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.errors import FitserveError, InterruptedRunError
+from fitserve.errors import FitserveError, InterruptedRunError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["FitserveGroup"]
+
+# As a shell tells of a command that ended with SIGPIPE.
+_CLOSED_PIPE = 141
 
 
 class FitserveGroup(click.Group):
     """A click group that tells errors as `fitserve.errors` says.
 
-    The environment variable ``FITSERVE_DEBUG`` lets exceptions through, for developers.
+    Where nobody reads the output any more, as with ``| head``, a command ends quietly. The
+    environment variable ``FITSERVE_DEBUG`` lets exceptions through, for developers.
     """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, up to the last byte of its output."""
+        with _written():
+            try:
+                return super().main(*args, **extra)
+            finally:
+                for stream in filter(None, (sys.stdout, sys.stderr)):
+                    stream.flush()
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the command line; help may be all that it asks for."""
+        with _written():
+            return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        with _written():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("FITSERVE_DEBUG"):
             return super().invoke(ctx)
         try:
@@ -31,11 +59,43 @@ class FitserveGroup(click.Group):
         except KeyboardInterrupt:
             _tell(InterruptedRunError("interrupted"))
             ctx.exit(InterruptedRunError.exit_code)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # noqa: BLE001 - the last resort
+        except Exception as error:  # the last resort
+            if _is_of_output(error):
+                raise
             _tell(_defect(error))
             ctx.exit(FitserveError.exit_code)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """End as is usual where what is printed cannot be read any more, or has no room."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        from fitserve.console import closed_pipes
+
+        # Nothing fails once more, at the interpreter's end, for what a buffer still holds.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in closed_pipes() or [1]:
+            os.dup2(nowhere, number)
+        if error.errno == errno.EPIPE:
+            raise SystemExit(_CLOSED_PIPE) from error
+        _tell(StoreError("the output cannot be written", evidence=str(error), hint="df -h ."))
+        raise SystemExit(StoreError.exit_code) from error
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Return whether an error is of the standard streams, as far as can be told."""
+    from fitserve.console import closed_pipes
+
+    # Other pipes may break as well: those of an endpoint.
+    return isinstance(error, OSError) and (
+        error.errno == errno.ENOSPC or (error.errno == errno.EPIPE and bool(closed_pipes()))
+    )
 
 
 def _tell(error: FitserveError) -> None:

@@ -50,29 +50,29 @@ def check(source: str, *, region: str | None, force: bool, listed: bool, as_json
 
 def show_pallet(pallet: Pallet) -> None:
     """Show what is in a pallet and what its checks found."""
-    from fitserve.console import say, warn
+    from fitserve.console import say, tell, warn
 
     names = [each.name for each in pallet.hypotheses]
     span = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
     bins = pallet.bins
-    say(f"pallet:        {pallet.name}" + (f", region {pallet.region}" if pallet.region else ""))
+    tell(f"pallet:        {pallet.name}" + (f", region {pallet.region}" if pallet.region else ""))
     if pallet.title:
-        say(f"analysis:      {pallet.analysis}: {pallet.title}")
-    say(f"description:   {pallet.description}")
+        tell(f"analysis:      {pallet.analysis}: {pallet.title}")
+    tell(f"description:   {pallet.description}")
     for kind, reference in pallet.references.items():
-        say(f"reference:     {kind} {reference}")
-    say(f"hypotheses:    {len(names)}: {span}")
-    say(f"mass values:   {', '.join(pallet.labels) or 'none'}")
+        tell(f"reference:     {kind} {reference}")
+    tell(f"hypotheses:    {len(names)}: {span}")
+    tell(f"mass values:   {', '.join(pallet.labels) or 'none'}")
     for measurement in pallet.measurements:
-        say(f"measurement:   {measurement}, parameter of interest {_poi(pallet, measurement)}")
-    say(
+        tell(f"measurement:   {measurement}, parameter of interest {_poi(pallet, measurement)}")
+    tell(
         f"channels:      {len(bins)} with {sum(bins.values())} bins: "
         + ", ".join(f"{name} ({count})" for name, count in bins.items())
     )
-    say(f"workspace:     {pallet.workspace_digest}")
+    tell(f"workspace:     {pallet.workspace_digest}")
     for algorithm, value in pallet.patchset_digests.items():
         verified = "verified" if pallet.digest_verified else "does NOT fit the workspace"
-        say(f"digest:        {algorithm} {value}, {verified}")
+        tell(f"digest:        {algorithm} {value}, {verified}")
     for note in pallet.notes:
         say(f"note:          {note}")
     for ignored in pallet.forced:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitserve.backends import open_backend
-from fitserve.console import emit_json, say, show_table
+from fitserve.console import emit_json, show_table, tell
 from fitserve.pallet import load_pallet
 from fitserve.plan import make_plan, plan_verification
 from fitserve.prepare import prepare
@@ -104,7 +104,7 @@ def _show(plan: Plan, second: list[PlannedTask], limits: Limits) -> None:
     )
     number, queue = len(plan.tasks), limits.costs.queue
     waits = f"the queue (blocks are assumed to wait {queue:.0f} s), " if queue else ""
-    say(
+    tell(
         f"{number} task{'' if number == 1 else 's'}, {plan.bytes:,} bytes to send, about "
         f"{plan.cpu_seconds:.0f} s of one core. On {limits.workers} workers about "
         f"{plan.seconds:.0f} s from the command to the last result, with {waits}the start of "
@@ -112,7 +112,7 @@ def _show(plan: Plan, second: list[PlannedTask], limits: Limits) -> None:
     )
     if second:
         count = sum(len(task.hypotheses) for task in second)
-        say(
+        tell(
             f"after the results pyhf verifies {count} of the hypotheses, about "
             f"{sum(task.seconds for task in second):.2g} s of one core (--verify 0 leaves it out)"
         )

@@ -58,7 +58,7 @@ def _bounded(command: _Command) -> _Command:
             type=click.FloatRange(min=0, min_open=True),
             help="Longest estimated task. [default: about 60]",
         ),
-        click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+        click.option("--json", "as_json", is_flag=True, help="Print summary and results as JSON."),
         click.option("-q", "--quiet", is_flag=True, help="Show no progress and no table."),
     ):
         command = option(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitserve.console import emit_json, say, show_table, warn
+from fitserve.console import emit_json, say, show_table, tell, warn
 from fitserve.errors import IncompleteRunError
 from fitserve.fitting import engine_counts, most_common
 from fitserve.recorded import other_owner
@@ -33,14 +33,16 @@ __all__ = ["require_complete", "show_run"]
 def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
     """Show a run's table, failures, times and provenance."""
     if as_json:
-        emit_json(summary(run))
+        there = {**run.partial(), **run.results}
+        names = filter(there.__contains__, run.manifest.hypotheses)
+        emit_json(summary(run), {name: there[name] for name in names})
         return
     if table:
         show_table(
             ["hypothesis", *run.manifest.pallet.labels, *columns(run.manifest.request)],
             ([name, *row] for name, row in table_rows(run)),
         )
-        say("")
+        tell("")
     for found in failures(run):
         warn(f"{found.name} is {found.status}: {found.reason}")
     for name, told in jumps(run).items():
@@ -53,8 +55,8 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
     _show_provenance(run)
     results = run.path / "results.json"
     if results.is_file():
-        say(f"results:     {results}")
-    say(f"run:         {run.path}")
+        tell(f"results:     {results}")
+    tell(f"run:         {run.path}")
 
 
 def require_complete(run: SavedRun) -> None:
@@ -84,14 +86,14 @@ def _show_state(run: SavedRun) -> None:
     told = ", ".join(f"{count} {word}" for word, count in counts(run).items() if count)
     out = excluded(run)
     reused = sum(record.reused_from is not None for record in run.records.values())
-    say(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
+    tell(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
     if out:
         words = exclusion_words(run.manifest.request)
-        say(f"excluded:    {out['observed']} observed, {out['expected']} expected at {words}")
+        tell(f"excluded:    {out['observed']} observed, {out['expected']} expected at {words}")
     _show_verification(run)
     time = times(run)
     if time:
-        say(
+        tell(
             f"time:        {time['wall']:.1f} s; in the queue {time['queue']:.2f} s; sums: "
             f"set-up {time['setup']:.1f} s, fits {time['fit']:.1f} s "
             f"(one: median {time['fit_median']:.2g} s, longest {time['fit_max']:.2g} s)"
@@ -105,7 +107,7 @@ def _show_verification(run: SavedRun) -> None:
     told = f"{found['verified']} of {found['of']} with pyhf"
     if found["hypothesis"] is not None:
         told += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
-    say(f"verified:    {told}")
+    tell(f"verified:    {told}")
     if found["beyond"]:
         warn(
             f"{len(found['beyond'])} of them are wrong by more than {found['tolerance']:g} by "
@@ -133,18 +135,18 @@ def _show_provenance(run: SavedRun) -> None:
     told = "; ".join(
         f"{name[:1].lower()}{name[1:]} {value}" for name, value in asked(manifest.request)
     )
-    say(f"asked:       {told}")
-    say(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
+    tell(f"asked:       {told}")
+    tell(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
     for note in pallet.forced:
         warn(f"ignored by --force: {note}")
     for note in pallet.notes:
         say(f"note:        {note}")
-    say(f"fitted by:   {engines or '-'} on {', '.join(devices) or '-'}")
+    tell(f"fitted by:   {engines or '-'} on {', '.join(devices) or '-'}")
     for told in most_common(by.not_for_the_kernel):
-        say(f"pyhf for:    {told}")
+        tell(f"pyhf for:    {told}")
     for told in most_common(by.kernel_doubts):
-        say(f"doubted:     {told} (the kernel's own doubt; pyhf was asked too)")
-    say(f"made by:     {versions}; {manifest.created}")
-    say(f"endpoint:    {manifest.endpoint}")
+        tell(f"doubted:     {told} (the kernel's own doubt; pyhf was asked too)")
+    tell(f"made by:     {versions}; {manifest.created}")
+    tell(f"endpoint:    {manifest.endpoint}")
     if (owner := other_owner(run.path)) is not None:
         warn(f"the run directory belongs to {owner}, not to you")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contour.markers import add_points, point_entries
+from fitserve.contour.needed import need_points
 from fitserve.contour.style import BAND, EXPECTED, OBSERVED, WIDE_BAND
 from fitserve.contour.surface import significance
 from fitserve.errors import RequestError
@@ -42,6 +43,9 @@ def draw_along_one_mass(
             evidence="only " + grid.labels[0] + " varies in this run",
             hint="leave --reference out, or compare with: fitserve diff A B",
         )
+    need_points(
+        int((np.isfinite(grid.cls_obs) | np.isfinite(grid.cls_exp[:, 2])).sum()), grid.labels[0]
+    )
     order = np.argsort(grid.points[:, 0])
     x, obs, exp = grid.points[order, 0], grid.cls_obs[order], grid.cls_exp[order]
     fine = np.unique(np.concatenate([np.linspace(a, b, _STEPS) for a, b in itertools.pairwise(x)]))

@@ -10,7 +10,7 @@ from fitserve.contour.grid import mass_grid
 from fitserve.contour.headroom import add_legend
 from fitserve.contour.lines import cls_of, level_lines
 from fitserve.contour.markers import add_points, point_entries
-from fitserve.contour.needed import need_pictures
+from fitserve.contour.needed import need_pictures, need_points
 from fitserve.contour.options import ContourOptions
 from fitserve.contour.style import (
     BAND,
@@ -84,6 +84,8 @@ def draw_limits(
         )
         axes = figure.add_subplot()
         if grid.dimension == 1:
+            # An arrow at the bound of the search is a point too.
+            need_points(len(grid.names), grid.labels[0])
             entries = _draw_band(axes, grid, limits, _bounds(grid, results))
             axes.set_ylabel(r"Upper limit on $\mu$")
         else:

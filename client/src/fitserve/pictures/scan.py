@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contour.headroom import add_legend
-from fitserve.contour.needed import need_pictures
+from fitserve.contour.needed import need_pictures, need_points
 from fitserve.contour.style import BAND, EXPECTED, OBSERVED, WIDE_BAND, pictures
 from fitserve.contract import LimitRequest, ScanRequest
 from fitserve.pictures.base import chosen, new_figure, refuse_kind, refuse_nothing, title_above
@@ -61,6 +61,7 @@ def draw_scan(
     points = sorted(result.points, key=lambda point: point.mu)
     if not any(point.status != "failed" for point in points):
         raise refuse_nothing(result)
+    need_points(sum(point.status != "failed" for point in points), "the signal strength")
     mu = np.array([point.mu for point in points])
     with pictures():
         figure = new_figure(8.0, 8.0)

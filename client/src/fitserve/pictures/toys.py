@@ -11,6 +11,7 @@ from fitserve.contour.headroom import add_legend
 from fitserve.contour.needed import need_pictures
 from fitserve.contour.style import OBSERVED, pictures
 from fitserve.contract import ToysRequest
+from fitserve.errors import InputError
 from fitserve.pictures.base import chosen, new_figure, refuse_kind, refuse_nothing, title_above
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ __all__ = ["asymptotic_distribution", "draw_toys"]
 
 _SIGNAL = "#d55e00"
 _BACKGROUND = "#0072b2"
+# Of fewer toys a histogram shows where each of them is, and nothing of a distribution.
+_FEWEST = 20
 _SYMBOL = {"qtilde": r"\tilde{q}", "q": "q"}
 
 
@@ -53,7 +56,7 @@ def draw_toys(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, or it failed.
+        The run is another, the hypothesis is not in it, it failed, or has too few toys.
     MissingExtraError
         What draws is not installed.
     """
@@ -65,6 +68,13 @@ def draw_toys(
     toys = result.toys
     if toys is None:
         raise refuse_nothing(result)
+    fewest = min(_columns(of)[1] for of in (toys.signal, toys.background))
+    if fewest < _FEWEST:
+        raise InputError(
+            "there are too few toys for a distribution",
+            evidence=f"{fewest} with a valid fit of one kind, and it takes {_FEWEST}",
+            hint="fitserve run PALLET --toys 10000; the numbers are in: fitserve show RUN",
+        )
     edges = np.array(toys.edges)
     with pictures():
         figure = new_figure(8.0, 7.2)

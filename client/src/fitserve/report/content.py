@@ -11,6 +11,7 @@ from fitserve.contract import LimitRequest, cls_strengths
 from fitserve.errors import FitserveError
 from fitserve.export.links import reference_url
 from fitserve.fitting import engine_counts, most_common
+from fitserve.report.answers import has_contour
 from fitserve.report.toys import toy_columns, toy_numbers
 from fitserve.shown import (
     LIMITS,
@@ -122,11 +123,14 @@ def columns(run: SavedRun) -> list[tuple[str, str]]:
         ("limit obs.", "observed upper limit on the signal strength"),
         *((f"limit {s}", "expected upper limit for that background fluctuation") for s in sigma),
     ]
+    cls = [
+        (f"CLs obs.{of_strength(run.manifest.request)}", "observed CLs"),
+        *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
+    ]
     return [
         *(limits if _of_limits(run) else []),
         *toy_columns(run.manifest.request),
-        (f"CLs obs.{of_strength(run.manifest.request)}", "observed CLs"),
-        *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
+        *(cls if has_contour(run) else []),
         ("\u03bc\u0302", "best-fit signal strength"),
         ("fit / s", "wall time of all fits of the hypothesis"),
         *([("|\u0394CLs|", "greatest difference from pyhf's CLs")] if _verified(run) else []),
@@ -173,6 +177,8 @@ def _row(
     toys = toy_numbers(run.manifest.request, result)
     if not verified:
         rest.pop()
+    if not has_contour(run):
+        cls = []
     masses = [*values, *[None] * width][:width]
     return Row(
         name,

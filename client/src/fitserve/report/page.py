@@ -11,7 +11,7 @@ from fitserve._version import __version__
 from fitserve.contour import ContourOptions
 from fitserve.contour.needed import need_pictures
 from fitserve.output import write_output
-from fitserve.report import accounts, content
+from fitserve.report import accounts, answers, content
 from fitserve.summary import failures, jumps
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
         lstrip_blocks=True,
     )
     script, style = _asset("report.js"), _asset("report.css")
-    picture, words = content.contour_uri(run, options or ContourOptions())
+    picture, words = None, ""
+    if answers.has_contour(run):
+        picture, words = content.contour_uri(run, options or ContourOptions())
     bars = content.histogram(run)
     return environment.get_template("report.html.j2").render(
         pallet=run.manifest.pallet,
@@ -66,6 +68,10 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
         headline=content.headline(run),
         picture=picture,
         words=words,
+        has_contour=answers.has_contour(run),
+        details=answers.details(run),
+        left_out=answers.left_out(run),
+        next_commands=answers.next_commands(run),
         failures=failures(run),
         jumps=jumps(run),
         unfinished=run.unfinished,
