@@ -255,12 +255,10 @@ def _to_look_at_again(saved: SavedRun, jumps: Mapping[str, Jump]) -> set[str]:
 
 def _judge(store: RunStore, saved: SavedRun, jumps: Mapping[str, Jump]) -> None:
     """Write down anew which results jump against their neighbours."""
-    records = saved.records
-    fresh = {name: judged(one.result, jumps.get(name)) for name, one in records.items()}
     store.append(
-        msgspec.structs.replace(records[name], result=result)
-        for name, result in fresh.items()
-        if result != records[name].result
+        msgspec.structs.replace(one, result=fresh)
+        for name, one in saved.records.items()
+        if (fresh := judged(one.result, jumps.get(name))) != one.result
     )
 
 
