@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fitserve import execute
+from fitserve._version import __version__
 from fitserve.backends import BackendStatus, Limits, Outcome
 from fitserve.contract import (
     Hypothesis,
@@ -22,6 +23,7 @@ from fitserve.contract import (
 )
 from fitserve.plan import Bounds
 from fitserve.progress import Silent
+from fitserve.reuse import reusable
 from fitserve.store import Inputs, read_run, run_store
 from fitserve.summary import table_rows
 
@@ -136,3 +138,20 @@ def test_results_are_collected_once_for_a_whole_table(
     assert [name for name, _ in rows] == ["S_1"]
     assert run.results is run.results
     assert run.unfinished is run.unfinished
+
+
+def test_results_of_runs_that_ask_something_else_are_not_read(
+    build_run: Callable, workspace: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = build_run({"S_1": ((1.0, 2.0), 0.1, None)}, workspace_digest=digest(workspace))
+    one = Hypothesis(name="S_1", values=(1.0, 2.0), patch=[])
+    manifest = msgspec.structs.replace(manifest, versions={"fitserve": __version__})
+    inputs = Inputs(workspace=workspace, hypotheses=[one])
+    execute.open_store(tmp_path / "run", manifest, inputs, refit=False).close()
+    read: list[Path] = []
+    monkeypatch.setattr("fitserve.reuse.read_run", lambda path: read.append(path) or read_run(path))
+    other = msgspec.structs.replace(manifest, request_digest="e" * 64)
+    reusable(other, [one])
+    assert read == []
+    reusable(manifest, [one])
+    assert read == [tmp_path / "run"]

@@ -45,7 +45,7 @@ from fitserve.store.toys import merged, merged_record, missing_toys, ranges
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["RunStore", "SavedRun", "ask_to_cancel", "read_run"]
+__all__ = ["RunStore", "SavedRun", "ask_to_cancel", "read_manifest", "read_run"]
 
 _INPUT_LIMIT = 2 * 1024**3
 _CANCEL = "cancel"
@@ -146,7 +146,7 @@ def read_run(path: str | Path) -> SavedRun:
         It is none, was made by a newer fitserve, or is damaged.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     records = read_journal(path / "results.jsonl", StoredResult)
     return SavedRun(path, manifest, {record.result.name: record for record in records})
 
@@ -194,7 +194,7 @@ class RunStore:
         StoreError
             It is none, is in use, or cannot be written.
         """
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         lock = RunLock(path)
         try:
             return cls(path, lock, manifest)
@@ -344,7 +344,7 @@ def ask_to_cancel(path: Path) -> bool:
     StoreError
         The directory is none of a run, or cannot be written.
     """
-    _read_manifest(path)
+    read_manifest(path)
     request = path / _CANCEL
     try:
         request.touch()
@@ -410,7 +410,14 @@ def _decoded_inputs(path: Path) -> Inputs:
     return msgspec.json.decode(raw, type=Inputs)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Read what a run was asked to do, without its results.
+
+    Raises
+    ------
+    StoreError
+        As `read_run`.
+    """
     try:
         raw = read_regular(path / "manifest.json")
         if too_much := excess(raw):
