@@ -273,3 +273,15 @@ def test_published_analyses(published_runs, analysis):
     texts = _legend(figure)
     assert texts[:2] == ["Observed limit", r"Expected limit ($\pm\mathrm{1}\,\sigma$)"]
     assert figure.axes[0].get_xlabel() == manifest.pallet.axes[0]
+
+
+def test_many_points_are_small_and_few_bytes(build_run, monkeypatch):
+    run = build_run(_points())
+    vector = figure_bytes(draw_contour(*run), "svg")
+    monkeypatch.setattr("fitserve.contour.markers._MANY", 4)
+    axes = draw_contour(*run).axes[0]
+    many = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) > 4]
+    assert many
+    assert all(line.get_rasterized() and line.get_markersize() < 3.8 for line in many)
+    pixels = figure_bytes(draw_contour(*run), "svg")
+    assert pixels.count(b"<use ") < vector.count(b"<use ")

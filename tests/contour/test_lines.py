@@ -106,7 +106,7 @@ def test_scale_of_an_axis_does_not_matter(build_run):
 def test_surface_goes_through_the_points(interpolation):
     points = _grid("scattered")
     z = _circle(points)
-    surface = Mesh(points).surface(z, interpolation)
+    surface = Mesh(points).surface(z, interpolation, level=LEVEL)
     nodes = np.column_stack([surface.triangulation.x, surface.triangulation.y])
     for place, value in zip(points[::7], z[::7], strict=True):
         nearest = np.argmin(np.linalg.norm((nodes - place) / SCALE, axis=1))
@@ -169,8 +169,8 @@ def test_no_island_without_a_point(z, seed, interpolation):
     mesh = Mesh(points)
     below = np.minimum(z, LEVEL - 1e-3)
     above = np.maximum(z, LEVEL + 1e-3)
-    assert level_lines(mesh.surface(below, interpolation), LEVEL) == []
-    assert level_lines(mesh.surface(above, interpolation), LEVEL) == []
+    assert level_lines(mesh.surface(below, interpolation, level=LEVEL), LEVEL) == []
+    assert level_lines(mesh.surface(above, interpolation, level=LEVEL), LEVEL) == []
 
 
 def test_along_one_mass(build_run):
@@ -235,3 +235,27 @@ def _inside(points, triangle):
 
 def _length(lines):
     return sum(np.linalg.norm(np.diff(line / SCALE, axis=0), axis=1).sum() for line in lines)
+
+
+def test_only_what_the_contour_passes_is_smoothed(monkeypatch):
+    """Four times the points have a contour that passes twice the triangles."""
+    from scipy.interpolate import RBFInterpolator
+
+    asked = []
+    whole = RBFInterpolator.__call__
+
+    def counted(self, places):
+        asked.append(len(places))
+        return whole(self, places)
+
+    monkeypatch.setattr(RBFInterpolator, "__call__", counted)
+    monkeypatch.setattr("fitserve.contour.surface._MOST_SUBDIVISIONS", 1)
+    numbers = []
+    for side in (12, 24):
+        x, y = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))
+        points = np.column_stack([x.ravel(), y.ravel()]) * SCALE
+        asked.clear()
+        surface = Mesh(points).surface(_circle(points), level=LEVEL)
+        assert level_lines(surface, LEVEL)
+        numbers.append(sum(asked))
+    assert 0 < numbers[1] < 3 * numbers[0]

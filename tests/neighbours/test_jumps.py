@@ -253,3 +253,27 @@ def test_published_grids_have_no_jumps_and_planted_ones_are_found(
     for name in near[::3]:
         for sigma in (-1.5, 1.5):
             assert name in find_jumps(REQUEST, {**grid, name: _planted(grid[name], sigma)}), name
+
+
+def test_the_number_of_distances_is_proportional_to_that_of_hypotheses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[int] = []
+    root = np.sqrt
+
+    def counted(values: np.ndarray) -> np.ndarray:
+        taken.append(np.size(values))
+        return root(values)
+
+    monkeypatch.setattr(np, "sqrt", counted)
+    numbers = []
+    for side in (12, 24):
+        grid = {
+            f"S_{x}_{y}": _result(f"S_{x}_{y}", (float(x), float(y)), 0.1 * x, 0.1 * x + 0.05 * y)
+            for x in range(side)
+            for y in range(side)
+        }
+        taken.clear()
+        find_jumps(REQUEST, grid)
+        numbers.append(sum(taken))
+    assert 0 < numbers[1] <= 5 * numbers[0]

@@ -103,6 +103,27 @@ def test_table_is_in_the_patchset_order_and_keeps_full_numbers(run):
     assert (found[-1].status, found[-1].excluded) == ("unfinished", "")
 
 
+def test_no_list_is_longer_than_a_browser_shows(run, monkeypatch):
+    most = 1
+    for module in ("content", "accounts"):
+        monkeypatch.setattr(f"fitserve.report.{module}.MOST_ROWS", most)
+    text = render_report(run)
+    table = text[text.index('<table id="results">') : text.index('<section id="timing"')]
+    assert table.count("<tr data-status=") == most
+    assert f"These are the first 1 of {len(run.manifest.hypotheses)}; all are in" in table
+    assert f"fitserve export {run.path} --format csv" in table
+    doubts = text[text.index('<section id="doubts"') : text.index('<section id="table"')]
+    assert doubts.count('<th scope="row">') == most
+    assert "These are the first 1 of 2; all are in" in doubts
+    times = text[text.index('<section id="timing"') : text.index('<section id="provenance"')]
+    assert times.count('<th scope="row">') == most
+    assert "every number" not in text
+
+
+def test_a_short_list_is_whole(report):
+    assert "These are the first" not in report.read_text()
+
+
 def test_histogram_counts_every_hypothesis(run):
     bars = histogram(run)
     assert sum(bar.hypotheses for bar in bars) == len(run.results)

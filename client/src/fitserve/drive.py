@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fitserve.backends import Backend, BackendStatus, Outcome
-    from fitserve.contract import Hypothesis, HypothesisResult, ToyRange
+    from fitserve.contract import Hypothesis, ToyRange
     from fitserve.plan import PlannedTask
     from fitserve.store import Inputs, PendingTask, RunStore
 
@@ -56,13 +56,13 @@ class Observer(Protocol):
 
 
 class Claims(NamedTuple):
-    """Results by hypothesis, to be held against pyhf.
+    """Records by hypothesis, whose results are to be held against pyhf.
 
     After ``seconds``, where there is such a bound, what has not ended is left as it is, for
     whoever resumes the run.
     """
 
-    results: Mapping[str, HypothesisResult]
+    records: Mapping[str, StoredResult]
     seconds: float | None = None
 
 
@@ -144,7 +144,7 @@ class _Drive:
         self._claims = claims
         self._doubted = frozenset(store.manifest.doubted)
         # Tickets are never used twice in a run directory.
-        self._tickets = sum(event.event == "submitted" for event in store.read().events())
+        self._tickets = sum(event.event == "submitted" for event in store.events())
 
     def run(self, tasks: Sequence[PlannedTask], pending: Sequence[PendingTask]) -> None:
         seconds = self._claims.seconds if self._claims else None
@@ -221,7 +221,7 @@ class _Drive:
         return Verify(
             # What neighbours say is the client's own, and in no answer.
             [
-                msgspec.structs.replace(self._claims.results[name], neighbours=None)
+                msgspec.structs.replace(self._claims.records[name].result, neighbours=None)
                 for name in names
             ],
             [name for name in names if name in self._doubted],
@@ -240,10 +240,7 @@ class _Drive:
             return
         records = self._checked(outcome.ticket, sent, outcome.result)
         if self._claims is not None:
-            claims = self._claims.results
-            self._store.append_verified(
-                with_verdict(claims[record.result.name], record.result) for record in records
-            )
+            self._append_verdicts(self._claims, records)
         elif sent.piece.toys is None:
             self._store.append(records)
             self._observer.finished(records)
@@ -258,6 +255,15 @@ class _Drive:
                 sent.piece._replace(hypotheses=rest),
                 "the worker left it unanswered",
             )
+
+    def _append_verdicts(self, claims: Claims, answers: Sequence[StoredResult]) -> None:
+        """Write what verification says; by whom and when the hypotheses were fitted stays."""
+        pairs = [(claims.records[one.result.name], one.result) for one in answers]
+        self._store.append(
+            msgspec.structs.replace(claim, result=with_verdict(claim.result, answer))
+            for claim, answer in pairs
+            if answer.verification is not None
+        )
 
     def _checked(self, ticket: str, sent: _Sent, answer: str) -> list[StoredResult]:
         try:

@@ -127,8 +127,9 @@ def complete(
         store.want_verified(doubted, doubted=True)
     waiting = to_verify(store.read())
     if waiting:
-        asked = [name for name in waiting if name in store.manifest.verify]
-        sample = [name for name in waiting if name not in asked]
+        wanted = set(store.manifest.verify)
+        asked = [name for name in waiting if name in wanted]
+        sample = [name for name in waiting if name not in wanted]
         observer.verifying(
             f"every hypothesis has its result in {store.path / 'results.json'}; pyhf verifies "
             f"{len(waiting)} (Ctrl-C leaves that out)"
@@ -197,17 +198,18 @@ def _verify(
     """Ask pyhf about hypotheses that have a result, for no longer than some ``seconds``."""
     if not names:
         return
-    saved = store.read()
+    records = store.read().records
+    wanted = set(names)
     pending = [
         task
-        for task in pending_tasks(saved.events())
-        if task.verify and set(names).issuperset(task.hypotheses)
+        for task in pending_tasks(store.events())
+        if task.verify and wanted.issuperset(task.hypotheses)
     ]
-    held = {name for task in pending for name in task.hypotheses}
+    free = wanted.difference(*(task.hypotheses for task in pending))
     staged = _staged(store, inputs, backend)
     tasks = plan_verification(
         inputs.workspace,
-        [one for one in inputs.hypotheses if one.name in names and one.name not in held],
+        [one for one in inputs.hypotheses if one.name in free],
         store.manifest.request,
         limits=backend.limits,
         staged=staged,
@@ -221,7 +223,7 @@ def _verify(
         staged=staged,
         observer=observer,
         pending=pending,
-        claims=Claims({name: saved.results[name] for name in names}, seconds),
+        claims=Claims({name: records[name] for name in names}, seconds),
     )
 
 
@@ -253,12 +255,10 @@ def _to_look_at_again(saved: SavedRun, jumps: Mapping[str, Jump]) -> set[str]:
 
 def _judge(store: RunStore, saved: SavedRun, jumps: Mapping[str, Jump]) -> None:
     """Write down anew which results jump against their neighbours."""
-    records = saved.records
-    fresh = {name: judged(one.result, jumps.get(name)) for name, one in records.items()}
     store.append(
-        msgspec.structs.replace(records[name], result=result)
-        for name, result in fresh.items()
-        if result != records[name].result
+        msgspec.structs.replace(one, result=fresh)
+        for name, one in saved.records.items()
+        if (fresh := judged(one.result, jumps.get(name))) != one.result
     )
 
 

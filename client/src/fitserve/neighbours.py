@@ -46,8 +46,8 @@ _ROUNDS = 12
 _SMALL = 0.01
 # Of the range of the grid; nothing is nearer.
 _SAME_PLACE = 1e-6
-# Distances of so many pairs are in memory at a time.
-_MOST_PAIRS = 1_000_000
+# On a regular grid several are as near: of so many the nearest are chosen.
+_LOOKED_AT = 16
 
 
 class Jump(NamedTuple):
@@ -198,32 +198,74 @@ def _outliers(
     """
     import numpy as np
 
-    left = np.arange(len(points))
+    left, changed = np.arange(len(points)), np.arange(len(points))
+    distances, jumps = np.zeros(len(points)), np.zeros(len(points))
+    chosen = np.zeros((len(points), _NEIGHBOURS), dtype=np.intp)
     apart: list[int] = []
     least = np.inf
     usual = 0.0
     while len(left) >= _LEAST_POINTS:
-        distances, jumps, chosen = _compare(points[left], values[left], np.arange(len(left)))
-        usual = float(np.median(np.abs(distances))) / _MEDIAN
+        chosen[changed] = _nearest(points, left, changed)
+        distances[changed], jumps[changed] = _compare(points, values, changed, chosen[changed])
+        usual = float(np.median(np.abs(distances[left]))) / _MEDIAN
         least = max(_LEAST, _UNUSUAL * usual)
         sizes = np.abs(jumps)
-        worst = np.flatnonzero((sizes >= least) & (sizes >= sizes[chosen].max(axis=1)))
+        over = left[sizes[left] >= least]
+        worst = over[sizes[over] >= sizes[chosen[over]].max(axis=1)]
         if not worst.size:
             break
-        apart += left[worst].tolist()
-        left = np.delete(left, worst)
-    for index in apart:
-        # Among good neighbours only: one that was wrong may have been the reason.
-        some = np.append(left, index)
-        jump = float(_compare(points[some], values[some], np.array([len(left)]))[1][0])
+        apart += worst.tolist()
+        left = np.setdiff1d(left, worst, assume_unique=True)
+        # The others keep their neighbours.
+        changed = left[np.isin(chosen[left], worst).any(axis=1)]
+    if not apart or not left.size:
+        return
+    # Among good neighbours only: one that was wrong may have been the reason.
+    rows = np.array(apart)
+    _, again = _compare(points, values, rows, _nearest(points, left, rows))
+    for index, jump in zip(apart, again.tolist(), strict=True):
         if abs(jump) >= least:
             yield index, jump, usual
 
 
+def _nearest(
+    points: NDArray[np.float64], among: NDArray[np.intp], rows: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Return the neighbours of some of the points, the nearest first.
+
+    Of those at the same distance that with the lower number comes first, as far as so many are
+    looked at.
+
+    Parameters
+    ----------
+    points
+        Of shape (n, d).
+    among
+        Which may be neighbours; no point is its own.
+    rows
+        Of which they are looked for.
+    """
+    import numpy as np
+    from scipy.spatial import KDTree
+
+    count = min(len(among), _LOOKED_AT)
+    found = among[KDTree(points[among]).query(points[rows], k=count)[1]]
+    distance = np.sqrt(((points[found] - points[rows][:, None]) ** 2).sum(axis=2))
+    distance[found == rows[:, None]] = np.inf
+    order = np.lexsort((found, distance), axis=1)[:, :_NEIGHBOURS]
+    return np.take_along_axis(found, order, axis=1)
+
+
 def _compare(
-    points: NDArray[np.float64], values: NDArray[np.float64], rows: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Compare some of the values with their neighbours, as many at a time as memory allows.
+    points: NDArray[np.float64],
+    values: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    chosen: NDArray[np.intp],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare some of the values with their neighbours.
+
+    A value jumps if it is on the same side of what each of the nearest neighbours, moved to its
+    place along the plane, lets expect; by the smallest of these distances.
 
     Parameters
     ----------
@@ -231,37 +273,19 @@ def _compare(
         Of shape (n, d) and (n,).
     rows
         Which of them.
+    chosen
+        The neighbours of each, as of `_nearest`.
 
     Returns
     -------
     tuple
-        For each row its distance from the plane through its neighbours, how far it jumps, and
-        which its neighbours are.
+        For each row its distance from the plane through its neighbours, and how far it jumps.
     """
     import numpy as np
 
-    pieces = np.array_split(rows, -(-len(rows) * len(points) // _MOST_PAIRS))
-    told = [_compare_some(points, values, piece) for piece in pieces]
-    distances, jumps, chosen = (np.concatenate(parts) for parts in zip(*told, strict=True))
-    return distances, jumps, chosen
-
-
-def _compare_some(
-    points: NDArray[np.float64], values: NDArray[np.float64], rows: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Compare, as `_compare`.
-
-    A value jumps if it is on the same side of what each of the nearest neighbours, moved to its
-    place along the plane, lets expect; by the smallest of these distances.
-    """
-    import numpy as np
-
-    away = points[None] - points[rows][:, None]
+    away = points[chosen] - points[rows][:, None]
     distance = np.sqrt((away**2).sum(axis=2))
-    distance[np.arange(len(rows)), rows] = np.inf
-    chosen = np.argsort(distance, axis=1, kind="stable")[:, :_NEIGHBOURS]
-    away = np.take_along_axis(away, chosen[:, :, None], axis=1)
-    closeness = 1 / np.maximum(np.take_along_axis(distance, chosen, axis=1), _SAME_PLACE)
+    closeness = 1 / np.maximum(distance, _SAME_PLACE)
     near, own = values[chosen], values[rows]
     terms = np.concatenate([np.ones((*near.shape, 1)), away], axis=2)
     weights, plane = closeness, np.zeros(terms.shape[::2])
@@ -277,4 +301,4 @@ def _compare_some(
     against = (own[:, None] - moved)[:, :_NEAREST]
     same_side = (against > 0).all(axis=1) | (against < 0).all(axis=1)
     least = np.take_along_axis(against, np.abs(against).argmin(axis=1)[:, None], axis=1)[:, 0]
-    return own - plane[:, 0], np.where(same_side, least, 0.0), chosen
+    return own - plane[:, 0], np.where(same_side, least, 0.0)

@@ -9,7 +9,7 @@ import msgspec
 from fitserve._version import __version__
 from fitserve.contract import hypothesis_key
 from fitserve.errors import StoreError
-from fitserve.store import known_runs, read_run
+from fitserve.store import known_runs, read_manifest, read_run
 from fitserve.verification import lacks_verification
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
         ):
             break
         try:
+            if not _comparable(read_manifest(path), manifest):
+                continue
             run = read_run(path)
         except StoreError:
             # Another run's trouble is shown by `fitserve show` of that run, not here.
-            continue
-        if not _comparable(run, manifest):
             continue
         for record in run.records.values():
             one = wanted.get(record.result.key)
@@ -56,11 +56,11 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
     return list(found.values())
 
 
-def _comparable(run: SavedRun, manifest: Manifest) -> bool:
+def _comparable(other: Manifest, manifest: Manifest) -> bool:
     return (
-        run.manifest.request_digest == manifest.request_digest
-        and run.manifest.pallet.workspace_digest == manifest.pallet.workspace_digest
-        and run.manifest.versions.get("fitserve") == __version__
+        other.request_digest == manifest.request_digest
+        and other.pallet.workspace_digest == manifest.pallet.workspace_digest
+        and other.versions.get("fitserve") == __version__
     )
 
 

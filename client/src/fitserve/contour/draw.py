@@ -10,7 +10,7 @@ import numpy as np
 from fitserve.contour.draw_line import draw_along_one_mass
 from fitserve.contour.grid import mass_grid
 from fitserve.contour.headroom import add_header, add_legend, caption, heading
-from fitserve.contour.lines import cls_of, level_lines
+from fitserve.contour.lines import CURVES, curve_surface, level_lines
 from fitserve.contour.markers import add_points, point_entries
 from fitserve.contour.needed import need_pictures
 from fitserve.contour.options import ContourOptions
@@ -25,7 +25,7 @@ from fitserve.contour.style import (
     pictures,
     safe_text,
 )
-from fitserve.contour.surface import Mesh, Surface, significance
+from fitserve.contour.surface import Mesh, Surface
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,10 +116,7 @@ def _draw_plane(
 
     entries: list[tuple[Any, str]] = []
     mesh = Mesh(grid.points)
-    surfaces = {
-        name: mesh.surface(significance(cls_of(grid, name)), options.interpolation)
-        for name in ("observed", "expected", "expected_minus_1_sigma", "expected_plus_1_sigma")
-    }
+    surfaces = {name: curve_surface(mesh, grid, name, options) for name in CURVES}
     holes = mesh.holes(grid.cls_obs)
     if len(holes):
         triangles = [Path([*corners, corners[0]], closed=True) for corners in holes]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Polylines = list[NDArray[np.float64]]
 
-__all__ = ["CURVES", "Contours", "contour_lines", "level_lines"]
+__all__ = ["CURVES", "Contours", "cls_of", "contour_lines", "curve_surface", "level_lines"]
 
 CURVES = ("observed", "expected", "expected_minus_1_sigma", "expected_plus_1_sigma")
 """Names of the curves. A background fluctuation of -1 sigma excludes more, +1 sigma less."""
@@ -124,10 +124,7 @@ def contour_lines(
     else:
         mesh = Mesh(grid.points)
         curves = {
-            name: level_lines(
-                mesh.surface(significance(cls_of(grid, name)), options.interpolation),
-                grid.threshold,
-            )
+            name: level_lines(curve_surface(mesh, grid, name, options), grid.threshold)
             for name in CURVES
         }
     return Contours(grid, options.interpolation, **curves)
@@ -136,6 +133,12 @@ def contour_lines(
 def cls_of(grid: MassGrid, name: str) -> NDArray[np.float64]:
     """Return the CLs at the points that make one of `CURVES`, shape (n,)."""
     return grid.cls_obs if name == "observed" else grid.cls_exp[:, _EXPECTED_INDEX[name]]
+
+
+def curve_surface(mesh: Mesh, grid: MassGrid, name: str, options: ContourOptions) -> Surface | None:
+    """Return the surface of significance that one of `CURVES` is a contour of."""
+    z = significance(cls_of(grid, name))
+    return mesh.surface(z, options.interpolation, level=grid.threshold)
 
 
 def level_lines(surface: Surface | None, level: float) -> Polylines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_points", "point_entries"]
 
+# More of a kind are drawn smaller, so that what lies below is seen, and as pixels in every format.
+_MANY = 2000
 _COMMON: dict[str, Any] = {"linestyle": "none", "color": POINT, "markeredgewidth": 0.9}
 _STYLES: dict[str, dict[str, Any]] = {
     "Excluded point": {"marker": "o", "markersize": 3.8, "fillstyle": "full"},
@@ -37,7 +40,12 @@ _STYLES: dict[str, dict[str, Any]] = {
 def add_points(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], grid: MassGrid) -> None:
     """Draw every point of a grid at ``x``, ``y``, both of shape (n,)."""
     for name, chosen in _groups(grid):
-        axes.plot(x[chosen], y[chosen], zorder=5, clip_on=False, **{**_COMMON, **_STYLES[name]})
+        style = {**_COMMON, **_STYLES[name]}
+        if (count := int(chosen.sum())) > _MANY:
+            scale = math.sqrt(_MANY / count)
+            sizes = {key: style[key] * scale for key in ("markersize", "markeredgewidth")}
+            style |= {**sizes, "rasterized": True}
+        axes.plot(x[chosen], y[chosen], zorder=5, clip_on=False, **style)
 
 
 def point_entries(grid: MassGrid) -> list[tuple[Any, str]]:

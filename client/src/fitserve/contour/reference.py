@@ -199,8 +199,9 @@ def _from_table(table: _Table, path: Path, options: ContourOptions) -> Polylines
         cls = next((values for name, values in table.dependent if _CLS.search(name)), None)
         if cls is not None:
             points = np.column_stack([x, y])
-            surface = Mesh(points).surface(significance(cls), options.interpolation)
-            return level_lines(surface, threshold(options.level or 0.95))
+            level = threshold(options.level or 0.95)
+            surface = Mesh(points).surface(significance(cls), options.interpolation, level=level)
+            return level_lines(surface, level)
     else:
         x, y = columns[0][1], columns[1][1]
     pieces = next((values for name, values in table.dependent if _PIECE.search(name)), None)

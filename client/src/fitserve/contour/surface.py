@@ -112,13 +112,19 @@ class Mesh:
         return self._original[self._triangles[touched]]
 
     def surface(
-        self, values: NDArray[np.float64], interpolation: Interpolation = "smooth"
+        self,
+        values: NDArray[np.float64],
+        interpolation: Interpolation = "smooth",
+        *,
+        level: float,
     ) -> Surface | None:
         """Interpolate values given at the points; None where no triangle is without a NaN.
 
         Triangles that touch a NaN are masked: nothing is interpolated over a hole. Within
         each triangle the smooth surface stays in the range of the three corners, so that
-        it has no peak or dip, and its contour no island, that no fitted point supports.
+        it has no peak or dip, and its contour no island, that no fitted point supports. It is
+        therefore smooth only in triangles that the contour can pass through: elsewhere it is
+        linear, whose value is above or below the level all the same.
 
         Parameters
         ----------
@@ -126,16 +132,22 @@ class Mesh:
             Values at the n points, NaN where there is none.
         interpolation
             See `ContourOptions`.
+        level
+            Of the contour.
         """
         from matplotlib.tri import Triangulation
 
         masked = self._touched(values) | self._flat
         if masked.all():
             return None
-        if interpolation == "linear":
-            found = self._linear(values)
-        else:
-            found = self._limited(self._radial(values), values, masked)
+        found = self._linear(values)
+        if interpolation == "smooth":
+            at_corners = values[self._triangles]
+            passed = (at_corners.min(axis=1) <= level) & (at_corners.max(axis=1) >= level)
+            nodes = np.unique(self._fine_triangles[(passed & ~masked)[self._parents]])
+            if nodes.size:
+                found[nodes] = self._radial(values, self._nodes[nodes])
+            found = self._limited(found, values, masked)
         triangulation = Triangulation(
             *self._places.T, self._fine_triangles, mask=masked[self._parents]
         )
@@ -157,8 +169,10 @@ class Mesh:
         at_corners = np.nan_to_num(values)[corners]
         return np.asarray((weights * at_corners).sum(axis=1))
 
-    def _radial(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Interpolate with the mean of two radial basis functions.
+    def _radial(
+        self, values: NDArray[np.float64], nodes: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Interpolate at some nodes, of shape (k, 2), with the mean of two radial basis functions.
 
         The thin-plate spline alone overshoots where significance falls steeply, the linear
         one alone has a cusp at each point. Predicting single points near the contours of
@@ -168,12 +182,12 @@ class Mesh:
 
         good = np.isfinite(values)
         neighbours = _NEIGHBOURS if good.sum() > _MOST_GLOBAL else None
-        found = np.zeros(len(self._nodes))
+        found = np.zeros(len(nodes))
         for kernel in _KERNELS:
             radial = RBFInterpolator(
                 self._points[good], values[good], kernel=kernel, degree=1, neighbors=neighbours
             )
-            found += radial(self._nodes) / len(_KERNELS)
+            found += radial(nodes) / len(_KERNELS)
         return found
 
     def _limited(

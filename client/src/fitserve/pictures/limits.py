@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve.contour.grid import mass_grid
 from fitserve.contour.headroom import add_legend
-from fitserve.contour.lines import cls_of, level_lines
+from fitserve.contour.lines import curve_surface, level_lines
 from fitserve.contour.markers import add_points, point_entries
 from fitserve.contour.needed import need_pictures, need_points
 from fitserve.contour.options import ContourOptions
@@ -20,7 +20,7 @@ from fitserve.contour.style import (
     axis_title,
     pictures,
 )
-from fitserve.contour.surface import Mesh, significance
+from fitserve.contour.surface import Mesh
 from fitserve.contract import LimitRequest
 from fitserve.pictures.base import new_figure, refuse_kind, title_above
 from fitserve.shown import above_bound, limit_text
@@ -180,7 +180,7 @@ def _draw_map(
     if known.any():
         # A limit and its logarithm vary as smoothly as a significance does.
         norm = LogNorm(min(observed.min(), 0.5), max(observed.max(), 2.0))
-        surface = mesh.surface(np.log10(limits[:, 0]), "linear")
+        surface = mesh.surface(np.log10(limits[:, 0]), "linear", level=0.0)
         drawn: Any = None
         if surface is not None:
             drawn = axes.tripcolor(
@@ -208,8 +208,7 @@ def _draw_map(
         ("observed", OBSERVED, "-", r"Observed $\mu = \mathrm{1}$"),
         ("expected", EXPECTED, _DASHES, r"Expected $\mu = \mathrm{1}$"),
     ):
-        surface = mesh.surface(significance(cls_of(grid, name)), options.interpolation)
-        lines = level_lines(surface, grid.threshold)
+        lines = level_lines(curve_surface(mesh, grid, name, options), grid.threshold)
         for line in lines:
             axes.plot(*line.T, color="white", linewidth=3.6, zorder=3.9)
             axes.plot(*line.T, color=colour, linestyle=dashes, linewidth=2.2, zorder=4)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.accounting import Account, account, traffic
-from fitserve.report.content import Fact
+from fitserve.report.content import MOST_ROWS, Fact
 
 if TYPE_CHECKING:
     from fitserve.store import SavedRun
@@ -36,13 +37,13 @@ def account_columns() -> list[tuple[str, str]]:
 
 
 def account_rows(run: SavedRun) -> list[AccountRow]:
-    """Return the account of each hypothesis that was fitted in this run."""
+    """Return the account of the first `MOST_ROWS` hypotheses that were fitted in this run."""
+    own = ((name, one) for name, one in run.records.items() if one.reused_from is None)
     rows = []
-    for name, record in run.records.items():
-        if record.reused_from is None:
-            parts: Account = account(record)
-            cells = [f"{seconds:.3g}" for seconds in (*parts, parts.total)]
-            rows.append(AccountRow(name, [*cells, str(record.task_bytes or "")]))
+    for name, record in islice(own, MOST_ROWS):
+        parts: Account = account(record)
+        cells = [f"{seconds:.3g}" for seconds in (*parts, parts.total)]
+        rows.append(AccountRow(name, [*cells, str(record.task_bytes or "")]))
     return rows
 
 

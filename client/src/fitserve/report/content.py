@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fitserve.store import SavedRun
 
 __all__ = [
+    "MOST_ROWS",
     "Bar",
     "Cell",
     "Fact",
@@ -47,6 +48,9 @@ __all__ = [
     "rows",
     "timing",
 ]
+
+MOST_ROWS = 2000
+"""No list in the page is longer: no browser shows a table of 100,000 rows."""
 
 _MOST_BARS = 24
 _EXPECTED = 5
@@ -112,7 +116,7 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
             f": {count['observed']} of {total} hypotheses are excluded, {count['expected']} are "
             "expected to be"
         )
-    words += ". The table has every number."
+    words += ". The table has every number." if total <= MOST_ROWS else "."
     return "data:image/svg+xml;base64," + base64.b64encode(picture).decode("ascii"), words
 
 
@@ -146,12 +150,12 @@ def _verified(run: SavedRun) -> bool:
 
 
 def rows(run: SavedRun) -> list[Row]:
-    """Return the table: every hypothesis that was asked for, in the patchset's order."""
+    """Return the table: the first `MOST_ROWS` hypotheses asked for, in the patchset's order."""
     width = len(run.manifest.pallet.labels)
     results, verified = {**run.partial(), **run.results}, _verified(run)
     return [
         _row(run, name, results.get(name), width, verified=verified)
-        for name in run.manifest.hypotheses
+        for name in run.manifest.hypotheses[:MOST_ROWS]
     ]
 
 
@@ -334,15 +338,20 @@ def _verification(run: SavedRun) -> list[Fact]:
     if found["hypothesis"] is not None:
         told += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
     if found["beyond"]:
-        told += f"; wrong by more than {found['tolerance']:g}: {', '.join(found['beyond'])}"
+        told += f"; wrong by more than {found['tolerance']:g}: {', '.join(_first(found['beyond']))}"
     above = [f"{name}: {told}" for name, told in found["above"].items()]
     missing = [f"{name}: {reason}" for name, reason in found["unverified"].items()]
     missing += [f"{name}: not done yet" for name in found["waiting"]]
     return [
         Fact("Verified with pyhf", told),
-        *(Fact("Other CLs of pyhf that does not count", text) for text in above),
-        *(Fact("Not verified", text) for text in missing),
+        *(Fact("Other CLs of pyhf that does not count", text) for text in _first(above)),
+        *(Fact("Not verified", text) for text in _first(missing)),
     ]
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    left = len(texts) - MOST_ROWS
+    return [*texts[:MOST_ROWS], *([f"and {left} more"] if left > 0 else [])]
 
 
 def headline(run: SavedRun) -> list[Fact]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from fitserve.collection import no_collection
 from fitserve.contract import excess
 from fitserve.errors import StoreError
 from fitserve.files import open_regular, read_regular
@@ -42,19 +43,25 @@ def read_journal(path: Path, type_: type[T]) -> list[T]:
     # A million results are some GB: they are bounded by the memory there is alone.
     if too_much := excess(content, sys.maxsize):
         raise StoreError(f"{path} is too large to be read", evidence=too_much)
-    lines = content.split(b"\n")[:-1]
-    decoder = msgspec.json.Decoder(type_)
-    entries = []
-    for number, line in enumerate(lines, start=1):
+    with no_collection():
+        return _decoded(path, content, msgspec.json.Decoder(type_))
+
+
+def _decoded(path: Path, content: bytes, decoder: msgspec.json.Decoder[T]) -> list[T]:
+    """Return the entries, with no copy of all the lines."""
+    entries: list[T] = []
+    begin, lines = 0, memoryview(content)
+    while (end := content.find(b"\n", begin)) >= 0:
         try:
-            entries.append(decoder.decode(line))
+            entries.append(decoder.decode(lines[begin:end]))
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise StoreError(
-                f"line {number} of {path} is damaged",
+                f"line {len(entries) + 1} of {path} is damaged",
                 evidence=str(error),
                 hint=f"restore the file, or delete that line: its hypotheses are then refitted "
                 f"by fitserve resume {path.parent}",
             ) from error
+        begin = end + 1
     return entries
 
 

@@ -18,6 +18,7 @@ cancel            there while that process is asked to stop
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -44,10 +45,11 @@ from fitserve.store.toys import merged, merged_record, missing_toys, ranges
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["RunStore", "SavedRun", "ask_to_cancel", "read_run"]
+__all__ = ["RunStore", "SavedRun", "ask_to_cancel", "read_manifest", "read_run"]
 
 _INPUT_LIMIT = 2 * 1024**3
 _CANCEL = "cancel"
+_EVENTS = "events.jsonl"
 _TOYS = "toys.jsonl"
 
 
@@ -69,7 +71,7 @@ class SavedRun:
         self.manifest = manifest
         self.records = {name: records[name] for name in manifest.hypotheses if name in records}
 
-    @property
+    @cached_property
     def results(self) -> dict[str, HypothesisResult]:
         """Finished hypotheses by name, in the order of the manifest."""
         return {name: record.result for name, record in self.records.items()}
@@ -106,14 +108,14 @@ class SavedRun:
             if name in parts
         }
 
-    @property
+    @cached_property
     def unfinished(self) -> list[str]:
         """Names of the hypotheses without a result."""
         return [name for name in self.manifest.hypotheses if name not in self.records]
 
     def events(self) -> list[Event]:
         """Return what happened to tasks, in order."""
-        return read_journal(self.path / "events.jsonl", Event)
+        return read_journal(self.path / _EVENTS, Event)
 
     def inputs(self) -> Inputs:
         """Return the workspace and hypotheses of the run.
@@ -144,7 +146,7 @@ def read_run(path: str | Path) -> SavedRun:
         It is none, was made by a newer fitserve, or is damaged.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     records = read_journal(path / "results.jsonl", StoredResult)
     return SavedRun(path, manifest, {record.result.name: record for record in records})
 
@@ -157,7 +159,7 @@ class RunStore:
         self.manifest = manifest
         self._lock = lock
         self._results: Journal[StoredResult] = Journal(path / "results.jsonl")
-        self._events: Journal[Event] = Journal(path / "events.jsonl")
+        self._events: Journal[Event] = Journal(path / _EVENTS)
         self._toys: Journal[StoredResult] | None = None
         self._parts: dict[str, list[StoredResult]] = {}
         if isinstance(manifest.request, ToysRequest):
@@ -192,7 +194,7 @@ class RunStore:
         StoreError
             It is none, is in use, or cannot be written.
         """
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         lock = RunLock(path)
         try:
             return cls(path, lock, manifest)
@@ -218,18 +220,13 @@ class RunStore:
         """Return the run as it is on disk now."""
         return read_run(self.path)
 
+    def events(self) -> list[Event]:
+        """Return what happened to tasks until now, in order."""
+        return read_journal(self.path / _EVENTS, Event)
+
     def append(self, records: Iterable[StoredResult]) -> None:
         """Write finished hypotheses; they are on disk when this returns."""
         self._results.append(list(records))
-
-    def append_verified(self, results: Iterable[HypothesisResult]) -> None:
-        """Write what verification says of finished hypotheses; where they were fitted stays."""
-        known = self.read().records
-        self.append(
-            msgspec.structs.replace(known[result.name], result=result)
-            for result in results
-            if result.verification is not None
-        )
 
     def append_toys(self, records: Sequence[StoredResult]) -> list[StoredResult]:
         """Write parts of toys, and the results of hypotheses of which these are the last parts.
@@ -261,7 +258,7 @@ class RunStore:
 
     def nonce(self) -> str:
         """Return what tells a wanted refit from a repeated sending of the same task."""
-        times = [event.time for event in self.read().events() if event.event == "set aside"]
+        times = [event.time for event in self.events() if event.event == "set aside"]
         return f"{times[-1]:.6f}" if times else ""
 
     def want_verified(
@@ -347,7 +344,7 @@ def ask_to_cancel(path: Path) -> bool:
     StoreError
         The directory is none of a run, or cannot be written.
     """
-    _read_manifest(path)
+    read_manifest(path)
     request = path / _CANCEL
     try:
         request.touch()
@@ -413,7 +410,14 @@ def _decoded_inputs(path: Path) -> Inputs:
     return msgspec.json.decode(raw, type=Inputs)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Read what a run was asked to do, without its results.
+
+    Raises
+    ------
+    StoreError
+        As `read_run`.
+    """
     try:
         raw = read_regular(path / "manifest.json")
         if too_much := excess(raw):
