@@ -252,3 +252,8 @@ def test_parameters_that_the_data_cannot_tell_apart_have_no_uncertainty_to_trust
     workspace["channels"].append(region)
     workspace["observations"].append({"name": "CR", "data": [1010.0]})
     assert _answered(workspace, FitRequest(engine=EngineOptions(engine=engine))).status == "ok"
+
+
+def test_signal_strengths_that_read_alike_are_told_apart() -> None:
+    found = _answered(_workspace(), HypotestRequest(mu=(1.0, 1.0000001)))
+    assert (found.status, len(found.points)) == ("ok", 2)

@@ -52,24 +52,24 @@ class Tested(NamedTuple):
     at: int
     mu: tuple[float, ...]
 
-    def fits(self) -> dict[str, Fits]:
-        """Return all fits that were made, by what they were made for."""
+    def fits(self) -> list[tuple[str, Fits]]:
+        """Return all fits that were made, with what they were made for."""
         tests = self.tests
         held = zip(self.mu, tests.fixed, strict=True)
         asimov = zip(self.mu, tests.asimov, strict=True)
-        return {
-            "background": tests.null,
-            **{f"mu = {mu:g}": fit for mu, fit in held},
-            "free": tests.free,
-            **{f"Asimov, mu = {mu:g}": fit for mu, fit in asimov},
-        }
+        return [
+            ("background", tests.null),
+            *((f"mu = {mu:g}", fit) for mu, fit in held),
+            ("free", tests.free),
+            *((f"Asimov, mu = {mu:g}", fit) for mu, fit in asimov),
+        ]
 
     def doubts(self) -> list[str]:
         """Return the reasons to doubt the fits."""
         tests, at = self.tests, self.at
         of_fits = [
             f"the fit with {name} {what}"
-            for (name, fit), seen in zip(self.fits().items(), tests.minima, strict=True)
+            for (name, fit), seen in zip(self.fits(), tests.minima, strict=True)
             for what in [
                 *doubts(self.piece.loaded, fit, at),
                 *seen.doubts(at, AMBIGUOUS if name == "background" else 0.0),
@@ -112,7 +112,7 @@ class Tested(NamedTuple):
     def diagnostics(self) -> dict[str, float | int | bool | str | None]:
         """Return a result's diagnostics."""
         return {
-            **of_fits(list(self.fits().values()), self.at),
+            **of_fits([fit for _, fit in self.fits()], self.at),
             **at_bounds(self.piece, self.at, self.tests.free),
             **nearest(self.tests.minima).second(self.at),
             "q": finite(self.tests.q[self.at, 0]),
