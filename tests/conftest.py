@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, default_int_handler, getsignal
+from signal import signal as set_signal
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,8 +40,8 @@ ROOT = Path(__file__).parent.parent
 
 def pytest_configure() -> None:
     """Have Ctrl-C reach what tests start: a shell has that ignored in the background."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if getsignal(SIGINT) is SIG_IGN:
+        set_signal(SIGINT, default_int_handler)
 
 
 @pytest.fixture(autouse=True)
