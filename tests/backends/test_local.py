@@ -146,7 +146,10 @@ def test_an_unknown_endpoint_names_the_known_ones() -> None:
     assert "local, inline" in caught.value.evidence
 
 
-SLOW = ("--max-task-hypotheses", "1", "--workers", "1", "--optimizer", "minuit", "--mu", "0.5")
+SLOW = (
+    *("--max-task-hypotheses", "1", "--workers", "1", "--mu", "0.5"),
+    *("--engine", "pyhf", "--optimizer", "minuit", "--verify", "0"),
+)
 MANY_MU = tuple(word for mu in range(1, 11) for word in ("--mu", str(mu / 10)))
 
 
