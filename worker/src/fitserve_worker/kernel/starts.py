@@ -187,6 +187,10 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
         search.flip()
         # What one fit found may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
+    # What lowered one fit may lower the others of its hypothesis, above all the free one.
+    rows = np.flatnonzero(np.isin(asked.hypothesis, asked.hypothesis[search.lowered()]))
+    if rows.size:
+        search.look((rows, starts) for starts in search.others(rows))
     return search.fits, search.minima()
 
 
@@ -212,6 +216,7 @@ class _Search:
         self._found: list[list[tuple[float, FloatArray]]] = [[] for _ in range(count)]
         self._same = np.ones(count, dtype=int)
         self._starts = np.ones(count, dtype=int)
+        self._first = fits.value.copy()
         self._improved = np.zeros(count, dtype=bool)
         self._flipped: set[tuple[int, int, bool]] = set()
 
@@ -398,6 +403,11 @@ class _Search:
             ]
         )
         return Minima(rival, self._same, self._starts)
+
+    def lowered(self) -> BoolArray:
+        """Tell which fits are lower than at first."""
+        lowered: BoolArray = self.fits.value < self._first - _SAME
+        return lowered
 
     def unusual(self) -> BoolArray:
         """Tell for which fits more starts are worth it."""
