@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyhf
 import pytest
-from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
 from hypothesis import strategies as st
 
 from fitserve.contract import Hypothesis, ModelOptions
@@ -381,7 +381,13 @@ RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=RELAXED,
+    phases=[Phase.generate],
+)
 @given(data=st.data())
 def test_minima_of_generated_models_are_no_higher_than_those_of_pyhf(
     data: st.DataObject, models_strategy: Callable, any_options: Any, pyhf_model: Callable
