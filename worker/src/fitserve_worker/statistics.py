@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["poi_floor"]
+__all__ = ["compared_floor", "poi_floor"]
 
 
 def poi_floor(lower: ArrayLike, upper: ArrayLike, test_stat: str) -> NDArray[np.float64]:
@@ -37,3 +37,17 @@ def poi_floor(lower: ArrayLike, upper: ArrayLike, test_stat: str) -> NDArray[np.
     low: Any = np.asarray(lower, dtype=float)
     widened: NDArray[np.float64] = np.where(low >= 0, -np.abs(np.asarray(upper)), low)
     return widened if test_stat == "q" else low
+
+
+def compared_floor(lower: ArrayLike, upper: ArrayLike, test_stat: str) -> NDArray[np.float64]:
+    """Return the bound with which the best fit is what a test statistic compares with.
+
+    Parameters and the range for q are those of `poi_floor`; for q-tilde it is never below zero.
+
+    Examples
+    --------
+    >>> compared_floor([0.0, -5.0, 0.5], [10.0, 10.0, 10.0], "qtilde").tolist()
+    [0.0, 0.0, 0.5]
+    """
+    floor = poi_floor(lower, upper, test_stat)
+    return np.maximum(floor, 0.0) if test_stat == "qtilde" else floor

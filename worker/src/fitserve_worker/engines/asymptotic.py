@@ -12,7 +12,7 @@ import numpy as np
 import pyhf
 
 from fitserve_worker.engines.distance import distance
-from fitserve_worker.statistics import poi_floor
+from fitserve_worker.statistics import compared_floor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,8 +128,7 @@ def statistic_bounds(built: BuiltModel, test_stat: str) -> list[tuple[float, flo
     config = built.model.config
     bounds = [(float(low), float(high)) for low, high in config.suggested_bounds()]
     low, high = bounds[config.poi_index]
-    floor = float(poi_floor(low, high, test_stat))
-    bounds[config.poi_index] = (max(floor, 0.0) if test_stat == "qtilde" else floor, high)
+    bounds[config.poi_index] = (float(compared_floor(low, high, test_stat)), high)
     return bounds
 
 

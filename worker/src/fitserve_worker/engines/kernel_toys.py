@@ -41,6 +41,7 @@ from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
 from fitserve_worker.kernel.toys import Centre, Statistics, ToyMaker, toy_statistics
 from fitserve_worker.sampling import stream_key
+from fitserve_worker.statistics import compared_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,11 +117,11 @@ class KernelToys:
         batch = compilation.batches[0]
         if hypothesis.name in refused(request, batch):
             return _by(self._reference(), work, hypothesis, {})
-        loaded = load(batch, [0], runtime(), request.test_stat)
-        if request.test_stat == "qtilde":
-            # A best fit below zero counts as one at zero.
-            lower, poi = loaded.chunk.columns["lower"], loaded.chunk.poi[0]
-            lower[:, poi] = np.maximum(lower[:, poi], 0.0)
+        loaded = load(batch, [0], runtime())
+        # Of toys only the test statistic counts.
+        poi, columns = loaded.chunk.poi[0], loaded.chunk.columns
+        lower, upper = columns["lower"], columns["upper"]
+        lower[:, poi] = compared_floor(lower[:, poi], upper[:, poi], request.test_stat)
         ready = time.perf_counter()
         tests = hypotest(loaded, (request.mu,), request.test_stat)
         tested = Tested(Piece(work, batch, loaded, range(1), None), tests, 0, (request.mu,))

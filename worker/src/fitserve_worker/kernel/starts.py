@@ -1,10 +1,11 @@
 """Other places for fits to start, and whether they lead to the same minimum.
 
 A likelihood may have several minima, and Newton's method ends in the one that its start leads
-to. Fits are therefore looked at from other starts: every one from two of them, which lie apart
-in all constrained parameters, and each fit of a hypothesis for which something is unusual from
-many. These fits end early, as soon as they say which minimum they lead to; what is lower or
-elsewhere is fitted to the end.
+to. Fits are therefore looked at from other starts: free ones, and all of a small model, from
+initial values and stronger signals, every one from the other side of zero of parameters that may
+serve as well there, and those of a hypothesis for which something is unusual from many. These
+fits end early, as soon as they say which minimum they lead to; what may be lower is fitted to
+the end.
 """
 
 from __future__ import annotations
@@ -384,10 +385,11 @@ class _Search:
 
     def _take_lowest(self, rows: IntArray, ended: Fits, flipped: BoolArray) -> None:
         before = self.fits
-        for at in np.lexsort((ended.value, ~sound(ended))).tolist():
-            one = rows[at : at + 1]
-            chosen = better(self.fits.take(one), ended.take(np.array([at])))
-            self.fits = self.fits.replaced(one, chosen)
+        # The best one of each row: sound, and then the lowest.
+        order = np.lexsort((ended.value, ~sound(ended)))
+        which, first = np.unique(rows[order], return_index=True)
+        chosen = better(before.take(which), ended.take(order[first]))
+        self.fits = before.replaced(which, chosen)
         for row in np.flatnonzero(self.fits.value < before.value - _SAME).tolist():
             lower = ended.value < before.value[row] - _SAME
             self._improved[row] |= bool((lower & (rows == row) & ~flipped).any())
