@@ -6,7 +6,7 @@ outside: JSON that fits into memory (`memory`) and patches that end (`patching`)
 package imports neither pyhf nor JAX.
 """
 
-from fitserve.contract.bounds import poi_bounds, widened
+from fitserve.contract.bounds import NORMFACTOR_BOUNDS, poi_bounds, widened
 from fitserve.contract.codec import (
     MAX_DECODED_BYTES,
     QUICK,
@@ -91,6 +91,7 @@ __all__ = [
     "MAX_DECODED_BYTES",
     "MAX_STRENGTHS",
     "MAX_TOYS",
+    "NORMFACTOR_BOUNDS",
     "NOT_FOR_THE_KERNEL",
     "QUICK",
     "SMALL",

@@ -9,10 +9,10 @@ import msgspec
 if TYPE_CHECKING:
     from fitserve.contract.requests import ModelOptions
 
-__all__ = ["poi_bounds", "widened"]
+__all__ = ["NORMFACTOR_BOUNDS", "poi_bounds", "widened"]
 
-# pyhf's bounds of a normalisation factor that the measurement does not bound.
-_DEFAULT = (0.0, 10.0)
+NORMFACTOR_BOUNDS = (0.0, 10.0)
+"""pyhf's bounds of a normalisation factor that the measurement does not bound."""
 
 
 def poi_bounds(measurement: dict[str, Any], options: ModelOptions) -> tuple[float, float]:
@@ -28,7 +28,7 @@ def poi_bounds(measurement: dict[str, Any], options: ModelOptions) -> tuple[floa
     (0.0, 100)
     """
     poi = options.poi or measurement["config"]["poi"]
-    low, high = _DEFAULT
+    low, high = NORMFACTOR_BOUNDS
     for parameter in measurement["config"]["parameters"]:
         if parameter["name"] == poi and "bounds" in parameter:
             low, high = map(float, parameter["bounds"][0])

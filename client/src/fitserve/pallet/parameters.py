@@ -11,6 +11,8 @@ from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fitserve.contract import NORMFACTOR_BOUNDS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
@@ -39,7 +41,7 @@ class _Type(NamedTuple):
 
 
 _TYPES = {
-    "normfactor": _Type(1.0, (0.0, 10.0)),
+    "normfactor": _Type(1.0, NORMFACTOR_BOUNDS),
     "shapefactor": _Type(1.0, (0.0, 10.0), per_bin=True),
     "normsys": _Type(0.0, (-5.0, 5.0), ("auxdata",)),
     "histosys": _Type(0.0, (-5.0, 5.0), ("auxdata",)),
