@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from fitserve.contract import HypothesisResult
+
     Module = Callable[[str], ModuleType]
 
 POI = {"name": "mu", "type": "normfactor", "data": None}
@@ -169,6 +171,16 @@ def test_every_kind_of_model_has_the_frozen_cls(
     assert "| one bin, normsys | " in told
 
 
+def _above(result: HypothesisResult) -> HypothesisResult:
+    """Return a result whose fit at mu stopped above its minimum."""
+    point = msgspec.structs.replace(
+        result.points[0],
+        CLs_obs=result.CLs_obs + 0.1,
+        twice_delta_nll=result.points[0].twice_delta_nll + 0.5,
+    )
+    return msgspec.structs.replace(result, CLs_obs=point.CLs_obs, points=[point])
+
+
 def test_what_is_not_explained_is_told_and_is_the_exit_code(
     benchmark_module: Module,
     checkout: Callable[..., Path],
@@ -179,14 +191,8 @@ def test_what_is_not_explained_is_told_and_is_the_exit_code(
     real = suite._fitted
 
     def wrong(*arguments: Any) -> Any:
-        """Answer with a fit that stopped above its minimum."""
         found, second = real(*arguments)
-        point = msgspec.structs.replace(
-            found.points[0],
-            CLs_obs=found.CLs_obs + 0.1,
-            twice_delta_nll=found.points[0].twice_delta_nll + 0.5,
-        )
-        return msgspec.structs.replace(found, CLs_obs=point.CLs_obs, points=[point]), second
+        return _above(found), second
 
     monkeypatch.setattr(suite, "_fitted", wrong)
     place = checkout(1.0, "q", "one bin, normsys")
@@ -208,12 +214,7 @@ def test_what_pyhf_stopped_above_is_explained(
 
     def wrong(*arguments: Any) -> Any:
         found, second = real(*arguments)
-        point = msgspec.structs.replace(
-            second.points[0],
-            CLs_obs=second.CLs_obs + 0.1,
-            twice_delta_nll=second.points[0].twice_delta_nll + 0.5,
-        )
-        return found, msgspec.structs.replace(second, CLs_obs=point.CLs_obs, points=[point])
+        return found, _above(second)
 
     monkeypatch.setattr(suite, "_fitted", wrong)
     (row,) = suite.run(checkout(1.0, "q", "two bins, histosys", error=0.1))

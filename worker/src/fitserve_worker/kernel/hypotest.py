@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
     from fitserve_worker.kernel.starts import Minima
 
-__all__ = ["Tests", "free_fit", "hypotest", "reference_value", "without_signal"]
+__all__ = [
+    "Tests",
+    "deepened_together",
+    "free_fit",
+    "hypotest",
+    "reference_value",
+    "without_signal",
+]
 
 # Signal strengths that are the same.
 _NEAR = 1e-3
@@ -91,14 +98,15 @@ def hypotest(
     by_mu = [
         _consistent(loaded, every, data, fit, mu, free) for mu, fit in zip(mus, by_mu, strict=True)
     ]
-    (null, *by_mu, free), seen = _deepened(loaded, [0.0, *mus, np.nan], data, [null, *by_mu, free])
+    observed = [null, *by_mu, free]
+    (null, *by_mu, free), seen = deepened_together(loaded, [0.0, *mus, np.nan], data, observed)
 
     asimov_data = loaded.asimov(null, every)
     asimov = [
         _fixed(loaded, every, [fit.x, null.x, initial], asimov_data, mu)
         for mu, fit in zip(mus, by_mu, strict=True)
     ]
-    asimov, expected = _deepened(loaded, mus, asimov_data, asimov)
+    asimov, expected = deepened_together(loaded, mus, asimov_data, asimov)
     muhat = free.x[every, loaded.chunk.poi[every]]
     at = np.array(mus)
     reference = reference_value(free.value, null.value, muhat, test_stat)
@@ -167,14 +175,27 @@ def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
     return joined([found, rest])
 
 
-def _deepened(
-    loaded: Loaded, mus: Sequence[float], data: Data, fits: list[Fits]
+def deepened_together(
+    loaded: Loaded, mus: Sequence[float | FloatArray], data: Data, fits: Sequence[Fits]
 ) -> tuple[list[Fits], list[Minima]]:
-    """Look at fits of all hypotheses from other starts; NaN stands for a free strength."""
+    """Look at several fits of all hypotheses from other starts.
+
+    Parameters
+    ----------
+    loaded
+        The hypotheses.
+    mus
+        The signal strength of each of the fits, one for all hypotheses or of shape
+        (hypotheses,); NaN stands for a free one.
+    data
+        What each hypothesis is fitted to.
+    fits
+        Where the fits ended.
+    """
     every = np.arange(loaded.size)
     asked = Asked(
         np.tile(every, len(mus)),
-        np.repeat(np.array(mus, dtype=float), loaded.size),
+        np.concatenate([np.broadcast_to(mu, every.shape) for mu in mus]),
         data.take(np.tile(every, len(mus))),
     )
     found, minima = deepened(loaded, asked, joined(fits))

@@ -8,8 +8,12 @@ import numpy as np
 
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.kernel.doubts import doubts
-from fitserve_worker.kernel.fits import joined
-from fitserve_worker.kernel.hypotest import free_fit, reference_value, without_signal
+from fitserve_worker.kernel.hypotest import (
+    deepened_together,
+    free_fit,
+    reference_value,
+    without_signal,
+)
 from fitserve_worker.kernel.retries import SLACK, better, persistent
 from fitserve_worker.kernel.starts import AMBIGUOUS, Asked, deepened, falling
 
@@ -100,31 +104,26 @@ class Strengths:
 
         data = loaded.observed
         known = self._initial if start is None else np.broadcast_to(start, self._initial.shape)
-        zero, unknown = np.zeros(loaded.size), np.full(loaded.size, np.nan)
+        zero = np.zeros(loaded.size)
         null = without_signal(loaded, known)
         self._count(every, null)
         held = self._fit(every, [null.x, self._initial], data, first)
         free = free_fit(loaded, every, data, [(zero, null), (first, held)])
         self._count(every, free)
-        asked = Asked(
-            np.tile(every, 3),
-            np.concatenate([zero, first, unknown]),
-            data.take(np.tile(every, 3)),
-        )
-        found, seen = deepened(loaded, asked, joined([null, held, free]))
-        null, held, free = (found.take(every + place * len(every)) for place in range(3))
+        found, seen = deepened_together(loaded, [0.0, first, np.nan], data, [null, held, free])
+        null, held, free = found
         self.null = self._nearer(every, null, data, zero, free)
         self.free = free
-        self.minima = seen.take(every + 2 * len(every))
+        of_null, of_held, self.minima = seen
         self._asimov_data = loaded.asimov(self.null, every)
         for at in every:
             exact = _Held(0.0, self.null.x[at], ())
             self._asimov[at][0.0] = exact
-        self._note(self._observed, asked.take(every), self.null, seen.take(every), AMBIGUOUS)
+        self._note(self._observed, Asked(every, zero, data), self.null, of_null, AMBIGUOUS)
         self._null_problems = [self._observed[at][0.0].problems for at in every]
-        at_first = every + len(every)
-        at_first = at_first[first != 0]
-        self._note(self._observed, asked.take(at_first), found.take(at_first), seen.take(at_first))
+        some = np.flatnonzero(first != 0)
+        asked = Asked(every, first, data).take(some)
+        self._note(self._observed, asked, held.take(some), of_held.take(some))
 
     def evaluate(self, which: IntArray, mu: FloatArray) -> None:
         """Fit hypotheses at signal strengths, all at once, to observed and Asimov data.
