@@ -183,14 +183,19 @@ def far_slopes(shape: Shape, samples: tuple[SampleArrays, SampleArrays], parts: 
     the evaluated point. Where the first is negative and the second positive the data may be met
     as well on one side of zero as on the other.
     """
-    log_hi, log_lo = (
-        jnp.concatenate([getattr(part, name) for part in samples]) for name in ("log_hi", "log_lo")
+    first = len(samples[0].log_hi)
+    weights = parts.row_weights[:first], parts.row_weights[first:]
+
+    def with_factors(steps: Array, logs: list[DeviceArray]) -> Array:
+        total = weights[0] @ logs[0] + weights[1] @ logs[1]
+        return in_columns(shape, steps, jnp.pad(total, (0, shape.linear)))
+
+    return jnp.stack(
+        [
+            with_factors(parts.up, [part.log_hi for part in samples]),
+            with_factors(parts.down, [-part.log_lo for part in samples]),
+        ]
     )
-
-    def with_factors(steps: Array, logs: Array) -> Array:
-        return in_columns(shape, steps, jnp.pad(parts.row_weights @ logs, (0, shape.linear)))
-
-    return jnp.stack([with_factors(parts.up, log_hi), with_factors(parts.down, -log_lo)])
 
 
 def _bins(

@@ -182,7 +182,11 @@ def minimise(
         left = jnp.where(active & ~_blocked(x, at.gradient, low, high), at.gradient, 0.0)
         ahead = cho_solve((factor, True), left)
         edm = 0.5 * left @ ahead
-        beside = factor.T @ jnp.where(active, x - ahead - known, 0.0)
+        in_sight = jax.lax.cond(
+            goal.rough > 0,
+            lambda: _distance(factor, jnp.where(active, x - ahead - known, 0.0)) < goal.rough,
+            lambda: jnp.zeros((), dtype=bool),
+        )
         freed = ~active & ~resting & ~flat & ~_blocked(x, at.gradient, low, high)
         turning = _sides(problem, state._replace(x=x, at=at, side=side))[0] != side
         same = good & ~first & ~jnp.any(freed | turning | (side != state.side))
@@ -190,7 +194,7 @@ def minimise(
         near = (edm * shrinking < goal.left) & (edm < _LAST_STEP)
         # Below this there is only rounding, which no further step takes away.
         near |= (edm < TOLERANCE) & (shrinking > _STALLED)
-        near |= positive & ((edm < goal.rough) | (0.5 * beside @ beside < goal.rough))
+        near |= positive & ((edm < goal.rough) | in_sight)
         old, fast = jax.tree.map(
             lambda a, b: jnp.where(goal.rough > 0, a, b), _ROUGH_HESSIAN, _OLD_HESSIAN
         )
@@ -218,6 +222,12 @@ def minimise(
 
     begin = _begin(jnp.clip(start, problem.lower, problem.upper), bins, model_bins)
     return _finish(problem, jax.lax.while_loop(unfinished, step, begin))
+
+
+def _distance(factor: Array, move: Array) -> Array:
+    """Return by how much a move from the minimum raises the quadratic model."""
+    along = factor.T @ move
+    return 0.5 * along @ along
 
 
 def _damping(damping: Array, good: Array, ratio: Array) -> Array:

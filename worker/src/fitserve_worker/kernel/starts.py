@@ -188,10 +188,7 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
         search.flip()
         # What one fit found may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
-    # What lowered one fit may lower the others of its hypothesis, above all the free one.
-    rows = np.flatnonzero(np.isin(asked.hypothesis, asked.hypothesis[search.lowered()]))
-    if rows.size:
-        search.look((rows, starts) for starts in search.others(rows))
+    search.look(search.from_lowered())
     return search.fits, search.minima()
 
 
@@ -337,10 +334,10 @@ class _Search:
         """
         others = list(several)
         both = [*others, *([] if flips is None else [flips])]
+        if not sum(len(rows) for rows, _ in both):
+            return
         again = np.concatenate([rows for rows, _ in both])
         starts = np.concatenate([starts for _, starts in both])
-        if not again.size:
-            return
         flipped = np.arange(len(again)) >= sum(len(rows) for rows, _ in others)
         asked, bounds = self._asked.take(again), self._bounds.take(again)
         known = self.fits.x[again]
@@ -406,10 +403,18 @@ class _Search:
         )
         return Minima(rival, self._same, self._starts)
 
-    def lowered(self) -> BoolArray:
-        """Tell which fits are lower than at first."""
-        lowered: BoolArray = self.fits.value < self._first - _SAME
-        return lowered
+    def from_lowered(self) -> list[tuple[IntArray, FloatArray]]:
+        """Return where fits are lower than at first as starts for the others of the hypothesis.
+
+        What lowered one of them may lower these, above all the free one.
+        """
+        hypothesis = self._asked.hypothesis
+        found = []
+        for row in np.flatnonzero(self.fits.value < self._first - _SAME).tolist():
+            others = np.flatnonzero(hypothesis == hypothesis[row])
+            others = others[others != row]
+            found.append((others, np.tile(self.fits.x[row], (len(others), 1))))
+        return found
 
     def unusual(self) -> BoolArray:
         """Tell for which fits more starts are worth it."""
