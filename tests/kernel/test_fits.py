@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_worker.engines.ladder import Rung
 from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.fits import load
@@ -112,7 +113,7 @@ def _theirs(model: Any, data: list[float], mu: float, test_stat: str, optimizer:
 def _optimizers() -> list[Any]:
     return [
         pyhf.optimize.scipy_optimizer(tolerance=1e-12, maxiter=2000),
-        pyhf.optimize.minuit_optimizer(tolerance=1e-3),
+        Rung("minuit", "initial", tight=True).make(),
     ]
 
 
@@ -250,7 +251,7 @@ def _from_minima(model: Any, data: list[float], mine: Ours) -> np.ndarray:
     From each minimum pyhf goes on with Minuit, and the lower value counts. The test statistic
     is that of arXiv:1007.1727, eq. 16, with the Asimov data set of the background-only fit.
     """
-    pyhf.set_backend("numpy", pyhf.optimize.minuit_optimizer(tolerance=1e-3))
+    pyhf.set_backend("numpy", Rung("minuit", "initial", tight=True).make())
     free, null, fixed, asimov_fixed = mine.parameters
     asimov = model.expected_data(null)
 

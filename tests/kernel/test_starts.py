@@ -24,7 +24,7 @@ from fitserve_worker.engines.base import Work
 from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.fits import Loaded, load
 from fitserve_worker.kernel.runtime import runtime
-from fitserve_worker.kernel.starts import Asked, Minima, deepened, falling
+from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,7 +134,7 @@ def test_equally_deep_minima_without_signal_are_doubted() -> None:
     ],
 )
 def test_what_is_doubted(rival: float, same: int, starts: int, close: float, *, told: bool) -> None:
-    seen = Minima(np.array([rival]), np.array([same]), np.array([starts]))
+    seen = SecondMinima(np.array([rival]), np.array([same]), np.array([starts]))
     assert bool(seen.doubts(0, close)) is told
 
 

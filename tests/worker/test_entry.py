@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyhf
@@ -19,6 +20,7 @@ from fitserve.contract import (
     TaskResult,
     compress,
     decode_result,
+    digest,
     encode_task,
     hypothesis_key,
     request_digest,
@@ -204,6 +206,32 @@ def test_the_ladder_ends_at_the_first_attempt_without_a_problem(
         ("minuit, tight", "initial", 0),
     ]
     assert starts[0] == starts[1] == starts[3] != starts[2]
+
+
+def test_where_minuit_finds_no_covariance_the_other_optimizer_answers() -> None:
+    """pyhf asks it for correlations all the same, where everything but mu is held."""
+    bin_without_background = {
+        "channels": [{"name": "SR", "samples": [_sample("background", [0.0, 2.3])]}],
+        "observations": [{"name": "SR", "data": [0.0, 1.0]}],
+        "measurements": [{"name": "m", "config": {"poi": "mu", "parameters": []}}],
+        "version": "1.0.0",
+    }
+    signal = _sample("signal", [1.0, 0.0], {"name": "mu", "type": "normfactor", "data": None})
+    patch = [{"op": "add", "path": "/channels/0/samples/1", "value": signal}]
+    task = Task(
+        workspace_digest=digest(bin_without_background),
+        workspace=bin_without_background,
+        hypotheses=[Hypothesis(name="S", values=(1.0,), patch=patch)],
+        request=HypotestRequest(engine=EngineOptions(engine="pyhf", optimizer="minuit")),
+    )
+    found = _run(task).results[0]
+    assert found.status == "ok", found.reason
+    assert found.CLs_obs == pytest.approx(math.erfc(1.0), rel=1e-6)
+    assert [attempt.engine for attempt in found.attempts][-1] == "scipy, tight"
+
+
+def _sample(name: str, yields: list[float], *modifiers: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "data": yields, "modifiers": list(modifiers)}
 
 
 def test_numbers_with_a_problem_are_suspect_never_ok(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fitserve_worker.engines.solution import Solution
     from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Bounds, Fits
-    from fitserve_worker.kernel.starts import Minima
+    from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = ["answer_fit", "answer_ranking"]
 
@@ -85,7 +85,7 @@ def answer_ranking(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | Non
     return answers, start
 
 
-def _free(piece: Piece) -> tuple[Bounds, Fits, Minima, FloatArray | None]:
+def _free(piece: Piece) -> tuple[Bounds, Fits, SecondMinima, FloatArray | None]:
     """Fit with all parameters free, as for tests of the signal: from fits with it held."""
     loaded = piece.loaded
     low, high = loaded.poi_bounds.T
@@ -95,7 +95,7 @@ def _free(piece: Piece) -> tuple[Bounds, Fits, Minima, FloatArray | None]:
     return bounds, strengths.free, strengths.minima, start
 
 
-def _held_at_zero(piece: Piece) -> tuple[Bounds, Fits, Minima, None]:
+def _held_at_zero(piece: Piece) -> tuple[Bounds, Fits, SecondMinima, None]:
     """Fit without a signal: its strength at zero, if there is one."""
     loaded = piece.loaded
     every = np.arange(loaded.size)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.fits import Bounds, Fits
     from fitserve_worker.kernel.named import Parameters
     from fitserve_worker.kernel.parameters import ParameterSet
-    from fitserve_worker.kernel.starts import Minima
+    from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = ["Fitted", "settled"]
 
@@ -35,7 +35,7 @@ class Fitted(NamedTuple):
     places: Places
     best: Best
     problems: list[str]
-    minima: Minima
+    minima: SecondMinima
 
     @property
     def poi(self) -> int | None:
@@ -111,7 +111,7 @@ _LEVEL = 1e-5
 _FLAT = 1e-7
 
 
-def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: Minima) -> Fitted:
+def settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: SecondMinima) -> Fitted:
     """Return what a fit comes to when parameters at bounds are held there.
 
     Parameters

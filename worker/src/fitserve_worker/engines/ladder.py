@@ -7,10 +7,12 @@ optimizer. Every attempt is recorded.
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import pyhf
+from pyhf.optimize.opt_minuit import minuit_optimizer
 
 from fitserve.contract import Attempt
 
@@ -52,6 +54,22 @@ class Judged(Protocol):
 _Found = TypeVar("_Found", bound=Judged)
 
 
+class _Minuit(minuit_optimizer):  # type: ignore[misc]  # pyhf has no types
+    """Minuit as pyhf drives it, which asks a fit without a covariance for its correlations."""
+
+    def _minimize(self, minimizer: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return super()._minimize(minimizer, *args, **options)
+        except AttributeError:
+            if minimizer.covariance is None:
+                message = "Minuit found no covariance"
+                raise pyhf.exceptions.FailedMinimization(SimpleNamespace(message=message)) from None
+            raise
+
+
+_OPTIMIZERS = {"scipy": pyhf.optimize.scipy_optimizer, "minuit": _Minuit}
+
+
 class Rung(NamedTuple):
     """One way to try: an optimizer, where it starts, and how close it is to come."""
 
@@ -61,7 +79,7 @@ class Rung(NamedTuple):
 
     def make(self) -> Any:
         """Return pyhf's optimizer, with its usual tolerance or a tighter one."""
-        kind = getattr(pyhf.optimize, f"{self.optimizer}_optimizer")
+        kind = _OPTIMIZERS[self.optimizer]
         return kind(tolerance=_TIGHT[self.optimizer]) if self.tight else kind()
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
-    from fitserve_worker.kernel.starts import Minima
+    from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = [
     "Tests",
@@ -50,7 +50,7 @@ class Tests(NamedTuple):
     free: Fits
     fixed: list[Fits]
     asimov: list[Fits]
-    minima: list[Minima]
+    minima: list[SecondMinima]
 
 
 def hypotest(
@@ -177,7 +177,7 @@ def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
 
 def deepened_together(
     loaded: Loaded, mus: Sequence[float | FloatArray], data: Data, fits: Sequence[Fits]
-) -> tuple[list[Fits], list[Minima]]:
+) -> tuple[list[Fits], list[SecondMinima]]:
     """Look at several fits of all hypotheses from other starts.
 
     Parameters

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.fits import Bounds, Data, Fits, Loaded
 
-__all__ = ["AMBIGUOUS", "Asked", "Minima", "deepened", "falling", "nearest"]
+__all__ = ["AMBIGUOUS", "Asked", "SecondMinima", "deepened", "falling", "nearest"]
 
 AMBIGUOUS = 5e-3
 """Of two minima that are as close as this, in -log L, either may be the one that the parameters
@@ -86,7 +86,7 @@ class Asked(NamedTuple):
         return Asked(self.hypothesis[which], self.poi[which], self.data.take(which))
 
 
-class Minima(NamedTuple):
+class SecondMinima(NamedTuple):
     """What other starts led to, with the fit as first axis.
 
     ``rival`` is how far the second minimum is above the lowest, in units of -log L, infinite
@@ -97,9 +97,9 @@ class Minima(NamedTuple):
     same: IntArray
     starts: IntArray
 
-    def take(self, which: IntArray | BoolArray) -> Minima:
+    def take(self, which: IntArray | BoolArray) -> SecondMinima:
         """Return those of some of the fits."""
-        return Minima._make(array[which] for array in self)
+        return SecondMinima._make(array[which] for array in self)
 
     def second(self, at: int) -> dict[str, float | int | bool | str | None]:
         """Return for a result's diagnostics how far above the second minimum is, if there is one.
@@ -127,11 +127,11 @@ class Minima(NamedTuple):
         return [f"has a second minimum, where -2 log L is {2 * rival:.2g} higher ({led})"]
 
 
-def nearest(several: Iterable[Minima]) -> Minima:
+def nearest(several: Iterable[SecondMinima]) -> SecondMinima:
     """Return of fits to the same hypotheses, for each of these, those with the nearest rival."""
     fields = [np.stack(arrays) for arrays in zip(*several, strict=True)]
     best = np.argmin(fields[0], axis=0)
-    return Minima._make(array[best, np.arange(len(best))] for array in fields)
+    return SecondMinima._make(array[best, np.arange(len(best))] for array in fields)
 
 
 def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) -> list[str]:
@@ -157,7 +157,7 @@ def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) ->
     return found
 
 
-def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, Minima]:
+def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, SecondMinima]:
     """Look at fits from other starts, and return the lowest ones.
 
     Parameters
@@ -393,7 +393,7 @@ class _Search:
             self._same[row] = 0
             self._found[row].append((float(before.value[row]), before.x[row]))
 
-    def minima(self) -> Minima:
+    def minima(self) -> SecondMinima:
         """Return what the starts led to."""
         rival = np.array(
             [
@@ -401,7 +401,7 @@ class _Search:
                 for found, best in zip(self._found, self.fits.value, strict=True)
             ]
         )
-        return Minima(rival, self._same, self._starts)
+        return SecondMinima(rival, self._same, self._starts)
 
     def from_lowered(self) -> list[tuple[IntArray, FloatArray]]:
         """Return where fits are lower than at first as starts for the others of the hypothesis.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
     from fitserve_worker.kernel.fits import Data, Fits, Loaded
-    from fitserve_worker.kernel.starts import Minima
+    from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = ["Outcome", "Strengths"]
 
@@ -242,7 +242,7 @@ class Strengths:
         made: list[dict[float, _Held]],
         asked: Asked,
         fits: Fits,
-        seen: Minima,
+        seen: SecondMinima,
         close: float = 0.0,
     ) -> None:
         pairs = zip(asked.hypothesis.tolist(), asked.poi.tolist(), strict=True)
