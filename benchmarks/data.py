@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 def example() -> Problem:
     """Return the bundled example."""
-    from fitserve.pallet import load_pallet
+    from fitserve.pallet.load import load_pallet
 
     pallet = load_pallet("example")
     return Problem("example", pallet.workspace, list(pallet.hypotheses))
@@ -45,7 +45,7 @@ def pallet_file(name: str) -> Path:
 
 def published(name: str) -> Problem | None:
     """Return a published analysis, ``1Lbb`` or ``staus``; None where its pallet is not here."""
-    from fitserve.pallet import load_pallet
+    from fitserve.pallet.load import load_pallet
 
     path = pallet_file(name)
     if not path.exists():

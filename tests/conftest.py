@@ -22,15 +22,8 @@ from fitserve.contract import (
     WorkerInfo,
     digest,
 )
-from fitserve.store import (
-    Inputs,
-    Manifest,
-    PalletRecord,
-    RunStore,
-    SavedRun,
-    StoredResult,
-    read_run,
-)
+from fitserve.runs.records import Inputs, Manifest, StoredResult
+from fitserve.runs.store import RunStore, SavedRun, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +48,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nothing verified that is not asked for; tests/verification has the sample."""
-    monkeypatch.setattr("fitserve.verification._SAMPLE", 0.0)
+    monkeypatch.setattr("fitserve.runs.verification._SAMPLE", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -213,7 +206,7 @@ def build_run(
         "references": {"hepdata": "ins1234567"},
     } | pallet
     manifest = Manifest(
-        pallet=msgspec.convert(described, PalletRecord),
+        pallet=msgspec.convert(described),
         request=HypotestRequest(mu=mu),
         request_digest="c" * 64,
         endpoint="local",

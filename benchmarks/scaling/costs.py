@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fitserve.backends import Limits
-from fitserve.backends.costs import DIRECT
-from fitserve.backends.globus.costs import CLOUD
-from fitserve.chunks import MOST_TOYS
-from fitserve.makespan import Costs, Estimate, Work, simulate
-from fitserve.plan import Bounds
-from fitserve.sizes import task_size
+from fitserve.endpoints.base import CLOUD, DIRECT, Costs, Limits
+from fitserve.runs.makespan import Estimate, Work, simulate
+from fitserve.runs.plan import MOST_TOYS, Bounds, task_size
 
 __all__ = ["BATCHES", "WAYS", "Batch", "Way", "planned"]
 

@@ -23,7 +23,7 @@ from schedulerrig.rig import Rig
 from schedulerrig.users import User, site
 
 if TYPE_CHECKING:
-    from fitserve.store import SavedRun
+    from fitserve.runs.store import SavedRun
 
 _PATCHES = ("--patch", "X_[678]00_*")
 _FITS = ("--engine", "pyhf", "--max-task-hypotheses", "1")

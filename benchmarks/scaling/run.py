@@ -16,8 +16,8 @@ import numpy as np
 from costs import BATCHES, WAYS, planned
 from matplotlib import pyplot as plt
 
-from fitserve.backends.costs import LOCAL, QUEUE_SECONDS
-from fitserve.makespan import Costs, Estimate, Work, simulate
+from fitserve.endpoints.base import LOCAL, QUEUE_SECONDS, Costs
+from fitserve.runs.makespan import Estimate, Work, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = Path(__file__).with_name("measured.json")

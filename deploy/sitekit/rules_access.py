@@ -26,7 +26,7 @@ _OPTION_APPLIES = {
 }
 
 _ASKED = ("slurm", "pbspro", "torque")
-"""Schedulers that fitserve.backends.globus.scheduler can ask why a job waits."""
+"""Schedulers that fitserve.endpoints.globus.presence can ask why a job waits."""
 
 
 def mode(site: Site) -> Iterator[Problem]:

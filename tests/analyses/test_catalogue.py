@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from fitserve.analyses import Analysis, catalogue, find, recognise
 from fitserve.errors import RequestError
+from fitserve.pallet.catalogue import Analysis, catalogue, find, recognise
 from fitserve.pallet.download import check_address
 
 # The four searches of arXiv:2103.02182: number of hypotheses and record of HEPData.

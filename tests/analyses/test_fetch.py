@@ -12,11 +12,11 @@ import pyhf
 import pytest
 from click.testing import CliRunner
 
-from fitserve.analyses import Analysis, Archive, catalogue, find
-from fitserve.analyses.fetch import fetch, is_fetched
 from fitserve.cli import cli
 from fitserve.errors import InputError
-from fitserve.pallet import load_pallet
+from fitserve.pallet.catalogue import Analysis, Archive, catalogue, find
+from fitserve.pallet.fetch import fetch, is_fetched
+from fitserve.pallet.load import load_pallet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +72,8 @@ def analysis(workspace: dict, monkeypatch: pytest.MonkeyPatch) -> Analysis:
         ),
     )
     known = (*catalogue(), entry)
-    monkeypatch.setattr("fitserve.analyses.entries.catalogue", lambda: known)
-    monkeypatch.setattr("fitserve.analyses.catalogue", lambda: known)
+    monkeypatch.setattr("fitserve.pallet.catalogue.catalogue", lambda: known)
+    monkeypatch.setattr("fitserve.pallet.catalogue.catalogue", lambda: known)
     return entry
 
 

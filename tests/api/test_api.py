@@ -12,9 +12,9 @@ from rich.console import Console
 
 import fitserve
 from fitserve.api import Run
-from fitserve.backends import BackendStatus
-from fitserve.progress import LiveProgress
-from fitserve.store import read_run
+from fitserve.endpoints.base import BackendStatus
+from fitserve.runs.progress import LiveProgress
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,32 +16,24 @@ ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client" / "src" / "fitserve"
 WORKER = ROOT / "worker" / "src" / "fitserve_worker"
 
-# From what everything may import to what nothing may.
-LAYERS = [
-    {"_version", "collection", "errors", "console"},
-    {"contract"},
-    {"files"},
-    {"store", "pallet", "analyses", "data"},
-    {"estimate", "makespan", "request", "backends", "endpoints"},
-    {"plan", "sizes", "chunks", "fitting", "neighbours", "verification", "shown"},
-    {
-        "summary",
-        "accounting",
-        "reuse",
-        "prepare",
-        "drive",
-        "output",
-        "reading",
-        "recorded",
-        "answers",
-    },
-    {"execute", "progress", "contour"},
-    {"pictures"},
-    {"pictures", "export", "diff", "frames"},
-    {"report"},
-    {"api"},
-    {"cli"},
-    {"__main__"},
+# From what everything may import to what nothing may: a room imports only from those above it.
+ROOMS = [
+    "_version",
+    "errors",
+    "contract",
+    "files",
+    "console",
+    "schedulers",
+    "onsite",
+    "pallet",
+    "endpoints",
+    "runs",
+    "draw",
+    "export",
+    "report",
+    "api",
+    "cli",
+    "__main__",
 ]
 HEAVY = {"jax", "pyhf", "scipy", "numpy", "matplotlib", "parsl", "pandas", "rich", "yaml"}
 
@@ -60,32 +53,66 @@ def _imported(path: Path) -> set[str]:
     return found
 
 
-def _part(module: str) -> str:
-    """Return the part of fitserve that a module belongs to: the name below the package."""
-    return module.split(".")[1] if "." in module else ""
-
-
-def _layer(part: str) -> int:
-    for level, names in enumerate(LAYERS):
-        if part in names:
-            return level
-    pytest.fail(f"fitserve.{part} is in no layer: say where it belongs")
+def _room(path: Path) -> str:
+    return path.relative_to(CLIENT).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", _modules(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
-def test_the_client_imports_downwards_only(path: Path) -> None:
-    part = path.relative_to(CLIENT).parts[0].removesuffix(".py")
-    if part == "__init__":
+def test_a_room_of_the_client_imports_only_from_rooms_above_it(path: Path) -> None:
+    room = _room(path)
+    if room == "__init__":
         return
+    assert room in ROOMS, f"{room} is a new room: say where in ROOMS it belongs"
+    above = ROOMS[: ROOMS.index(room) + 1]
     for module in _imported(path):
-        if not module.startswith("fitserve."):
-            continue
-        other = _part(module)
-        if other == part or (
-            not (CLIENT / other).exists() and not (CLIENT / f"{other}.py").exists()
-        ):
-            continue
-        assert _layer(other) <= _layer(part), f"{path.name} imports {module}"
+        other = module.removeprefix("fitserve.").split(".")[0]
+        if module.startswith("fitserve.") and other in ROOMS:
+            assert other in above, f"{path.name} imports {module}"
+
+
+def _cycle(package: Path) -> list[str]:
+    """Return modules that import each other in a circle, types and inside functions included."""
+    names = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts): path
+        for path in _modules(package)
+    }
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {
+        name: {found for found in _imported(path) if found in names and found != name}
+        for name, path in names.items()
+    }
+    for name, path in names.items():
+        # `from package import module` runs the package's own file as well only if it is asked for
+        # a name of that file; the module is what is needed.
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module in graph[name]
+                and all(f"{node.module}.{alias.name}" in names for alias in node.names)
+            ):
+                graph[name].discard(node.module)
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_of_the_client_import_each_other() -> None:
+    assert _cycle(CLIENT) == []
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    for name, content in {
+        "__init__": "",
+        "a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.b import B",
+        "b": "def late():\n    from pack import c",
+        "c": "import pack.a",
+        "d": "import pack.a",
+    }.items():
+        (tmp_path / "pack").mkdir(exist_ok=True)
+        (tmp_path / "pack" / f"{name}.py").write_text(content)
+    assert set(_cycle(tmp_path / "pack")) == {"pack.a", "pack.b", "pack.c"}
 
 
 @pytest.mark.parametrize("path", _modules(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
@@ -133,10 +160,11 @@ def test_the_contract_imports_neither_pyhf_nor_jax() -> None:
 def test_a_run_of_the_client_never_loads_jax(pallet_directory: Path, tmp_path: Path) -> None:
     code = (
         "import fitserve\n"
-        "from fitserve.pallet import load_pallet\n"
+        "from fitserve.pallet.load import load_pallet\n"
         f"load_pallet({str(pallet_directory)!r})\n"
-        "from fitserve.contour import draw_contour\n"
-        "import fitserve.api, fitserve.report, fitserve.export, fitserve.backends.local"
+        "from fitserve.draw.contour import draw_contour\n"
+        "import fitserve.api, fitserve.report.page, fitserve.export.formats\n"
+        "import fitserve.export.hepdata, fitserve.endpoints.parsl.local"
     )
     assert "jax" not in _loaded_by(code)
 

@@ -12,9 +12,7 @@ from click.testing import CliRunner
 
 import fitserve_worker
 from fitserve import api
-from fitserve.answers import check_answer
 from fitserve.api import make_request
-from fitserve.backends.inline import InlineBackend
 from fitserve.cli import cli
 from fitserve.contract import (
     ContractError,
@@ -27,15 +25,18 @@ from fitserve.contract import (
     encode_result,
     encode_task,
 )
+from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import StoreError
-from fitserve.store import pending_tasks, read_run
+from fitserve.runs.answers import check_answer
+from fitserve.runs.records import pending_tasks
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.backends import Outcome
     from fitserve.contract import Request, TaskResult
+    from fitserve.endpoints.base import Outcome
 
 TOYS = ToyRange(first=0, count=4)
 KINDS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from fitserve.api import make_request
-from fitserve.backends.base import Limits
 from fitserve.contract import (
     ContractError,
     EngineOptions,
@@ -35,14 +34,14 @@ from fitserve.contract import (
     memory_there,
 )
 from fitserve.contract.patching import MAX_OPERATIONS
+from fitserve.endpoints.base import Limits
 from fitserve.errors import IncompleteRunError, InputError, RequestError, StoreError
 from fitserve.files import read_regular
-from fitserve.pallet import load_pallet
-from fitserve.pallet.archive import DEFAULT_LIMITS
-from fitserve.pallet.jsonfiles import decode_json
-from fitserve.prepare import prepare
-from fitserve.store import RunStore
-from fitserve.store.journal import Journal
+from fitserve.pallet.archive import DEFAULT_LIMITS, decode_json
+from fitserve.pallet.load import load_pallet
+from fitserve.runs.journal import Journal
+from fitserve.runs.prepare import prepare
+from fitserve.runs.store import RunStore
 from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.patches import Background, resolve
 

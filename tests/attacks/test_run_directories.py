@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from fitserve import api, recorded
-from fitserve.backends.base import Limits
+from fitserve import api
 from fitserve.cli import cli
 from fitserve.contract import HypotestRequest
-from fitserve.endpoints import SiteCard, add_profile
+from fitserve.endpoints.base import Limits
+from fitserve.endpoints.cards import SiteCard, add_profile
 from fitserve.errors import BackendError, RequestError
-from fitserve.pallet import load_pallet
-from fitserve.prepare import prepare
-from fitserve.store import RunStore, known_runs, register
+from fitserve.pallet.load import load_pallet
+from fitserve.runs import recorded
+from fitserve.runs.prepare import prepare
+from fitserve.runs.store import RunStore, known_runs, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable

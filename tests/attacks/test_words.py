@@ -13,20 +13,20 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve import api, console
-from fitserve.backends.inline import InlineBackend
 from fitserve.cli import cli
-from fitserve.contour.style import axis_title, safe_text
 from fitserve.contract import ContractError, encode_refusal
+from fitserve.draw.style import axis_title, safe_text
+from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import FitserveError, InputError
-from fitserve.export import to_csv
-from fitserve.pallet import load_pallet
-from fitserve.progress import LiveProgress
+from fitserve.export.formats import to_csv
+from fitserve.pallet.load import load_pallet
+from fitserve.runs.progress import LiveProgress
 from tests.conftest import build_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.backends import Outcome
+    from fitserve.endpoints.base import Outcome
 
 # Clear the screen, put a title and a link, by one character of ISO 6429, and turn around.
 EVIL = "a\x1b[2Jb\x1b]0;owned\x07c\x9b2Jd\u202ee\u2066f\rg"
@@ -192,7 +192,8 @@ def test_nested_mathematics_is_drawn_as_text(title: str, tmp_path: Path) -> None
         for y in range(4)
     }
     manifest, results = build_run(points, labels=[title, "m2"], title=title, axes=[title, "m2"])
-    from fitserve.contour import draw_contour, save_figure
+    from fitserve.draw.contour import draw_contour
+    from fitserve.draw.style import save_figure
 
     save_figure(draw_contour(manifest, results), tmp_path / "contour.png", dpi=40)
     assert (tmp_path / "contour.png").stat().st_size > 0

@@ -10,7 +10,7 @@ from parsl.executors import status_handling
 from parsl.jobs.errors import TooManyJobFailuresError
 from parsl.jobs.states import JobState, JobStatus
 
-from fitserve.backends import blocks
+from fitserve.onsite import failures
 
 LOST = JobStatus(JobState.MISSING, "the workers failed to register", exit_code=78)
 RUNS, WAITS = JobStatus(JobState.RUNNING), JobStatus(JobState.PENDING)
@@ -23,7 +23,7 @@ def _given_up(states: list[JobStatus], *, worked: tuple[int, ...] = ()) -> Excep
         connected_blocks=lambda: [str(block) for block in worked],
         set_bad_state_and_fail_all=said.append,
     )
-    blocks.give_up(executor, {str(number): one for number, one in enumerate(states)})
+    failures.give_up(executor, {str(number): one for number, one in enumerate(states)})
     return said[0] if said else None
 
 
@@ -57,8 +57,8 @@ def test_three_in_a_row_are_too_many(states: list[JobStatus], worked: tuple[int,
 
 def test_parsls_executors_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_handling, "simple_error_handler", None)
-    blocks.register()
+    failures.register()
     from parsl.executors import HighThroughputExecutor
 
     executor = HighThroughputExecutor(address="127.0.0.1")
-    assert executor.block_error_handler is blocks.give_up
+    assert executor.block_error_handler is failures.give_up

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.backends import open_backend
-from fitserve.backends.costs import DIRECT
-from fitserve.backends.direct import provider
-from fitserve.backends.direct.jobs import Job, SilentSchedulerError, ask, read_pbspro, read_squeue
-from fitserve.backends.direct.provider import Watch
-from fitserve.backends.direct.sharing import Share
-from fitserve.backends.direct.troubles import Troubles
-from fitserve.backends.direct.words import never_runs, refusal
-from fitserve.backends.parsl_log import close_log, log_to
+from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints.base import DIRECT
+from fitserve.endpoints.parsl import watch as provider
+from fitserve.endpoints.parsl.backend import Share
+from fitserve.endpoints.parsl.engine import close_log, log_to
+from fitserve.endpoints.parsl.troubles import Troubles
+from fitserve.endpoints.parsl.watch import Watch
 from fitserve.errors import BackendError, RequestError
+from fitserve.schedulers.jobs import Job, SilentSchedulerError, ask, read_pbspro, read_squeue
+from fitserve.schedulers.reasons import never_runs, refusal
 from sitekit.golden import GOLDEN
 
 if TYPE_CHECKING:

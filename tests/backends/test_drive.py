@@ -10,7 +10,6 @@ import pytest
 
 import fitserve_worker
 from fitserve import api
-from fitserve.backends import BackendStatus, Limits, Outcome
 from fitserve.contract import (
     ContractError,
     EngineOptions,
@@ -19,9 +18,10 @@ from fitserve.contract import (
     decode_task,
     encode_result,
 )
+from fitserve.endpoints.base import BackendStatus, Limits, Outcome
 from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
-from fitserve.plan import Bounds
-from fitserve.store import read_run
+from fitserve.runs.plan import Bounds
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -224,7 +224,7 @@ def test_what_a_worker_leaves_unanswered_is_sent_again(fit: Callable[..., api.Ru
 def test_failed_fits_are_results_and_are_retried_only_when_asked_to(
     fit: Callable[..., api.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fitserve.cli.showing import require_complete
+    from fitserve.cli.show import require_complete
     from fitserve_worker.engines import pyhf_reference
 
     def breaks(*_: object) -> None:

@@ -19,14 +19,14 @@ import psutil
 import pytest
 
 import fitserve
-from fitserve.backends import local as local_backend
-from fitserve.backends import open_backend
-from fitserve.backends.enlist import GROUPS, end_groups
-from fitserve.backends.guardian import Guardian
-from fitserve.backends.shared import SharedBackend
 from fitserve.contract import encode_task
+from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints.parsl import local as local_backend
+from fitserve.endpoints.parsl.enlist import GROUPS, end_groups
+from fitserve.endpoints.parsl.guardian import Guardian
+from fitserve.endpoints.shared import SharedBackend
 from fitserve.errors import BackendError
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
 from waiting import wait_for
@@ -251,7 +251,7 @@ _NOTEBOOK = """
 import os, sys, threading, time
 import fitserve, psutil
 from fitserve.errors import InterruptedRunError
-from fitserve.plan import Bounds
+from fitserve.runs.plan import Bounds
 
 pallet, run = sys.argv[1:]
 def stop():
@@ -290,7 +290,7 @@ def test_a_notebook_that_is_stopped_can_go_on(pallet_directory: Path, tmp_path: 
 def test_a_question_to_an_interchange_that_is_silent_ends(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fitserve.backends import parsl_engine
+    from fitserve.endpoints.parsl import engine as parsl_engine
 
     monkeypatch.setattr(parsl_engine, "_ANSWER_SECONDS", 1.0)
     backend = open_backend("local", 1)
@@ -372,7 +372,7 @@ def test_a_group_enlists_or_ends(tmp_path: Path) -> None:
     """It is found by who ends it, or finds out itself that it came too late."""
     groups = tmp_path / GROUPS
     groups.mkdir()
-    command = [sys.executable, "-m", "fitserve.backends.enlist", str(groups), "sleep", "60"]
+    command = [sys.executable, "-m", "fitserve.endpoints.parsl.enlist", str(groups), "sleep", "60"]
     sleeper = subprocess.Popen(command, start_new_session=True)
     wait_for("the group", lambda: list(groups.iterdir()), 20)
     assert [path.name for path in groups.iterdir()] == [str(sleeper.pid)]
@@ -408,7 +408,7 @@ def test_a_full_temporary_directory_is_said_to_be_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    monkeypatch.setattr("fitserve.backends.guardian._LONGEST_BASE", 1000)
+    monkeypatch.setattr("fitserve.endpoints.parsl.guardian._LONGEST_BASE", 1000)
     with pytest.raises(BackendError, match="temporary files cannot be written") as caught:
         open_backend("local").start()
     assert "TMPDIR" in caught.value.hint

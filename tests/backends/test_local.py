@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 import fitserve
-from fitserve.backends import local as local_backend
-from fitserve.backends import open_backend
-from fitserve.backends.guardian import Guardian
 from fitserve.contract import encode_task
+from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints.parsl import local as local_backend
+from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.errors import BackendError
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

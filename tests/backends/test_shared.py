@@ -6,10 +6,9 @@ from collections import deque
 
 import pytest
 
-from fitserve.backends import Accepted, BackendStatus, Limits, Outcome
-from fitserve.backends import shared as module
-from fitserve.backends.costs import DIRECT
-from fitserve.backends.shared import SharedBackend
+from fitserve.endpoints import shared as module
+from fitserve.endpoints.base import DIRECT, Accepted, BackendStatus, Limits, Outcome
+from fitserve.endpoints.shared import SharedBackend
 from fitserve.errors import BackendError
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from fitserve import api
 from fitserve.cli import cli
 from fitserve.errors import ModelWarning
-from fitserve.report import render_report
-from fitserve.store import read_run
+from fitserve.report.page import render_report
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from fitserve import __version__
 from fitserve.cli import cli
-from fitserve.store import read_run, register
+from fitserve.runs.store import read_run, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,12 +240,10 @@ def test_bad_input_gives_one_clear_error_and_its_exit_code(
 def test_a_defect_is_told_as_a_defect(
     fitserve: Callable[..., Result], run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fitserve.store
-
     def breaks(_path: str) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(fitserve.store, "read_run", breaks)
+    monkeypatch.setattr("fitserve.runs.store.read_run", breaks)
     result = CliRunner().invoke(cli, ["show", str(run_directory)])
     assert result.exit_code == 1
     assert "defect of fitserve" in result.stderr

@@ -92,12 +92,10 @@ def test_progress_that_nobody_reads_ends_a_run_that_can_be_resumed(
 def test_another_pipe_that_breaks_is_not_taken_for_this(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import fitserve.store
-
     def breaks(_path: str) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr(fitserve.store, "read_run", breaks)
+    monkeypatch.setattr("fitserve.runs.store.read_run", breaks)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     result = CliRunner().invoke(cli, ["show", str(tmp_path)])
     assert result.exit_code == 1

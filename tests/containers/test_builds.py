@@ -150,7 +150,7 @@ def test_the_endpoints_image_runs_locked_down(podman: Engine, endpoint_image: st
     script = """
 fitserve-worker selftest > /dev/null
 globus-compute-endpoint configure demo > /dev/null
-python -c "import kubernetes, fitserve.backends.pods; print(kubernetes.__version__)"
+python -c "import kubernetes, fitserve.onsite.pods; print(kubernetes.__version__)"
 ls .globus_compute/demo
 """
     podman.run("volume", "rm", "--force", "fitserve-test-endpoint", check=False)

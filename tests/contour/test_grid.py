@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fitserve.contour import ContourOptions, mass_grid
+from fitserve.draw.grid import mass_grid
+from fitserve.draw.surface import ContourOptions
 from fitserve.errors import InputError, RequestError
 
 

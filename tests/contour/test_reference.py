@@ -10,10 +10,12 @@ import pytest
 import yaml
 from scipy.special import ndtr
 
-from fitserve.contour import ContourOptions, contour_lines, draw_contour, threshold
-from fitserve.contour.reference import read_reference
+from fitserve.draw.contour import draw_contour
+from fitserve.draw.curves import contour_lines
+from fitserve.draw.reference import read_reference
+from fitserve.draw.surface import ContourOptions, threshold
 from fitserve.errors import FitserveError, InputError
-from fitserve.export import to_json
+from fitserve.export.formats import to_json
 from fitserve.export.hepdata import write_submission
 
 LEVEL = threshold(0.95)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployrig.tower import VENV
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from globusrig.client import Client, complete, wait_for_events
 from globusrig.rig import wait_for
 from schedulerrig.users import fitted_once, lost

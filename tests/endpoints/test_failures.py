@@ -12,15 +12,14 @@ import msgspec
 import pytest
 import requests
 
-from fitserve.backends.base import Accepted
-from fitserve.backends.globus.ledger import Ledger
-from fitserve.backends.globus.verdicts import judge_remote
-from fitserve.endpoints import read_card
-from fitserve.endpoints.failures import explain, judge
+from fitserve.endpoints.base import Accepted
+from fitserve.endpoints.cards import read_card
+from fitserve.endpoints.globus.ledger import Ledger, judge_remote
+from fitserve.endpoints.globus.service import explain, judge
 from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
-    from fitserve.backends.base import Outcome
+    from fitserve.endpoints.base import Outcome
 
 CARD = read_card("11111111-2222-4333-8444-555555555555")
 

@@ -9,19 +9,19 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from fitserve.backends import endpoint_names, open_backend
-from fitserve.backends.globus.costs import CLOUD
 from fitserve.cli import cli
-from fitserve.endpoints import (
+from fitserve.endpoints.backends import endpoint_names, open_backend
+from fitserve.endpoints.base import CLOUD
+from fitserve.endpoints.cards import (
     SiteCard,
     add_profile,
+    check_options,
     find_profile,
     list_profiles,
     parse_options,
     read_card,
     remove_profile,
 )
-from fitserve.endpoints.options import check_options
 from fitserve.errors import BackendError, InputError, RequestError, StoreError
 from sitekit.golden import GOLDEN
 

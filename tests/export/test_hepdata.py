@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fitserve.contour import contour_lines
+from fitserve.draw.curves import contour_lines
 from fitserve.errors import StoreError
 from fitserve.export.hepdata import write_submission
 

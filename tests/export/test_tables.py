@@ -14,15 +14,8 @@ import pytest
 
 from fitserve.contract import HypothesisResult, MuPoint
 from fitserve.errors import MissingExtraError, RequestError, StoreError
-from fitserve.export import (
-    COLUMNS,
-    export_run,
-    mass_columns,
-    results_schema,
-    to_csv,
-    to_json,
-    to_parquet,
-)
+from fitserve.export.formats import export_run, results_schema, to_csv, to_json, to_parquet
+from fitserve.export.rows import COLUMNS, mass_columns
 
 EXP = [0.001, 0.01, 0.05, 0.2, 0.5]
 

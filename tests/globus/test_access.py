@@ -171,7 +171,7 @@ def test_a_bad_option_is_refused_by_the_endpoint_too(
     several = user("run", "example", "--patch", "X_600_0", "-e", "bare", status=5).stderr
     assert "it is not known which function the endpoint runs" in several
     prelude = (
-        "import fitserve.backends.globus.backend as b\n"
+        "import fitserve.endpoints.globus.backend as b\n"
         "b.check_options = lambda card, given: {'max_blocks': 7}"
     )
     command = ("run", "example", "--patch", "X_600_0", "-e", "shared")

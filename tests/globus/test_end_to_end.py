@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from globusrig.client import FIT, MANY, Client, complete, events, wait_for_events
 from globusrig.rig import wait_for
 

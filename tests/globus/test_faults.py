@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from globusrig.client import FIT, Client, complete, events, wait_for_events
 from globusrig.rig import wait_for
 
@@ -116,7 +116,7 @@ def test_a_result_whose_message_is_lost(
 ) -> None:
     """The service has it and never says so: overdue tasks are asked about."""
     sooner = (
-        "import fitserve.backends.globus.recovery as r; r._OVERDUE_SECONDS = r._ASK_SECONDS = 3"
+        "import fitserve.endpoints.globus.courier as r; r._OVERDUE_SECONDS = r._ASK_SECONDS = 3"
     )
     with rig.fault("mute"):
         client("run", "example", *FIT, *mu, "-e", "rig", "-o", run, prelude=sooner)

@@ -13,7 +13,7 @@ import pytest
 
 import fitserve_worker
 from fitserve.contract import ContractError, decode_result, encode_task
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from globusrig.client import FIT, Client, complete, events
 from globusrig.other_python import OtherPython, find_other_python
 from globusrig.rig import ROOT, Endpoint
@@ -102,7 +102,7 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> OtherPython:
 
 _CLIENT = """
 import sys, time
-from fitserve.backends import open_backend
+from fitserve.endpoints.backends import open_backend
 from fitserve.contract import decode_result
 
 backend = open_backend("rig")

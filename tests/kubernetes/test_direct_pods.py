@@ -9,17 +9,15 @@ import pytest
 from kubernetes.client import ApiException
 from parsl.jobs.states import JobState
 
-from fitserve.backends.direct.engine import Engine
-from fitserve.backends.direct.jobs import Job
-from fitserve.backends.direct.pods import PodWatch, reader
-from fitserve.backends.direct.provider import watched
-from fitserve.backends.direct.status import status_of
-from fitserve.backends.direct.troubles import Troubles
-from fitserve.backends.direct.words import never_runs, refusal
-from fitserve.backends.guardian import Guardian
-from fitserve.backends.parsl_site import EngineDescription, read_engine
-from fitserve.backends.pods import PodProvider
+from fitserve.endpoints.parsl.blocks import Engine
+from fitserve.endpoints.parsl.guardian import Guardian
+from fitserve.endpoints.parsl.site import EngineDescription, read_engine
+from fitserve.endpoints.parsl.troubles import Troubles, status_of
+from fitserve.endpoints.parsl.watch import PodWatch, reader, watched
 from fitserve.errors import BackendError
+from fitserve.onsite.pods import PodProvider
+from fitserve.schedulers.jobs import Job
+from fitserve.schedulers.reasons import never_runs, refusal
 from sitekit.golden import GOLDEN
 from waiting import wait_for
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fitserve._version import __version__
-from fitserve.backends.pod_fields import container_security
+from fitserve.onsite.pod_fields import container_security
 from globusrig.client import Client
 from globusrig.processes import AMQP_PORT, RabbitMQ, listens
 from globusrig.rig import Rig

@@ -161,4 +161,4 @@ from globus_compute_endpoint.endpoint.core_endpoint import CoreEndpoint
 print(parsl.providers.PodProvider.__module__, CoreEndpoint.send_heartbeat.__name__)
 """
     done = played("python", "-c", script)
-    assert done.stdout.split() == ["fitserve.backends.pods", "noted"], done.stderr
+    assert done.stdout.split() == ["fitserve.onsite.pods", "noted"], done.stderr

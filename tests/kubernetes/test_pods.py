@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from parsl.jobs.states import JobState
 
-from fitserve.backends.parsl_site import parsl_config, read_engine
-from fitserve.backends.pods import OWNER_VARIABLES, PodProvider, pod_status
+from fitserve.endpoints.parsl.site import parsl_config, read_engine
+from fitserve.onsite.pods import OWNER_VARIABLES, PodProvider, pod_status
 from kuberig.policy import pod_specs, violations
 from sitekit.golden import GOLDEN
 from sitekit.load import load_site, shipped_sites

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fitserve.backends.pods import PodProvider
+    from fitserve.onsite.pods import PodProvider
     from kuberig.cluster import Cluster
     from kuberig.fixtures import Admin
 
@@ -61,7 +61,7 @@ def provider(
     """Return a function that makes a provider, which acts as the namespace's account."""
     from kubernetes.config import kube_config
 
-    from fitserve.backends.pods import PodProvider
+    from fitserve.onsite.pods import PodProvider
 
     def secrets() -> list[dict[str, Any]]:
         return [

@@ -18,7 +18,7 @@ from fitserve.contract import (
     MuPoint,
     Verification,
 )
-from fitserve.neighbours import find_jumps, judged
+from fitserve.runs.neighbours import find_jumps, judged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,11 +13,12 @@ from click.testing import CliRunner
 
 from fitserve import api
 from fitserve.cli import cli
-from fitserve.contour import draw_contour, mass_grid
-from fitserve.export import to_csv
-from fitserve.report import render_report
-from fitserve.store import read_run
-from fitserve.summary import summary
+from fitserve.draw.contour import draw_contour
+from fitserve.draw.grid import mass_grid
+from fitserve.export.formats import to_csv
+from fitserve.report.page import render_report
+from fitserve.runs.store import read_run
+from fitserve.runs.summary import summary
 from fitserve_worker import entry
 
 if TYPE_CHECKING:

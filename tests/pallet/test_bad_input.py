@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitserve.errors import FitserveError, InputError, RequestError
-from fitserve.pallet import load_pallet
+from fitserve.pallet.load import load_pallet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

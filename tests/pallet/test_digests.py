@@ -7,7 +7,7 @@ import pyhf
 import pytest
 
 from fitserve.pallet import schema
-from fitserve.pallet.digests import pyhf_digest
+from fitserve.pallet.schema import pyhf_digest
 
 CONTENT = {"b": [1, 2.0, 1e-300, 1e22], "a": {"z": "τ̃", "y": None, "x": True}, "": -0.0}
 
@@ -26,7 +26,7 @@ def test_the_schema_and_its_version_are_those_of_pyhf() -> None:
 
 def test_reading_a_pallet_does_not_import_pyhf() -> None:
     code = (
-        "import sys; from fitserve.pallet import load_pallet; load_pallet('example');"
+        "import sys; from fitserve.pallet.load import load_pallet; load_pallet('example');"
         " print('pyhf' in sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitserve.errors import InputError, StoreError
-from fitserve.pallet import cache, load_pallet
+from fitserve.pallet import download as cache
 from fitserve.pallet import download as module
-from fitserve.pallet.cache import cached_archive, forget
-from fitserve.pallet.download import APPROVED_HOSTS, check_address, download
+from fitserve.pallet.download import APPROVED_HOSTS, cached_archive, check_address, download, forget
+from fitserve.pallet.load import load_pallet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

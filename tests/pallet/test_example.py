@@ -13,7 +13,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve.pallet import load_pallet
+from fitserve.pallet.load import load_pallet
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fitserve.errors import FitserveError, InputError
-from fitserve.pallet import load_pallet
-from fitserve.pallet.archive import read_archive
-from fitserve.pallet.jsonfiles import decode_json
+from fitserve.pallet.archive import decode_json, read_archive
+from fitserve.pallet.load import load_pallet
 
 if TYPE_CHECKING:
     from pathlib import Path

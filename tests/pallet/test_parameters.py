@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.pallet.checks import check_workspace
-from fitserve.pallet.findings import Findings
+from fitserve.pallet.checks import Findings, check_workspace
 from fitserve.pallet.parameters import Outline
 
 BINS = {"CR": 1, "SR": 2, "VR": 2}

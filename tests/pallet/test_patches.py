@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from fitserve.contract import Hypothesis
 from fitserve.pallet import patches
-from fitserve.pallet.checks import check_workspace
-from fitserve.pallet.findings import Findings
+from fitserve.pallet.checks import Findings, check_workspace
 
 if TYPE_CHECKING:
     import pytest

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve.cli import cli
-from fitserve.contour import ContourOptions, figure_bytes
 from fitserve.contract import (
     ChannelYields,
     Correlations,
@@ -30,20 +29,19 @@ from fitserve.contract import (
     UpperLimits,
     Yields,
 )
+from fitserve.draw.limits import draw_limits
+from fitserve.draw.pulls import draw_correlations, draw_pulls
+from fitserve.draw.ranking import draw_ranking
+from fitserve.draw.scan import draw_scan
+from fitserve.draw.style import figure_bytes
+from fitserve.draw.surface import ContourOptions
+from fitserve.draw.yields import draw_yields
 from fitserve.errors import InputError, RequestError
-from fitserve.pictures import (
-    draw_correlations,
-    draw_limits,
-    draw_pulls,
-    draw_ranking,
-    draw_scan,
-    draw_yields,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fitserve.store import Manifest
+    from fitserve.runs.records import Manifest
 
     Run = tuple[Manifest, dict[str, HypothesisResult]]
 

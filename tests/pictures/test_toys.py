@@ -10,7 +10,6 @@ import pytest
 import yaml
 from scipy.stats import chi2, norm
 
-from fitserve.contour import contour_lines, figure_bytes
 from fitserve.contract import (
     AsymptoticCLs,
     HypotestRequest,
@@ -19,16 +18,17 @@ from fitserve.contract import (
     ToysAnswer,
     ToysRequest,
 )
+from fitserve.draw.curves import contour_lines
+from fitserve.draw.style import figure_bytes
+from fitserve.draw.toys import asymptotic_distribution, draw_toys
 from fitserve.errors import InputError, RequestError
 from fitserve.export.hepdata import write_submission
-from fitserve.pictures import draw_toys
-from fitserve.pictures.toys import asymptotic_distribution
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.store import Manifest
+    from fitserve.runs.records import Manifest
 
 NAME = "p_300_100"
 EDGES = [0.0, 1.0, 2.0, 3.0, 4.0]

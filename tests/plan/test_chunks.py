@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.backends import Limits
-from fitserve.chunks import toy_parts
 from fitserve.contract import HypotestRequest, Hypothesis, ToyRange, ToysRequest, decode_task
-from fitserve.estimate import seconds_per_hypothesis
-from fitserve.makespan import Work, best_size
-from fitserve.plan import Bounds, encode_planned, make_plan
+from fitserve.endpoints.base import Limits
+from fitserve.runs.estimate import seconds_per_hypothesis
+from fitserve.runs.makespan import Work, best_size
+from fitserve.runs.plan import Bounds, encode_planned, make_plan, toy_parts
 
 WORKSPACE = {
     "channels": [

@@ -10,13 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.backends import Limits
-from fitserve.backends.costs import DIRECT, LOCAL
-from fitserve.backends.globus.costs import CLOUD
 from fitserve.contract import HypotestRequest, Hypothesis, ToysRequest
-from fitserve.makespan import Costs, Estimate, Load, Work, best_size, makespan, simulate
-from fitserve.plan import Bounds, Plan, make_plan
-from fitserve.sizes import task_size
+from fitserve.endpoints.base import CLOUD, DIRECT, LOCAL, Costs, Limits
+from fitserve.runs.makespan import Estimate, Load, Work, best_size, makespan, simulate
+from fitserve.runs.plan import Bounds, Plan, make_plan, task_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +82,8 @@ def test_a_plan_has_the_best_size(
         asked.append((given, best_size(*given, **bounds)))
         return asked[-1][1]
 
-    monkeypatch.setattr("fitserve.sizes.best_size", spy)
-    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: each)
+    monkeypatch.setattr("fitserve.runs.plan.best_size", spy)
+    monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: each)
     plan = _plan(300, _limits(workers, costs), HypotestRequest())
     [((asked_costs, work, asked_workers), best)] = asked
     assert (asked_costs, work.number, work.fit, asked_workers) == (costs, 300, each, workers)
@@ -158,18 +155,18 @@ def test_a_large_plan_simulates_no_more_than_it_may(monkeypatch: pytest.MonkeyPa
 def _count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Return a function that says how many tasks and workers were gone through since."""
     steps = []
-    real = vars(sys.modules["fitserve.makespan"])["_end"]
+    real = vars(sys.modules["fitserve.runs.makespan"])["_end"]
 
     def end(costs: Costs, loads: Any, workers: Any) -> float:
         steps.append(len(loads) + len(workers))
         return real(costs, loads, workers)
 
-    monkeypatch.setattr("fitserve.makespan._end", end)
+    monkeypatch.setattr("fitserve.runs.makespan._end", end)
     return lambda: sum(steps)
 
 
 def test_toys_are_cut_to_the_best_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 1_000.0)
+    monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: 1_000.0)
     plan = _plan(1, _limits(20, DIRECT), ToysRequest(toys=100_000))
     work = Work(100_000, 0.01, task_bytes=plan.tasks[0].bytes)
     best = best_size(DIRECT, work, 20, most=5_000)

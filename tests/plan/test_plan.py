@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitserve.backends import Limits
 from fitserve.contract import (
     EngineOptions,
     FitRequest,
@@ -17,9 +16,10 @@ from fitserve.contract import (
     decode_task,
     digest,
 )
+from fitserve.endpoints.base import Limits
 from fitserve.errors import RequestError
-from fitserve.estimate import free_parameters, seconds_per_hypothesis
-from fitserve.plan import Bounds, encode_planned, make_plan
+from fitserve.runs.estimate import free_parameters, seconds_per_hypothesis
+from fitserve.runs.plan import Bounds, encode_planned, make_plan
 
 WORKSPACE = {
     "channels": [
@@ -117,7 +117,7 @@ def test_a_staged_workspace_is_not_counted() -> None:
 
 
 def test_there_are_a_few_tasks_for_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 0.1)
+    monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: 0.1)
     plan = make_plan(
         WORKSPACE, _hypotheses([0] * 80), HypotestRequest(), limits=LIMITS, staged=True
     )

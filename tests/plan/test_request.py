@@ -11,15 +11,15 @@ import pytest
 
 from fitserve.api import make_request
 from fitserve.errors import RequestError
-from fitserve.pallet import load_pallet
-from fitserve.request import check_request, select_hypotheses
+from fitserve.pallet.load import load_pallet
+from fitserve.runs.request import check_request, select_hypotheses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from fitserve.contract import Hypothesis
-    from fitserve.pallet import Pallet
+    from fitserve.pallet.model import Pallet
 
 
 def test_patterns_select_in_the_patchset_s_order(hypotheses: list[Hypothesis]) -> None:

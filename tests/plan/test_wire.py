@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.backends import Limits
 from fitserve.contract import EngineOptions, HypotestRequest, Hypothesis
-from fitserve.plan import Bounds, encode_planned, make_plan
+from fitserve.endpoints.base import Limits
+from fitserve.runs.plan import Bounds, encode_planned, make_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def _limits(workers: int, seconds: float | None = None) -> Limits:
 
 
 def test_a_large_workspace_is_sent_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 0.05)
+    monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: 0.05)
     workspace, hypotheses = _workspace(20_000), _hypotheses(64)
     plans = {
         staged: make_plan(workspace, hypotheses, REQUEST, limits=_limits(4), staged=staged)
@@ -68,14 +68,14 @@ def test_a_small_workspace_is_sent_as_often_as_helps() -> None:
 
 
 def test_a_worker_with_much_to_do_is_worth_a_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 20.0)
+    monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: 20.0)
     workspace, hypotheses = _workspace(20_000), _hypotheses(64)
     plan = make_plan(workspace, hypotheses, REQUEST, limits=_limits(32), staged=False)
     assert len(plan.tasks) == 32
 
 
 def test_the_longest_task_of_a_site_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fitserve.plan.seconds_per_hypothesis", lambda *_: 20.0)
+    monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: 20.0)
     workspace, hypotheses = _workspace(20_000), _hypotheses(64)
     plan = make_plan(workspace, hypotheses, REQUEST, limits=_limits(2, 100.0), staged=False)
     assert max(task.seconds for task in plan.tasks) == 100.0
@@ -93,7 +93,7 @@ def test_the_longest_task_of_a_site_is_kept_to(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.published
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
 def test_1lbb_takes_no_more_than_2_63_mb(workers: int, shared: Path) -> None:
-    from fitserve.pallet import load_pallet
+    from fitserve.pallet.load import load_pallet
 
     pallet = load_pallet(shared / "pallets" / "1Lbb.tar.xz")
     plan = make_plan(

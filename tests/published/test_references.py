@@ -15,7 +15,7 @@ import pyhf
 import pytest
 
 from fitserve.contract import ModelOptions
-from fitserve.pallet import load_pallet
+from fitserve.pallet.load import load_pallet
 from fitserve_worker.kernel.compilation import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest

@@ -23,10 +23,10 @@ from fitserve.contract import (
     kind_of,
 )
 from fitserve.errors import RequestError
-from fitserve.estimate import seconds_per_hypothesis
-from fitserve.export import FIT_COLUMNS, LIMIT_COLUMNS, RANKING_COLUMNS, columns_of
+from fitserve.export.rows import FIT_COLUMNS, LIMIT_COLUMNS, RANKING_COLUMNS, columns_of
 from fitserve.report.content import columns, rows
-from fitserve.store import read_run
+from fitserve.runs.estimate import seconds_per_hypothesis
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

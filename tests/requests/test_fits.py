@@ -258,7 +258,7 @@ def test_impacts_without_a_valid_fit_make_the_ranking_suspect(
 def test_the_background_fit_of_staus_has_the_exact_hessian(ask: Ask, shared: Path) -> None:
     import jax
 
-    from fitserve.pallet import load_pallet
+    from fitserve.pallet.load import load_pallet
 
     pallet = load_pallet(shared / "pallets" / "staus.tar.xz")
     found = ask(FitRequest(background_only=True), BACKGROUND, pallet.workspace)

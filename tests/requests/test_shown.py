@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 import fitserve as package
 from fitserve.cli import cli
-from fitserve.contour import ContourOptions, contour_lines, mass_grid
 from fitserve.contract import (
     FitRequest,
     HypotestRequest,
@@ -24,10 +23,13 @@ from fitserve.contract import (
     ToysRequest,
     request_digest,
 )
-from fitserve.report import render_report
+from fitserve.draw.curves import contour_lines
+from fitserve.draw.grid import mass_grid
+from fitserve.draw.surface import ContourOptions
 from fitserve.report.content import headline, rows
-from fitserve.shown import confidence_level, shown_strength
-from fitserve.store import read_run
+from fitserve.report.page import render_report
+from fitserve.runs.shown import confidence_level, shown_strength
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 import fitserve as package
 import fitserve_worker
 from fitserve import api
-from fitserve.backends.inline import InlineBackend
 from fitserve.cli import cli
 from fitserve.contract import (
     EngineOptions,
@@ -29,20 +28,21 @@ from fitserve.contract import (
     encode_task,
     kind_of,
 )
+from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import ContractError, InterruptedRunError, RequestError
-from fitserve.estimate import seconds_per_hypothesis
-from fitserve.export import TOY_COLUMNS
-from fitserve.plan import Bounds
+from fitserve.export.rows import TOY_COLUMNS
 from fitserve.report.content import columns, rows
-from fitserve.store import missing_toys, read_run
-from fitserve.store.toys import merged
+from fitserve.runs.estimate import seconds_per_hypothesis
+from fitserve.runs.plan import Bounds
+from fitserve.runs.store import read_run
+from fitserve.runs.toys import merged, missing_toys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.backends import Outcome
     from fitserve.contract import Hypothesis, HypothesisResult
+    from fitserve.endpoints.base import Outcome
 
     Ask = Callable[..., HypothesisResult]
     Toys = Callable[..., HypothesisResult]

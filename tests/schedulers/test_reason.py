@@ -16,8 +16,8 @@ pytestmark = pytest.mark.schedulers
 
 ASK = """
 import sys
-from fitserve.backends.globus.scheduler import waiting_reason
-from fitserve.endpoints import SiteCard
+from fitserve.endpoints.globus.presence import waiting_reason
+from fitserve.endpoints.cards import SiteCard
 card = SiteCard(
     card_version=1, name="Rig", endpoint_id="", scheduler=sys.argv[1],
     login_host=sys.argv[2] or None,

@@ -14,12 +14,7 @@ from unittest import mock
 import msgspec
 import pytest
 
-from fitserve.backends.parsl_site import (
-    EngineDescription,
-    find_engine,
-    parsl_config,
-    read_engine,
-)
+from fitserve.endpoints.parsl.site import EngineDescription, find_engine, parsl_config, read_engine
 from fitserve.errors import BackendError, MissingExtraError
 from sitekit.golden import GOLDEN
 from sitekit.load import load_site, shipped_sites

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from fitserve.accounting import account, traffic
-from fitserve.store import Event, RunStore, ask_to_cancel, pending_tasks, read_run
+from fitserve.runs.records import Event, pending_tasks
+from fitserve.runs.store import RunStore, ask_to_cancel, read_run
+from fitserve.runs.summary import account, traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.store import SavedRun
+    from fitserve.runs.store import SavedRun
 
 
 @pytest.fixture

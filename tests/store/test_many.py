@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve import execute
 from fitserve._version import __version__
-from fitserve.backends import BackendStatus, Limits, Outcome
 from fitserve.contract import (
     Hypothesis,
     TaskResult,
@@ -21,11 +19,15 @@ from fitserve.contract import (
     encode_result,
     hypothesis_key,
 )
-from fitserve.plan import Bounds
-from fitserve.progress import Silent
-from fitserve.reuse import reusable
-from fitserve.store import Inputs, read_run, run_store
-from fitserve.summary import table_rows
+from fitserve.endpoints.base import BackendStatus, Limits, Outcome
+from fitserve.runs import complete
+from fitserve.runs import store as run_store
+from fitserve.runs.complete import reusable
+from fitserve.runs.plan import Bounds
+from fitserve.runs.progress import Silent
+from fitserve.runs.records import Inputs
+from fitserve.runs.store import read_run
+from fitserve.runs.summary import table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     import pytest
 
     from fitserve.contract import HypothesisResult
-    from fitserve.store import Manifest
+    from fitserve.runs.records import Manifest
 
 WORKER = WorkerInfo(host="node", pid=1, python="3.11", device="cpu", versions={})
 AGREES = Verification(
@@ -106,8 +108,8 @@ def _complete(build_run: Callable, workspace: dict, path: Path, count: int) -> i
         hypotheses=[Hypothesis(name=n, values=v, patch=[]) for n, (v, _, _) in points.items()],
     )
     backend = Prompt(manifest, known)
-    with execute.open_store(path, manifest, inputs, refit=False) as store:
-        saved = execute.complete(store, inputs, backend, Silent(), Bounds(hypotheses=5))
+    with complete.open_store(path, manifest, inputs, refit=False) as store:
+        saved = complete.complete(store, inputs, backend, Silent(), Bounds(hypotheses=5))
     assert len(saved.results) == count
     assert all(found.verification == AGREES for found in saved.results.values())
     return backend.tasks
@@ -147,9 +149,11 @@ def test_results_of_runs_that_ask_something_else_are_not_read(
     one = Hypothesis(name="S_1", values=(1.0, 2.0), patch=[])
     manifest = msgspec.structs.replace(manifest, versions={"fitserve": __version__})
     inputs = Inputs(workspace=workspace, hypotheses=[one])
-    execute.open_store(tmp_path / "run", manifest, inputs, refit=False).close()
+    complete.open_store(tmp_path / "run", manifest, inputs, refit=False).close()
     read: list[Path] = []
-    monkeypatch.setattr("fitserve.reuse.read_run", lambda path: read.append(path) or read_run(path))
+    monkeypatch.setattr(
+        "fitserve.runs.complete.read_run", lambda path: read.append(path) or read_run(path)
+    )
     other = msgspec.structs.replace(manifest, request_digest="e" * 64)
     reusable(other, [one])
     assert read == []

@@ -20,18 +20,11 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve.errors import StoreError
-from fitserve.store import (
-    Inputs,
-    Manifest,
-    PalletRecord,
-    RunStore,
-    StoredResult,
-    known_runs,
-    read_run,
-    register,
-    write_atomic,
-)
-from fitserve.store.journal import Journal, read_journal
+from fitserve.files import write_atomic
+from fitserve.pallet.model import PalletRecord
+from fitserve.runs.journal import Journal, read_journal
+from fitserve.runs.records import Inputs, Manifest, StoredResult
+from fitserve.runs.store import RunStore, known_runs, read_run, register
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,7 +177,7 @@ def test_one_process_at_a_time_writes(store: RunStore) -> None:
 def test_the_lock_of_a_killed_process_is_free(store: RunStore) -> None:
     store.close()
     script = (
-        "import os, sys; from pathlib import Path; from fitserve.store import RunStore; "
+        "import os, sys; from pathlib import Path; from fitserve.runs.store import RunStore; "
         "store = RunStore.open(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", script, store.path], check=False)

@@ -20,8 +20,7 @@ from fitserve.contract import (
     ToyValues,
 )
 from fitserve.errors import ContractError
-from fitserve.store.toy_statistics import fraction_error, p_values
-from fitserve.store.toys import merged, missing_toys
+from fitserve.runs.toys import fraction_error, merged, missing_toys, p_values
 
 ASYMPTOTIC = AsymptoticCLs(CLs_obs=0.1, CLs_exp=[0.01, 0.04, 0.1, 0.3, 0.6])
 N = 400

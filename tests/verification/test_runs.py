@@ -10,9 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from fitserve import api, execute
-from fitserve.backends import Limits, Outcome
-from fitserve.backends.inline import InlineBackend
+from fitserve import api
 from fitserve.cli import cli
 from fitserve.contract import (
     EngineOptions,
@@ -22,13 +20,16 @@ from fitserve.contract import (
     Verification,
     decode_task,
 )
+from fitserve.endpoints.base import Costs, Limits, Outcome
+from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import BackendError, RequestError
-from fitserve.estimate import seconds_to_verify
-from fitserve.makespan import Costs
-from fitserve.plan import Verify, encode_planned, make_plan, plan_verification
-from fitserve.report import render_report
-from fitserve.store import RunStore, pending_tasks, read_run
-from fitserve.verification import (
+from fitserve.report.page import render_report
+from fitserve.runs import complete
+from fitserve.runs.estimate import seconds_to_verify
+from fitserve.runs.plan import Verify, encode_planned, make_plan, plan_verification
+from fitserve.runs.records import pending_tasks
+from fitserve.runs.store import RunStore, read_run
+from fitserve.runs.verification import (
     affordable_sample,
     chosen_to_verify,
     verification_summary,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.contract import HypothesisResult
-    from fitserve.drive import Claims
+    from fitserve.runs.drive import Claims
     from fitserve_worker.engines.base import Work
 
 GRID = [
@@ -289,7 +290,7 @@ def test_a_run_is_complete_before_anything_is_verified(
     path = tmp_path / "run"
     backend = _Broken(then, path)
     monkeypatch.setattr(api, "open_backend", lambda *_: backend)
-    monkeypatch.setattr(execute, "_PATIENCE", 0.2)
+    monkeypatch.setattr(complete, "_PATIENCE", 0.2)
     done = _cli("run", pallet_directory, "-o", path)
     assert done.exit_code == 0, done.output
     assert told in done.stderr
@@ -300,13 +301,13 @@ def test_a_run_is_complete_before_anything_is_verified(
     assert "1 more were to be verified, and are not yet: fitserve resume" in done.output
     assert read_run(path).manifest.sample == verification_summary(read_run(path))["waiting"]
     monkeypatch.undo()
-    bounds, real = [], execute.drive
+    bounds, real = [], complete.drive
 
     def drive(*arguments: object, claims: Claims, **options: object) -> None:
         bounds.append(claims.seconds)
         real(*arguments, claims=claims, **options)
 
-    monkeypatch.setattr(execute, "drive", drive)
+    monkeypatch.setattr(complete, "drive", drive)
     resumed = api.resume(path, endpoint="inline", progress=False)
     assert resumed.results[resumed.manifest.sample[0]].verification.largest < 1e-4
     assert bounds == [None]  # who resumes a run waits for it

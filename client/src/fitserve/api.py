@@ -10,27 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.backends import open_backend
 from fitserve.contract import HypotestRequest, Request
+from fitserve.endpoints.backends import open_backend
 from fitserve.errors import ModelWarning, RequestError
-from fitserve.execute import complete, open_store
-from fitserve.plan import Bounds
-from fitserve.prepare import default_directory, prepare
-from fitserve.progress import LiveProgress, Silent
-from fitserve.recorded import recorded_endpoint
-from fitserve.store import RunStore, read_run
-from fitserve.summary import cautions, columns, counts, table_rows
+from fitserve.runs.complete import complete, open_store
+from fitserve.runs.plan import Bounds
+from fitserve.runs.prepare import default_directory, prepare
+from fitserve.runs.progress import LiveProgress, Silent
+from fitserve.runs.recorded import recorded_endpoint
+from fitserve.runs.store import RunStore, read_run
+from fitserve.runs.summary import cautions, columns, counts, table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
 
-    from fitserve.backends import Backend
     from fitserve.contract import HypothesisResult
-    from fitserve.drive import Observer
-    from fitserve.pallet import Pallet
-    from fitserve.store import Inputs, Manifest, SavedRun
+    from fitserve.endpoints.base import Backend
+    from fitserve.pallet.model import Pallet
+    from fitserve.runs.drive import Observer
+    from fitserve.runs.records import Inputs, Manifest
+    from fitserve.runs.store import SavedRun
 
 __all__ = ["Run", "make_request", "open_run", "resume", "run"]
 
@@ -79,7 +80,7 @@ class Run:
         MissingExtraError
             pandas is not installed.
         """
-        from fitserve.frames import to_frame
+        from fitserve.export.frames import to_frame
 
         return to_frame(self.manifest, self.results)
 
@@ -91,7 +92,8 @@ class Run:
         output
             A file to write: ``.png``, ``.pdf`` or ``.svg``.
         """
-        from fitserve.contour import draw_contour, save_figure
+        from fitserve.draw.contour import draw_contour
+        from fitserve.draw.style import save_figure
 
         figure = draw_contour(self.manifest, self.results)
         if output is not None:
@@ -279,7 +281,7 @@ def run(
     >>> [result.status for result in run.results.values()]
     ['ok']
     """
-    from fitserve.pallet import load_pallet
+    from fitserve.pallet.load import load_pallet
 
     for told in cautions(request or HypotestRequest()):
         warnings.warn(told, ModelWarning, stacklevel=2)

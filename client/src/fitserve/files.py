@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 from fitserve.contract import memory_there
+from fitserve.errors import StoreError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["open_regular", "read_regular"]
+__all__ = [
+    "open_regular",
+    "read_regular",
+    "sync_directory",
+    "unwritable",
+    "unwritable_output",
+    "write_atomic",
+    "write_output",
+]
 
 _WHY = {
     errno.ELOOP: "it is a symbolic link, which is not followed here",
@@ -61,3 +69,90 @@ def read_regular(path: Path) -> bytes:
 
 def _refused(code: int, path: Path) -> OSError:
     return OSError(code, _WHY[code], str(path))
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace the file at ``path`` by one with this content, durably.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written; the old file, if there was one, is untouched.
+    """
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; what a run writes is as readable as any other file.
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        raise unwritable(path, error) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable, where the file system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def unwritable(path: Path, error: OSError) -> StoreError:
+    """Return the error to raise when ``path`` cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StoreError(
+        "the disk or quota is full" if full else f"cannot write {path}",
+        evidence=str(error),
+        hint="free some space, then fitserve resume" if full else "choose another --output",
+    )
+
+
+def _umask() -> int:
+    # There is no way to read the umask without setting it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    A link is followed. Devices and pipes are written to as they are: a file must not be
+    renamed over them.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written; what was there before is still there.
+    """
+    target = path.resolve()
+    special = target.exists() and not target.is_file() and not target.is_dir()
+    try:
+        if special:
+            target.write_bytes(content)
+        else:
+            write_atomic(target, content)
+    except StoreError as error:
+        raise unwritable_output(path, error.evidence) from error
+    except OSError as error:
+        raise unwritable_output(path, str(error)) from error
+
+
+def unwritable_output(path: Path, evidence: str) -> StoreError:
+    """Return the error for an output that cannot be written."""
+    parent = path.resolve().parent
+    if parent.is_dir():
+        hint = "check the permissions and the free space there, or give another -o"
+    else:
+        hint = f"make the directory first: mkdir -p {parent}"
+    return StoreError(f"the output {path} cannot be written", evidence=evidence, hint=hint)

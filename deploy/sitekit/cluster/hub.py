@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fitserve.backends.pod_fields import container_security, owner_environment, pod_security
+from fitserve.onsite.pod_fields import container_security, owner_environment, pod_security
 from sitekit.derive import derive
 from sitekit.kubernetes import labels, site_files
 

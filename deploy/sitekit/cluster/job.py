@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from fitserve.backends.pod_fields import container_security, owner_environment, pod_security
+from fitserve.onsite.pod_fields import container_security, owner_environment, pod_security
 from sitekit.cluster.tools import run
 from sitekit.derive import derive
 from sitekit.kubernetes import labels, site_files

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from fitserve._version import __version__
-from fitserve.backends import open_backend
 from fitserve.contract import decode_result, encode_task
-from fitserve.endpoints import Profile, read_card
+from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints.cards import Profile, read_card
 from fitserve.endpoints.check import check_endpoint, small_task
-from fitserve.endpoints.service import Service
+from fitserve.endpoints.globus.service import Service
 from fitserve.errors import BackendError, FitserveError
 from sitekit.documents import TRIAL_OPTION
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fitserve.backends import Backend
+    from fitserve.endpoints.base import Backend
     from sitekit.site import Site
 
 __all__ = ["Served", "Stage", "direct", "refusal", "through_the_service"]

@@ -31,7 +31,7 @@ contexts: [{name: none, context: {cluster: none, user: none}}]
 clusters: [{name: none, cluster: {server: "https://192.0.2.1"}}]
 users: [{name: none, user: {}}]
 """
-PODS = Path(__file__).resolve().parents[3] / "client" / "src" / "fitserve" / "backends" / "pods.py"
+PODS = Path(__file__).resolve().parents[3] / "client" / "src" / "fitserve" / "onsite" / "pods.py"
 PRETEND = {
     "sacct": "exit 1",
     "sbatch": "echo Submitted batch job 1",
@@ -61,11 +61,11 @@ def _register_provider() -> None:
     fitserve itself is not installed here, nor what it needs: of its packages there are only
     the directories, so that its modules are found and nothing else of it is imported.
     """
-    for name, place in (("fitserve", PODS.parents[1]), ("fitserve.backends", PODS.parent)):
+    for name, place in (("fitserve", PODS.parents[1]), ("fitserve.onsite", PODS.parent)):
         package = ModuleType(name)
         package.__path__ = [str(place)]
         sys.modules[name] = package
-    importlib.import_module("fitserve.backends.pods").register()
+    importlib.import_module("fitserve.onsite.pods").register()
 
 
 def _job(job: dict[str, Any], place: Path) -> dict[str, Any]:

@@ -9,14 +9,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import StoreError
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from globusrig.processes import AMQP_PORT
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.store import Event
+    from fitserve.runs.records import Event
     from globusrig.rig import Account, Endpoint, Rig
 
 # Eleven of the example's hypotheses: some seconds of fits with pyhf on two workers. However a plan

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fitserve.store import read_run
+from fitserve.runs.store import read_run
 from schedulerrig.hosts import wait_for
 from schedulerrig.site import VENV
 
 if TYPE_CHECKING:
     import subprocess
 
-    from fitserve.store import SavedRun
+    from fitserve.runs.store import SavedRun
     from schedulerrig.hosts import Host
     from schedulerrig.rig import Rig
 

@@ -2,7 +2,7 @@
 
 An endpoint lets only the functions run that its configuration lists. The site's
 administrator registers this one, once for all releases: its source does not change with
-them (`fitserve.contract.trampoline`).
+them (`fitserve.contract.codec`).
 """
 
 from __future__ import annotations

@@ -5,15 +5,13 @@ from __future__ import annotations
 import click
 
 from fitserve._version import __version__
-from fitserve.cli.analyses import analyses
 from fitserve.cli.endpoints import endpoints
 from fitserve.cli.exports import diff, export
 from fitserve.cli.group import FitserveGroup
-from fitserve.cli.pallets import pallets
-from fitserve.cli.pictures import contour, report
-from fitserve.cli.plots import plot
+from fitserve.cli.pallets import analyses, pallets
+from fitserve.cli.pictures import contour, plot, report
 from fitserve.cli.run import cancel, resume, run
-from fitserve.cli.runs import runs, show
+from fitserve.cli.show import runs, show
 
 __all__ = ["cli", "main"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fitserve.endpoints import Profile
+    from fitserve.endpoints.cards import Profile
     from fitserve.endpoints.check import Finding
 
 __all__ = ["endpoints"]
@@ -37,7 +37,7 @@ def endpoints() -> None:
 def add(name: str, card: str, amqp_port: str, *, replace: bool) -> None:
     """Remember an endpoint under NAME, for `fitserve run PALLET --endpoint NAME`."""
     from fitserve.console import say
-    from fitserve.endpoints import add_profile, read_card
+    from fitserve.endpoints.cards import add_profile, read_card
 
     path = add_profile(name, read_card(card), amqp_port=int(amqp_port), replace=replace)
     say(f"{name} is in {path}; next: fitserve endpoints check {name}")
@@ -50,7 +50,7 @@ def list_(*, as_json: bool) -> None:
     import msgspec
 
     from fitserve.console import emit_json, say, show_table
-    from fitserve.endpoints import list_profiles
+    from fitserve.endpoints.cards import list_profiles
 
     found = list_profiles()
     if as_json:
@@ -80,7 +80,7 @@ def _cells(profile: Profile) -> list[str]:
 def remove(name: str) -> None:
     """Forget the endpoint NAME; runs made on it are kept."""
     from fitserve.console import say
-    from fitserve.endpoints import remove_profile
+    from fitserve.endpoints.cards import remove_profile
 
     remove_profile(name)
     say(f"{name} is forgotten")
@@ -98,7 +98,7 @@ def check(name: str, timeout: float, settings: tuple[str, ...], *, as_json: bool
     is well.
     """
     from fitserve.console import emit_json
-    from fitserve.endpoints import find_profile, parse_options
+    from fitserve.endpoints.cards import find_profile, parse_options
     from fitserve.endpoints.check import check_endpoint
     from fitserve.errors import BackendError
 
@@ -135,7 +135,7 @@ def login() -> None:
     Client credentials are in GLOBUS_COMPUTE_CLIENT_ID and GLOBUS_COMPUTE_CLIENT_SECRET.
     """
     from fitserve.console import say
-    from fitserve.endpoints.service import log_in
+    from fitserve.endpoints.globus.service import log_in
 
     identity = log_in()
     say(f"you are {identity.username} ({identity.id}), by {identity.login}")
@@ -145,7 +145,7 @@ def login() -> None:
 def logout() -> None:
     """Revoke and forget the login."""
     from fitserve.console import say
-    from fitserve.endpoints.service import log_out
+    from fitserve.endpoints.globus.service import log_out
 
     log_out()
     say("logged out")
@@ -156,7 +156,7 @@ def logout() -> None:
 def whoami(*, as_json: bool) -> None:
     """Say who you are for Globus."""
     from fitserve.console import emit_json, tell
-    from fitserve.endpoints.service import Service
+    from fitserve.endpoints.globus.service import Service
 
     identity = Service().whoami()
     found: dict[str, Any] = identity._asdict()

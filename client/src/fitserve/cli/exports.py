@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from fitserve.diff import Comparison
+    from fitserve.export.compare import Comparison
 
 __all__ = ["diff", "export"]
 
@@ -36,8 +36,8 @@ _MOST_LISTED = 20
 def export(run: Path, format_: str, output: Path) -> None:
     """Write the results of RUN in another format."""
     from fitserve.console import warn
-    from fitserve.export import FORMATS, export_run
-    from fitserve.store import read_run
+    from fitserve.export.formats import FORMATS, export_run
+    from fitserve.runs.store import read_run
 
     chosen = FORMATS[[str(known) for known in FORMATS].index(format_)]
     saved = read_run(run)
@@ -69,8 +69,8 @@ def diff(
     hypothesis is in one of them only, or its status has changed.
     """
     from fitserve.console import emit_json
-    from fitserve.diff import DIFFERENT
-    from fitserve.diff import diff as compare_sources
+    from fitserve.export.compare import DIFFERENT
+    from fitserve.export.compare import diff as compare_sources
 
     found = compare_sources(a, b, tolerance, common=common)
     if as_json:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fitserve.pallet import Pallet
+    from fitserve.pallet.catalogue import Analysis
+    from fitserve.pallet.model import Pallet
 
-__all__ = ["pallets", "show_pallet"]
+__all__ = ["analyses", "pallets", "show_pallet"]
 
 
 @click.group()
@@ -31,8 +32,8 @@ def check(source: str, *, region: str | None, force: bool, listed: bool, as_json
     """
     from fitserve.console import emit_json, show_table
     from fitserve.contract import HypotestRequest
-    from fitserve.pallet import load_pallet
-    from fitserve.request import check_request
+    from fitserve.pallet.load import load_pallet
+    from fitserve.runs.request import check_request
 
     pallet = load_pallet(source, region=region, force=force)
     if as_json:
@@ -83,7 +84,7 @@ def _poi(pallet: Pallet, name: str) -> str:
     """Return the parameter of interest of a measurement, and what keeps it from being one."""
     from fitserve.contract import HypotestRequest, ModelOptions
     from fitserve.errors import RequestError
-    from fitserve.request import check_request
+    from fitserve.runs.request import check_request
 
     found = [outline.measurement(name) for outline in pallet.outlines.values()]
     names = dict.fromkeys(each["config"]["poi"] for each in found if each is not None)
@@ -111,3 +112,127 @@ def _as_data(pallet: Pallet) -> dict[str, Any]:
 
 def _number(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
+
+
+@click.group()
+def analyses() -> None:
+    """Find and fetch published analyses."""
+
+
+@analyses.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def list_(*, as_json: bool) -> None:
+    """List the analyses that fitserve knows by name."""
+    from fitserve.console import emit_json, show_table
+    from fitserve.pallet.catalogue import catalogue
+
+    if as_json:
+        emit_json([_entry_as_data(each) for each in catalogue()])
+        return
+    show_table(
+        ["name", "hypotheses", "here", "record", "title"],
+        (
+            [
+                each.name,
+                str(each.archive.hypotheses),
+                "yes" if _fetched(each) else "no",
+                each.inspire or "-",
+                each.title,
+            ]
+            for each in catalogue()
+        ),
+    )
+
+
+@analyses.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def show(name: str, *, as_json: bool) -> None:
+    """Show what is known of the analysis NAME."""
+    from fitserve.console import emit_json, tell
+    from fitserve.pallet.catalogue import find
+
+    analysis = find(name)
+    if as_json:
+        emit_json(_entry_as_data(analysis))
+        return
+    for word, text in _details(analysis):
+        if text:
+            tell(f"{word + ':':<14} {text}")
+
+
+@analyses.command()
+@click.argument("name")
+@click.option("--refresh", is_flag=True, help="Download again what is there.")
+@click.option(
+    "--force", is_flag=True, help="Keep it although it is not what the catalogue describes."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON.")
+def fetch(name: str, *, refresh: bool, force: bool, as_json: bool) -> None:
+    """Download the pallet of the analysis NAME and verify it.
+
+    It is kept in the cache directory (FITSERVE_CACHE) for 'fitserve run NAME'.
+    """
+    from fitserve.console import emit_json, say
+    from fitserve.pallet.catalogue import find
+    from fitserve.pallet.fetch import fetch as fetch_analysis
+    from fitserve.pallet.fetch import is_fetched
+
+    analysis = find(name)
+    if analysis.archive.address and (refresh or not is_fetched(analysis)):
+        say(f"downloading {analysis.archive.address}")
+    pallet = fetch_analysis(analysis, refresh=refresh, force=force)
+    if as_json:
+        emit_json(pallet.record())
+    else:
+        show_pallet(pallet)
+
+
+def _details(analysis: Analysis) -> list[tuple[str, str]]:
+    archive = analysis.archive
+    verified = (
+        f"sha256 {archive.digest}, of the background-only workspace"
+        if archive.digest
+        else "not known before the archive is fetched; it is then verified by the digest in its "
+        "own patchset only"
+    )
+    return [
+        ("name", analysis.name),
+        ("title", analysis.title),
+        ("process", analysis.process),
+        ("data", f"{analysis.luminosity:g}/fb at {analysis.energy:g} TeV"),
+        ("reference", ", ".join(_references(analysis))),
+        ("hypotheses", str(archive.hypotheses)),
+        ("mass values", ", ".join(analysis.labels)),
+        ("axes", "; ".join(analysis.axes)),
+        ("archive", ", ".join(filter(None, (archive.url, archive.doi and f"doi:{archive.doi}")))),
+        ("region", archive.region or ""),
+        ("digest", verified),
+        ("note", analysis.note or ""),
+        ("here", "yes" if _fetched(analysis) else f"no: fitserve analyses fetch {analysis.name}"),
+    ]
+
+
+def _references(analysis: Analysis) -> list[str]:
+    return [
+        text
+        for text in (
+            analysis.journal,
+            analysis.arxiv and f"arXiv:{analysis.arxiv}",
+            analysis.inspire and f"https://www.hepdata.net/record/{analysis.inspire}",
+        )
+        if text
+    ]
+
+
+def _fetched(analysis: Analysis) -> bool:
+    from fitserve.pallet.fetch import is_fetched
+
+    return is_fetched(analysis)
+
+
+def _entry_as_data(analysis: Analysis) -> dict[str, Any]:
+    import msgspec
+
+    data: dict[str, Any] = msgspec.to_builtins(analysis)
+    return data | {"fetched": _fetched(analysis)}

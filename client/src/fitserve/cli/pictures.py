@@ -10,9 +10,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fitserve.contour import MassGrid
+    from fitserve.draw.grid import MassGrid
 
-__all__ = ["contour", "mass_options", "report"]
+__all__ = ["contour", "mass_options", "plot", "report"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -135,9 +135,11 @@ def contour(
     if output is None and not as_json:
         raise click.UsageError("give -o FILE, --json, or both")
     from fitserve.console import emit_json, say
-    from fitserve.contour import ContourOptions, contour_lines, draw_contour, save_figure
-    from fitserve.contour.saving import format_of
-    from fitserve.store import read_run
+    from fitserve.draw.contour import draw_contour
+    from fitserve.draw.curves import contour_lines
+    from fitserve.draw.style import format_of, save_figure
+    from fitserve.draw.surface import ContourOptions
+    from fitserve.runs.store import read_run
 
     if output is not None:
         format_of(output)
@@ -176,8 +178,8 @@ def contour(
 def report(run: Path, output: Path) -> None:
     """Write a report of RUN: contour, table, failures, provenance and timing."""
     from fitserve.console import say
-    from fitserve.report import write_report
-    from fitserve.store import read_run
+    from fitserve.report.page import write_report
+    from fitserve.runs.store import read_run
 
     saved = read_run(run)
     write_report(saved, output)
@@ -193,3 +195,123 @@ def _summary(grid: MassGrid) -> str:
         if count:
             parts.append(f"{count} {state}")
     return ", ".join(parts)
+
+
+def _drawing(command: _Command) -> _Command:
+    """Add the run and the picture to write."""
+    command = click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        required=True,
+        help="Picture to write; its name ends with .png, .pdf or .svg.",
+    )(command)
+    return click.argument("run", type=click.Path(path_type=Path))(command)
+
+
+def _of_one(command: _Command) -> _Command:
+    """Add the choice of a hypothesis."""
+    return click.option(
+        "--patch", "name", metavar="NAME", help="The hypothesis, where the run has several."
+    )(command)
+
+
+def _save(run: Path, output: Path, draw: Callable[..., Any], *args: Any, **options: Any) -> None:
+    from fitserve.console import say
+    from fitserve.draw.style import format_of, save_figure
+    from fitserve.runs.store import read_run
+
+    format_of(output)
+    saved = read_run(run)
+    save_figure(draw(saved.manifest, saved.results, *args, **options), output)
+    say(str(output))
+
+
+@click.group()
+def plot() -> None:
+    """Draw limits, scans, fits, rankings and toys; for contours there is 'fitserve contour'."""
+
+
+@plot.command()
+@_drawing
+@mass_options
+def limits(run: Path, *, output: Path, **chosen: Any) -> None:
+    """Draw upper limits of a --limit run: a band along one mass, or a map of the mass plane."""
+    from fitserve.draw.limits import draw_limits
+    from fitserve.draw.surface import ContourOptions
+
+    _save(run, output, draw_limits, ContourOptions(**chosen))
+
+
+@plot.command()
+@_drawing
+@_of_one
+def scan(run: Path, *, output: Path, name: str | None) -> None:
+    """Draw profile likelihood and CLs of a --scan run (or the points of a --limit run)."""
+    from fitserve.draw.scan import draw_scan
+
+    _save(run, output, draw_scan, name)
+
+
+@plot.command()
+@_drawing
+@_of_one
+def pulls(run: Path, *, output: Path, name: str | None) -> None:
+    """Draw pulls and constraints of a --fit run."""
+    from fitserve.draw.pulls import draw_pulls
+
+    _save(run, output, draw_pulls, name)
+
+
+@plot.command()
+@_drawing
+@_of_one
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Leave out parameters whose largest correlation is below this.",
+)
+@click.option(
+    "--most", type=click.IntRange(min=2), default=40, show_default=True, help="Most parameters."
+)
+def correlations(run: Path, *, output: Path, name: str | None, threshold: float, most: int) -> None:
+    """Draw the correlation matrix of a --fit run."""
+    from fitserve.draw.pulls import draw_correlations
+
+    _save(run, output, draw_correlations, name, threshold=threshold, most=most)
+
+
+@plot.command()
+@_drawing
+@_of_one
+@click.option("--prefit", is_flag=True, help="Before the fit instead of after it.")
+def yields(run: Path, *, output: Path, name: str | None, prefit: bool) -> None:
+    """Draw observed and expected events of a --fit run, by channel, bin and sample."""
+    from fitserve.draw.yields import draw_yields
+
+    _save(run, output, draw_yields, name, prefit=prefit)
+
+
+@plot.command()
+@_drawing
+@_of_one
+@click.option(
+    "--most", type=click.IntRange(min=1), default=20, show_default=True, help="Most parameters."
+)
+def ranking(run: Path, *, output: Path, name: str | None, most: int) -> None:
+    """Draw the impacts of the nuisance parameters of a --ranking run, with their pulls."""
+    from fitserve.draw.ranking import draw_ranking
+
+    _save(run, output, draw_ranking, name, most=most)
+
+
+@plot.command()
+@_drawing
+@_of_one
+def toys(run: Path, *, output: Path, name: str | None) -> None:
+    """Draw the distributions of the test statistic of a --toys run."""
+    from fitserve.draw.toys import draw_toys
+
+    _save(run, output, draw_toys, name)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from fitserve.cli.kinds import asking, request_options
-from fitserve.contract import EngineOptions, HypotestRequest, ModelOptions, allowed
+from fitserve.console import emit_json, show_table, tell
+from fitserve.contract import (
+    MAX_STRENGTHS,
+    MAX_TOYS,
+    EngineOptions,
+    HypotestRequest,
+    ModelOptions,
+    allowed,
+)
+from fitserve.endpoints.backends import open_backend
 from fitserve.errors import ModelWarning
+from fitserve.pallet.load import load_pallet
+from fitserve.runs.plan import make_plan, plan_verification
+from fitserve.runs.prepare import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,11 +30,128 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from fitserve.api import Run
-    from fitserve.plan import Bounds
+    from fitserve.contract import Request
+    from fitserve.endpoints.base import Limits
+    from fitserve.runs.plan import Bounds, Plan, PlannedTask
 
-__all__ = ["cancel", "resume", "run"]
+__all__ = ["asking", "cancel", "request_options", "resume", "run", "show_plan"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+_KINDS = ("limit", "scan", "fit", "ranking", "toys")
+# Which options belong to which kinds of request, besides those of every kind.
+_OF_KINDS = {
+    "mu": ("hypotest", "toys"),
+    "level": ("limit",),
+    "intervals": ("fit",),
+    "background_only": ("fit",),
+    "seed": ("toys",),
+    "test_stat": ("hypotest", "limit", "scan", "toys"),
+}
+
+
+def _strengths(_: click.Context, __: click.Parameter, text: str | None) -> list[float] | None:
+    """Return the signal strengths of ``START:STOP:STEP`` or a list with commas."""
+    if text is None:
+        return None
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        start, stop, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither START:STOP:STEP nor numbers") from None
+    if not (math.isfinite(stop - start) and math.isfinite(step) and step > 0 and stop >= start):
+        raise click.BadParameter("START:STOP:STEP needs STOP >= START and STEP > 0")
+    # The stop is in the scan where a whole number of steps leads there.
+    count = math.floor((stop - start) / step + 1e-9) + 1
+    if count > MAX_STRENGTHS:
+        raise click.BadParameter(f"{count} signal strengths are more than {MAX_STRENGTHS}")
+    return [round(start + i * step, 12) for i in range(count)]
+
+
+def asking(command: _Command) -> _Command:
+    """Add the options that say what to compute: by default CLs at ``--mu``."""
+    for option in (
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0, max=2**53 - 1),
+            default=0,
+            show_default=True,
+            help="With --toys: decides which toys.",
+        ),
+        click.option(
+            "--toys",
+            type=click.IntRange(min=1, max=MAX_TOYS),
+            metavar="N",
+            help="CLs by N pseudo-experiments with signal and N without, at one --mu.",
+        ),
+        click.option("--ranking", is_flag=True, help="Impacts of the nuisance parameters."),
+        click.option(
+            "--background-only",
+            is_flag=True,
+            help="With --fit: the workspace without a signal, instead of the hypotheses.",
+        ),
+        click.option(
+            "--intervals",
+            is_flag=True,
+            help="With --fit: profile-likelihood intervals of every parameter too.",
+        ),
+        click.option("--fit", is_flag=True, help="Best fit, pulls, correlations and yields."),
+        click.option(
+            "--scan",
+            metavar="START:STOP:STEP",
+            callback=_strengths,
+            help="Profile likelihood and CLs at these signal strengths (or at 0,0.5,2).",
+        ),
+        click.option(
+            "--level",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=0.95,
+            show_default=True,
+            help="With --limit: the confidence level.",
+        ),
+        click.option("--limit", is_flag=True, help="Observed and expected upper limits on mu."),
+        click.option(
+            "--mu",
+            type=float,
+            multiple=True,
+            default=(1.0,),
+            show_default=True,
+            help="Signal strength to test; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def request_options(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `fitserve.api.make_request` that the options stand for.
+
+    Raises
+    ------
+    click.UsageError
+        Options are of different kinds of request.
+    """
+    chosen = [kind for kind in _KINDS if options[kind]]
+    if len(chosen) > 1:
+        raise click.UsageError(f"--{chosen[0]} and --{chosen[1]} are two requests: make two runs")
+    kind = chosen[0] if chosen else "hypotest"
+    arguments: dict[str, Any] = {"kind": kind}
+    for name, kinds in _OF_KINDS.items():
+        if kind in kinds:
+            arguments[name] = options[name]
+        elif context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            flag = name.replace("_", "-")
+            if kind == "hypotest":
+                raise click.UsageError(f"--{flag} goes with --{kinds[0]}")
+            raise click.UsageError(f"--{flag} does not go with --{kind}")
+    if kind == "toys":
+        if len(options["mu"]) > 1:
+            raise click.UsageError("toys are made at one --mu: make a run for each")
+        arguments |= {"toys": options["toys"], "mu": options["mu"][0]}
+    if kind == "scan":
+        arguments["mu"] = options["scan"]
+    return arguments
 
 
 def _choice(
@@ -139,7 +269,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     """
     from fitserve import api
     from fitserve.console import warn
-    from fitserve.summary import cautions
+    from fitserve.runs.summary import cautions
 
     request = api.make_request(
         **request_options(context, options),
@@ -163,8 +293,6 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
     if options["plan_only"]:
-        from fitserve.cli.planning import show_plan
-
         show_plan(
             pallet,
             request,
@@ -201,7 +329,7 @@ def resume(run_directory: str, **options: Any) -> None:
 
     from fitserve import api
     from fitserve.console import warn
-    from fitserve.recorded import other_owner
+    from fitserve.runs.recorded import other_owner
 
     path = Path(run_directory)
     if path.is_dir() and (owner := other_owner(path)) is not None:
@@ -225,7 +353,8 @@ def cancel(run_directory: str) -> None:
     from pathlib import Path
 
     from fitserve.console import say
-    from fitserve.store import ask_to_cancel, pending_tasks, read_run
+    from fitserve.runs.records import pending_tasks
+    from fitserve.runs.store import ask_to_cancel, read_run
 
     path = Path(run_directory)
     if ask_to_cancel(path):
@@ -242,13 +371,13 @@ def cancel(run_directory: str) -> None:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, str]:
-    from fitserve.endpoints import parse_options
+    from fitserve.endpoints.cards import parse_options
 
     return parse_options(options["settings"])
 
 
 def _bounds(options: dict[str, Any]) -> Bounds:
-    from fitserve.plan import Bounds
+    from fitserve.runs.plan import Bounds
 
     given = {
         "bytes": options["max_task_bytes"],
@@ -260,9 +389,109 @@ def _bounds(options: dict[str, Any]) -> Bounds:
 
 def _conclude(finished: Run, options: dict[str, Any]) -> None:
     """Show the run, and end with the exit code that says whether all of it is there."""
-    from fitserve.cli.showing import require_complete, show_run
-    from fitserve.store import read_run
+    from fitserve.cli.show import require_complete, show_run
+    from fitserve.runs.store import read_run
 
     saved = read_run(finished.path)
     show_run(saved, as_json=options["as_json"], table=not options["quiet"])
     require_complete(saved)
+
+
+def show_plan(
+    source: str,
+    request: Request,
+    *,
+    endpoint: str,
+    options: dict[str, str],
+    region: str | None,
+    patches: tuple[str, ...],
+    force: bool,
+    verify: float | None,
+    workers: int | None,
+    bounds: Bounds,
+    as_json: bool,
+) -> None:
+    """Show the tasks that would be submitted; nothing is started or written."""
+    backend = open_backend(endpoint, workers, options)
+    try:
+        pallet = load_pallet(source, region=region, force=force)
+        limits = backend.limits
+        manifest, inputs = prepare(pallet, request, patches, endpoint, limits=limits, verify=verify)
+        plan = make_plan(
+            inputs.workspace,
+            inputs.hypotheses,
+            request,
+            limits=limits,
+            # As over a network, where nothing is staged: this is what a user pays there.
+            staged=False,
+            bounds=bounds,
+        )
+        verified = {*manifest.verify, *manifest.sample}
+        second = plan_verification(
+            inputs.workspace,
+            [one for one in inputs.hypotheses if one.name in verified],
+            request,
+            limits=limits,
+            staged=False,
+            bounds=bounds,
+        )
+        if as_json:
+            emit_json(_as_data(plan, second, manifest.request_digest, limits.workers))
+        else:
+            _show(plan, second, limits)
+    finally:
+        backend.stop()
+
+
+def _as_data(
+    plan: Plan, second: list[PlannedTask], request_digest: str, workers: int
+) -> dict[str, object]:
+    return {
+        "request_digest": request_digest,
+        "workers": workers,
+        "bytes": plan.bytes,
+        "cpu_seconds": plan.cpu_seconds,
+        "seconds": plan.seconds,
+        "begins": plan.begins,
+        "tasks": [_task(task) for task in plan.tasks],
+        "verification": [_task(task) for task in second],
+    }
+
+
+def _task(task: PlannedTask) -> dict[str, object]:
+    return {
+        "hypotheses": [one.name for one in task.hypotheses],
+        "bytes": task.bytes,
+        "seconds": task.seconds,
+    }
+
+
+def _show(plan: Plan, second: list[PlannedTask], limits: Limits) -> None:
+    show_table(
+        ["task", "hypotheses", "from", "to", "bytes", "seconds"],
+        (
+            [
+                str(number),
+                str(len(task.hypotheses)),
+                task.hypotheses[0].name,
+                task.hypotheses[-1].name,
+                f"{task.bytes:,}",
+                f"{task.seconds:.1f}",
+            ]
+            for number, task in enumerate(plan.tasks, start=1)
+        ),
+    )
+    number, queue = len(plan.tasks), limits.costs.queue
+    waits = f"the queue (blocks are assumed to wait {queue:.0f} s), " if queue else ""
+    tell(
+        f"{number} task{'' if number == 1 else 's'}, {plan.bytes:,} bytes to send, about "
+        f"{plan.cpu_seconds:.0f} s of one core. On {limits.workers} workers about "
+        f"{plan.seconds:.0f} s from the command to the last result, with {waits}the start of "
+        f"workers and the way of tasks to them; at the first fit {plan.begins:.0f} s are over"
+    )
+    if second:
+        count = sum(len(task.hypotheses) for task in second)
+        tell(
+            f"after the results pyhf verifies {count} of the hypotheses, about "
+            f"{sum(task.seconds for task in second):.2g} s of one core (--verify 0 leaves it out)"
+        )

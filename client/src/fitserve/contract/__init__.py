@@ -6,8 +6,10 @@ outside: JSON that fits into memory (`memory`) and patches that end (`patching`)
 package imports neither pyhf nor JAX.
 """
 
-from fitserve.contract.bounds import NORMFACTOR_BOUNDS, poi_bounds, widened
 from fitserve.contract.codec import (
+    FUNCTION_DIGEST,
+    FUNCTION_NAME,
+    FUNCTION_SOURCE,
     MAX_DECODED_BYTES,
     QUICK,
     SMALL,
@@ -20,16 +22,27 @@ from fitserve.contract.codec import (
     encode_task,
     envelope_digest,
 )
-from fitserve.contract.digests import digest, hypothesis_key, request_digest
 from fitserve.contract.memory import (
     excess,
     memory_of_machine,
     memory_there,
 )
+from fitserve.contract.messages import (
+    CONTRACT_VERSION,
+    Hypothesis,
+    Task,
+    TaskResult,
+    Timing,
+    WorkerInfo,
+    digest,
+    hypothesis_key,
+    request_digest,
+)
 from fitserve.contract.patching import PatchError, apply_patch
 from fitserve.contract.requests import (
     MAX_STRENGTHS,
     MAX_TOYS,
+    NORMFACTOR_BOUNDS,
     EngineOptions,
     FitRequest,
     HypotestRequest,
@@ -42,12 +55,15 @@ from fitserve.contract.requests import (
     allowed,
     cls_strengths,
     kind_of,
+    poi_bounds,
     refusal,
+    widened,
 )
 from fitserve.contract.results import (
     ABOVE_BOUND,
     KERNEL_DOUBT,
     NOT_FOR_THE_KERNEL,
+    AsymptoticCLs,
     Attempt,
     ChannelYields,
     Correlations,
@@ -59,25 +75,13 @@ from fitserve.contract.results import (
     RankingAnswer,
     SampleYields,
     Status,
-    UpperLimits,
-    Verification,
-    Yields,
-)
-from fitserve.contract.toys import (
-    AsymptoticCLs,
     ToyDistribution,
     ToyRange,
     ToysAnswer,
     ToyValues,
-)
-from fitserve.contract.trampoline import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
-from fitserve.contract.types import (
-    CONTRACT_VERSION,
-    Hypothesis,
-    Task,
-    TaskResult,
-    Timing,
-    WorkerInfo,
+    UpperLimits,
+    Verification,
+    Yields,
 )
 from fitserve.errors import ContractError
 

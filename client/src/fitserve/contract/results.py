@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-
-from fitserve.contract.toys import Band, ToysAnswer, ToyValues
 
 __all__ = [
     "ABOVE_BOUND",
     "KERNEL_DOUBT",
     "NOT_FOR_THE_KERNEL",
+    "AsymptoticCLs",
     "Attempt",
+    "Band",
     "ChannelYields",
     "Correlations",
     "FitAnswer",
@@ -23,10 +23,111 @@ __all__ = [
     "RankingAnswer",
     "SampleYields",
     "Status",
+    "ToyDistribution",
+    "ToyRange",
+    "ToyValues",
+    "ToysAnswer",
     "UpperLimits",
     "Verification",
     "Yields",
 ]
+
+Band = Annotated[list[float | None], msgspec.Meta(min_length=5, max_length=5)]
+"""Values for background fluctuations of -2, -1, 0, +1, +2 sigma."""
+
+
+class ToyRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Toys ``first`` to ``first`` + ``count`` - 1 of those that a request asks for.
+
+    Examples
+    --------
+    >>> from fitserve.contract import ToyRange
+    >>> ToyRange(first=500, count=250).stop
+    750
+    """
+
+    first: Annotated[int, msgspec.Meta(ge=0)]
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+    @property
+    def stop(self) -> int:
+        """The number after that of the last toy."""
+        return self.first + self.count
+
+
+class AsymptoticCLs(msgspec.Struct, frozen=True, kw_only=True):
+    """CLs by the asymptotic formulae (arXiv:1007.1727), expected ones for -2 to +2 sigma."""
+
+    CLs_obs: float | None
+    CLs_exp: Band
+
+
+class ToyValues(msgspec.Struct, frozen=True, kw_only=True):
+    """The test statistic of some toys, as a worker answers it.
+
+    ``signal`` and ``background`` are little-endian 32-bit floats, one for each toy of
+    ``toys`` made with the tested signal strength and without signal; NaN where a fit failed.
+    ``observed`` is the test statistic of the observed data. ``positive`` toys were fitted with
+    expected events kept above zero, where the likelihood has no minimum otherwise. ``fits``
+    counts the fits of toys.
+    """
+
+    toys: ToyRange
+    observed: float
+    asymptotic: AsymptoticCLs
+    signal: bytes
+    background: bytes
+    positive: int
+    fits: int
+
+
+class ToyDistribution(msgspec.Struct, frozen=True, kw_only=True):
+    """How the test statistic of toys is distributed.
+
+    ``counts`` has a number for each interval between the ``edges`` of `ToysAnswer`, with the
+    lower edge in it and not the upper one. ``zero`` toys have a test statistic of exactly
+    zero, and are not in ``counts``; ``beyond`` are above the last edge; ``failed`` have no
+    test statistic.
+    """
+
+    zero: int
+    counts: list[int]
+    beyond: int
+    failed: int
+
+
+class ToysAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """CLs by toys at signal strength ``mu``; CLs itself is in the fields of the hypothesis.
+
+    ``done`` toys with and as many without signal, of the ``asked`` ones, are in it. ``failed``
+    of all these have no test statistic, ``positive`` were fitted with expected events kept above
+    zero, and ``fits`` is the number of fits. CLs+b and CLb are the fractions of toys with a test
+    statistic of at least the ``observed`` one. Expected values are for background
+    fluctuations of -2, -1, 0, +1, +2 sigma: percentiles over the background-only toys of the
+    p-value at each, as pyhf has them. What ends with ``_error`` is the statistical standard
+    deviation. ``asymptotic`` is for comparison.
+    """
+
+    mu: float
+    asked: int
+    done: int
+    failed: int
+    positive: int
+    fits: int
+    observed: float
+    CLsb_obs: float | None
+    CLsb_obs_error: float | None
+    CLb_obs: float | None
+    CLb_obs_error: float | None
+    CLs_obs_error: float | None
+    CLsb_exp: Band
+    CLb_exp: Band
+    CLs_exp_error: Band
+    asymptotic: AsymptoticCLs
+    edges: list[float]
+    signal: ToyDistribution
+    background: ToyDistribution
+
 
 Status = Literal["ok", "suspect", "failed"]
 """``ok``: the numbers hold. ``suspect``: there are numbers and a reason to doubt them.
@@ -212,7 +313,7 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
     data, ``twice_nll_background`` to that without signal. ``key`` is
-    `fitserve.contract.digests.hypothesis_key`. ``host`` and ``device`` say where it was fitted.
+    `fitserve.contract.hypothesis_key`. ``host`` and ``device`` say where it was fitted.
     ``neighbours`` says how its CLs jumps against those of the hypotheses around it, where it
     does: the client finds that when it has them all, and changes nothing else of the result.
     """

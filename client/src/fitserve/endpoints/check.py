@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve._version import __version__
-from fitserve.backends.globus import GlobusBackend
 from fitserve.contract import (
     FUNCTION_NAME,
     HypotestRequest,
@@ -17,14 +16,15 @@ from fitserve.contract import (
     digest,
     encode_task,
 )
-from fitserve.endpoints.service import Service
+from fitserve.endpoints.globus.backend import GlobusBackend
+from fitserve.endpoints.globus.service import Service
 from fitserve.errors import BackendError, FitserveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.backends.base import Backend
-    from fitserve.endpoints.profiles import Profile
+    from fitserve.endpoints.base import Backend
+    from fitserve.endpoints.cards import Profile
 
 __all__ = ["Finding", "check_endpoint", "round_trip", "small_task"]
 

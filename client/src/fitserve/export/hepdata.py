@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fitserve.contour import CURVES, contour_lines, draw_contour, figure_bytes
-from fitserve.contour.needed import need_pictures
 from fitserve.contract import (
     FitRequest,
     LimitRequest,
@@ -24,18 +22,20 @@ from fitserve.contract import (
     cls_strengths,
     kind_of,
 )
+from fitserve.draw.contour import draw_contour
+from fitserve.draw.curves import CURVES, contour_lines
+from fitserve.draw.style import figure_bytes, need_pictures
 from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
-from fitserve.export.links import reference_url
-from fitserve.export.rows import TOY_COLUMNS, mass_columns, table_rows
-from fitserve.output import unwritable_output, write_output
-from fitserve.shown import beyond_bound, confidence_level
+from fitserve.export.rows import TOY_COLUMNS, mass_columns, reference_url, table_rows
+from fitserve.files import unwritable_output, write_output
+from fitserve.runs.shown import beyond_bound, confidence_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fitserve.contour import Contours
     from fitserve.contract import HypothesisResult
-    from fitserve.store.records import Manifest
+    from fitserve.draw.curves import Contours
+    from fitserve.runs.records import Manifest
 
 __all__ = ["write_submission"]
 

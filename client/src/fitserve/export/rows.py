@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fitserve.contract import FitRequest, LimitRequest, RankingRequest, ToysRequest, cls_strengths
-from fitserve.shown import at_strength
+from fitserve.runs.shown import at_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from fitserve.contract import FittedParameter, HypothesisResult, Request
-    from fitserve.store.records import Manifest
+    from fitserve.runs.records import Manifest
 
 __all__ = [
     "COLUMNS",
@@ -22,6 +23,7 @@ __all__ = [
     "TOY_COLUMNS",
     "columns_of",
     "mass_columns",
+    "reference_url",
     "table_rows",
 ]
 
@@ -241,3 +243,31 @@ def _parameters(result: HypothesisResult) -> list[dict[str, Any]]:
 def _parameter(parameter: FittedParameter) -> dict[str, Any]:
     fields = {name: getattr(parameter, name) for name in FIT_COLUMNS if name != "parameter"}
     return {"parameter": parameter.name, **fields}
+
+
+_STARTS = {
+    "arxiv": "https://arxiv.org/abs/",
+    "doi": "https://doi.org/",
+    "hepdata": "https://www.hepdata.net/record/",
+    "inspire": "https://inspirehep.net/literature?q=",
+}
+
+
+def reference_url(key: str, value: str) -> str | None:
+    """Return the address of a reference, or None where its kind is not known.
+
+    Parameters
+    ----------
+    key, value
+        An entry of a patchset's ``references``.
+
+    Examples
+    --------
+    >>> from fitserve.export.rows import reference_url
+    >>> reference_url("hepdata", "ins1755298")
+    'https://www.hepdata.net/record/ins1755298'
+    """
+    if value.startswith("https://"):
+        return value
+    start = _STARTS.get(key.lower())
+    return None if start is None else start + quote(value.removeprefix("arXiv:"), safe="/:.")

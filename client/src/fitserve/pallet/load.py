@@ -5,26 +5,24 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fitserve.analyses import recognise
-from fitserve.collection import no_collection
 from fitserve.contract import Hypothesis, digest
+from fitserve.contract.codec import no_collection
 from fitserve.errors import InputError
-from fitserve.pallet.cache import default_cache
-from fitserve.pallet.checks import check_workspace
-from fitserve.pallet.digests import pyhf_digest, respelled
-from fitserve.pallet.findings import Findings, told
-from fitserve.pallet.jsonfiles import decode_json
+from fitserve.pallet.archive import decode_json
+from fitserve.pallet.catalogue import recognise
+from fitserve.pallet.checks import Findings, check_workspace, told
+from fitserve.pallet.download import default_cache
 from fitserve.pallet.model import Pallet
 from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
 from fitserve.pallet.regions import find_regions, select_region
-from fitserve.pallet.schema import validate
+from fitserve.pallet.schema import pyhf_digest, respelled, validate
 from fitserve.pallet.source import open_analysis, open_source
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.analyses import Analysis
+    from fitserve.pallet.catalogue import Analysis
     from fitserve.pallet.checks import Base
     from fitserve.pallet.regions import Region
     from fitserve.pallet.source import Source
@@ -69,7 +67,7 @@ def load_pallet(
 
     Examples
     --------
-    >>> from fitserve.pallet import load_pallet
+    >>> from fitserve.pallet.load import load_pallet
     >>> pallet = load_pallet("example")
     >>> len(pallet.hypotheses), pallet.labels, pallet.digest_verified
     (60, ('mX', 'mchi'), True)

@@ -6,13 +6,37 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fitserve.store.records import PalletRecord
+import msgspec
 
 if TYPE_CHECKING:
     from fitserve.contract import Hypothesis
     from fitserve.pallet.parameters import Outline
 
-__all__ = ["Pallet"]
+__all__ = ["Pallet", "PalletRecord"]
+
+
+class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The pallet of a run: where it came from, what it is, how to label it.
+
+    ``labels`` are the patchset's names of the mass values, ``axes`` their titles in LaTeX
+    where the catalogue knows the analysis (else empty). ``forced`` lists the checks that
+    failed and that the user chose to ignore, ``notes`` what else was noticed.
+    """
+
+    source: str
+    name: str
+    region: str | None
+    workspace_digest: str
+    patchset_digests: dict[str, str]
+    digest_verified: bool
+    labels: list[str]
+    description: str
+    references: dict[str, str]
+    analysis: str | None = None
+    title: str | None = None
+    axes: list[str] = []
+    forced: list[str] = []
+    notes: list[str] = []
 
 
 @dataclass(frozen=True, kw_only=True)

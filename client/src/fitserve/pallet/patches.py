@@ -18,12 +18,12 @@ import msgspec
 from fitserve.contract import Hypothesis, PatchError, apply_patch
 from fitserve.errors import InputError
 from fitserve.pallet.checks import (
+    Findings,
     check_parameters,
     check_sample,
     check_sums,
     check_workspace,
 )
-from fitserve.pallet.findings import Findings
 from fitserve.pallet.parameters import Outline, Parameters
 from fitserve.pallet.schema import shorten, validate
 
@@ -106,7 +106,7 @@ def from_loose_patches(
 
     Examples
     --------
-    >>> from fitserve.pallet.findings import Findings
+    >>> from fitserve.pallet.checks import Findings
     >>> from fitserve.pallet.patches import from_loose_patches
     >>> patches = {"A/patch.sbottom_600_280_60.json": [], "A/patch.sbottom_700_280_60.json": []}
     >>> hypotheses, labels = from_loose_patches(patches, Findings())

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from fitserve.errors import InputError, RequestError
-from fitserve.pallet.archive import is_packed
-from fitserve.pallet.jsonfiles import decode_json
+from fitserve.pallet.archive import decode_json, is_packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.contour import ContourOptions, draw_contour, figure_bytes
 from fitserve.contract import LimitRequest, cls_strengths
+from fitserve.draw.contour import draw_contour
+from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
-from fitserve.export.links import reference_url
-from fitserve.fitting import engine_counts, most_common
-from fitserve.report.answers import has_contour
-from fitserve.report.toys import toy_columns, toy_numbers
-from fitserve.shown import (
+from fitserve.export.rows import reference_url
+from fitserve.report.parts import has_contour, toy_columns, toy_numbers
+from fitserve.runs.shown import (
     LIMITS,
     at_strength,
     confidence_level,
@@ -23,21 +23,37 @@ from fitserve.shown import (
     of_strength,
     shown_strength,
 )
-from fitserve.summary import asked, cautions, counts, excluded, remarks, times
-from fitserve.verification import verification_summary
+from fitserve.runs.summary import (
+    Account,
+    account,
+    asked,
+    cautions,
+    counts,
+    engine_counts,
+    excluded,
+    most_common,
+    remarks,
+    times,
+    traffic,
+)
+from fitserve.runs.verification import verification_summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve.contract import HypothesisResult, Request
-    from fitserve.store import SavedRun
+    from fitserve.draw.surface import ContourOptions
+    from fitserve.runs.store import SavedRun
 
 __all__ = [
     "MOST_ROWS",
+    "AccountRow",
     "Bar",
     "Cell",
     "Fact",
     "Row",
+    "account_columns",
+    "account_rows",
     "columns",
     "contour_uri",
     "facts",
@@ -47,6 +63,7 @@ __all__ = [
     "notes",
     "rows",
     "timing",
+    "traffic_facts",
 ]
 
 MOST_ROWS = 2000
@@ -385,3 +402,49 @@ def _seconds(value: float) -> str:
     if value < 7200:  # noqa: PLR2004 - and two hours in minutes
         return f"{value / 60:.3g} min"
     return f"{value / 3600:.3g} h"
+
+
+_MEANINGS = {
+    "client": "until a service took the task",
+    "queue": "until a worker began with the task",
+    "set-up": "building the model",
+    "fit": "all fits",
+    "others": "the other hypotheses of the task",
+    "service": "the result's way back",
+}
+
+
+class AccountRow(NamedTuple):
+    """One hypothesis: its parts of the time and their sum, in seconds, and the task's bytes."""
+
+    name: str
+    cells: list[str]
+
+
+def account_columns() -> list[tuple[str, str]]:
+    """Return titles and meanings of the columns after the hypothesis."""
+    parts = [(f"{name} / s", meaning) for name, meaning in _MEANINGS.items()]
+    return [*parts, ("sum / s", "from sending to having it"), ("task / bytes", "encoded")]
+
+
+def account_rows(run: SavedRun) -> list[AccountRow]:
+    """Return the account of the first `MOST_ROWS` hypotheses that were fitted in this run."""
+    own = ((name, one) for name, one in run.records.items() if one.reused_from is None)
+    rows = []
+    for name, record in islice(own, MOST_ROWS):
+        parts: Account = account(record)
+        cells = [f"{seconds:.3g}" for seconds in (*parts, parts.total)]
+        rows.append(AccountRow(name, [*cells, str(record.task_bytes or "")]))
+    return rows
+
+
+def traffic_facts(run: SavedRun) -> list[Fact]:
+    """Return how much was sent and received."""
+    found = traffic(run)
+    if not found.tasks:
+        return []
+    return [
+        Fact("Tasks sent", str(found.tasks)),
+        Fact("Bytes sent, encoded", f"{found.sent:,}"),
+        Fact("Bytes received, encoded", f"{found.received:,}"),
+    ]

@@ -8,16 +8,16 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from fitserve._version import __version__
-from fitserve.contour import ContourOptions
-from fitserve.contour.needed import need_pictures
-from fitserve.output import write_output
-from fitserve.report import accounts, answers, content
-from fitserve.summary import failures, jumps
+from fitserve.draw.style import need_pictures
+from fitserve.draw.surface import ContourOptions
+from fitserve.files import write_output
+from fitserve.report import content, parts
+from fitserve.runs.summary import failures, jumps
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.store import SavedRun
+    from fitserve.runs.store import SavedRun
 
 __all__ = ["render_report", "write_report"]
 
@@ -58,7 +58,7 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
     )
     script, style = _asset("report.js"), _asset("report.css")
     picture, words = None, ""
-    if answers.has_contour(run):
+    if parts.has_contour(run):
         picture, words = content.contour_uri(run, options or ContourOptions())
     bars = content.histogram(run)
     return environment.get_template("report.html.j2").render(
@@ -68,10 +68,10 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
         headline=content.headline(run),
         picture=picture,
         words=words,
-        has_contour=answers.has_contour(run),
-        details=answers.details(run),
-        left_out=answers.left_out(run),
-        next_commands=answers.next_commands(run),
+        has_contour=parts.has_contour(run),
+        details=parts.details(run),
+        left_out=parts.left_out(run),
+        next_commands=parts.next_commands(run),
         failures=failures(run),
         jumps=jumps(run),
         unfinished=run.unfinished,
@@ -82,9 +82,9 @@ def render_report(run: SavedRun, options: ContourOptions | None = None) -> str:
         export=f"fitserve export {run.path} --format csv -o -",
         notes=content.notes(run),
         facts=content.facts(run),
-        timing=[*content.timing(run), *accounts.traffic_facts(run)],
-        account_columns=accounts.account_columns(),
-        account_rows=accounts.account_rows(run),
+        timing=[*content.timing(run), *content.traffic_facts(run)],
+        account_columns=content.account_columns(),
+        account_rows=content.account_rows(run),
         bars=bars,
         tallest=max((bar.hypotheses for bar in bars), default=1),
         script=script,

@@ -1,0 +1,140 @@
+"""Tasks and their results, as they go over the wire; their JSON schema is derived from them.
+
+A change that an older worker would misread raises `CONTRACT_VERSION`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from fitserve.contract.requests import Request, ToysRequest
+from fitserve.contract.results import HypothesisResult, ToyRange
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Hypothesis",
+    "Task",
+    "TaskResult",
+    "Timing",
+    "WorkerInfo",
+    "digest",
+    "hypothesis_key",
+    "request_digest",
+]
+
+CONTRACT_VERSION = 1
+
+
+class Hypothesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One signal hypothesis: a JSON Patch (RFC 6902) for the background-only workspace."""
+
+    name: str
+    values: tuple[float | str, ...]
+    patch: list[dict[str, Any]]
+
+
+class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A self-contained piece of work.
+
+    ``workspace`` is None where the backend has staged the workspace, compressed, in a
+    directory of the worker under its digest. Tasks that differ in ``nonce`` alone are fitted
+    each; one with the same nonce may be answered from the worker's outbox. ``verify`` has results
+    of the hypotheses: then the task is to hold these against pyhf and nothing else, with Minuit
+    for those named in ``doubted``. ``toys`` are which of the toys of a request for toys the task
+    is to make (None: all). These are of the task and not of the request: the question stays the
+    same, and so does the key of every result.
+    """
+
+    workspace_digest: str
+    workspace: dict[str, Any] | None
+    hypotheses: list[Hypothesis]
+    request: Request
+    nonce: str = ""
+    verify: list[HypothesisResult] = []
+    doubted: list[str] = []
+    toys: ToyRange | None = None
+    contract: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse toys that are not among those of the request."""
+        if self.toys is None:
+            return
+        asked = self.request.toys if isinstance(self.request, ToysRequest) else 0
+        if self.toys.stop > asked:
+            raise ValueError(f"toys up to {self.toys.stop - 1} are none of the request's {asked}")
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and with what a task was done."""
+
+    host: str
+    pid: int
+    python: str
+    device: str
+    versions: dict[str, str]
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Start of the task on the worker (seconds since the epoch) and its parts in seconds."""
+
+    started: float
+    decode: float
+    total: float
+
+
+class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one task: a result for every hypothesis in it, in any order.
+
+    ``kept`` says that it was fitted for an earlier sending of the same task.
+    """
+
+    task: str
+    results: list[HypothesisResult]
+    worker: WorkerInfo
+    timing: Timing
+    kept: bool = False
+    contract: int = CONTRACT_VERSION
+
+
+# Raised where the numbers of an engine change by more than rounding, so that results of before
+# are not taken for those of today: neither of earlier runs nor of workers of another version.
+_NUMBERS = 2
+
+_canonical = msgspec.json.Encoder(order="sorted")
+
+
+def digest(content: Any) -> str:
+    """Return the SHA-256 (64 hexadecimal digits) of a JSON-like object.
+
+    Examples
+    --------
+    >>> from fitserve.contract import digest
+    >>> digest({"b": 1, "a": [2.0]}) == digest({"a": [2.0], "b": 1})
+    True
+    """
+    return hashlib.sha256(_canonical.encode(content)).hexdigest()
+
+
+def request_digest(request: Request) -> str:
+    """Return the digest of a request: all that decides a result besides the pallet."""
+    return digest(request)
+
+
+def hypothesis_key(workspace_digest: str, hypothesis: Hypothesis, request: str) -> str:
+    """Return the key under which a result is never computed twice.
+
+    It tells workspace, patch, request (the engine in it) and how engines compute.
+
+    Parameters
+    ----------
+    workspace_digest
+        `digest` of the background-only workspace.
+    hypothesis
+        The hypothesis; its name and mass values do not enter, its patch does.
+    request
+        `request_digest` of the request.
+    """
+    return digest([workspace_digest, hypothesis.patch, request, _NUMBERS])

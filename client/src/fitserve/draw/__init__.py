@@ -1,0 +1,1 @@
+"""Pictures of runs: contours, limits, scans, fits, rankings and toys, and the curves in them."""

@@ -1,0 +1,1 @@
+"""Endpoints of Globus Compute: tasks through the service, results over its broker."""

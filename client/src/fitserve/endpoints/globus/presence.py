@@ -1,0 +1,189 @@
+"""Whether an endpoint is there, and what it waits for: asked now and then, in a thread."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from fitserve.endpoints.base import BackendStatus
+from fitserve.endpoints.globus.service import judge
+from fitserve.errors import BackendError
+from fitserve.schedulers.jobs import read_qstat
+
+if TYPE_CHECKING:
+    from fitserve.endpoints.cards import Profile, SiteCard
+    from fitserve.endpoints.globus.courier import Courier
+    from fitserve.endpoints.globus.service import Service
+
+__all__ = ["Presence", "waiting_reason"]
+
+# Fixed commands: nothing that a card says is ever run. qstat shows the jobs of all users where a
+# site lets it; whose they are is told by the name that one has on that machine.
+_QSTAT = ("sh", "-c", "id -un && qstat -f")
+_ASK: dict[str, tuple[str, ...]] = {
+    "slurm": ("squeue", "--me", "--noheader", "--states=PD", "--format=%r"),
+    "pbspro": _QSTAT,
+    "torque": _QSTAT,
+}
+_WAITING = ("Q", "H", "W")
+_SECONDS = 10
+
+
+def waiting_reason(card: SiteCard) -> str:
+    """Return what an endpoint without workers waits for.
+
+    The scheduler is asked for its reason where the card names a host for it
+    (``login_host``): directly on that host, else by ssh with the user's own key and without
+    asking for a password.
+    """
+    if card.scheduler in {"", "local"}:
+        return f"waiting for the first worker of {card.name}"
+    told = f"waiting in the queue of {card.name} ({card.scheduler})"
+    reason = _reason(card)
+    return f"{told}: {reason}" if reason else told
+
+
+def _reason(card: SiteCard) -> str:
+    command = _ASK.get(card.scheduler)
+    if command is None or not card.login_host:
+        return ""
+    if socket.getfqdn() != card.login_host and socket.gethostname() != card.login_host:
+        if shutil.which("ssh") is None or card.login_host.startswith("-"):
+            return ""
+        command = (
+            "ssh",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=5",
+            card.login_host,
+            shlex.join(command),
+        )
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed words, and a host that is not an option
+            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if done.returncode:
+        return ""
+    lines = done.stdout.splitlines() if card.scheduler == "slurm" else _of_qstat(done.stdout)
+    reasons = sorted({line.strip() for line in lines if line.strip()})
+    return ", ".join(reasons[:3])
+
+
+def _of_qstat(text: str) -> list[str]:
+    r"""Return why one's own jobs wait, from one's name and what ``qstat -f`` says.
+
+    Examples
+    --------
+    >>> shown = "Job Id: {}\n    Job_Owner = {}@pbs\n    job_state = Q\n    comment = {}\n"
+    >>> _of_qstat("ada\n" + shown.format(7, "ada", "No nodes") + shown.format(8, "ben", "Held"))
+    ['No nodes']
+    """
+    user, _, rest = text.partition("\n")
+    return [
+        job.get("comment", "")
+        for job in read_qstat(rest).values()
+        if job.get("job_state") in _WAITING and job.get("Job_Owner", "").split("@")[0] == user
+    ]
+
+
+_EVERY_SECONDS = 5.0
+# The service calls an endpoint offline after a few missed heartbeats; one that has not shown
+# itself for this many is taken to be gone, and its tasks are sent again.
+_HEARTBEATS = 3
+_HEARTBEAT_SECONDS = 30.0
+
+
+class Presence:
+    """Keeps a `BackendStatus` up to date.
+
+    A task that a dead child endpoint had taken would never end, since the site starts a new
+    child only when something is submitted: such tasks are given back to be sent again.
+    """
+
+    def __init__(self, profile: Profile, courier: Courier) -> None:
+        self._profile = profile
+        self._courier = courier
+        self._status = BackendStatus("starting", 0, "connecting to Globus Compute")
+        self._first_seen: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fitserve-presence", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        self._stopping.set()
+
+    def status(self) -> BackendStatus:
+        """Return what is known at this moment."""
+        trouble = self._courier.trouble
+        if trouble:
+            return BackendStatus("offline", 0, f"{trouble}; trying again")
+        return self._status
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_EVERY_SECONDS if self._first_seen else 1.0):
+            service = self._courier.service
+            if service is None or not self._courier.ledger.count():
+                continue
+            try:
+                self._status = self._ask(service)
+            except Exception as error:  # noqa: BLE001 - told as the state, asked again
+                failure = judge(error)
+                self._status = BackendStatus("offline", 0, failure.error.cause)
+
+    def _ask(self, service: Service) -> BackendStatus:
+        card = self._profile.card
+        online, said = service.endpoint_status(card.endpoint_id)
+        if not online:
+            return BackendStatus("offline", 0, f"{self._profile.name} is offline")
+        workers = 0
+        up = False
+        for child in self._courier.ledger.children():
+            state = _state(service, child)
+            if state is None:
+                self._first_seen.setdefault(child, time.monotonic())
+                return BackendStatus("waiting", 0, f"{card.name} is online")
+            child_online, details = state
+            up = up or child_online
+            if child_online:
+                self._first_seen[child] = time.monotonic()
+                workers += int(details.get("total_workers") or 0)
+            else:
+                self._missed(child, said)
+        if not up:
+            return BackendStatus("starting", 0, f"starting your endpoint on {card.name}")
+        if not workers:
+            return BackendStatus("waiting", 0, waiting_reason(card))
+        return BackendStatus("running", workers, f"{workers} workers on {card.name}")
+
+    def _missed(self, child: str, said: dict[str, Any]) -> None:
+        now = time.monotonic()
+        seen = self._first_seen.setdefault(child, now)
+        patience = _HEARTBEATS * float(said.get("heartbeat_period") or _HEARTBEAT_SECONDS)
+        if now - seen > patience:
+            self._first_seen[child] = now
+            self._courier.ledger.give_up(
+                child, f"your endpoint on {self._profile.card.name} has ended"
+            )
+
+
+def _state(service: Service, child: str) -> tuple[bool, dict[str, Any]] | None:
+    """Return the state of a child endpoint, or None where the service does not show it."""
+    try:
+        return service.endpoint_status(child)
+    except BackendError as error:
+        cause = error.__cause__
+        if cause is not None and judge(cause).kind in {"gone", "refused"}:
+            return None
+        raise

@@ -1,0 +1,1 @@
+"""Endpoints through Parsl alone: this machine, or a site driven from its login node."""

@@ -1,0 +1,237 @@
+"""Parsl on a site: one executor, its blocks, and who sees to them if the client is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+from typing import TYPE_CHECKING, Any
+
+from fitserve.endpoints.parsl.site import parsl_config
+from fitserve.endpoints.parsl.watch import SCHEDULERS, PodWatch, Watch, reader, watched
+from fitserve.errors import BackendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fitserve.endpoints.parsl.engine import ParslEngine
+    from fitserve.endpoints.parsl.guardian import Guardian
+    from fitserve.endpoints.parsl.site import EngineDescription
+
+__all__ = ["STAGE_DIRECTORY", "Engine"]
+
+STAGE_DIRECTORY = "stage"
+"""Below a run's directory: workspaces that its workers read there."""
+# Parsl compares blocks with waiting tasks this often; the scheduler is asked less often.
+_STRATEGY_SECONDS = 1.0
+_LEAST_POLL_SECONDS = 2.0
+_CANCEL = {"slurm": "scancel", "pbspro": "qdel", "torque": "qdel"}
+_PODS = "PodProvider"
+_HERE = "LocalProvider"
+
+
+class Engine:
+    """Parsl with the site's executor.
+
+    Parameters
+    ----------
+    description
+        The site's engine.
+    directory
+        Of this run on the site, seen by its nodes.
+    guardian
+        Sees to what is left if the client is gone.
+    staged
+        Whether workers find workspaces in the run's directory.
+
+    Attributes
+    ----------
+    watch
+        What the scheduler says of the blocks; None where there is no scheduler.
+    connected
+        Ids of jobs whose workers have reported.
+
+    Raises
+    ------
+    BackendError
+        The site cannot be driven from here.
+    """
+
+    def __init__(
+        self,
+        description: EngineDescription,
+        directory: Path,
+        guardian: Guardian,
+        *,
+        staged: bool,
+    ) -> None:
+        from fitserve.endpoints.parsl.engine import ParslEngine
+
+        which = description.engine["provider"]["type"]
+        self._kind = kind = "pods" if which == _PODS else SCHEDULERS.get(which)
+        timeout = float(description.engine["provider"].get("cmd_timeout", 60))
+        polling = float(description.engine["job_status_kwargs"]["strategy_period"])
+        self._guardian = guardian
+        self.directory = directory
+        self._cancel = _CANCEL.get(kind or "", "")
+        self._avoided = ""
+        self._retiring: set[str] = set()
+        self.connected: set[str] = set()
+        watch = PodWatch if which == _PODS else Watch
+        self.watch = (
+            watch(kind, timeout, submitting=self._submitting, submitted=self._submitted)
+            if kind
+            else None
+        )
+
+        def provider_type(base: type[Any]) -> type[Any]:
+            seconds = max(_LEAST_POLL_SECONDS, polling)
+            return watched(base, self.watch, seconds) if self.watch else base
+
+        config = parsl_config(description, run_dir=directory, provider_type=provider_type)
+        # Lost tasks are sent again by the run itself, which then knows of it.
+        config.retries, config.retry_handler = 0, None
+        config.strategy_period = min(_STRATEGY_SECONDS, config.strategy_period)
+        config.initialize_logging = False
+        [self.executor] = config.executors
+        self.provider = self.executor.provider
+        if isinstance(self.watch, PodWatch):
+            self.watch.read = reader(self.provider)
+        self.executor.worker_logdir_root = str(directory)
+        if self.watch is not None:
+            # Parsl gives the whole run up when its first block fails.
+            self.executor.block_error_handler = lambda _executor, _status: None
+        _need_address(description.site, self.executor.address)
+        if staged:
+            self._export_stage(directory)
+        if which == _HERE:
+            self.provider.worker_init += f"\nexport TMPDIR={shlex.quote(str(guardian.temporary))}\n"
+        self._block_of: dict[str, str] = {}
+        self._parsl: ParslEngine = ParslEngine(config, guardian.groups, directory / "parsl.log")
+        self.submit = self._parsl.submit
+        self.broken = self._parsl.broken
+
+    def workers(self) -> int:
+        """Return how many workers have reported and take tasks."""
+        for manager in self._parsl.managers():
+            self._block_of[manager["manager"]] = manager["block_id"]
+            job = self.executor.blocks_to_job_id.get(manager["block_id"])
+            if job is not None:
+                self.connected.add(job)
+        return self._parsl.workers()
+
+    def job_of(self, error: BaseException) -> str | None:
+        """Return the job whose workers a task was lost with, if that is known."""
+        manager = getattr(error, "manager_id", b"")
+        name = manager.decode() if isinstance(manager, bytes) else str(manager)
+        block = self._block_of.get(name)
+        job: str | None = self.executor.blocks_to_job_id.get(block)
+        return job
+
+    def stderr_of(self, job: str) -> Path | None:
+        """Return the file of what a block has said on its standard error."""
+        from pathlib import Path
+
+        resource = self.provider.resources.get(job, {})
+        # Where Parsl does not know it, it is where PBS puts it by itself.
+        by_default = sorted(Path.cwd().glob(f"*.e{job.split('.', maxsplit=1)[0]}"))
+        path = resource.get("job_stderr_path")
+        return Path(path) if path else next(iter(by_default), None)
+
+    def failed(self) -> list[str]:
+        """Return the blocks in a row, up to the last, that ended and never had a worker."""
+        failed: list[str] = []
+        for job, found in (self.watch.jobs if self.watch else {}).items():
+            if job in self.connected:
+                failed = []
+            elif found.ending not in {None, "cancelled"} and job not in self._retiring:
+                failed.append(job)
+        return failed
+
+    def limit(self, blocks: int) -> None:
+        """Ask for no more than so many blocks, and give those above back when they are idle."""
+        self.provider.max_blocks = blocks
+        if self.watch is None:
+            return
+        jobs = self.watch.jobs
+        live = [one for one, job in jobs.items() if job.state != "ended"]
+        kept = [job for job in live if job not in self._retiring]
+        # Those that still wait are given back first, then the youngest.
+        order = sorted(kept, key=lambda job: (jobs[job].state != "queued", -kept.index(job)))
+        for job in order[: max(0, len(kept) - blocks)]:
+            self._retire(job)
+        for job in self._retiring.intersection(live):
+            self._give_back_if_idle(job)
+
+    def _retire(self, job: str) -> None:
+        self._retiring.add(job)
+        block = self.executor.job_ids_to_block.get(job)
+        if block is not None:
+            # Its workers finish what they have and get nothing more. If the interchange does not
+            # answer, the engine is broken.
+            with contextlib.suppress(Exception):
+                self.executor._hold_block(block)  # noqa: SLF001 - Parsl has no public way
+
+    def _give_back_if_idle(self, job: str) -> None:
+        block = self.executor.job_ids_to_block.get(job)
+        tasks = sum(one["tasks"] for one in self._parsl.managers() if one["block_id"] == block)
+        if tasks == 0:
+            self.provider.cancel([job])
+
+    def stop(self) -> bool:
+        """Give every block back and end the engine; returns whether that is done in time."""
+        broken = self.broken() is not None
+
+        def give_back() -> None:
+            # Parsl itself leaves the blocks of a broken executor.
+            jobs = self.watch.jobs if self.watch is not None else {}
+            live = [one for one, job in jobs.items() if job.state != "ended"]
+            if broken and live:
+                self.provider.cancel(live)
+
+        return self._parsl.stop(give_back)
+
+    def _submitting(self) -> None:
+        failed = self.failed()
+        if self._kind != "slurm" or self._avoided or self.watch is None or not failed:
+            return
+        nodes = self.watch.jobs[failed[0]].nodes
+        if nodes:
+            # A bad node would take every block there is, for it is always free.
+            self._avoided = nodes
+            self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
+
+    def _submitted(self, job: str) -> None:
+        if self._cancel:
+            self._guardian.watch("job", f"{self._cancel} {job}")
+
+    def _export_stage(self, directory: Path) -> None:
+        from fitserve_worker.staging import STAGE_VARIABLE
+
+        stage = directory / STAGE_DIRECTORY
+        # A block that begins when the run is over would wait for its client.
+        self.provider.worker_init += (
+            f'\nexport {STAGE_VARIABLE}="{stage}"\n'
+            f'[ -d "${STAGE_VARIABLE}" ] || {{ echo "fitserve: the run is over" >&2; exit 1; }}\n'
+        )
+
+
+def _need_address(site: str, address: str) -> None:
+    """Require that workers are told an address of this machine.
+
+    Raises
+    ------
+    BackendError
+        It has no such address.
+    """
+    try:
+        family, *_, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.bind(where)
+    except OSError as error:
+        raise BackendError(
+            f"site {site} tells its workers an address that this machine does not have",
+            evidence=f"{address}: {error.strerror or error}",
+            hint="log in to the site, or change network in its file (`ip -brief address` lists "
+            "what there is) and render it again",
+        ) from error

@@ -1,0 +1,169 @@
+"""Export of a run in one of several formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from fitserve.contract import HypothesisResult
+from fitserve.errors import MissingExtraError, RequestError
+from fitserve.export.rows import columns_of, mass_columns, table_rows
+from fitserve.files import write_output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fitserve.runs.records import Manifest
+
+__all__ = ["FORMATS", "Format", "export_run", "results_schema", "to_csv", "to_json", "to_parquet"]
+
+_TEXT = {"name", "status", "reason", "engine", "key", "parameter", "limit_reasons", "neighbours"}
+_FLAGS = {"fixed", "at_bound"}
+_FORMULA = ("=", "+", "-", "@", "\t")
+
+
+def to_csv(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes:
+    """Return the table as CSV with a header row; an empty field is a missing number.
+
+    Text that a spreadsheet would take for a formula, as names of anybody's may be, has an
+    apostrophe before it.
+    """
+    buffer = io.StringIO()
+    rows = list(table_rows(manifest, results))
+    names = ["name", *mass_columns(manifest), *list(columns_of(manifest.request))[1:]]
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(map(_no_formula, names))
+    writer.writerows([_no_formula(row.get(name)) for name in names] for row in rows)
+    return buffer.getvalue().encode()
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    # The csv module does not quote this one, which ends a line for some readers.
+    text = value.replace("\r", " ")
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def to_parquet(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes:
+    """Return the table as Parquet; the manifest is in its metadata under ``fitserve``.
+
+    Raises
+    ------
+    MissingExtraError
+        pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("export to Parquet", "parquet") from error
+
+    rows = list(table_rows(manifest, results))
+    masses = mass_columns(manifest)
+    meanings = columns_of(manifest.request)
+    fields = []
+    for name in ["name", *masses, *list(meanings)[1:]]:
+        words = name in masses and any(isinstance(row[name], str) for row in rows)
+        type_ = pa.string() if name in _TEXT or words else pa.float64()
+        if name in _FLAGS:
+            type_ = pa.bool_()
+        if words:
+            for row in rows:
+                row[name] = None if row[name] is None else str(row[name])
+        metadata = {"description": meanings.get(name, "mass value, in the patchset's unit")}
+        fields.append(pa.field(name, type_, metadata=metadata))
+    schema = pa.schema(fields, metadata={"fitserve": msgspec.json.encode(manifest)})
+    table = pa.Table.from_pylist(rows, schema=schema)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+Format = Literal["json", "csv", "parquet", "hepdata"]
+FORMATS: tuple[Format, ...] = ("json", "csv", "parquet", "hepdata")
+
+
+def to_json(results: Mapping[str, HypothesisResult]) -> bytes:
+    """Return finished results as ``results.json`` has them, by name."""
+    return msgspec.json.format(msgspec.json.encode(dict(results)), indent=1) + b"\n"
+
+
+def export_run(
+    manifest: Manifest,
+    results: Mapping[str, HypothesisResult],
+    format_: Format,
+    path: Path,
+) -> None:
+    """Write a run in another format.
+
+    Parameters
+    ----------
+    manifest, results
+        A run: what was asked for and what is finished, by name.
+    format_
+        ``json`` (finished results as in results.json), ``csv`` or ``parquet`` (one row for
+        each hypothesis and signal strength, see docs/results.md) or ``hepdata`` (a
+        submission).
+    path
+        The file to write; for ``hepdata`` a directory, or an archive if it ends with
+        ``.tar.gz``. ``-`` is the standard output for json and csv.
+
+    Raises
+    ------
+    StoreError
+        The output cannot be written.
+    MissingExtraError
+        The format needs an optional part of fitserve.
+    RequestError
+        The format cannot go to the standard output.
+    """
+    if format_ == "hepdata":
+        from fitserve.export.hepdata import write_submission
+
+        _refuse_stdout(path, format_)
+        write_submission(manifest, results, path)
+        return
+    if format_ == "parquet":
+        _refuse_stdout(path, format_)
+        content = to_parquet(manifest, results)
+    else:
+        content = to_json(results) if format_ == "json" else to_csv(manifest, results)
+    if path == Path("-"):
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_output(path, content)
+
+
+def _refuse_stdout(path: Path, format_: str) -> None:
+    if path == Path("-"):
+        raise RequestError(
+            f"{format_} cannot be written to the standard output", hint="name a file with -o"
+        )
+
+
+def results_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of ``results.json``.
+
+    Examples
+    --------
+    >>> from fitserve.export.formats import results_schema
+    >>> schema = results_schema()
+    >>> schema["additionalProperties"]
+    {'$ref': '#/$defs/HypothesisResult'}
+    >>> "CLs_obs" in schema["$defs"]["HypothesisResult"]["required"]
+    True
+    """
+    schema = msgspec.json.schema(dict[str, HypothesisResult])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "fitserve results.json",
+        "description": "Results by hypothesis name, in the order of the patchset.",
+        **schema,
+    }

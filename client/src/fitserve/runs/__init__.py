@@ -1,0 +1,1 @@
+"""A run: prepared, planned, driven through an endpoint, stored, looked at."""

@@ -1,0 +1,341 @@
+"""Drive a plan through a backend into a run store, losing nothing on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
+
+from fitserve.contract import TaskResult, decode_result, hypothesis_key
+from fitserve.endpoints.base import Accepted, Resumable
+from fitserve.errors import ContractError, InterruptedRunError
+from fitserve.runs.answers import check_answer, check_timing
+from fitserve.runs.plan import Verify, encode_planned
+from fitserve.runs.records import StoredResult
+from fitserve.runs.verification import with_verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fitserve.contract import Hypothesis, ToyRange
+    from fitserve.endpoints.base import Backend, BackendStatus, Outcome
+    from fitserve.runs.plan import PlannedTask
+    from fitserve.runs.records import Inputs, PendingTask
+    from fitserve.runs.store import RunStore
+
+__all__ = ["Claims", "Observer", "drive"]
+
+# A task whose worker is lost is cut in half and tried again, so that a hypothesis that
+# kills its worker costs no other; one alone is given up after this many losses.
+_ATTEMPTS = 3
+# One that was lost on its way is sent again as it is, this many times before it is suspected.
+_REPEATS = 5
+_POLL_SECONDS = 0.5
+
+
+class Observer(Protocol):
+    """Is told how a run goes."""
+
+    def status(self, status: BackendStatus) -> None:
+        """Take note of what the backend is doing."""
+        ...
+
+    def finished(self, records: Sequence[StoredResult]) -> None:
+        """Take note of hypotheses whose results are on disk."""
+        ...
+
+    def trouble(self, text: str) -> None:
+        """Take note of something that went wrong and was dealt with."""
+        ...
+
+    def verifying(self, text: str) -> None:
+        """Take note that everything has a result, and that pyhf is asked about some."""
+        ...
+
+
+class Claims(NamedTuple):
+    """Records by hypothesis, whose results are to be held against pyhf.
+
+    After ``seconds``, where there is such a bound, what has not ended is left as it is, for
+    whoever resumes the run.
+    """
+
+    records: Mapping[str, StoredResult]
+    seconds: float | None = None
+
+
+class _Piece(NamedTuple):
+    """Hypotheses to be submitted together, and how often such a task was lost.
+
+    ``repeats`` counts losses that were not the task's own. ``toys`` are which of the toys of a
+    request for toys are asked for.
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    losses: int = 0
+    repeats: int = 0
+    toys: ToyRange | None = None
+
+
+class _Sent(NamedTuple):
+    piece: _Piece
+    submitted: float
+    bytes: int
+    accepted: float | None = None
+
+
+def drive(
+    store: RunStore,
+    inputs: Inputs,
+    tasks: Sequence[PlannedTask],
+    backend: Backend,
+    *,
+    staged: bool,
+    observer: Observer,
+    pending: Sequence[PendingTask] = (),
+    claims: Claims | None = None,
+) -> None:
+    """Do all tasks; each result is on disk before the next is looked at.
+
+    With ``claims`` tasks are to hold these against pyhf.
+
+    Tasks ``pending`` from an earlier process are collected from the service that took them,
+    or sent again as they were.
+
+    Hypotheses whose tasks are lost again and again are left without a result, with an
+    event that says why. Ends early only by an exception (also KeyboardInterrupt), with
+    everything kept that had arrived.
+
+    Raises
+    ------
+    BackendError
+        The backend takes no more tasks, or its workers refuse them.
+    InterruptedRunError
+        Somebody asked to stop.
+    StoreError
+        Results cannot be written.
+    """
+    _Drive(store, inputs, backend, observer, staged=staged, claims=claims).run(tasks, pending)
+
+
+class _Drive:
+    def __init__(
+        self,
+        store: RunStore,
+        inputs: Inputs,
+        backend: Backend,
+        observer: Observer,
+        *,
+        staged: bool,
+        claims: Claims | None,
+    ) -> None:
+        self._store = store
+        self._pallet = store.manifest.pallet
+        self._request = store.manifest.request
+        self._inputs = inputs
+        self._workspace = None if staged else inputs.workspace
+        self._backend = backend
+        self._observer = observer
+        self._waiting: deque[_Piece] = deque()
+        self._sent: dict[str, _Sent] = {}
+        self._nonce = store.nonce()
+        self._claims = claims
+        self._doubted = frozenset(store.manifest.doubted)
+        # Tickets are never used twice in a run directory.
+        self._tickets = sum(event.event == "submitted" for event in store.events())
+
+    def run(self, tasks: Sequence[PlannedTask], pending: Sequence[PendingTask]) -> None:
+        seconds = self._claims.seconds if self._claims else None
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        self._take_up(pending)
+        self._waiting.extend(_Piece(task.hypotheses, toys=task.toys) for task in tasks)
+        while (self._waiting or self._sent) and time.monotonic() < end:
+            if self._store.cancelled():
+                raise InterruptedRunError("cancelled; nothing that was finished is lost")
+            while self._waiting and len(self._sent) < self._backend.limits.outstanding:
+                self._submit(self._waiting.popleft())
+            outcomes = self._backend.outcomes(_POLL_SECONDS)
+            self._note_accepted()
+            for outcome in outcomes:
+                self._take(outcome)
+            self._observer.status(self._backend.status())
+
+    def _take_up(self, pending: Sequence[PendingTask]) -> None:
+        known = {one.name: one for one in self._inputs.hypotheses}
+        collected = []
+        for task in pending:
+            piece = _Piece(tuple(known[name] for name in task.hypotheses), toys=task.toys)
+            if task.handle and isinstance(self._backend, Resumable):
+                self._sent[task.ticket] = _Sent(piece, task.submitted, task.bytes)
+                collected.append(Accepted(task.ticket, task.handle))
+            else:
+                self._store.note("lost", task=task.ticket, reason="its process ended")
+                self._waiting.append(piece)
+        if collected and isinstance(self._backend, Resumable):
+            self._backend.collect(collected)
+
+    def _note_accepted(self) -> None:
+        if not isinstance(self._backend, Resumable):
+            return
+        for task in self._backend.accepted():
+            self._store.note("accepted", task=task.ticket, **task.handle)
+            sent = self._sent.get(task.ticket)
+            if sent is not None:
+                self._sent[task.ticket] = sent._replace(accepted=time.time())
+
+    def _submit(self, piece: _Piece) -> None:
+        encoded = encode_planned(
+            piece.hypotheses,
+            self._pallet.workspace_digest,
+            self._workspace,
+            self._request,
+            nonce=self._nonce,
+            toys=piece.toys,
+            verify=self._to_verify(piece),
+            compression=self._backend.limits.compression,
+        )
+        self._tickets += 1
+        ticket = f"task-{self._tickets}"
+        submitted = time.time()
+        self._backend.submit(ticket, encoded)
+        self._sent[ticket] = _Sent(piece, submitted, len(encoded))
+        which: dict[str, Any] = {}
+        if piece.toys:
+            which = {"toys": [piece.toys.first, piece.toys.count]}
+        elif self._claims is not None:
+            which = {"verify": True}
+        self._store.note(
+            "submitted",
+            task=ticket,
+            bytes=len(encoded),
+            hypotheses=[one.name for one in piece.hypotheses],
+            **which,
+        )
+
+    def _to_verify(self, piece: _Piece) -> Verify | None:
+        if self._claims is None:
+            return None
+        names = [one.name for one in piece.hypotheses]
+        return Verify(
+            # What neighbours say is the client's own, and in no answer.
+            [
+                msgspec.structs.replace(self._claims.records[name].result, neighbours=None)
+                for name in names
+            ],
+            [name for name in names if name in self._doubted],
+        )
+
+    def _take(self, outcome: Outcome) -> None:
+        sent = self._sent.pop(outcome.ticket, None)
+        if sent is None:
+            return
+        if outcome.result is None:
+            reason = outcome.error or "no reason is known"
+            if outcome.again and sent.piece.repeats < _REPEATS:
+                self._repeat(outcome.ticket, sent.piece, reason)
+            else:
+                self._lost(outcome.ticket, sent.piece, reason)
+            return
+        records = self._checked(outcome.ticket, sent, outcome.result)
+        if self._claims is not None:
+            self._append_verdicts(self._claims, records)
+        elif sent.piece.toys is None:
+            self._store.append(records)
+            self._observer.finished(records)
+        else:
+            self._observer.finished(self._store.append_toys(records))
+        self._store.note("finished", task=outcome.ticket, bytes=len(outcome.result))
+        answered = {record.result.name for record in records}
+        rest = tuple(one for one in sent.piece.hypotheses if one.name not in answered)
+        if rest:
+            self._lost(
+                outcome.ticket,
+                sent.piece._replace(hypotheses=rest),
+                "the worker left it unanswered",
+            )
+
+    def _append_verdicts(self, claims: Claims, answers: Sequence[StoredResult]) -> None:
+        """Write what verification says; by whom and when the hypotheses were fitted stays."""
+        pairs = [(claims.records[one.result.name], one.result) for one in answers]
+        self._store.append(
+            msgspec.structs.replace(claim, result=with_verdict(claim.result, answer))
+            for claim, answer in pairs
+            if answer.verification is not None
+        )
+
+    def _checked(self, ticket: str, sent: _Sent, answer: str) -> list[StoredResult]:
+        try:
+            return self._records(ticket, sent, decode_result(answer))
+        except ContractError:
+            # What is with the same workers will fare no better: it is not to be collected.
+            for one in (ticket, *self._sent):
+                self._store.note("refused", task=one)
+            raise
+
+    def _records(self, ticket: str, sent: _Sent, result: TaskResult) -> list[StoredResult]:
+        asked = {one.name: one for one in sent.piece.hypotheses}
+        for found in result.results:
+            # Each is answered once.
+            hypothesis = asked.pop(found.name, None)
+            if hypothesis is None or found.key != self._key(hypothesis):
+                raise ContractError(
+                    "a worker answered another question than it was asked",
+                    evidence=f"task {ticket}, hypothesis '{found.name}'",
+                    hint="fitserve resume, and look at the worker's version",
+                )
+            check_answer(found, hypothesis, self._request, sent.piece.toys)
+        check_timing(result.timing)
+        arrived = time.time()
+        return [
+            StoredResult(
+                result=found,
+                worker=result.worker,
+                task=ticket,
+                submitted=sent.submitted,
+                started=result.timing.started,
+                arrived=arrived,
+                task_seconds=result.timing.total,
+                task_size=len(result.results),
+                task_bytes=sent.bytes,
+                accepted=sent.accepted,
+                kept=result.kept,
+            )
+            for found in result.results
+        ]
+
+    def _key(self, hypothesis: Hypothesis) -> str:
+        digest = self._store.manifest.request_digest
+        return hypothesis_key(self._pallet.workspace_digest, hypothesis, digest)
+
+    def _repeat(self, ticket: str, piece: _Piece, reason: str) -> None:
+        """Send a task again, of which nothing but its way is suspected."""
+        names = [one.name for one in piece.hypotheses]
+        self._store.note("lost", task=ticket, hypotheses=names, reason=reason)
+        self._observer.trouble(f"{_few(names)}: {reason} (sending it again)")
+        self._waiting.append(piece._replace(repeats=piece.repeats + 1))
+
+    def _lost(self, ticket: str, piece: _Piece, reason: str) -> None:
+        losses = piece.losses + 1
+        names = [one.name for one in piece.hypotheses]
+        given_up = len(names) == 1 and losses >= _ATTEMPTS
+        self._store.note(
+            "given up" if given_up else "lost", task=ticket, hypotheses=names, reason=reason
+        )
+        self._observer.trouble(
+            f"{_few(names)}: {reason} ({'given up' if given_up else 'trying again'})"
+        )
+        if given_up:
+            return
+        middle = (len(names) + 1) // 2
+        for half in (piece.hypotheses[:middle], piece.hypotheses[middle:]):
+            if half:
+                # A part of a lost task is a new suspect: only one alone is counted against.
+                again = losses if len(names) == 1 else 0
+                self._waiting.append(_Piece(half, again, piece.repeats, piece.toys))
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"  # noqa: PLR2004

@@ -1,0 +1,436 @@
+"""A run in few numbers: for the terminal, for notebooks and as JSON."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from fitserve.contract import (
+    KERNEL_DOUBT,
+    NOT_FOR_THE_KERNEL,
+    FitRequest,
+    HypotestRequest,
+    LimitRequest,
+    RankingRequest,
+    ScanRequest,
+    ToysRequest,
+    cls_strengths,
+    kind_of,
+)
+from fitserve.runs.shown import (
+    at_strength,
+    beyond_bound,
+    confidence_level,
+    limit_text,
+    of_strength,
+    shown_strength,
+)
+from fitserve.runs.verification import verification_summary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from fitserve.contract import FittedParameter, HypothesisResult, Request
+    from fitserve.runs.records import StoredResult
+    from fitserve.runs.store import SavedRun
+
+__all__ = [
+    "Account",
+    "EngineCounts",
+    "Traffic",
+    "account",
+    "asked",
+    "cautions",
+    "columns",
+    "counts",
+    "engine_counts",
+    "excluded",
+    "failures",
+    "jumps",
+    "most_common",
+    "remarks",
+    "summary",
+    "table_rows",
+    "times",
+    "traffic",
+]
+
+# Reasons that are told one by one.
+_MOST = 5
+
+
+class EngineCounts(NamedTuple):
+    """Numbers of hypotheses, each mapping with the largest first.
+
+    ``engines`` by what fitted. ``not_for_the_kernel`` by the reason for which pyhf did, where the
+    request left the choice or asked for the kernel; ``kernel_doubts`` by what the kernel doubted
+    of its own answer, so that pyhf was asked too.
+    """
+
+    engines: dict[str, int]
+    not_for_the_kernel: dict[str, int]
+    kernel_doubts: dict[str, int]
+
+
+def engine_counts(results: Iterable[HypothesisResult]) -> EngineCounts:
+    """Count the hypotheses of a run by engine and by the reasons for it."""
+    found = list(results)
+    return EngineCounts(
+        engines=_counted(one.engine for one in found),
+        not_for_the_kernel=_counted(one.diagnostics.get(NOT_FOR_THE_KERNEL) for one in found),
+        kernel_doubts=_counted(one.diagnostics.get(KERNEL_DOUBT) for one in found),
+    )
+
+
+def most_common(counts: dict[str, int]) -> list[str]:
+    """Return counts in words, one line for each of the largest and one for all others.
+
+    Examples
+    --------
+    >>> most_common({"the fit with mu = 1 did not converge": 3})
+    ['3: the fit with mu = 1 did not converge']
+    """
+    lines = [f"{count}: {reason}" for reason, count in list(counts.items())[:_MOST]]
+    others = list(counts.values())[_MOST:]
+    return [*lines, f"{sum(others)}: for {len(others)} other reasons"] if others else lines
+
+
+def _counted(names: Iterable[object]) -> dict[str, int]:
+    counter = Counter(str(name) for name in names if name is not None)
+    return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
+
+
+_TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
+
+
+def counts(run: SavedRun) -> dict[str, int]:
+    """Return how many hypotheses are ok, suspect, failed and unfinished."""
+    statuses = [found.status for found in run.results.values()]
+    return {
+        **{status: statuses.count(status) for status in ("ok", "suspect", "failed")},
+        "unfinished": len(run.unfinished),
+    }
+
+
+def asked(request: Request) -> list[tuple[str, str]]:
+    """Return what a request asks for, besides model and engine, as names and values."""
+    match request:
+        case HypotestRequest():
+            told = [("Signal strengths", ", ".join(f"{mu:g}" for mu in request.mu))]
+        case LimitRequest():
+            told = [("Upper limits", f"on the signal strength, at {100 * request.level:g}% CL")]
+        case ScanRequest():
+            count = len(request.mu)
+            ends = f"{min(request.mu):g} to {max(request.mu):g}"
+            told = [("Scan", f"{count} signal strengths from {ends}")]
+        case ToysRequest():
+            each = f"{request.toys} with and {request.toys} without signal"
+            told = [("Toys", f"{each}, signal strength {request.mu:g}, seed {request.seed}")]
+        case FitRequest():
+            of = "the background-only workspace" if request.background_only else "each hypothesis"
+            how = ", with profile-likelihood intervals" if request.intervals else ""
+            return [("Maximum-likelihood fit", f"of {of}{how}")]
+        case RankingRequest():
+            return [("Ranking", "impact of each nuisance parameter on the parameter of interest")]
+    return [*told, ("Test statistic", _TEST_STATS[request.test_stat])]
+
+
+def cautions(request: Request) -> list[str]:
+    """Return what whoever asks this should know about the model before they trust it.
+
+    Examples
+    --------
+    >>> cautions(HypotestRequest())
+    []
+    """
+    jumps = (
+        "histosys code2: pyhf's code 2 jumps where a parameter passes +-1, ROOT's does not "
+        "(scikit-hep/pyhf#2729), and below -1 it is not the same in all versions of pyhf "
+        "(scikit-hep/pyhf#2668): numbers differ from ROOT's; code4p, the default, does not jump"
+    )
+    return [jumps] if request.model.histosys == "code2" else []
+
+
+def excluded(run: SavedRun) -> dict[str, int]:
+    """Return how many hypotheses are excluded: observed and median expected.
+
+    It is at the level and signal strength of `fitserve.runs.shown.exclusion_words`, and empty for a
+    run that does not ask for exclusion.
+    """
+    request = run.manifest.request
+    mu, alpha = shown_strength(request), 1 - confidence_level(request)
+    if mu is None or isinstance(request, ScanRequest):
+        return {}
+    points = [at_strength(request, found, mu) for found in run.results.values()]
+    good = [point for point in points if point.status == "ok"]
+    return {
+        "observed": sum(_below(point.CLs_obs, alpha) for point in good),
+        "expected": sum(_below(point.CLs_exp[2], alpha) for point in good),
+    }
+
+
+def jumps(run: SavedRun) -> dict[str, str]:
+    """Return what is told of hypotheses whose CLs jumps against their neighbours, by name."""
+    return {name: one.neighbours for name, one in run.results.items() if one.neighbours}
+
+
+def remarks(run: SavedRun) -> list[str]:
+    """Return what a reader of the table has to know: which mu it is at, and missing limits."""
+    told = []
+    request = run.manifest.request
+    strengths = cls_strengths(request)
+    if len(strengths) > 1 and not isinstance(request, ScanRequest):
+        told.append(
+            f"the table is at mu = {shown_strength(request):g}, the nearest to 1; "
+            f"all are in: fitserve export {run.path} --format csv -o -"
+        )
+    beyond = beyond_bound(run.results.values())
+    return told if beyond is None else [*told, str(beyond)]
+
+
+def failures(run: SavedRun) -> list[HypothesisResult]:
+    """Return the results that are not ok."""
+    return [found for found in run.results.values() if found.status != "ok"]
+
+
+def times(run: SavedRun) -> dict[str, float]:
+    """Return where the time went, in seconds.
+
+    ``wall`` is from the first submission to the last arrival of this run's own tasks;
+    ``queue`` the median time from a task's submission to its start (by two clocks, if the
+    worker is on another host); ``setup`` and ``fit`` sums over hypotheses; ``fit_median``
+    and ``fit_max`` of one hypothesis. Reused results do not count.
+    """
+    own = [record for record in run.records.values() if record.reused_from is None]
+    if not own:
+        return {}
+    fits = [record.result.fit_time for record in own]
+    return {
+        "wall": max(r.arrived for r in own) - min(r.submitted for r in own),
+        "queue": statistics.median(_queues(own)),
+        "setup": sum(record.result.setup_time for record in own),
+        "fit": sum(fits),
+        "fit_median": statistics.median(fits),
+        "fit_max": max(fits),
+    }
+
+
+def table_rows(run: SavedRun) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and cells of each hypothesis: masses, then those of `columns`."""
+    request = run.manifest.request
+    width = len(columns(request)) - 1
+    partial = run.partial()
+    for name in run.manifest.hypotheses:
+        values = [_text(value) for value in run.manifest.values.get(name, ())]
+        values += [""] * (len(run.manifest.pallet.labels) - len(values))
+        found = run.results.get(name)
+        if name in partial:
+            yield name, [*values, *_numbers(request, partial[name]), "unfinished"]
+        elif found is None:
+            yield name, [*values, *[""] * width, "unfinished"]
+        else:
+            yield name, [*values, *_numbers(request, found), found.status]
+
+
+def columns(request: Request) -> list[str]:
+    """Return the titles of a run's table after the masses."""
+    match request:
+        case HypotestRequest():
+            at = of_strength(request)
+            numbers = [f"CLs obs{at}", f"CLs exp{at}"]
+        case ToysRequest():
+            at = of_strength(request)
+            toys = [f"toy CLs obs{at}", "+-", f"toy CLs exp{at}", "+-"]
+            numbers = [*toys, "asymptotic obs", "exp", "toys"]
+        case LimitRequest():
+            numbers = ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]
+        case ScanRequest():
+            numbers = ["mu-hat", "points", "ok"]
+        case FitRequest(intervals=True):
+            numbers = ["mu-hat", "Hessian +-", "interval from", "to", "-2 log L"]
+        case FitRequest():
+            numbers = ["mu-hat", "Hessian +-", "-2 log L"]
+        case RankingRequest():
+            numbers = ["mu-hat", "Hessian +-", "largest impact", "of"]
+    return [*numbers, "status"]
+
+
+def _numbers(request: Request, found: HypothesisResult) -> list[str]:
+    match request:
+        case HypotestRequest():
+            point = at_strength(request, found, shown_strength(request) or 0.0)
+            return [_cls(point.CLs_obs), _cls(point.CLs_exp[2])]
+        case ToysRequest():
+            return _toys(found)
+        case LimitRequest():
+            names = ("observed", "expected_0", "expected_m1", "expected_p1")
+            return [limit_text(found, name) for name in names]
+        case ScanRequest():
+            good = sum(point.status == "ok" for point in found.points)
+            return [_cls(found.muhat), str(len(found.points)), str(good)]
+        case FitRequest():
+            poi = _poi(found)
+            numbers = [poi.uncertainty, poi.lower, poi.upper] if poi else [None] * 3
+            return [
+                _cls(found.muhat),
+                *map(_cls, numbers if request.intervals else numbers[:1]),
+                _cls(found.twice_nll),
+            ]
+        case RankingRequest():
+            return _ranking(found)
+
+
+def _toys(found: HypothesisResult) -> list[str]:
+    toys = found.toys
+    if toys is None:
+        return ["-"] * 7
+    numbers = (
+        found.CLs_obs,
+        toys.CLs_obs_error,
+        found.CLs_exp[2],
+        toys.CLs_exp_error[2],
+        toys.asymptotic.CLs_obs,
+        toys.asymptotic.CLs_exp[2],
+    )
+    whole = toys.done == toys.asked
+    return [*map(_cls, numbers), str(toys.done) if whole else f"{toys.done} of {toys.asked}"]
+
+
+def _poi(found: HypothesisResult) -> FittedParameter | None:
+    fit = found.fit
+    if fit is None or fit.poi is None:
+        return None
+    return next((one for one in fit.parameters if one.name == fit.poi), None)
+
+
+def _ranking(found: HypothesisResult) -> list[str]:
+    ranking = found.ranking
+    if ranking is None:
+        return ["-"] * 4
+    shown = [_cls(ranking.poi.bestfit), _cls(ranking.poi.uncertainty)]
+    if not ranking.impacts:
+        return [*shown, "-", "-"]
+    first = ranking.impacts[0]
+    shifts = [abs(one) for one in (first.postfit_up, first.postfit_down) if one is not None]
+    return [*shown, _cls(max(shifts, default=None)), first.parameter.name]
+
+
+def summary(run: SavedRun) -> dict[str, Any]:
+    """Return all of the above as JSON-like data, with provenance."""
+    manifest: dict[str, Any] = msgspec.to_builtins(run.manifest)
+    del manifest["values"], manifest["hypotheses"]
+    return {
+        "run": str(run.path),
+        "request": kind_of(run.manifest.request),
+        "cautions": cautions(run.manifest.request),
+        "hypotheses": counts(run),
+        "excluded": excluded(run),
+        "exclusion": {
+            "level": confidence_level(run.manifest.request),
+            "mu": shown_strength(run.manifest.request),
+        },
+        "neighbours": jumps(run),
+        "remarks": remarks(run),
+        "verification": verification_summary(run),
+        "reused": sum(record.reused_from is not None for record in run.records.values()),
+        **engine_counts(run.results.values())._asdict(),
+        "hosts": sorted({record.worker.host for record in run.records.values()}),
+        "devices": sorted({record.worker.device for record in run.records.values()}),
+        "times": times(run),
+        "failures": [
+            {"name": found.name, "status": found.status, "reason": found.reason}
+            for found in failures(run)
+        ],
+        "unfinished": run.unfinished,
+        "partial": {name: found.reason for name, found in run.partial().items()},
+        "manifest": manifest,
+    }
+
+
+def _queues(records: Sequence[StoredResult]) -> list[float]:
+    tasks = {record.task: max(0.0, record.started - record.submitted) for record in records}
+    return list(tasks.values())
+
+
+def _below(cls: float | None, alpha: float) -> bool:
+    return cls is not None and cls < alpha
+
+
+def _cls(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+class Account(NamedTuple):
+    """The time between sending a hypothesis and having its result, in parts in seconds.
+
+    Attributes
+    ----------
+    client
+        Until a service took its task; 0 where there is no service on the way.
+    queue
+        Until a worker began with the task.
+    setup, fit
+        Building its model, and its fits.
+    others
+        The other hypotheses in its task, and reading and writing the task.
+    service
+        The way of the result back.
+    """
+
+    client: float
+    queue: float
+    setup: float
+    fit: float
+    others: float
+    service: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all parts."""
+        return sum(self)
+
+
+class Traffic(NamedTuple):
+    """Encoded bytes of all tasks sent and results received, repeated ones included."""
+
+    tasks: int
+    sent: int
+    received: int
+
+
+def account(record: StoredResult) -> Account:
+    """Return where the time of a hypothesis went.
+
+    Times of worker and client are compared: where their clocks differ, queue and service are
+    wrong by as much, one up and one down. A result that the worker had kept from an earlier
+    sending took no fit this time.
+    """
+    result = record.result
+    accepted = record.submitted if record.accepted is None else record.accepted
+    client = max(0.0, accepted - record.submitted)
+    if record.kept:
+        return Account(client, 0.0, 0.0, 0.0, 0.0, max(0.0, record.arrived - accepted))
+    own = result.setup_time + result.fit_time
+    return Account(
+        client=client,
+        queue=max(0.0, record.started - accepted),
+        setup=result.setup_time,
+        fit=result.fit_time,
+        others=max(0.0, record.task_seconds - own),
+        service=max(0.0, record.arrived - record.started - record.task_seconds),
+    )
+
+
+def traffic(run: SavedRun) -> Traffic:
+    """Return how much was sent and received, by the run's own events."""
+    events = run.events()
+    sent = [event.details["bytes"] for event in events if event.event == "submitted"]
+    received = [event.details["bytes"] for event in events if event.event == "finished"]
+    return Traffic(len(sent), sum(sent), sum(received))

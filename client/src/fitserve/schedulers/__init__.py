@@ -1,0 +1,1 @@
+"""What batch schedulers say of jobs, and what that means for a run."""
