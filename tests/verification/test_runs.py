@@ -366,7 +366,7 @@ def test_a_task_of_verifying_that_a_service_has_is_collected(
         store.want_verified([name])
         sent = {"task": "task-9", "bytes": 1, "hypotheses": [name], "verify": True}
         store.note("submitted", **sent)
-        found = pending_tasks(store.read().events())
+        found = pending_tasks(store.saved.events())
     assert [(task.hypotheses, task.verify) for task in found] == [((name,), True)]
     run = api.resume(path, endpoint="inline", progress=False)
     assert [n for n, one in run.results.items() if one.verification] == [name]

@@ -37,30 +37,36 @@ __all__ = ["Run", "make_request", "open_run", "resume", "run"]
 
 
 class Run:
-    """A run and its results, as they are on disk at this moment."""
+    """A run and its results, as they are on disk at this moment.
+
+    Attributes
+    ----------
+    saved
+        The content of the run directory.
+    """
 
     def __init__(self, saved: SavedRun) -> None:
-        self._saved = saved
+        self.saved = saved
 
     @property
     def path(self) -> Path:
         """The run directory."""
-        return self._saved.path
+        return self.saved.path
 
     @property
     def manifest(self) -> Manifest:
         """What was asked, with digests and versions."""
-        return self._saved.manifest
+        return self.saved.manifest
 
     @property
     def results(self) -> dict[str, HypothesisResult]:
         """Finished hypotheses by name, in the patchset's order."""
-        return self._saved.results
+        return self.saved.results
 
     @property
     def unfinished(self) -> list[str]:
         """Names of the hypotheses without a result."""
-        return self._saved.unfinished
+        return self.saved.unfinished
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a table, indexed by the names of the hypotheses.
@@ -101,7 +107,7 @@ class Run:
         return figure
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{count} {word}" for word, count in counts(self._saved).items() if count)
+        told = ", ".join(f"{count} {word}" for word, count in counts(self.saved).items() if count)
         return f"<Run {self.path}: {told}>"
 
     def _repr_html_(self) -> str:
@@ -110,7 +116,7 @@ class Run:
             f"<tr><th>{html.escape(name)}</th>"
             + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
             + "</tr>"
-            for name, row in table_rows(self._saved)
+            for name, row in table_rows(self.saved)
         )
         titles = "".join(f"<th>{html.escape(title)}</th>" for title in ["", *head])
         return (
@@ -336,7 +342,7 @@ def resume(
         See `fitserve.errors`.
     """
     with RunStore.open(Path(path)) as store:
-        saved = store.read()
+        saved = store.saved
         failed = {name for name, found in saved.results.items() if found.status == "failed"}
         if retry_failed and failed:
             store.set_aside(failed)
@@ -393,7 +399,7 @@ def _completed(
     progress: bool,
     patient: bool = False,
 ) -> Run:
-    saved = store.read()
+    saved = store.saved
     with contextlib.ExitStack() as stack:
         observer: Observer = Silent()
         if progress:

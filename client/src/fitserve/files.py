@@ -1,4 +1,8 @@
-"""Reading files that somebody else may have made: regular ones only, no larger than memory."""
+"""Files: read where somebody else may have made them, written whole or not at all.
+
+Only regular files are read, and none larger than memory. A reader, or a crash at any moment, sees
+the old file or the new one.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fitserve pallets`: look at a pallet before anything is fitted."""
+"""`fitserve pallets` and `fitserve analyses`: look at a pallet, or find a published one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that draw: ``fitserve contour`` and ``fitserve report``."""
+"""Commands that draw: ``fitserve contour``, ``fitserve plot`` and ``fitserve report``."""
 
 from __future__ import annotations
 

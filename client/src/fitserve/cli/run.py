@@ -1,4 +1,4 @@
-"""`fitserve run` and `fitserve resume`."""
+"""`fitserve run`, its options and its plan; `fitserve resume` and `fitserve cancel`."""
 
 from __future__ import annotations
 
@@ -390,11 +390,9 @@ def _bounds(options: dict[str, Any]) -> Bounds:
 def _conclude(finished: Run, options: dict[str, Any]) -> None:
     """Show the run, and end with the exit code that says whether all of it is there."""
     from fitserve.cli.show import require_complete, show_run
-    from fitserve.runs.store import read_run
 
-    saved = read_run(finished.path)
-    show_run(saved, as_json=options["as_json"], table=not options["quiet"])
-    require_complete(saved)
+    show_run(finished.saved, as_json=options["as_json"], table=not options["quiet"])
+    require_complete(finished.saved)
 
 
 def show_plan(

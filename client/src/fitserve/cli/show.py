@@ -1,4 +1,4 @@
-"""`fitserve show` and `fitserve runs`."""
+"""`fitserve show` and `fitserve runs`: a run, or all runs, on the terminal."""
 
 from __future__ import annotations
 

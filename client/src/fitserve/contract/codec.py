@@ -1,4 +1,6 @@
-"""The one codec of tasks and results: compact JSON, zstd, base64, in a JSON envelope.
+"""The one codec of tasks and results, and the function that an endpoint runs.
+
+A task is compact JSON, compressed with zstd, in base64, in a JSON envelope.
 
 An envelope is plain JSON text, so any transport can carry it and no serializer that runs
 code is ever needed. Decoding trusts nothing: the size is bounded before and while it is

@@ -1,4 +1,6 @@
-"""Tasks and their results, as they go over the wire; their JSON schema is derived from them.
+"""Tasks and their results, as they go over the wire, and the digests that name what is in them.
+
+Their JSON schema is derived from the types.
 
 A change that an older worker would misread raises `CONTRACT_VERSION`.
 """

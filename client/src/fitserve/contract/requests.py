@@ -1,4 +1,7 @@
-"""What may be asked about a signal hypothesis: one tagged structure for each kind of request."""
+"""What may be asked about a signal hypothesis: one tagged structure for each kind of request.
+
+Among it are the bounds of the parameter of interest (POI), as measurement and request set them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is answered about a signal hypothesis."""
+"""What is answered about a signal hypothesis, by asymptotic formulae or pseudo-experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exclusion contour as a picture."""
+"""The exclusion contour as a picture; where one mass varies, CLs against it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all pictures share: which hypothesis, a figure of the right size, text above it."""
+"""What all pictures share: which hypothesis, a figure of the right size, room for its text."""
 
 from __future__ import annotations
 

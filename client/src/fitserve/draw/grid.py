@@ -1,4 +1,4 @@
-"""The mass grid of a run: where its hypotheses lie and what was found there."""
+"""The mass grid of a run: where its hypotheses lie, what was found there, how it is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pulls and constraints of the nuisance parameters after a fit."""
+"""Pulls, constraints and correlations of the nuisance parameters after a fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How the pictures look: mplhep's ATLAS style without any experiment's label.
+"""How pictures look, what they need, and how they are saved.
+
+The style is mplhep's of ATLAS without any experiment's label.
 
 The picture is read without colour too: observed and expected differ in line style,
 excluded and other points in filling, holes and doubtful points in shape, and what is not

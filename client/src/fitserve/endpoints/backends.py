@@ -1,25 +1,17 @@
-"""Backends: where tasks are done. `open_backend` finds one by an endpoint's name."""
+"""Find the backend of an endpoint by the endpoint's name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fitserve.endpoints.base import Accepted, Backend, BackendStatus, Limits, Outcome, Resumable
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "Accepted",
-    "Backend",
-    "BackendStatus",
-    "Limits",
-    "Outcome",
-    "Resumable",
-    "endpoint_names",
-    "open_backend",
-]
+    from fitserve.endpoints.base import Backend
+
+__all__ = ["endpoint_names", "open_backend"]
 
 _BUILT_IN = ("inline", "local")
 _DIRECT = "parsl:"

@@ -1,4 +1,9 @@
-"""What a backend is: something that takes encoded tasks and gives encoded results back."""
+"""What a backend is: it takes encoded tasks and gives encoded results back, at some cost.
+
+Of each number among the costs it is said where it is from. *Measured*: on a machine with two
+cores. *Assumed*: what differs from site to site, and what was only seen on a machine that was
+busy. ``benchmarks/scaling`` predicts runs with the same numbers.
+"""
 
 from __future__ import annotations
 

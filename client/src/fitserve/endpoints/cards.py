@@ -1,4 +1,7 @@
-"""Site cards: what a site tells its users, written when the site was rendered."""
+"""Endpoints that a user has added: their names, their site cards, the options to set.
+
+A site card is what a site tells its users; it is written when the site is rendered.
+"""
 
 from __future__ import annotations
 

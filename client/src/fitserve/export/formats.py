@@ -1,4 +1,4 @@
-"""Export of a run in one of several formats."""
+"""Export of a run: JSON with its schema, CSV, Parquet, HEPData."""
 
 from __future__ import annotations
 

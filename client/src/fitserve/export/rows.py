@@ -1,4 +1,4 @@
-"""The rows of a table of results, and what their columns mean, for each kind of request."""
+"""The rows of a table of results, what their columns mean, and where references lead."""
 
 from __future__ import annotations
 

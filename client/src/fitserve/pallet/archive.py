@@ -1,4 +1,4 @@
-"""Read the JSON files of an archive that nobody vouches for.
+"""Read JSON files, and archives of them, that nobody vouches for.
 
 Nothing is unpacked to disk: members are read as a stream, only regular files with a name
 ending in ``.json`` are kept, in memory, and reading stops as soon as a limit is passed. So a

@@ -1,6 +1,6 @@
 """Check what pyhf's schema cannot say: that a workspace makes a likelihood.
 
-Each rule is of one of three weights (see `fitserve.pallet.checks`). An error is what pyhf
+Each rule is of one of three weights (see `Findings`). An error is what pyhf
 itself refuses when it builds the model, what makes the likelihood undefined, or what pyhf
 would resolve by silently dropping data. Negative nominal yields of a single sample come with
 negative event weights and are in published likelihoods: they are noted. A negative sum over

@@ -1,4 +1,4 @@
-"""Validate workspaces and patchsets against pyhf's own schemas, compiled.
+"""Validate workspaces and patchsets against pyhf's own schemas, and digest them as pyhf does.
 
 `pyhf.schema.validate` interprets the schema in Python and needs seconds for a large
 workspace. Here the same schema files, those of the installed pyhf, are compiled once per

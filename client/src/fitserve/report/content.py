@@ -1,4 +1,4 @@
-"""What a report says, as plain data for its template."""
+"""What a report says, as plain data for its template, with an account of time and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do what a run directory asks for and is not done yet."""
+"""Do what a run directory asks for and is not done yet; results of earlier runs are reused."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -
         store = RunStore.create(path, manifest, inputs)
         register(path)
     else:
-        _require_same(read_run(path), manifest)
+        _require_same(path, manifest)
         store = RunStore.open(path)
     try:
         store.want_verified(manifest.verify, sample=manifest.sample)
@@ -157,7 +157,7 @@ def complete(
     try:
         store.clear_cancel()
         _fit(store, inputs, backend, observer, bounds)
-        saved = store.read()
+        saved = store.saved
         if saved.unfinished:
             keep_logs(store.path, backend.logs())
         jumps = _jumps(saved)
@@ -179,7 +179,7 @@ def complete(
             f"{', '.join(sorted(doubted))}: CLs jumps against all neighbours (asking pyhf too)"
         )
         store.want_verified(doubted, doubted=True)
-    waiting = to_verify(store.read())
+    waiting = to_verify(store.saved)
     if waiting:
         wanted = set(store.manifest.verify)
         asked = [name for name in waiting if name in wanted]
@@ -196,16 +196,16 @@ def complete(
             store.note("not verified", reason=reason)
             store.clear_cancel()
             observer.trouble(f"no more is verified: {reason}")
-        _judge(store, store.read(), jumps)
+        _judge(store, store.saved, jumps)
         store.write_results()
-    return store.read()
+    return store.saved
 
 
 def _fit(
     store: RunStore, inputs: Inputs, backend: Backend, observer: Observer, bounds: Bounds
 ) -> None:
     """Fit what has no result."""
-    saved = store.read()
+    saved = store.saved
     unfinished = set(saved.unfinished)
     if not unfinished:
         return
@@ -252,7 +252,7 @@ def _verify(
     """Ask pyhf about hypotheses that have a result, for no longer than some ``seconds``."""
     if not names:
         return
-    records = store.read().records
+    records = store.saved.records
     wanted = set(names)
     pending = [
         task
@@ -333,7 +333,7 @@ def _interrupted(store: RunStore, error: BaseException, again: str) -> Interrupt
     cancelled = isinstance(error, InterruptedRunError)
     store.note("cancelled" if cancelled else "interrupted")
     store.clear_cancel()
-    saved = store.read()
+    saved = store.saved
     evidence = f"{len(saved.records)} of {len(store.manifest.hypotheses)} hypotheses are done"
     elsewhere = [task for task in pending_tasks(saved.events()) if task.handle]
     if elsewhere:
@@ -348,8 +348,8 @@ def _interrupted(store: RunStore, error: BaseException, again: str) -> Interrupt
     )
 
 
-def _require_same(run: SavedRun, manifest: Manifest) -> None:
-    ours, theirs = manifest, run.manifest
+def _require_same(path: Path, ours: Manifest) -> None:
+    theirs = read_manifest(path)
     for what, asked, there in (
         ("workspace", ours.pallet.workspace_digest, theirs.pallet.workspace_digest),
         ("request", ours.request_digest, theirs.request_digest),
@@ -357,14 +357,14 @@ def _require_same(run: SavedRun, manifest: Manifest) -> None:
     ):
         if asked != there:
             raise StoreError(
-                f"the run directory {run.path} is of another {what}",
+                f"the run directory {path} is of another {what}",
                 evidence=f"it was made on {theirs.created} from {theirs.pallet.source}",
                 hint="choose another --output",
             )
 
 
 def _reuse(store: RunStore, inputs: Inputs) -> None:
-    unfinished = set(store.read().unfinished)
+    unfinished = set(store.saved.unfinished)
     found = reusable(store.manifest, [one for one in inputs.hypotheses if one.name in unfinished])
     if found:
         store.append(found)

@@ -1,4 +1,7 @@
-"""From a pallet and a request to self-contained tasks of bounded size and time."""
+"""From a pallet and a request to self-contained tasks of bounded size and time.
+
+A task has as many hypotheses, or toys of them, as end the run soonest within the bounds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run directory records about itself, besides the results."""
+"""What a run directory records about itself, besides the results; tasks that have not ended."""
 
 from __future__ import annotations
 

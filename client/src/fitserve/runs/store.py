@@ -1,4 +1,4 @@
-"""A run directory: made, written to as results arrive, read at any time.
+"""A run directory: made, registered, written to as results arrive, read at any time.
 
 ================  ==================================================================
 file              content
@@ -61,6 +61,7 @@ __all__ = [
 _INPUT_LIMIT = 2 * 1024**3
 _CANCEL = "cancel"
 _EVENTS = "events.jsonl"
+_RESULTS = "results.jsonl"
 _TOYS = "toys.jsonl"
 
 
@@ -157,25 +158,32 @@ def read_run(path: str | Path) -> SavedRun:
         It is none, was made by a newer fitserve, or is damaged.
     """
     path = Path(path)
-    manifest = read_manifest(path)
-    records = read_journal(path / "results.jsonl", StoredResult)
-    return SavedRun(path, manifest, {record.result.name: record for record in records})
+    return SavedRun(path, read_manifest(path), _read_records(path))
+
+
+def _read_records(path: Path) -> dict[str, StoredResult]:
+    records = read_journal(path / _RESULTS, StoredResult)
+    return {record.result.name: record for record in records}
 
 
 class RunStore:
-    """The writing end of a run directory; use as a context manager."""
+    """The writing end of a run directory; use as a context manager.
+
+    Nobody else writes while it is open, so that results are read from disk once.
+    """
 
     def __init__(self, path: Path, lock: RunLock, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
         self._lock = lock
-        self._results: Journal[StoredResult] = Journal(path / "results.jsonl")
+        self._results: Journal[StoredResult] = Journal(path / _RESULTS)
+        self._records = _read_records(path)
         self._events: Journal[Event] = Journal(path / _EVENTS)
         self._toys: Journal[StoredResult] | None = None
         self._parts: dict[str, list[StoredResult]] = {}
         if isinstance(manifest.request, ToysRequest):
             self._toys = Journal(path / _TOYS)
-            self._parts = self.read().toy_parts()
+            self._parts = self.saved.toy_parts()
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest, inputs: Inputs) -> RunStore:
@@ -227,9 +235,10 @@ class RunStore:
             self._toys.close()
         self._lock.release()
 
-    def read(self) -> SavedRun:
-        """Return the run as it is on disk now."""
-        return read_run(self.path)
+    @property
+    def saved(self) -> SavedRun:
+        """The run as it is on disk now."""
+        return SavedRun(self.path, self.manifest, self._records)
 
     def events(self) -> list[Event]:
         """Return what happened to tasks until now, in order."""
@@ -237,7 +246,9 @@ class RunStore:
 
     def append(self, records: Iterable[StoredResult]) -> None:
         """Write finished hypotheses; they are on disk when this returns."""
-        self._results.append(list(records))
+        finished = list(records)
+        self._results.append(finished)
+        self._records.update((record.result.name, record) for record in finished)
 
     def append_toys(self, records: Sequence[StoredResult]) -> list[StoredResult]:
         """Write parts of toys, and the results of hypotheses of which these are the last parts.
@@ -312,23 +323,23 @@ class RunStore:
 
     def set_aside(self, names: set[str] | None = None) -> None:
         """Forget results, of these names or of all; the old file is kept under a new name."""
-        saved = self.read()
         kept = [
             record
-            for name, record in saved.records.items()
+            for name, record in self._records.items()
             if names is not None and name not in names
         ]
-        path = self.path / "results.jsonl"
+        path = self.path / _RESULTS
         self._results.close()
         _move_aside(path, "results")
         self._results = Journal(path)
+        self._records = {}
         self.append(kept)
         if names is None and self._toys is not None:
             self._toys.close()
             toys = self.path / _TOYS
             _move_aside(toys, "toys")
             self._toys = Journal(toys)
-        self._parts = self.read().toy_parts()
+        self._parts = self.saved.toy_parts()
         self.note("set aside", hypotheses=None if names is None else sorted(names))
 
     def write_results(self) -> Path:
@@ -336,7 +347,7 @@ class RunStore:
 
         Hypotheses that have no result yet are in it too, as failed and with the reason.
         """
-        saved = self.read()
+        saved = self.saved
         found = {**saved.partial(), **saved.results}
         document = {
             name: found.get(name) or _missing(self.manifest, name)

@@ -1,4 +1,4 @@
-"""A run in few numbers: for the terminal, for notebooks and as JSON."""
+"""A run in few numbers: what came of it, which engines fitted, where time and bytes went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Parts of the toys of a hypothesis: which there are, and what they make together."""
+"""Parts of the toys of a hypothesis: which there are, and the p-values they make together.
+
+From the test statistics of toys to p-values as pyhf defines them, with their errors.
+"""
 
 from __future__ import annotations
 

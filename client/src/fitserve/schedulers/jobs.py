@@ -1,4 +1,7 @@
-"""What a scheduler says of jobs: queued and why, running, or how they ended."""
+"""What a scheduler says of jobs: queued and why, running, or how they ended.
+
+``qstat -f`` is written alike by PBS Pro, OpenPBS and Torque, and nearly so by Slurm.
+"""
 
 from __future__ import annotations
 

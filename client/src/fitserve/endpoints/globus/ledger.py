@@ -1,4 +1,4 @@
-"""The tasks that the service has, and how each of them ended."""
+"""The tasks that the service has, how each of them ended, and what that means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whether an endpoint is there, and what it waits for: asked now and then, in a thread."""
+"""Whether an endpoint is there, and what it waits for: asked now and then, in a thread.
+
+Why a block waits is asked of the site's scheduler, where the site card allows it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Globus Compute service as one user reaches it: login, and what an endpoint says.
+"""The Globus Compute service as one user reaches it: login, endpoints, and what goes wrong.
 
 Nothing here is imported before an endpoint of the service is used: the SDK takes a second.
 """

@@ -1,4 +1,7 @@
-"""The backend `parsl:SITE`: the site's blocks are this run's own jobs."""
+"""The backend `parsl:SITE`: the site's blocks are this run's own jobs.
+
+Several runs of one user on one site share the blocks that it allows.
+"""
 
 from __future__ import annotations
 

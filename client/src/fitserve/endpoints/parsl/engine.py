@@ -1,6 +1,7 @@
 """Parsl with one executor, in which nothing waits for what does not come.
 
-Parsl itself waits for its interchange for ever, also when it has died.
+Parsl itself waits for its interchange for ever, also when it has died. What Parsl logs goes into a
+file of the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Why blocks do not come or were lost, in words, and when it is no use to go on."""
+"""What blocks are doing, why they do not come or were lost, and when it is no use to go on."""
 
 from __future__ import annotations
 

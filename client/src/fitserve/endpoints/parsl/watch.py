@@ -1,4 +1,4 @@
-"""Parsl's providers, which tell a `Watch` what the scheduler says of every block."""
+"""Parsl's providers, which tell a `Watch` what the scheduler or Kubernetes says of every block."""
 
 from __future__ import annotations
 
