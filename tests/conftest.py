@@ -22,6 +22,7 @@ from fitserve.contract import (
     WorkerInfo,
     digest,
 )
+from fitserve.pallet.model import PalletRecord
 from fitserve.runs.records import Inputs, Manifest, StoredResult
 from fitserve.runs.store import RunStore, SavedRun, read_run
 
@@ -206,7 +207,7 @@ def build_run(
         "references": {"hepdata": "ins1234567"},
     } | pallet
     manifest = Manifest(
-        pallet=msgspec.convert(described),
+        pallet=msgspec.convert(described, PalletRecord),
         request=HypotestRequest(mu=mu),
         request_digest="c" * 64,
         endpoint="local",
