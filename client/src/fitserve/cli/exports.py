@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from fitserve.export.formats import FORMATS, export_run
 
 if TYPE_CHECKING:
     from fitserve.export.compare import Comparison
@@ -15,15 +18,20 @@ __all__ = ["diff", "export"]
 _MOST_LISTED = 20
 
 
+def _contents() -> str:
+    """Say what is in each format; those with the same content stand together."""
+    alike = groupby(FORMATS, key=lambda name: FORMATS[name].content)
+    return "; ".join(f"{', '.join(names)}: {content}" for content, names in alike)
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["json", "csv", "parquet", "hepdata"]),
+    type=click.Choice(list(FORMATS)),
     required=True,
-    help="json: as results.json; csv, parquet: one row for each hypothesis and signal "
-    "strength; hepdata: a submission with CLs, contours and the picture.",
+    help=f"{_contents()}.",
 )
 @click.option(
     "-o",
@@ -31,17 +39,15 @@ _MOST_LISTED = 20
     type=click.Path(path_type=Path, allow_dash=True),
     required=True,
     help="File to write; for hepdata a directory or a name ending with .tar.gz; - is the "
-    "standard output (json, csv).",
+    f"standard output ({', '.join(name for name, one in FORMATS.items() if one.text)}).",
 )
 def export(run: Path, format_: str, output: Path) -> None:
     """Write the results of RUN in another format."""
     from fitserve.console import warn
-    from fitserve.export.formats import FORMATS, export_run
     from fitserve.runs.store import read_run
 
-    chosen = FORMATS[[str(known) for known in FORMATS].index(format_)]
     saved = read_run(run)
-    export_run(saved.manifest, saved.results, chosen, output)
+    export_run(saved.manifest, saved.results, format_, output)
     if saved.unfinished:
         warn(f"{len(saved.unfinished)} hypotheses are not finished")
 

@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -16,7 +16,7 @@ from fitserve.export.rows import columns_of, mass_columns, table_rows
 from fitserve.files import write_output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from fitserve.runs.records import Manifest
 
@@ -85,19 +85,54 @@ def to_parquet(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> b
     return bytes(sink.getvalue().to_pybytes())
 
 
-Format = Literal["json", "csv", "parquet", "hepdata"]
-FORMATS: tuple[Format, ...] = ("json", "csv", "parquet", "hepdata")
-
-
 def to_json(results: Mapping[str, HypothesisResult]) -> bytes:
     """Return finished results as ``results.json`` has them, by name."""
     return msgspec.json.format(msgspec.json.encode(dict(results)), indent=1) + b"\n"
 
 
+def _write_submission(
+    manifest: Manifest, results: Mapping[str, HypothesisResult], path: Path
+) -> None:
+    from fitserve.export.hepdata import write_submission
+
+    write_submission(manifest, results, path)
+
+
+class Format(NamedTuple):
+    """A format for the results of a run.
+
+    Attributes
+    ----------
+    content
+        What is in it, in a few words.
+    encode
+        Returns the bytes of a file; None where it is no single file.
+    write
+        Writes what is no single file.
+    text
+        Whether it may go to the standard output.
+    """
+
+    content: str
+    encode: Callable[[Manifest, Mapping[str, HypothesisResult]], bytes] | None = None
+    write: Callable[[Manifest, Mapping[str, HypothesisResult], Path], None] | None = None
+    text: bool = False
+
+
+_TABLE = "one row for each hypothesis and signal strength"
+FORMATS = {
+    "json": Format("as results.json", lambda _, results: to_json(results), text=True),
+    "csv": Format(_TABLE, to_csv, text=True),
+    "parquet": Format(_TABLE, to_parquet),
+    "hepdata": Format("a submission with CLs, contours and the picture", write=_write_submission),
+}
+"""Formats by name: all that knows of them reads it here."""
+
+
 def export_run(
     manifest: Manifest,
     results: Mapping[str, HypothesisResult],
-    format_: Format,
+    format_: str,
     path: Path,
 ) -> None:
     """Write a run in another format.
@@ -107,12 +142,10 @@ def export_run(
     manifest, results
         A run: what was asked for and what is finished, by name.
     format_
-        ``json`` (finished results as in results.json), ``csv`` or ``parquet`` (one row for
-        each hypothesis and signal strength, see docs/results.md) or ``hepdata`` (a
-        submission).
+        One of `FORMATS`; docs/results.md has the columns of tables.
     path
         The file to write; for ``hepdata`` a directory, or an archive if it ends with
-        ``.tar.gz``. ``-`` is the standard output for json and csv.
+        ``.tar.gz``. ``-`` is the standard output, for text.
 
     Raises
     ------
@@ -123,29 +156,20 @@ def export_run(
     RequestError
         The format cannot go to the standard output.
     """
-    if format_ == "hepdata":
-        from fitserve.export.hepdata import write_submission
-
-        _refuse_stdout(path, format_)
-        write_submission(manifest, results, path)
-        return
-    if format_ == "parquet":
-        _refuse_stdout(path, format_)
-        content = to_parquet(manifest, results)
-    else:
-        content = to_json(results) if format_ == "json" else to_csv(manifest, results)
-    if path == Path("-"):
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-    else:
-        write_output(path, content)
-
-
-def _refuse_stdout(path: Path, format_: str) -> None:
-    if path == Path("-"):
+    chosen = FORMATS[format_]
+    if path == Path("-") and not chosen.text:
         raise RequestError(
             f"{format_} cannot be written to the standard output", hint="name a file with -o"
         )
+    if chosen.write:
+        chosen.write(manifest, results, path)
+    elif chosen.encode:
+        content = chosen.encode(manifest, results)
+        if path == Path("-"):
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        else:
+            write_output(path, content)
 
 
 def results_schema() -> dict[str, Any]:
