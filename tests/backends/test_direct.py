@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -20,8 +21,10 @@ from fitserve.endpoints.parsl.engine import close_log, log_to
 from fitserve.endpoints.parsl.troubles import Troubles
 from fitserve.endpoints.parsl.watch import Watch
 from fitserve.errors import BackendError, RequestError
-from fitserve.schedulers.jobs import Job, SilentSchedulerError, ask, read_pbspro, read_squeue
+from fitserve.schedulers.base import Job, SilentSchedulerError
+from fitserve.schedulers.pbs import TORQUE, read_pbspro
 from fitserve.schedulers.reasons import never_runs, refusal
+from fitserve.schedulers.slurm import SLURM, read_squeue
 from sitekit.golden import GOLDEN
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ def test_how_a_job_of_pbs_ended(status: int, used: str, ending: str) -> None:
 def test_a_job_that_left_the_queue_is_looked_up_in_the_accounts(commands: Path) -> None:
     _command(commands, "squeue", "echo '7|RUNNING|None|c1'")
     _command(commands, "sacct", "echo '8|CANCELLED by 1000|0:0|c2'")
-    found = ask("slurm", ["7", "8", "9"], 10)
+    found = SLURM.jobs(["7", "8", "9"], 10)
     assert [found[ident].state for ident in ("7", "8", "9")] == ["running", "ended", "ended"]
     assert [found[ident].ending for ident in ("8", "9")] == ["cancelled", "unknown"]
 
@@ -97,8 +100,8 @@ def test_a_silent_scheduler_ends_no_job(commands: Path, script: str | None) -> N
     else:
         _command(commands, "squeue", script)
     with pytest.raises(SilentSchedulerError):
-        ask("slurm", ["7"], 0.5)
-    watch = Watch("slurm", 0.5)
+        SLURM.jobs(["7"], 0.5)
+    watch = Watch(partial(SLURM.jobs, timeout=0.5))
     watch.took("7")
     watch.look()
     assert watch.silent
@@ -112,7 +115,7 @@ def test_torques_columns_and_forgotten_jobs(commands: Path) -> None:
         "printf 'Job Id: 7.torque\\n    job_state = Q\\n    comment = No nodes\\n\\n"
         "Job Id: 8.torque\\n    job_state = C\\n    exit_status = 271\\n'; exit 153",
     )
-    found = ask("torque", ["7.torque.site.org", "8.torque.site.org", "9.torque.site.org"], 10)
+    found = TORQUE.jobs(["7.torque.site.org", "8.torque.site.org", "9.torque.site.org"], 10)
     assert found["7.torque.site.org"] == Job("queued", "No nodes")
     assert found["8.torque.site.org"].ending == "cancelled"
     assert found["9.torque.site.org"].ending == "unknown"
@@ -121,7 +124,7 @@ def test_torques_columns_and_forgotten_jobs(commands: Path) -> None:
 def test_a_refused_block_is_asked_for_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(provider.time, "monotonic", lambda: now)
-    watch = Watch("slurm", 10)
+    watch = Watch(partial(SLURM.jobs, timeout=10))
     waits = []
     for _ in range(7):
         watch.refused("sbatch: error: AssocMaxSubmitJobLimit")
@@ -149,7 +152,7 @@ def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
             asked.append(clock["now"])
             raise OSError(told)
 
-    watch = Watch("slurm", 10)
+    watch = Watch(partial(SLURM.jobs, timeout=10))
     blocks = provider.watched(Refusing, watch, 1)()
     engine = SimpleNamespace(
         broken=lambda: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,10 +14,10 @@ from fitserve.endpoints.parsl.blocks import Engine
 from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.endpoints.parsl.site import EngineDescription, read_engine
 from fitserve.endpoints.parsl.troubles import Troubles, status_of
-from fitserve.endpoints.parsl.watch import PodWatch, reader, watched
+from fitserve.endpoints.parsl.watch import PodWatch, ask_pods, watched
 from fitserve.errors import BackendError
 from fitserve.onsite.pods import PodProvider
-from fitserve.schedulers.jobs import Job
+from fitserve.schedulers.base import Job
 from fitserve.schedulers.reasons import never_runs, refusal
 from sitekit.golden import GOLDEN
 from waiting import wait_for
@@ -39,11 +40,11 @@ class Driven:
     """A provider whose pods are watched, as an engine has it."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.watch = PodWatch("pods", 10)
+        self.watch = PodWatch()
         made = watched(PodProvider, self.watch, 2.0)
         self.provider = made(image="fitserve/worker:1", user_id="1000", group_id="1000")
         self.provider.kube_client = cluster
-        self.watch.read = reader(self.provider)
+        self.watch.ask = partial(ask_pods, self.provider)
         self.executor = type("Executor", (), {"bad_state_is_set": False, "address": "here"})()
         self.connected: set[str] = set()
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.schedulers.jobs import read_qstat
+from fitserve.schedulers.pbs import read_qstat
 from sitekit.doctor.shell import run
 
 if TYPE_CHECKING:

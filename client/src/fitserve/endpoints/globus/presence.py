@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.endpoints.base import BackendStatus
 from fitserve.endpoints.globus.service import judge
 from fitserve.errors import BackendError
-from fitserve.schedulers.jobs import read_qstat
+from fitserve.schedulers.reasons import SCHEDULERS
 
 if TYPE_CHECKING:
     from fitserve.endpoints.cards import Profile, SiteCard
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Presence", "waiting_reason"]
 
-# Fixed commands: nothing that a card says is ever run. qstat shows the jobs of all users where a
-# site lets it; whose they are is told by the name that one has on that machine.
-_QSTAT = ("sh", "-c", "id -un && qstat -f")
-_ASK: dict[str, tuple[str, ...]] = {
-    "slurm": ("squeue", "--me", "--noheader", "--states=PD", "--format=%r"),
-    "pbspro": _QSTAT,
-    "torque": _QSTAT,
-}
-_WAITING = ("Q", "H", "W")
 _SECONDS = 10
 
 
@@ -52,9 +43,11 @@ def waiting_reason(card: SiteCard) -> str:
 
 
 def _reason(card: SiteCard) -> str:
-    command = _ASK.get(card.scheduler)
-    if command is None or not card.login_host:
+    scheduler = SCHEDULERS.get(card.scheduler)
+    if scheduler is None or not card.login_host:
         return ""
+    # A fixed command: nothing that a card says is ever run.
+    command = scheduler.waiting
     if socket.getfqdn() != card.login_host and socket.gethostname() != card.login_host:
         if shutil.which("ssh") is None or card.login_host.startswith("-"):
             return ""
@@ -75,26 +68,8 @@ def _reason(card: SiteCard) -> str:
         return ""
     if done.returncode:
         return ""
-    lines = done.stdout.splitlines() if card.scheduler == "slurm" else _of_qstat(done.stdout)
-    reasons = sorted({line.strip() for line in lines if line.strip()})
+    reasons = sorted({line.strip() for line in scheduler.why(done.stdout) if line.strip()})
     return ", ".join(reasons[:3])
-
-
-def _of_qstat(text: str) -> list[str]:
-    r"""Return why one's own jobs wait, from one's name and what ``qstat -f`` says.
-
-    Examples
-    --------
-    >>> shown = "Job Id: {}\n    Job_Owner = {}@pbs\n    job_state = Q\n    comment = {}\n"
-    >>> _of_qstat("ada\n" + shown.format(7, "ada", "No nodes") + shown.format(8, "ben", "Held"))
-    ['No nodes']
-    """
-    user, _, rest = text.partition("\n")
-    return [
-        job.get("comment", "")
-        for job in read_qstat(rest).values()
-        if job.get("job_state") in _WAITING and job.get("Job_Owner", "").split("@")[0] == user
-    ]
 
 
 _EVERY_SECONDS = 5.0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import shlex
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fitserve.endpoints.parsl.site import parsl_config
-from fitserve.endpoints.parsl.watch import SCHEDULERS, PodWatch, Watch, reader, watched
+from fitserve.endpoints.parsl.watch import PodWatch, Watch, ask_pods, watched
 from fitserve.errors import BackendError
+from fitserve.schedulers.reasons import BY_PROVIDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,6 @@ STAGE_DIRECTORY = "stage"
 # Parsl compares blocks with waiting tasks this often; the scheduler is asked less often.
 _STRATEGY_SECONDS = 1.0
 _LEAST_POLL_SECONDS = 2.0
-_CANCEL = {"slurm": "scancel", "pbspro": "qdel", "torque": "qdel"}
 _PODS = "PodProvider"
 _HERE = "LocalProvider"
 
@@ -68,21 +69,20 @@ class Engine:
         from fitserve.endpoints.parsl.engine import ParslEngine
 
         which = description.engine["provider"]["type"]
-        self._kind = kind = "pods" if which == _PODS else SCHEDULERS.get(which)
+        self._scheduler = BY_PROVIDER.get(which)
         timeout = float(description.engine["provider"].get("cmd_timeout", 60))
         polling = float(description.engine["job_status_kwargs"]["strategy_period"])
         self._guardian = guardian
         self.directory = directory
-        self._cancel = _CANCEL.get(kind or "", "")
         self._avoided = ""
         self._retiring: set[str] = set()
         self.connected: set[str] = set()
-        watch = PodWatch if which == _PODS else Watch
-        self.watch = (
-            watch(kind, timeout, submitting=self._submitting, submitted=self._submitted)
-            if kind
-            else None
-        )
+        self.watch: Watch | None = None
+        if which == _PODS:
+            self.watch = PodWatch(submitting=self._submitting, submitted=self._submitted)
+        elif self._scheduler:
+            ask = partial(self._scheduler.jobs, timeout=timeout)
+            self.watch = Watch(ask, submitting=self._submitting, submitted=self._submitted)
 
         def provider_type(base: type[Any]) -> type[Any]:
             seconds = max(_LEAST_POLL_SECONDS, polling)
@@ -96,7 +96,7 @@ class Engine:
         [self.executor] = config.executors
         self.provider = self.executor.provider
         if isinstance(self.watch, PodWatch):
-            self.watch.read = reader(self.provider)
+            self.watch.ask = partial(ask_pods, self.provider)
         self.executor.worker_logdir_root = str(directory)
         if self.watch is not None:
             # Parsl gives the whole run up when its first block fails.
@@ -193,17 +193,18 @@ class Engine:
 
     def _submitting(self) -> None:
         failed = self.failed()
-        if self._kind != "slurm" or self._avoided or self.watch is None or not failed:
+        scheduler = self._scheduler
+        if scheduler is None or not scheduler.avoid or self._avoided or not failed:
             return
-        nodes = self.watch.jobs[failed[0]].nodes
+        nodes = self.watch.jobs[failed[0]].nodes if self.watch else ""
         if nodes:
             # A bad node would take every block there is, for it is always free.
             self._avoided = nodes
-            self.provider.scheduler_options += f"\n#SBATCH --exclude={nodes}\n"
+            self.provider.scheduler_options += f"\n{scheduler.avoid.format(nodes=nodes)}\n"
 
     def _submitted(self, job: str) -> None:
-        if self._cancel:
-            self._guardian.watch("job", f"{self._cancel} {job}")
+        if self._scheduler:
+            self._guardian.watch("job", f"{self._scheduler.cancel} {job}")
 
     def _export_stage(self, directory: Path) -> None:
         from fitserve_worker.staging import STAGE_VARIABLE

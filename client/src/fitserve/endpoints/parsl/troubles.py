@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from fitserve.endpoints.base import BackendStatus
 from fitserve.errors import BackendError
 from fitserve.onsite.failures import MOST_FAILED
-from fitserve.schedulers.reasons import ended_words, never_runs, no_room
+from fitserve.schedulers.base import ended_words, no_room
+from fitserve.schedulers.reasons import never_runs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from fitserve.endpoints.parsl.blocks import Engine
     from fitserve.endpoints.parsl.site import EngineDescription
     from fitserve.endpoints.parsl.watch import Watch
-    from fitserve.schedulers.jobs import Job
+    from fitserve.schedulers.base import Job
 
 __all__ = ["Troubles", "status_of"]
 

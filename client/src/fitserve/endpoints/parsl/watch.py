@@ -7,21 +7,17 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from fitserve.schedulers.jobs import Job, SilentSchedulerError, ask
-from fitserve.schedulers.reasons import Refusal, refusal
+from fitserve.schedulers.base import Job, Refusal, SilentSchedulerError
+from fitserve.schedulers.kubernetes import pod_job
+from fitserve.schedulers.reasons import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from parsl.jobs.states import JobStatus
-
     from fitserve.onsite.pods import PodProvider
-    from fitserve.schedulers.jobs import Ending
 
-__all__ = ["SCHEDULERS", "PodWatch", "Watch", "pod_job", "reader", "watched"]
+__all__ = ["PodWatch", "Watch", "ask_pods", "watched"]
 
-SCHEDULERS = {"SlurmProvider": "slurm", "PBSProProvider": "pbspro", "TorqueProvider": "torque"}
-"""Schedulers by the provider that drives them."""
 _FIRST_WAIT, _LONGEST_WAIT = 5.0, 120.0
 
 
@@ -30,10 +26,8 @@ class Watch:
 
     Parameters
     ----------
-    scheduler
-        One of `SCHEDULERS`, by its name there.
-    timeout
-        Seconds that a command of the scheduler may take.
+    ask
+        Returns the jobs with these ids; raises `SilentSchedulerError`.
     submitting, submitted
         Are called before each block is asked for, and with its id when it was taken.
 
@@ -49,14 +43,12 @@ class Watch:
 
     def __init__(
         self,
-        scheduler: str,
-        timeout: float,
+        ask: Callable[[Sequence[str]], dict[str, Job]] = lambda _: {},
         *,
         submitting: Callable[[], None] = lambda: None,
         submitted: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._scheduler = scheduler
-        self._timeout = timeout
+        self.ask = ask
         self.submitting = submitting
         self._submitted = submitted
         self._lock = threading.Lock()
@@ -73,21 +65,11 @@ class Watch:
             if not asked:
                 return
             try:
-                self.jobs |= self._ask(asked)
+                self.jobs |= self.ask(asked)
             except SilentSchedulerError as error:
                 self.silent = str(error) or "no answer"
             else:
                 self.silent = ""
-
-    def _ask(self, ids: Sequence[str]) -> dict[str, Job]:
-        """Ask for jobs.
-
-        Raises
-        ------
-        SilentSchedulerError
-            There was no answer.
-        """
-        return ask(self._scheduler, ids, self._timeout)
 
     def took(self, ident: str) -> None:
         """Take note of a new block."""
@@ -183,64 +165,30 @@ def _said(provider: Any) -> str:
 
 
 class PodWatch(Watch):
-    """What is known of this run's pods.
-
-    Attributes
-    ----------
-    read
-        Has the provider look at its pods; returns the status of each, and what the cluster said
-        where it did not answer.
-    """
-
-    read: Callable[[], tuple[dict[str, JobStatus], str]]
+    """What is known of this run's pods."""
 
     def said(self, error: Exception) -> str:
         """Return what the cluster said when it took no pod, without its headers."""
         return _message(error) or super().said(error)
 
-    def _ask(self, ids: Sequence[str]) -> dict[str, Job]:
-        found, silent = self.read()
-        if silent:
-            raise SilentSchedulerError(silent)
-        return {ident: pod_job(found[ident]) for ident in ids if ident in found}
 
+def ask_pods(provider: PodProvider, ids: Sequence[str]) -> dict[str, Job]:
+    """Return pods of a provider as jobs.
 
-def pod_job(status: JobStatus) -> Job:
-    """Return a pod as the job that it is to a run.
-
-    Examples
-    --------
-    >>> from parsl.jobs.states import JobState, JobStatus
-    >>> pod_job(JobStatus(JobState.PENDING, "no node has a GPU"))
-    Job(state='queued', reason='no node has a GPU', ending=None, nodes='')
+    Raises
+    ------
+    SilentSchedulerError
+        The cluster did not answer.
     """
-    told = status.message or ""
-    if status.state.name == "PENDING":
-        return Job("queued", told)
-    if not status.terminal:
-        return Job("running", told)
-    endings: dict[str, Ending] = {
-        "COMPLETED": "done",
-        "CANCELLED": "cancelled",
-        # Kubernetes' own doing: evicted, preempted, or the node went.
-        "TIMEOUT": "preempted" if told.startswith("Preempting") else "node",
-    }
-    failed: Ending = "memory" if "OOMKilled" in told else "failed"
-    return Job("ended", told, endings.get(status.state.name, failed))
-
-
-def reader(provider: PodProvider) -> Callable[[], tuple[dict[str, JobStatus], str]]:
-    """Return what `PodWatch.read` is for a provider."""
-
-    def read() -> tuple[dict[str, JobStatus], str]:
-        try:
-            provider.look()
-        except Exception as error:  # noqa: BLE001 - the cluster may come back
-            return {}, _message(error) or str(error)
-        known = dict(provider.resources)
-        return {job: resource["status"] for job, resource in known.items()}, provider.silent
-
-    return read
+    try:
+        provider.look()
+    except Exception as error:
+        # The cluster may come back.
+        raise SilentSchedulerError(_message(error) or str(error)) from error
+    if provider.silent:
+        raise SilentSchedulerError(provider.silent)
+    known = dict(provider.resources)
+    return {ident: pod_job(known[ident]["status"]) for ident in ids if ident in known}
 
 
 def _message(error: Exception) -> str:
