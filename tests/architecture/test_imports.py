@@ -23,6 +23,7 @@ ROOMS = [
     "contract",
     "files",
     "console",
+    "kinds",
     "schedulers",
     "onsite",
     "pallet",

@@ -23,7 +23,10 @@ from fitserve.contract import (
     kind_of,
 )
 from fitserve.errors import RequestError
-from fitserve.export.rows import FIT_COLUMNS, LIMIT_COLUMNS, RANKING_COLUMNS, columns_of
+from fitserve.export.rows import columns_of
+from fitserve.kinds.base import FIT_COLUMNS
+from fitserve.kinds.limit import COLUMNS as LIMIT_COLUMNS
+from fitserve.kinds.ranking import COLUMNS as RANKING_COLUMNS
 from fitserve.report.content import columns, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.store import read_run

@@ -30,7 +30,7 @@ from fitserve.contract import (
 )
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import ContractError, InterruptedRunError, RequestError
-from fitserve.export.rows import TOY_COLUMNS
+from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
 from fitserve.report.content import columns, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.plan import Bounds

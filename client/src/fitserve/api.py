@@ -13,6 +13,7 @@ import msgspec
 from fitserve.contract import HypotestRequest, Request
 from fitserve.endpoints.backends import open_backend
 from fitserve.errors import ModelWarning, RequestError
+from fitserve.kinds.registry import KINDS
 from fitserve.runs.complete import complete, open_store
 from fitserve.runs.plan import Bounds
 from fitserve.runs.prepare import default_directory, prepare
@@ -197,16 +198,18 @@ def make_request(
     }
     if mu_max is not None:
         asked["model"]["mu_max"] = mu_max
-    if kind in ("hypotest", "scan"):
-        asked["mu"] = [mu] if isinstance(mu, int | float) else list(mu)
-    if kind == "toys":
-        asked |= {"toys": toys, "seed": seed, "mu": mu}
-    if kind in ("hypotest", "scan", "limit", "toys"):
-        asked["test_stat"] = test_stat
-    if kind == "limit":
-        asked["level"] = level
-    if kind == "fit":
-        asked |= {"intervals": intervals, "background_only": background_only}
+    strengths = [mu] if isinstance(mu, int | float) else list(mu)
+    given = {
+        "mu": mu if kind == "toys" else strengths,
+        "test_stat": test_stat,
+        "level": level,
+        "intervals": intervals,
+        "background_only": background_only,
+        "toys": toys,
+        "seed": seed,
+    }
+    known = KINDS[kind].request.__struct_fields__ if kind in KINDS else ()
+    asked |= {name: value for name, value in given.items() if name in known}
     try:
         # By the contract's own types, which alone decide what is allowed.
         request: Request = msgspec.convert(asked, type=Request)

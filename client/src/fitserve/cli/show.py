@@ -8,8 +8,8 @@ import click
 
 from fitserve.console import emit_json, say, show_table, tell, warn
 from fitserve.errors import IncompleteRunError
+from fitserve.kinds.shown import exclusion_words
 from fitserve.runs.recorded import other_owner
-from fitserve.runs.shown import exclusion_words
 from fitserve.runs.summary import (
     asked,
     cautions,

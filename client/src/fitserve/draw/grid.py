@@ -13,7 +13,7 @@ from fitserve.draw.planes import choose_columns, collinear, numeric, places, rem
 from fitserve.draw.style import POINT
 from fitserve.draw.surface import ContourOptions, threshold
 from fitserve.errors import InputError, RequestError
-from fitserve.runs.shown import at_strength, confidence_level, shown_strength
+from fitserve.kinds.shown import at_strength, confidence_level, shown_strength
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ from fitserve.draw.style import (
     pictures,
 )
 from fitserve.draw.surface import ContourOptions, Mesh
-from fitserve.runs.shown import above_bound, limit_text
+from fitserve.kinds.shown import above_bound, limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

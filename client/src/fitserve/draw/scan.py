@@ -24,7 +24,7 @@ from fitserve.draw.style import (
     need_points,
     pictures,
 )
-from fitserve.runs.shown import confidence_level
+from fitserve.kinds.shown import confidence_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

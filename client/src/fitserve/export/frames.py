@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.contract import LimitRequest, cls_strengths
 from fitserve.errors import MissingExtraError
-from fitserve.runs.shown import at_strength
+from fitserve.kinds.shown import at_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

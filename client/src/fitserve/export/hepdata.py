@@ -26,9 +26,10 @@ from fitserve.draw.contour import draw_contour
 from fitserve.draw.curves import CURVES, contour_lines
 from fitserve.draw.style import figure_bytes, need_pictures
 from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
-from fitserve.export.rows import TOY_COLUMNS, mass_columns, reference_url, table_rows
+from fitserve.export.rows import mass_columns, reference_url, table_rows
 from fitserve.files import unwritable_output, write_output
-from fitserve.runs.shown import beyond_bound, confidence_level
+from fitserve.kinds.shown import beyond_bound, confidence_level
+from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,7 @@ from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
 from fitserve.export.rows import reference_url
-from fitserve.report.parts import has_contour, toy_columns, toy_numbers
-from fitserve.runs.shown import (
+from fitserve.kinds.shown import (
     LIMITS,
     at_strength,
     confidence_level,
@@ -23,6 +22,7 @@ from fitserve.runs.shown import (
     of_strength,
     shown_strength,
 )
+from fitserve.report.parts import has_contour, toy_columns, toy_numbers
 from fitserve.runs.summary import (
     Account,
     account,

@@ -7,22 +7,19 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.contract import (
-    FitRequest,
-    LimitRequest,
-    RankingRequest,
-    ScanRequest,
     ToysRequest,
 )
-from fitserve.runs.shown import shown_strength
+from fitserve.kinds.registry import kind
+from fitserve.kinds.shown import shown_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import FittedParameter, HypothesisResult, Request
+    from fitserve.contract import HypothesisResult, Request
     from fitserve.runs.store import SavedRun
 
 __all__ = [
-    "Detail",
+    "Numbers",
     "details",
     "has_contour",
     "left_out",
@@ -34,16 +31,9 @@ __all__ = [
 # A page of more is not one to read: a fit may have hundreds of parameters.
 _MOST_TABLES = 10
 _MOST_ROWS = 500
-_PICTURES: dict[type[Request], tuple[str, ...]] = {
-    LimitRequest: ("limits", "scan"),
-    ScanRequest: ("scan",),
-    FitRequest: ("pulls", "correlations", "yields"),
-    RankingRequest: ("ranking",),
-    ToysRequest: ("toys",),
-}
 
 
-class Detail(NamedTuple):
+class Numbers(NamedTuple):
     """The numbers of one hypothesis: titles of the columns, and rows of as many cells."""
 
     name: str
@@ -56,7 +46,7 @@ def has_contour(run: SavedRun) -> bool:
     return shown_strength(run.manifest.request) is not None
 
 
-def details(run: SavedRun) -> list[Detail]:
+def details(run: SavedRun) -> list[Numbers]:
     """Return parameters of fits, impacts of rankings or points of scans, of the first hypotheses.
 
     It is empty for other requests, whose numbers are all in the table of hypotheses.
@@ -80,7 +70,7 @@ def left_out(run: SavedRun) -> str | None:
 
 def next_commands(run: SavedRun) -> list[str]:
     """Return the commands that draw what is not in the report."""
-    names = _PICTURES.get(type(run.manifest.request), ())
+    names = kind(run.manifest.request).pictures
     several = len(run.manifest.hypotheses) > 1
     commands = []
     for name in names:
@@ -90,52 +80,13 @@ def next_commands(run: SavedRun) -> list[str]:
     return commands
 
 
-def _tables(run: SavedRun) -> Iterator[Detail]:
+def _tables(run: SavedRun) -> Iterator[Numbers]:
+    request = run.manifest.request
     for name in run.manifest.hypotheses:
         result = run.results.get(name)
-        detail = None if result is None else _detail(run.manifest.request, result)
-        if detail is not None:
-            yield detail
-
-
-def _detail(request: Request, result: HypothesisResult) -> Detail | None:
-    if result.fit is not None:
-        parameters = result.fit.parameters[:_MOST_ROWS]
-        bounds = isinstance(request, FitRequest) and request.intervals
-        titles = ["parameter", "best fit", "\u00b1", "pull", "constraint"]
-        rows = [_parameter(one, intervals=bounds) for one in parameters]
-        return Detail(result.name, [*titles, *(["from", "to"] if bounds else [])], rows)
-    if result.ranking is not None:
-        shifts = ["postfit up", "postfit down", "prefit up", "prefit down"]
-        rows = [
-            [
-                *_parameter(one.parameter)[:4],
-                *map(_number, (one.postfit_up, one.postfit_down, one.prefit_up, one.prefit_down)),
-            ]
-            for one in result.ranking.impacts[:_MOST_ROWS]
-        ]
-        return Detail(result.name, ["parameter", "best fit", "\u00b1", "pull", *shifts], rows)
-    if isinstance(request, ScanRequest) and result.points:
-        rows = [
-            [
-                f"{one.mu:g}",
-                *map(_number, (one.twice_delta_nll, one.CLs_obs, one.CLs_exp[2])),
-                one.status,
-            ]
-            for one in result.points[:_MOST_ROWS]
-        ]
-        titles = ["\u03bc", "\u22122 \u0394 log L", "CLs obs.", "CLs exp.", "status"]
-        return Detail(result.name, titles, rows)
-    return None
-
-
-def _parameter(one: FittedParameter, *, intervals: bool = False) -> list[str]:
-    numbers = [one.bestfit, one.uncertainty, one.pull, one.constraint]
-    return [one.name, *map(_number, [*numbers, *([one.lower, one.upper] if intervals else [])])]
-
-
-def _number(value: float | None) -> str:
-    return "\N{EN DASH}" if value is None else f"{value:.4g}"
+        detail = result and kind(request).detail(request, result, _MOST_ROWS)
+        if detail:
+            yield Numbers(name, *detail)
 
 
 _COLUMNS = [

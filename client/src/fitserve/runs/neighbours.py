@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from fitserve.contract import cls_strengths
-from fitserve.runs.shown import at_strength
+from fitserve.kinds.shown import at_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -11,21 +11,14 @@ import msgspec
 from fitserve.contract import (
     KERNEL_DOUBT,
     NOT_FOR_THE_KERNEL,
-    FitRequest,
-    HypotestRequest,
-    LimitRequest,
-    RankingRequest,
-    ScanRequest,
-    ToysRequest,
     cls_strengths,
     kind_of,
 )
-from fitserve.runs.shown import (
+from fitserve.kinds.registry import kind
+from fitserve.kinds.shown import (
     at_strength,
     beyond_bound,
     confidence_level,
-    limit_text,
-    of_strength,
     shown_strength,
 )
 from fitserve.runs.verification import verification_summary
@@ -33,7 +26,7 @@ from fitserve.runs.verification import verification_summary
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fitserve.contract import FittedParameter, HypothesisResult, Request
+    from fitserve.contract import HypothesisResult, Request
     from fitserve.runs.records import StoredResult
     from fitserve.runs.store import SavedRun
 
@@ -103,9 +96,6 @@ def _counted(names: Iterable[object]) -> dict[str, int]:
     return dict(sorted(counter.items(), key=lambda item: (-item[1], item[0])))
 
 
-_TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
-
-
 def counts(run: SavedRun) -> dict[str, int]:
     """Return how many hypotheses are ok, suspect, failed and unfinished."""
     statuses = [found.status for found in run.results.values()]
@@ -117,25 +107,7 @@ def counts(run: SavedRun) -> dict[str, int]:
 
 def asked(request: Request) -> list[tuple[str, str]]:
     """Return what a request asks for, besides model and engine, as names and values."""
-    match request:
-        case HypotestRequest():
-            told = [("Signal strengths", ", ".join(f"{mu:g}" for mu in request.mu))]
-        case LimitRequest():
-            told = [("Upper limits", f"on the signal strength, at {100 * request.level:g}% CL")]
-        case ScanRequest():
-            count = len(request.mu)
-            ends = f"{min(request.mu):g} to {max(request.mu):g}"
-            told = [("Scan", f"{count} signal strengths from {ends}")]
-        case ToysRequest():
-            each = f"{request.toys} with and {request.toys} without signal"
-            told = [("Toys", f"{each}, signal strength {request.mu:g}, seed {request.seed}")]
-        case FitRequest():
-            of = "the background-only workspace" if request.background_only else "each hypothesis"
-            how = ", with profile-likelihood intervals" if request.intervals else ""
-            return [("Maximum-likelihood fit", f"of {of}{how}")]
-        case RankingRequest():
-            return [("Ranking", "impact of each nuisance parameter on the parameter of interest")]
-    return [*told, ("Test statistic", _TEST_STATS[request.test_stat])]
+    return kind(request).asked(request)
 
 
 def cautions(request: Request) -> list[str]:
@@ -157,12 +129,12 @@ def cautions(request: Request) -> list[str]:
 def excluded(run: SavedRun) -> dict[str, int]:
     """Return how many hypotheses are excluded: observed and median expected.
 
-    It is at the level and signal strength of `fitserve.runs.shown.exclusion_words`, and empty for a
-    run that does not ask for exclusion.
+    It is at the level and signal strength of `fitserve.kinds.shown.exclusion_words`, and empty
+    for a run that does not ask for exclusion.
     """
     request = run.manifest.request
     mu, alpha = shown_strength(request), 1 - confidence_level(request)
-    if mu is None or isinstance(request, ScanRequest):
+    if mu is None or not kind(request).excludes:
         return {}
     points = [at_strength(request, found, mu) for found in run.results.values()]
     good = [point for point in points if point.status == "ok"]
@@ -182,7 +154,7 @@ def remarks(run: SavedRun) -> list[str]:
     told = []
     request = run.manifest.request
     strengths = cls_strengths(request)
-    if len(strengths) > 1 and not isinstance(request, ScanRequest):
+    if len(strengths) > 1 and kind(request).excludes:
         told.append(
             f"the table is at mu = {shown_strength(request):g}, the nearest to 1; "
             f"all are in: fitserve export {run.path} --format csv -o -"
@@ -228,94 +200,16 @@ def table_rows(run: SavedRun) -> Iterator[tuple[str, list[str]]]:
         values += [""] * (len(run.manifest.pallet.labels) - len(values))
         found = run.results.get(name)
         if name in partial:
-            yield name, [*values, *_numbers(request, partial[name]), "unfinished"]
+            yield name, [*values, *kind(request).cells(request, partial[name]), "unfinished"]
         elif found is None:
             yield name, [*values, *[""] * width, "unfinished"]
         else:
-            yield name, [*values, *_numbers(request, found), found.status]
+            yield name, [*values, *kind(request).cells(request, found), found.status]
 
 
 def columns(request: Request) -> list[str]:
     """Return the titles of a run's table after the masses."""
-    match request:
-        case HypotestRequest():
-            at = of_strength(request)
-            numbers = [f"CLs obs{at}", f"CLs exp{at}"]
-        case ToysRequest():
-            at = of_strength(request)
-            toys = [f"toy CLs obs{at}", "+-", f"toy CLs exp{at}", "+-"]
-            numbers = [*toys, "asymptotic obs", "exp", "toys"]
-        case LimitRequest():
-            numbers = ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]
-        case ScanRequest():
-            numbers = ["mu-hat", "points", "ok"]
-        case FitRequest(intervals=True):
-            numbers = ["mu-hat", "Hessian +-", "interval from", "to", "-2 log L"]
-        case FitRequest():
-            numbers = ["mu-hat", "Hessian +-", "-2 log L"]
-        case RankingRequest():
-            numbers = ["mu-hat", "Hessian +-", "largest impact", "of"]
-    return [*numbers, "status"]
-
-
-def _numbers(request: Request, found: HypothesisResult) -> list[str]:
-    match request:
-        case HypotestRequest():
-            point = at_strength(request, found, shown_strength(request) or 0.0)
-            return [_cls(point.CLs_obs), _cls(point.CLs_exp[2])]
-        case ToysRequest():
-            return _toys(found)
-        case LimitRequest():
-            names = ("observed", "expected_0", "expected_m1", "expected_p1")
-            return [limit_text(found, name) for name in names]
-        case ScanRequest():
-            good = sum(point.status == "ok" for point in found.points)
-            return [_cls(found.muhat), str(len(found.points)), str(good)]
-        case FitRequest():
-            poi = _poi(found)
-            numbers = [poi.uncertainty, poi.lower, poi.upper] if poi else [None] * 3
-            return [
-                _cls(found.muhat),
-                *map(_cls, numbers if request.intervals else numbers[:1]),
-                _cls(found.twice_nll),
-            ]
-        case RankingRequest():
-            return _ranking(found)
-
-
-def _toys(found: HypothesisResult) -> list[str]:
-    toys = found.toys
-    if toys is None:
-        return ["-"] * 7
-    numbers = (
-        found.CLs_obs,
-        toys.CLs_obs_error,
-        found.CLs_exp[2],
-        toys.CLs_exp_error[2],
-        toys.asymptotic.CLs_obs,
-        toys.asymptotic.CLs_exp[2],
-    )
-    whole = toys.done == toys.asked
-    return [*map(_cls, numbers), str(toys.done) if whole else f"{toys.done} of {toys.asked}"]
-
-
-def _poi(found: HypothesisResult) -> FittedParameter | None:
-    fit = found.fit
-    if fit is None or fit.poi is None:
-        return None
-    return next((one for one in fit.parameters if one.name == fit.poi), None)
-
-
-def _ranking(found: HypothesisResult) -> list[str]:
-    ranking = found.ranking
-    if ranking is None:
-        return ["-"] * 4
-    shown = [_cls(ranking.poi.bestfit), _cls(ranking.poi.uncertainty)]
-    if not ranking.impacts:
-        return [*shown, "-", "-"]
-    first = ranking.impacts[0]
-    shifts = [abs(one) for one in (first.postfit_up, first.postfit_down) if one is not None]
-    return [*shown, _cls(max(shifts, default=None)), first.parameter.name]
+    return [*kind(request).titles(request), "status"]
 
 
 def summary(run: SavedRun) -> dict[str, Any]:
@@ -357,10 +251,6 @@ def _queues(records: Sequence[StoredResult]) -> list[float]:
 
 def _below(cls: float | None, alpha: float) -> bool:
     return cls is not None and cls < alpha
-
-
-def _cls(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _text(value: float | str) -> str:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.contract import (
-    HypotestRequest,
-    LimitRequest,
-    ScanRequest,
     hypothesis_key,
     kind_of,
 )
 from fitserve.errors import RequestError
+from fitserve.kinds.registry import KINDS
 from fitserve.runs.estimate import seconds_per_hypothesis, seconds_to_verify
 from fitserve.runs.makespan import first_fit
 
@@ -39,7 +37,7 @@ __all__ = [
     "with_verdict",
 ]
 
-VERIFIABLE = (HypotestRequest, LimitRequest, ScanRequest)
+VERIFIABLE = tuple(one.request for one in KINDS.values() if one.verifiable)
 """Requests whose answers pyhf can be asked for too."""
 
 _SAMPLE = 0.02

@@ -1,0 +1,257 @@
+"""What a kind of question is to the client, with the answer of most kinds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from fitserve.contract import Request, cls_strengths
+from fitserve.kinds.shown import at_strength, of_strength
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from fitserve.contract import FittedParameter, HypothesisResult, ToyRange
+
+__all__ = [
+    "CLS_COLUMNS",
+    "FIT_COLUMNS",
+    "TEST_STATS",
+    "Detail",
+    "Kind",
+    "cls_text",
+    "fractions",
+    "number_text",
+    "parameter_row",
+    "parameter_texts",
+]
+
+TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
+"""Test statistics as they are written."""
+
+# Rounding of a fraction, or of a correlation.
+ROUNDING = 1e-6
+
+CLS_COLUMNS: Mapping[str, str] = {
+    "name": "name of the hypothesis in the patchset",
+    "mu": "signal strength",
+    "status": "ok, suspect, failed or unfinished, at this signal strength",
+    "reason": "why the status is not ok",
+    "CLs_obs": "observed CLs",
+    "CLs_exp_m2": "expected CLs for a background fluctuation of -2 sigma",
+    "CLs_exp_m1": "expected CLs for a background fluctuation of -1 sigma",
+    "CLs_exp_0": "median expected CLs",
+    "CLs_exp_p1": "expected CLs for a background fluctuation of +1 sigma",
+    "CLs_exp_p2": "expected CLs for a background fluctuation of +2 sigma",
+    "twice_delta_nll": "rise of the profiled -2 log L from its minimum to this signal strength",
+    "muhat": "best-fit signal strength for the observed data",
+    "twice_nll": "-2 log L at the best fit to the observed data",
+    "fit_time": "wall time of all fits of the hypothesis, in seconds",
+    "setup_time": "wall time of building its model, in seconds",
+    "engine": "engine that gave the result",
+    "key": "digest of workspace, patch and request",
+    "neighbours": "how its CLs jumps against those of the hypotheses around it, where it does",
+}
+"""Columns of CLs and their meaning; those of the mass values follow the name."""
+
+FIT_COLUMNS: Mapping[str, str] = {
+    "parameter": "name of the parameter",
+    "bestfit": "its value at the best fit",
+    "uncertainty": "its uncertainty from the inverse Hessian",
+    "lower": "lower end of its profile-likelihood interval",
+    "upper": "upper end of its profile-likelihood interval",
+    "prefit": "centre of its constraint, or initial value",
+    "prefit_uncertainty": "width of its constraint",
+    "pull": "distance of best fit and constraint in widths of the constraint",
+    "constraint": "uncertainty in widths of the constraint",
+    "fixed": "whether it is held",
+    "at_bound": "whether it is at a bound of its range",
+}
+"""Columns of a fitted parameter and their meaning."""
+
+_CLS = ("CLs_obs", "CLs_exp_m2", "CLs_exp_m1", "CLs_exp_0", "CLs_exp_p1", "CLs_exp_p2")
+_NO_CLS = {
+    name: text for name, text in CLS_COLUMNS.items() if name not in {"mu", "twice_delta_nll", *_CLS}
+}
+
+AnyRequest = TypeVar("AnyRequest", bound=Request)
+
+
+class Detail(NamedTuple):
+    """The numbers of one hypothesis: titles of the columns, and rows of as many cells."""
+
+    titles: list[str]
+    rows: list[list[str]]
+
+
+class Kind(Generic[AnyRequest]):
+    """One kind of question.
+
+    Attributes
+    ----------
+    request
+        The contract's type.
+    options
+        Options of the command line that are its own, in the order in which `--help` has them.
+    flags
+        Names of all options that go with it.
+    answer
+        The part of a result that answers it, without which a result has failed.
+    pictures
+        What `fitserve plot` draws of it; ``of_one`` are those of a single hypothesis.
+    besides
+        Columns that its table has besides those of CLs, with their meaning.
+    has_cls
+        Whether its table has a row for each signal strength, and not for each parameter.
+    excludes
+        Whether hypotheses are excluded by it, at one signal strength.
+    verifiable
+        Whether pyhf can be asked for a second answer.
+    """
+
+    request: type[AnyRequest]
+    options: ClassVar[Sequence[Callable[[Any], Any]]] = ()
+    flags: ClassVar[tuple[str, ...]] = ()
+    answer: ClassVar[str | None] = None
+    pictures: ClassVar[tuple[str, ...]] = ()
+    besides: ClassVar[Mapping[str, str]] = {}
+    has_cls: ClassVar[bool] = True
+    excludes: ClassVar[bool] = True
+    verifiable: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The word for it, in options and in JSON."""
+        return str(self.request.__struct_config__.tag)
+
+    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of `fitserve.make_request` that options stand for.
+
+        Raises
+        ------
+        click.UsageError
+            They cannot be asked for together.
+        """
+        return {name: options[name] for name in self.flags}
+
+    # How long it takes.
+
+    def tests(self, request: AnyRequest, parameters: int) -> float:
+        """Return pyhf's cost in that of CLs at one signal strength.
+
+        ``parameters`` is the number of free parameters.
+        """
+        raise NotImplementedError
+
+    def kernel_tests(self, request: AnyRequest, parameters: int) -> float:
+        """Return the kernel's cost in that of its CLs at one signal strength."""
+        return self.tests(request, parameters)
+
+    def tests_to_verify(self, request: AnyRequest) -> int:
+        """Return at how many signal strengths pyhf is asked for a second answer."""
+        return sum(mu > 0 for mu in cls_strengths(request))
+
+    # What an answer must hold.
+
+    def problems(
+        self, request: AnyRequest, result: HypothesisResult, toys: ToyRange | None
+    ) -> Iterator[str]:
+        """Yield why a result cannot be an answer, where its parts are those of this kind."""
+        if result.points:
+            yield "signal strengths that were not asked for"
+
+    # What is shown of it.
+
+    def asked(self, request: AnyRequest) -> list[tuple[str, str]]:
+        """Return what is asked for, besides model and engine, as names and values."""
+        raise NotImplementedError
+
+    def titles(self, request: AnyRequest) -> list[str]:
+        """Return the titles of the numbers in the table of a run."""
+        raise NotImplementedError
+
+    def cells(self, request: AnyRequest, result: HypothesisResult) -> list[str]:
+        """Return as many numbers of a hypothesis."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Columns of an exported table, and their meaning."""
+        return {**(CLS_COLUMNS if self.has_cls else _NO_CLS), **self.besides}
+
+    def rows(self, request: AnyRequest, result: HypothesisResult) -> Iterator[dict[str, Any]]:
+        """Yield the rows of an exported table, without what is the same in all of them."""
+        for mu in cls_strengths(request):
+            point = at_strength(request, result, mu)
+            yield {
+                "mu": mu,
+                "status": point.status,
+                "reason": point.reason,
+                "CLs_obs": point.CLs_obs,
+                **dict(zip(_CLS[1:], point.CLs_exp, strict=False)),
+                "twice_delta_nll": point.twice_delta_nll,
+                **self.numbers(result),
+            }
+
+    def numbers(self, result: HypothesisResult) -> dict[str, Any]:
+        """Return what `besides` names, of one hypothesis."""
+        return {}
+
+    def detail(self, request: AnyRequest, result: HypothesisResult, most: int) -> Detail | None:
+        """Return what a report has of a hypothesis beside the table, at ``most`` so many rows."""
+
+    def __repr__(self) -> str:
+        return f"<kind {self.name}>"
+
+
+def cls_titles(request: Request) -> list[str]:
+    """Return the titles of observed and expected CLs."""
+    at = of_strength(request)
+    return [f"CLs obs{at}", f"CLs exp{at}"]
+
+
+def strengths_of(request: Any, result: HypothesisResult) -> Iterator[str]:
+    """Yield what is wrong with the signal strengths of an answer to ``mu`` of a request."""
+    found = tuple(point.mu for point in result.points)
+    # Asked for twice, a signal strength may be answered once.
+    allowed = [request.mu, tuple(dict.fromkeys(request.mu))]
+    if found not in [*allowed, *([()] if result.status == "failed" else [])]:
+        yield f"signal strengths {_few(found)} instead of {_few(request.mu)}"
+    elif found:
+        first = result.points[0]
+        if [first.CLs_obs, *first.CLs_exp] != [result.CLs_obs, *result.CLs_exp]:
+            yield "its CLs is not that of the first signal strength"
+
+
+def _few(strengths: Sequence[float]) -> str:
+    told = ", ".join(f"{mu:g}" for mu in strengths[:3])
+    return f"{told} ..." if len(strengths) > 3 else told or "none"  # noqa: PLR2004
+
+
+def fractions(what: str, values: Iterable[float | None]) -> Iterator[str]:
+    """Yield which values are no fractions."""
+    for value in values:
+        if value is not None and not -ROUNDING <= value <= 1 + ROUNDING:
+            yield f"{what} is {value:g}, outside 0 to 1"
+
+
+def cls_text(value: float | None) -> str:
+    """Return a number as a table on the terminal has it."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def number_text(value: float | None) -> str:
+    """Return a number as a report has it."""
+    return "\N{EN DASH}" if value is None else f"{value:.4g}"
+
+
+def parameter_row(parameter: FittedParameter) -> dict[str, Any]:
+    """Return a fitted parameter as `FIT_COLUMNS` has it."""
+    fields = {name: getattr(parameter, name) for name in FIT_COLUMNS if name != "parameter"}
+    return {"parameter": parameter.name, **fields}
+
+
+def parameter_texts(one: FittedParameter, *, intervals: bool = False) -> list[str]:
+    """Return name, best fit, uncertainty, pull and constraint, and the ends of the interval."""
+    numbers = [one.bestfit, one.uncertainty, one.pull, one.constraint]
+    ends = [one.lower, one.upper] if intervals else []
+    return [one.name, *map(number_text, [*numbers, *ends])]

@@ -1,0 +1,100 @@
+"""The profile likelihood ratio and CLs at many signal strengths."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fitserve.contract import MAX_STRENGTHS, ScanRequest
+from fitserve.kinds.base import TEST_STATS, Detail, Kind, cls_text, number_text, strengths_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from fitserve.contract import HypothesisResult, ToyRange
+
+__all__ = ["Scan"]
+
+# Each further signal strength, on the published pallets.
+_KERNEL_STRENGTH = 0.4
+
+
+def _strengths(_: click.Context, __: click.Parameter, text: str | None) -> list[float] | None:
+    """Return the signal strengths of ``START:STOP:STEP`` or a list with commas."""
+    if text is None:
+        return None
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        start, stop, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither START:STOP:STEP nor numbers") from None
+    if not (math.isfinite(stop - start) and math.isfinite(step) and step > 0 and stop >= start):
+        raise click.BadParameter("START:STOP:STEP needs STOP >= START and STEP > 0")
+    # The stop is in the scan where a whole number of steps leads there.
+    count = math.floor((stop - start) / step + 1e-9) + 1
+    if count > MAX_STRENGTHS:
+        raise click.BadParameter(f"{count} signal strengths are more than {MAX_STRENGTHS}")
+    return [round(start + i * step, 12) for i in range(count)]
+
+
+class Scan(Kind[ScanRequest]):
+    """A scan of the signal strength."""
+
+    request = ScanRequest
+    options = (
+        click.option(
+            "--scan",
+            metavar="START:STOP:STEP",
+            callback=_strengths,
+            help="Profile likelihood and CLs at these signal strengths (or at 0,0.5,2).",
+        ),
+    )
+    flags = ("test_stat",)
+    pictures = ("scan",)
+    excludes = False
+    verifiable = True
+
+    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**super().arguments(options), "mu": options["scan"]}
+
+    def tests(self, request: ScanRequest, parameters: int) -> float:
+        return len(request.mu)
+
+    def kernel_tests(self, request: ScanRequest, parameters: int) -> float:
+        return 1 + _KERNEL_STRENGTH * (len(request.mu) - 1)
+
+    def problems(
+        self, request: ScanRequest, result: HypothesisResult, toys: ToyRange | None
+    ) -> Iterator[str]:
+        yield from strengths_of(request, result)
+
+    def asked(self, request: ScanRequest) -> list[tuple[str, str]]:
+        ends = f"{min(request.mu):g} to {max(request.mu):g}"
+        return [
+            ("Scan", f"{len(request.mu)} signal strengths from {ends}"),
+            ("Test statistic", TEST_STATS[request.test_stat]),
+        ]
+
+    def titles(self, request: ScanRequest) -> list[str]:
+        return ["mu-hat", "points", "ok"]
+
+    def cells(self, request: ScanRequest, result: HypothesisResult) -> list[str]:
+        good = sum(point.status == "ok" for point in result.points)
+        return [cls_text(result.muhat), str(len(result.points)), str(good)]
+
+    def detail(self, request: ScanRequest, result: HypothesisResult, most: int) -> Detail | None:
+        if not result.points:
+            return None
+        rows = [
+            [
+                f"{one.mu:g}",
+                *map(number_text, (one.twice_delta_nll, one.CLs_obs, one.CLs_exp[2])),
+                one.status,
+            ]
+            for one in result.points[:most]
+        ]
+        titles = ["\u03bc", "\u22122 \u0394 log L", "CLs obs.", "CLs exp.", "status"]
+        return Detail(titles, rows)
