@@ -43,8 +43,8 @@ from fitserve.pallet.jsonfiles import decode_json
 from fitserve.prepare import prepare
 from fitserve.store import RunStore
 from fitserve.store.journal import Journal
-from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.patches import Background, resolve
+from fitserve_worker.kernel.spec import UnsupportedModelError
 
 if TYPE_CHECKING:
     from pathlib import Path

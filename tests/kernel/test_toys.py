@@ -22,7 +22,7 @@ from fitserve_worker.engines.kernel_toys import KernelToys
 from fitserve_worker.engines.models import BuiltModel
 from fitserve_worker.engines.pyhf_reference import PyhfEngine
 from fitserve_worker.engines.pyhf_toys import law_of
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.runtime import runtime

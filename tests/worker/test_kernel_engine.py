@@ -27,7 +27,7 @@ from fitserve_worker.engines import select
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.kernel import KernelEngine
 from fitserve_worker.engines.pyhf_reference import PyhfEngine
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.batch import compile_hypotheses
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import numpy as np
 import pyhf
 
 from fitserve_worker.engines.distance import distance
-from fitserve_worker.statistics import compared_floor
+from fitserve_worker.kernel.asymptotics import compared_floor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,18 +30,18 @@ from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
 from fitserve_worker.engines.kernel_pieces import Piece
 from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.engines.refusals import refused
-from fitserve_worker.kernel.compilation import Compilation, compile_hypotheses
-from fitserve_worker.kernel.errors import UnsupportedModelError
+from fitserve_worker.kernel.batch import Compilation, compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.spec import UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
     from fitserve.contract import Hypothesis
     from fitserve_worker.engines.base import Engine, Work
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch
 
     Answer = Callable[[Piece], tuple[list[dict[str, Any]], FloatArray | None]]

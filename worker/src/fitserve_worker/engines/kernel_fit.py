@@ -11,8 +11,7 @@ from fitserve_worker.engines.kernel_pieces import of_kind
 from fitserve_worker.engines.kernel_solution import Fitted, settled
 from fitserve_worker.engines.kernel_yields import channel_yields
 from fitserve_worker.engines.solution import correlations, degenerate, parameters, ranked
-from fitserve_worker.kernel.covariance import hold
-from fitserve_worker.kernel.intervals import profile_ends
+from fitserve_worker.kernel.covariance import hold, profile_ends
 from fitserve_worker.kernel.retries import persistent
 from fitserve_worker.kernel.starts import Asked, deepened
 from fitserve_worker.kernel.strengths import Strengths
@@ -20,8 +19,9 @@ from fitserve_worker.kernel.strengths import Strengths
 if TYPE_CHECKING:
     from fitserve_worker.engines.kernel_pieces import Piece
     from fitserve_worker.engines.solution import Solution
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
-    from fitserve_worker.kernel.fits import Bounds, Fits
+    from fitserve_worker.kernel import FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Bounds
+    from fitserve_worker.kernel.fits import Fits
     from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = ["answer_fit", "answer_ranking"]

@@ -9,13 +9,13 @@ import numpy as np
 
 from fitserve.contract import HypotestRequest, MuPoint
 from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_fits, of_kind
-from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.retries import doubts
 from fitserve_worker.kernel.starts import AMBIGUOUS, falling, nearest
 
 if TYPE_CHECKING:
     from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.fits import Fits
     from fitserve_worker.kernel.hypotest import Tests
 

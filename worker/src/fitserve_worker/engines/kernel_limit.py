@@ -16,7 +16,7 @@ from fitserve_worker.kernel.strengths import Strengths
 if TYPE_CHECKING:
     from fitserve_worker.engines.crossing import Crossing, Searching
     from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
 
 __all__ = ["answer_limit", "answer_scan"]
 

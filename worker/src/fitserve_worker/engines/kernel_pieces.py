@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve_worker.engines.base import Work
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch
     from fitserve_worker.kernel.fits import Fits, Loaded
 

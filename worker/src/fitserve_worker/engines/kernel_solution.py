@@ -9,17 +9,18 @@ import numpy as np
 from fitserve_worker.engines.kernel_pieces import at_bounds, finite, of_fits
 from fitserve_worker.engines.solution import Solution, listed
 from fitserve_worker.kernel.covariance import Places, covariance, settle
-from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.kernel.retries import doubts
 from fitserve_worker.kernel.starts import AMBIGUOUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Bounds
+    from fitserve_worker.kernel.constraints import Parameters
     from fitserve_worker.kernel.covariance import Best
-    from fitserve_worker.kernel.fits import Bounds, Fits
-    from fitserve_worker.kernel.named import Parameters
+    from fitserve_worker.kernel.fits import Fits
     from fitserve_worker.kernel.parameters import ParameterSet
     from fitserve_worker.kernel.starts import SecondMinima
 

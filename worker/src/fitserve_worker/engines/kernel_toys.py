@@ -33,15 +33,15 @@ from fitserve_worker.engines.kernel_pieces import Piece
 from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.engines.refusals import in_words, refused
 from fitserve_worker.engines.toy_values import packed, range_of
-from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.errors import UnsupportedModelError
+from fitserve_worker.kernel.asymptotics import compared_floor
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.spec import UnsupportedModelError
 from fitserve_worker.kernel.toys import Centre, Statistics, ToyMaker, toy_statistics
 from fitserve_worker.sampling import stream_key
-from fitserve_worker.statistics import compared_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fitserve.contract import ChannelYields
     from fitserve_worker.engines.kernel_solution import Fitted
     from fitserve_worker.engines.solution import Solution
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
 
 __all__ = ["channel_yields"]
 
