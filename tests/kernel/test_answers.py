@@ -25,8 +25,8 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.kernel import KernelEngine
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.kernel_engine import KernelEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -84,7 +84,7 @@ def test_patches_with_other_numbers_of_own_parameters_share_a_program(everything
 
 def test_importing_the_kernel_does_not_import_jax() -> None:
     code = (
-        "import sys, fitserve_worker.engines.kernel, fitserve_worker.kernel.batch;"
+        "import sys, fitserve_worker.engines.kernel_engine, fitserve_worker.kernel.batch;"
         "heavy = {'jax', 'scipy', 'pyhf', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

@@ -20,7 +20,7 @@ from fitserve.contract import (
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.kernel_toys import KernelToys
 from fitserve_worker.engines.models import BuiltModel
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 from fitserve_worker.engines.pyhf_toys import law_of
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load

@@ -25,8 +25,8 @@ from fitserve.contract import (
 from fitserve_worker.engines import kernel_hypotest as engine_module
 from fitserve_worker.engines import select
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.kernel import KernelEngine
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.kernel_engine import KernelEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 from fitserve_worker.kernel.batch import compile_hypotheses
 
 if TYPE_CHECKING:

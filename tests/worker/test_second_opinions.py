@@ -27,7 +27,7 @@ from fitserve_worker.engines import answers, kernel_toys
 from fitserve_worker.engines import kernel_hypotest as tested_module
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.opinions import weighed
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,22 +12,19 @@ from fitserve.contract import (
     HypothesisResult,
     MuPoint,
     ToysRequest,
-    hypothesis_key,
     kind_of,
 )
+from fitserve_worker.engines.base import unfitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import EngineOptions, Hypothesis, Status
+    from fitserve.contract import EngineOptions, Hypothesis
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.engines.kernel_toys import KernelToys
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
-__all__ = ["UNFITTED", "answers", "failed", "select"]
-
-UNFITTED = "none"
-"""What stands for the engine in a result that is of no fit."""
+__all__ = ["answers", "select"]
 
 
 def select(work: Work) -> Engine | KernelToys:
@@ -42,13 +39,13 @@ def select(work: Work) -> Engine | KernelToys:
         from fitserve_worker.engines.kernel_toys import KernelToys
 
         return KernelToys(lambda: _reference(options), lambda: _second(options))
-    from fitserve_worker.engines.kernel import KernelEngine
+    from fitserve_worker.engines.kernel_engine import KernelEngine
 
     return KernelEngine(lambda: _reference(options), lambda: _second(options))
 
 
 def _reference(options: EngineOptions) -> PyhfEngine:
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
     return PyhfEngine(options)
 
@@ -58,7 +55,7 @@ def _second(options: EngineOptions) -> PyhfEngine:
 
     It begins with its tighter tolerance: the usual one would be one more reason to differ.
     """
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
     return PyhfEngine(msgspec.structs.replace(options, optimizer="minuit"), tight=True)
 
@@ -110,32 +107,4 @@ def _no_signal(work: Work, hypothesis: Hypothesis) -> HypothesisResult:
     if not isinstance(work.request, HypotestRequest):
         raise TypeError("only a test has a result without a signal")
     points = [MuPoint(mu=mu, CLs_obs=1.0, CLs_exp=[1.0] * 5) for mu in work.request.mu]
-    return _unfitted(work, hypothesis, status="ok", reason=None, points=points)
-
-
-def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
-    """Return the result of a hypothesis that could not be fitted at all."""
-    return _unfitted(work, hypothesis, status="failed", reason=reason, points=[])
-
-
-def _unfitted(
-    work: Work,
-    hypothesis: Hypothesis,
-    *,
-    status: Status,
-    reason: str | None,
-    points: list[MuPoint],
-) -> HypothesisResult:
-    return HypothesisResult(
-        name=hypothesis.name,
-        key=hypothesis_key(work.workspace_digest, hypothesis, work.request_digest),
-        mass_hypotheses=hypothesis.values,
-        status=status,
-        reason=reason,
-        CLs_obs=points[0].CLs_obs if points else None,
-        CLs_exp=points[0].CLs_exp if points else [None] * 5,
-        fit_time=0.0,
-        setup_time=0.0,
-        engine=UNFITTED,
-        points=points,
-    )
+    return unfitted(work, hypothesis, status="ok", reason=None, points=points)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import LimitRequest, MuPoint, ScanRequest
-from fitserve_worker.engines.crossing import search
-from fitserve_worker.engines.kernel_hypotest import cls_problems
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_kind
-from fitserve_worker.engines.limits import in_order, judged, limits_of
+from fitserve_worker.engines.base import of_kind
+from fitserve_worker.engines.kernel_hypotest import at_bounds, cls_problems, finite, minima
+from fitserve_worker.engines.limits import in_order, judged, limits_of, search
 from fitserve_worker.kernel.strengths import Strengths
 
 if TYPE_CHECKING:
-    from fitserve_worker.engines.crossing import Crossing, Searching
-    from fitserve_worker.engines.kernel_pieces import Piece
+    from fitserve_worker.engines.kernel_hypotest import Piece
+    from fitserve_worker.engines.limits import Crossing, Searching
     from fitserve_worker.kernel import FloatArray
 
 __all__ = ["answer_limit", "answer_scan"]

@@ -26,13 +26,9 @@ from fitserve.contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve_worker.engines import failed
-from fitserve_worker.engines.base import Engine
-from fitserve_worker.engines.kernel_hypotest import Tested
-from fitserve_worker.engines.kernel_pieces import Piece
+from fitserve_worker.engines.base import Engine, failed, in_words, packed, range_of, refused
+from fitserve_worker.engines.kernel_hypotest import Piece, Tested
 from fitserve_worker.engines.opinions import weighed
-from fitserve_worker.engines.refusals import in_words, refused
-from fitserve_worker.engines.toy_values import packed, range_of
 from fitserve_worker.kernel.asymptotics import compared_floor
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load

@@ -1,22 +1,79 @@
-"""Upper limits by pyhf's evaluations of CLs."""
+"""Limits and scans by pyhf: results of evaluations at several signal strengths.
+
+Below zero there is no CLs, and only the profile likelihood ratio is told.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fitserve_worker.engines.crossing import FLUCTUATIONS, upper_limits
-from fitserve_worker.engines.limits import in_order, judged, limits_of
-from fitserve_worker.engines.points import at_strengths
+import numpy as np
+import pyhf
+
+from fitserve.contract import MuPoint
+from fitserve_worker.engines.ladder import SEVERITY
+from fitserve_worker.engines.limits import FLUCTUATIONS, in_order, judged, limits_of, upper_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from fitserve.contract import UpperLimits
-    from fitserve_worker.engines.asymptotic import Evaluation
     from fitserve_worker.engines.ladder import Climb
+    from fitserve_worker.engines.models import BuiltModel
+    from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
-__all__ = ["find_limits"]
+__all__ = ["Profile", "at_strengths", "find_limits", "profile"]
+
+# A difference of minima that shifts a significance by 1e-3, as for CLs.
+_ABOVE = 1e-6
+
+
+def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> dict[str, Any]:
+    """Return fields of a `fitserve.contract.HypothesisResult`.
+
+    Parameters
+    ----------
+    climbs
+        By signal strength; the result's CLs and status begin with the first one.
+    """
+    lowest = min((one.best.twice_nll for one in climbs.values() if one.best), default=0.0)
+    points = [_point(mu, climb, lowest) for mu, climb in climbs.items()]
+    worst = max(points, key=lambda point: SEVERITY[point.status])
+    first = next(iter(climbs.values())).best
+    return {
+        "status": worst.status,
+        "reason": worst.reason,
+        "CLs_obs": points[0].CLs_obs,
+        "CLs_exp": points[0].CLs_exp,
+        "points": points,
+        "muhat": first.muhat if first else None,
+        "twice_nll": first.twice_nll if first else None,
+        "twice_nll_background": _number(first.twice_nll_background) if first else None,
+        "attempts": [attempt for climb in climbs.values() for attempt in climb.attempts],
+        "diagnostics": {
+            "converged": all(climb.best is not None for climb in climbs.values()),
+            "shift": first.shift if first else None,
+        },
+    }
+
+
+def _point(mu: float, climb: Climb[Evaluation] | Climb[Profile], lowest: float) -> MuPoint:
+    best = climb.best
+    return MuPoint(
+        mu=mu,
+        CLs_obs=best.CLs_obs if best else None,
+        CLs_exp=list(best.CLs_exp) if best else [None] * 5,
+        status=climb.status,
+        reason=climb.reason,
+        twice_delta_nll=best.twice_nll + best.twice_delta_nll - lowest if best else None,
+        q_asimov=_number(best.q_asimov) if best else None,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def find_limits(
@@ -54,3 +111,61 @@ def find_limits(
     ordered = {mu: climbs[mu] for mu in in_order(climbs)}
     points = at_strengths(ordered)["points"]
     return ordered, limits_of(found, level), judged(found, points)
+
+
+class Profile(NamedTuple):
+    """-2 log L at its minimum, and how much it rises when the signal strength is held.
+
+    There is no CLs; the other fields are as those of
+    `fitserve_worker.engines.pyhf_hypotest.Evaluation`.
+    """
+
+    muhat: float
+    twice_nll: float
+    twice_delta_nll: float
+    problems: list[str]
+    CLs_obs: None = None
+    CLs_exp: tuple[None, ...] = (None,) * 5
+    shift: None = None
+    q_asimov: None = None
+    twice_nll_background: None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether both minima are numbers."""
+        return math.isfinite(self.twice_nll) and math.isfinite(self.twice_delta_nll)
+
+
+def profile(built: BuiltModel, mu: float, start: Sequence[float]) -> Profile:
+    """Fit with the signal strength free and held.
+
+    Parameters
+    ----------
+    built
+        Model and data.
+    mu
+        The signal strength to hold.
+    start
+        Initial values of all parameters, in the model's order.
+
+    Raises
+    ------
+    pyhf.exceptions.FailedMinimization
+        The optimizer says that it failed.
+    """
+    model, data = built
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        # What the numbers are worth is judged by the numbers, not by these messages.
+        warnings.simplefilter("ignore")
+        pars, free = pyhf.infer.mle.fit(data, model, init_pars=list(start), return_fitted_val=True)
+        _, held = pyhf.infer.mle.fixed_poi_fit(
+            mu, data, model, init_pars=list(start), return_fitted_val=True
+        )
+    twice_nll = float(np.asarray(free).item())
+    delta = float(np.asarray(held).item()) - twice_nll
+    problems = []
+    if not (math.isfinite(twice_nll) and math.isfinite(delta)):
+        problems.append("a result is not a finite number")
+    elif delta < -_ABOVE:
+        problems.append(f"the free fit stopped {-delta:.2g} above a known minimum of -2 log L")
+    return Profile(float(pars[model.config.poi_index]), twice_nll, delta, problems)

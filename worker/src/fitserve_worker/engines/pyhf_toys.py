@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitserve.contract import AsymptoticCLs, ToyValues
-from fitserve_worker.engines.asymptotic import statistic_bounds
+from fitserve_worker.engines.base import packed, range_of
 from fitserve_worker.engines.minuit import Objective
 from fitserve_worker.engines.models import BuiltModel
-from fitserve_worker.engines.pyhf_scan import Profile
-from fitserve_worker.engines.toy_values import packed, range_of
+from fitserve_worker.engines.pyhf_hypotest import statistic_bounds
+from fitserve_worker.engines.pyhf_limit import Profile
 from fitserve_worker.sampling import Law, Sampler, stream_key
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fitserve.contract import Hypothesis, ToyRange, ToysRequest
-    from fitserve_worker.engines.asymptotic import Evaluation
     from fitserve_worker.engines.base import Work
     from fitserve_worker.engines.ladder import Climb, Ladder
+    from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
     FloatArray = NDArray[np.float64]
 

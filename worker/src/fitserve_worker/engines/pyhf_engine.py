@@ -6,9 +6,7 @@ What is doubted climbs the ladder of attempts (`fitserve_worker.engines.ladder`)
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any
 
 from fitserve.contract import (
     FitRequest,
@@ -20,17 +18,14 @@ from fitserve.contract import (
     ToysRequest,
     hypothesis_key,
 )
-from fitserve_worker.engines import failed
-from fitserve_worker.engines.asymptotic import Evaluation, evaluate, quiet_pyhf
+from fitserve_worker.engines.base import failed, in_words, of_kind
 from fitserve_worker.engines.ladder import Climb, Ladder
 from fitserve_worker.engines.minuit import BestFit, best_fit
-from fitserve_worker.engines.models import BuiltModel, build
-from fitserve_worker.engines.points import at_strengths
+from fitserve_worker.engines.models import BuiltModel, below_zero, build, check_model
 from fitserve_worker.engines.pyhf_fit import fit_answer, ranking_answer
-from fitserve_worker.engines.pyhf_limit import find_limits
-from fitserve_worker.engines.pyhf_scan import Profile, profile
+from fitserve_worker.engines.pyhf_hypotest import Evaluation, evaluate, quiet_pyhf
+from fitserve_worker.engines.pyhf_limit import Profile, at_strengths, find_limits, profile
 from fitserve_worker.engines.pyhf_toys import ToyFits, toys_answer
-from fitserve_worker.engines.refusals import below_zero, check_model, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +55,7 @@ class PyhfEngine:
 
     def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the CLs of each hypothesis at every signal strength of the request."""
-        request = _of_kind(work, HypotestRequest)
+        request = of_kind(work, HypotestRequest)
 
         def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
             climbs = {mu: self._climb(built, mu, request.test_stat, seed) for mu in request.mu}
@@ -70,7 +65,7 @@ class PyhfEngine:
 
     def scan(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the profile likelihood and CLs of each hypothesis at the signal strengths."""
-        request = _of_kind(work, ScanRequest)
+        request = of_kind(work, ScanRequest)
 
         def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
             climbs: dict[float, Climb[Evaluation] | Climb[Profile]] = {}
@@ -83,7 +78,7 @@ class PyhfEngine:
 
     def limit(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the upper limits of each hypothesis, with every signal strength evaluated."""
-        request = _of_kind(work, LimitRequest)
+        request = of_kind(work, LimitRequest)
 
         def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
             config = built.model.config
@@ -99,7 +94,7 @@ class PyhfEngine:
 
     def fit(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the best fit of each hypothesis, or of the workspace without a signal."""
-        request = _of_kind(work, FitRequest)
+        request = of_kind(work, FitRequest)
 
         def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
             poi = built.model.config.poi_index
@@ -120,7 +115,7 @@ class PyhfEngine:
 
     def ranking(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the impact of every nuisance parameter for each hypothesis."""
-        _of_kind(work, RankingRequest)
+        of_kind(work, RankingRequest)
 
         def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
             climb = self._ladder.climb(
@@ -135,7 +130,7 @@ class PyhfEngine:
 
     def toys(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the test statistic of toys of each hypothesis."""
-        request = _of_kind(work, ToysRequest)
+        request = of_kind(work, ToysRequest)
         # As many fits as these are not to be doubted one by one: they begin tight.
         ladder = Ladder(request.engine, tight=True)
         for hypothesis in work.hypotheses:
@@ -205,12 +200,3 @@ class PyhfEngine:
 
     def _profile(self, built: BuiltModel, mu: float, _test_stat: str, seed: int) -> Climb[Profile]:
         return self._ladder.climb(built, seed, lambda _, start: profile(built, mu, start))
-
-
-_Request = TypeVar("_Request", bound=Struct)
-
-
-def _of_kind(work: Work, kind: type[_Request]) -> _Request:
-    if not isinstance(work.request, kind):
-        raise TypeError(f"the request is no {kind.__name__}")
-    return work.request

@@ -24,12 +24,11 @@ from fitserve.contract import (
     hypothesis_key,
     kind_of,
 )
+from fitserve_worker.engines.base import refused
 from fitserve_worker.engines.kernel_fit import answer_fit, answer_ranking
-from fitserve_worker.engines.kernel_hypotest import answer_hypotest
+from fitserve_worker.engines.kernel_hypotest import Piece, answer_hypotest
 from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
-from fitserve_worker.engines.kernel_pieces import Piece
 from fitserve_worker.engines.opinions import weighed
-from fitserve_worker.engines.refusals import refused
 from fitserve_worker.kernel.batch import Compilation, compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.patches import Background
