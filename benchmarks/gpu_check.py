@@ -155,7 +155,7 @@ def _by_pyhf(problem: Problem, sample: int) -> dict[str, list[float]]:
     step = max(1, len(problem.hypotheses) // sample)
     task = kernel_side.work(problem, problem.hypotheses[::step][:sample])
     engine = PyhfEngine(EngineOptions(engine="pyhf"), tight=True)
-    return {one.name: [one.CLs_obs, *one.CLs_exp] for one in engine.hypotest(task)}
+    return {one.name: [one.CLs_obs, *one.CLs_exp] for one in engine.answers(task)}
 
 
 def _references(name: str) -> dict[str, list[float]]:

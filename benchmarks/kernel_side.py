@@ -138,7 +138,7 @@ def fit_all(task: Work) -> dict[str, list[float]]:
     from fitserve_worker.engines.kernel_engine import KernelEngine
 
     found = {}
-    for result in KernelEngine(_no_reference).hypotest(task):
+    for result in KernelEngine(_no_reference).answers(task):
         found[result.name] = [result.CLs_obs, *result.CLs_exp]
     return found
 

@@ -84,8 +84,8 @@ def both(
         if kind not in references:
             # The usual tolerance leaves sqrt(q) of a weak signal a hundredth away.
             tight = PyhfEngine(PYHF, tight=True)
-            references[kind] = list(getattr(tight, kind)(work(request)))
-        answers = list(getattr(KernelEngine(lambda: PyhfEngine(PYHF)), kind)(work(make(KERNEL))))
+            references[kind] = list(tight.answers(work(request)))
+        answers = list(KernelEngine(lambda: PyhfEngine(PYHF)).answers(work(make(KERNEL))))
         return list(zip(answers, references[kind], strict=True))
 
     return ask

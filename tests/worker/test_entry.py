@@ -159,13 +159,13 @@ def test_patches_may_change_observations(task: Task) -> None:
 def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
     by_pyhf: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pyhf_engine.PyhfEngine.hypotest
+    real = pyhf_engine.PyhfEngine.answers
 
     def breaks(self: object, work: object) -> object:
         yield next(iter(real(self, work)))
         raise MemoryError("no room")
 
-    monkeypatch.setattr(pyhf_engine.PyhfEngine, "hypotest", breaks)
+    monkeypatch.setattr(pyhf_engine.PyhfEngine, "answers", breaks)
     done = _run(by_pyhf)
     assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
     assert done.results[-1].reason == "the fit broke off: the worker has not enough memory for it"

@@ -26,7 +26,7 @@ from fitserve.contract import (
     Verification,
     request_digest,
 )
-from fitserve_worker.engines.base import UNFITTED
+from fitserve_worker.engines.base import UNFITTED, statistic_of
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def verified(
     else:
         reason = "; ".join(dict.fromkeys(one.reason for one in seconds if one.reason))
     pairs = [
-        Pair(result, ours, second, second.points[0], getattr(work.request, "test_stat", "qtilde"))
+        Pair(result, ours, second, second.points[0], statistic_of(work.request) or "qtilde")
         for ours, second in zip(claimed, seconds, strict=False)
         if second.points
     ]
@@ -246,14 +246,14 @@ def _by_pyhf(
     engine = EngineOptions(engine="pyhf", backend=asked.engine.backend, optimizer=optimizer)
     request = HypotestRequest(
         mu=(mu,),
-        test_stat=getattr(asked, "test_stat", "qtilde"),
+        test_stat=statistic_of(asked) or "qtilde",
         model=asked.model,
         engine=engine,
     )
     again = work._replace(
         hypotheses=[hypothesis], request=request, request_digest=request_digest(request)
     )
-    found = next(iter(PyhfEngine(engine, tight=True).hypotest(again)))
+    found = next(iter(PyhfEngine(engine, tight=True).answers(again)))
     own = _minima_of(found, found.points[0]) if found.points else None
     if own is None:
         return found

@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fitserve.contract import (
-    NOT_FOR_THE_KERNEL,
     HypotestRequest,
-    HypothesisResult,
     MuPoint,
-    ToysRequest,
-    kind_of,
 )
 from fitserve_worker.engines.base import unfitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import EngineOptions, Hypothesis
+    from fitserve.contract import EngineOptions, Hypothesis, HypothesisResult
     from fitserve_worker.engines.base import Engine, Work
-    from fitserve_worker.engines.kernel_toys import KernelToys
     from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
 __all__ = ["answers", "select"]
 
 
-def select(work: Work) -> Engine | KernelToys:
+def select(work: Work) -> Engine:
     """Return the engine that a request asks for, whatever else is in the task.
 
     ``auto`` is the kernel, which leaves what it does not support to pyhf.
@@ -35,10 +30,6 @@ def select(work: Work) -> Engine | KernelToys:
     options = work.request.engine
     if options.engine == "pyhf":
         return _reference(options)
-    if isinstance(work.request, ToysRequest):
-        from fitserve_worker.engines.kernel_toys import KernelToys
-
-        return KernelToys(lambda: _reference(options), lambda: _second(options))
     from fitserve_worker.engines.kernel_engine import KernelEngine
 
     return KernelEngine(lambda: _reference(options), lambda: _second(options))
@@ -61,11 +52,11 @@ def _second(options: EngineOptions) -> PyhfEngine:
 
 
 def answers(work: Work) -> Iterator[HypothesisResult]:
-    """Yield the results of a task, from an engine that offers its kind.
+    """Yield the results of a task, from the engine that its request asks for.
 
-    What the selected engine does not offer is done by the reference. ``engine`` of each result
-    says what fitted, and its diagnostics why that is not the kernel where nobody asked for pyhf.
-    An empty patch to a workspace without the parameter of interest is no signal, whose CLs is 1.
+    ``engine`` of each result says what fitted, and its diagnostics why that is not the kernel
+    where nobody asked for pyhf. An empty patch to a workspace without the parameter of interest
+    is no signal, whose CLs is 1.
     """
     empty = [one for one in work.hypotheses if not one.patch]
     if empty and _is_background(work):
@@ -73,15 +64,7 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
         work = work._replace(hypotheses=[one for one in work.hypotheses if one.patch])
         if not work.hypotheses:
             return
-    kind = kind_of(work.request)
-    engine: object = select(work)
-    reason = None
-    if not hasattr(engine, kind):
-        engine, reason = _reference(work.request.engine), f"it does not answer a {kind} request"
-    found: Iterator[HypothesisResult] = getattr(engine, kind)(work)
-    for result in found:
-        told = {} if reason is None else {NOT_FOR_THE_KERNEL: reason}
-        yield msgspec.structs.replace(result, diagnostics={**result.diagnostics, **told})
+    yield from select(work).answers(work)
 
 
 def _is_background(work: Work) -> bool:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
 
-from fitserve.contract import HypothesisResult, PatchError, ToyRange, hypothesis_key, refusal
+from fitserve.contract import (
+    FitRequest,
+    HypothesisResult,
+    PatchError,
+    RankingRequest,
+    ToyRange,
+    hypothesis_key,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +36,7 @@ __all__ = [
     "packed",
     "range_of",
     "refused",
+    "statistic_of",
     "unfitted",
 ]
 
@@ -53,14 +62,14 @@ class Work(NamedTuple):
 
 
 class Engine(Protocol):
-    """Fits hypotheses of one workspace.
+    """Fits hypotheses of one workspace, and answers requests of every kind.
 
-    Every engine tests hypotheses. What else it does has a method of the request's kind
-    (`fitserve.contract.kind_of`), as `fitserve_worker.engines.pyhf_engine.PyhfEngine` has
-    for all of them; requests of other kinds go to that engine.
+    The kinds are those of `fitserve.contract.Request`.
+    `fitserve_worker.engines.pyhf_engine.PyhfEngine` knows them all; another engine has it answer
+    those that it does not know itself.
     """
 
-    def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
+    def answers(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield one result for each hypothesis, in any order.
 
         A hypothesis that cannot be fitted is a result with status and reason; an engine
@@ -74,6 +83,13 @@ def of_kind(work: Work, kind: type[_Request]) -> _Request:
     if not isinstance(work.request, kind):
         raise TypeError(f"the request is no {kind.__name__}")
     return work.request
+
+
+def statistic_of(request: Request) -> Literal["qtilde", "q"] | None:
+    """Return the test statistic that a request is for, None where it is for none."""
+    if isinstance(request, FitRequest | RankingRequest):
+        return None
+    return request.test_stat
 
 
 def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:

@@ -8,7 +8,7 @@ and with it the rounding.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ from fitserve.contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve_worker.engines.base import Engine, failed, in_words, packed, range_of, refused
+from fitserve_worker.engines.base import failed, in_words, of_kind, packed, range_of, refused
 from fitserve_worker.engines.kernel_hypotest import Piece, Tested
 from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.kernel.asymptotics import compared_floor
@@ -43,21 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fitserve.contract import Hypothesis, ToyRange
-    from fitserve_worker.engines.base import Work
+    from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.kernel.fits import Fits
 
-__all__ = ["KernelToys", "Toymaker"]
+__all__ = ["KernelToys"]
 
 # Second opinions on the observed data, which the parts of the toys of a hypothesis share.
 _opinions: LRUCache[str, HypothesisResult] = LRUCache(maxsize=64)
-
-
-class Toymaker(Engine, Protocol):
-    """An engine that makes toys too."""
-
-    def toys(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the test statistic of toys of each hypothesis."""
-        ...
 
 
 class KernelToys:
@@ -75,17 +67,15 @@ class KernelToys:
 
     def __init__(
         self,
-        reference: Callable[[], Toymaker],
-        second: Callable[[], Toymaker] | None = None,
+        reference: Callable[[], Engine],
+        second: Callable[[], Engine] | None = None,
     ) -> None:
         self._reference = reference
         self._second = second or reference
 
-    def toys(self, work: Work) -> Iterator[HypothesisResult]:
+    def answers(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the test statistic of toys of each hypothesis."""
-        request = work.request
-        if not isinstance(request, ToysRequest):
-            raise TypeError("the request is no ToysRequest")
+        request = of_kind(work, ToysRequest)
         try:
             background: Background | dict[str, Any] = Background(work.workspace, request.model)
         except UnsupportedModelError:
@@ -159,15 +149,15 @@ class KernelToys:
 
 
 def _by(
-    engine: Toymaker, work: Work, hypothesis: Hypothesis, told: dict[str, str]
+    engine: Engine, work: Work, hypothesis: Hypothesis, told: dict[str, str]
 ) -> HypothesisResult:
     """Return another engine's toys, with what made them its."""
-    found = next(iter(engine.toys(work._replace(hypotheses=[hypothesis]))))
+    found = next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
     return msgspec.structs.replace(found, diagnostics={**found.diagnostics, **told})
 
 
 def _opinion(
-    engine: Toymaker, work: Work, request: ToysRequest, hypothesis: Hypothesis
+    engine: Engine, work: Work, request: ToysRequest, hypothesis: Hypothesis
 ) -> HypothesisResult:
     """Return an engine's test of the observed data, once for all parts of the toys."""
     asked = HypotestRequest(
@@ -184,7 +174,7 @@ def _opinion(
     again = work._replace(
         hypotheses=[hypothesis], request=asked, request_digest=of_request, toys=None
     )
-    _opinions[key] = next(iter(engine.hypotest(again)))
+    _opinions[key] = next(iter(engine.answers(again)))
     return _opinions[key]
 
 

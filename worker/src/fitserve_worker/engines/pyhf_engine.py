@@ -6,7 +6,8 @@ What is doubted climbs the ladder of attempts (`fitserve_worker.engines.ladder`)
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, assert_never
 
 from fitserve.contract import (
     FitRequest,
@@ -18,7 +19,7 @@ from fitserve.contract import (
     ToysRequest,
     hypothesis_key,
 )
-from fitserve_worker.engines.base import failed, in_words, of_kind
+from fitserve_worker.engines.base import failed, in_words
 from fitserve_worker.engines.ladder import Climb, Ladder
 from fitserve_worker.engines.minuit import BestFit, best_fit
 from fitserve_worker.engines.models import BuiltModel, below_zero, build, check_model
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fitserve_worker.engines.base import Work
 
     Answer = Callable[[BuiltModel, int], dict[str, Any]]
+    """From a model and the seed of perturbed starts to fields of a result."""
 
 __all__ = ["PyhfEngine"]
 
@@ -53,97 +55,82 @@ class PyhfEngine:
         self._ladder = Ladder(options, tight=tight)
         self._name = f"pyhf/{options.backend}/{options.optimizer}"
 
-    def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the CLs of each hypothesis at every signal strength of the request."""
-        request = of_kind(work, HypotestRequest)
+    def answers(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield a result for each hypothesis."""
+        match work.request:
+            case HypotestRequest() as request:
+                yield from self._each(work, partial(self._hypotest, request))
+            case ScanRequest() as request:
+                yield from self._each(work, partial(self._scan, request))
+            case LimitRequest() as request:
+                yield from self._each(work, partial(self._limit, request))
+            case FitRequest() as request:
+                yield from self._each(work, partial(self._fit, request))
+            case RankingRequest():
+                yield from self._each(work, self._ranking)
+            case ToysRequest() as request:
+                # As many fits as these are not to be doubted one by one: they begin tight.
+                ladder = Ladder(request.engine, tight=True)
+                for one in work.hypotheses:
+                    answer = partial(self._toys, work, request, ladder, one)
+                    yield from self._each(work._replace(hypotheses=[one]), answer)
+            case _ as never:
+                assert_never(never)
 
-        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
-            climbs = {mu: self._climb(built, mu, request.test_stat, seed) for mu in request.mu}
-            return at_strengths(climbs)
+    def _hypotest(self, request: HypotestRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
+        climbs = {mu: self._climb(built, mu, request.test_stat, seed) for mu in request.mu}
+        return at_strengths(climbs)
 
-        yield from self._each(work, answer)
+    def _scan(self, request: ScanRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
+        climbs: dict[float, Climb[Evaluation] | Climb[Profile]] = {}
+        for mu in request.mu:
+            climb = self._profile if mu < 0 else self._climb
+            climbs[mu] = climb(built, mu, request.test_stat, seed)
+        return at_strengths(climbs)
 
-    def scan(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the profile likelihood and CLs of each hypothesis at the signal strengths."""
-        request = of_kind(work, ScanRequest)
+    def _limit(self, request: LimitRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
+        config = built.model.config
+        low, high = config.suggested_bounds()[config.poi_index]
+        climbs, found, doubts = find_limits(
+            lambda mu: self._climb(built, mu, request.test_stat, seed),
+            (float(low), float(high)),
+            request.level,
+        )
+        return {**at_strengths(climbs), "limit": found, **doubts}
 
-        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
-            climbs: dict[float, Climb[Evaluation] | Climb[Profile]] = {}
-            for mu in request.mu:
-                climb = self._profile if mu < 0 else self._climb
-                climbs[mu] = climb(built, mu, request.test_stat, seed)
-            return at_strengths(climbs)
+    def _fit(self, request: FitRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
+        poi = built.model.config.poi_index
+        held = {poi: 0.0} if request.background_only and poi is not None else {}
+        climb = self._ladder.climb(
+            built,
+            seed,
+            lambda rung, start: best_fit(
+                built, rung, start, held=held, intervals=request.intervals
+            ),
+        )
+        if climb.best is None:
+            return self._of_fit(built, climb)
+        found, doubts = fit_answer(built, climb.best)
+        return {**self._of_fit(built, climb, doubts), "fit": found}
 
-        yield from self._each(work, answer)
+    def _ranking(self, built: BuiltModel, seed: int) -> dict[str, Any]:
+        climb = self._ladder.climb(built, seed, lambda rung, start: best_fit(built, rung, start))
+        if climb.best is None:
+            return self._of_fit(built, climb)
+        ranking, doubts = ranking_answer(built, climb.best)
+        return {**self._of_fit(built, climb, doubts), "ranking": ranking}
 
-    def limit(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the upper limits of each hypothesis, with every signal strength evaluated."""
-        request = of_kind(work, LimitRequest)
-
-        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
-            config = built.model.config
-            low, high = config.suggested_bounds()[config.poi_index]
-            climbs, found, doubts = find_limits(
-                lambda mu: self._climb(built, mu, request.test_stat, seed),
-                (float(low), float(high)),
-                request.level,
-            )
-            return {**at_strengths(climbs), "limit": found, **doubts}
-
-        yield from self._each(work, answer)
-
-    def fit(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the best fit of each hypothesis, or of the workspace without a signal."""
-        request = of_kind(work, FitRequest)
-
-        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
-            poi = built.model.config.poi_index
-            held = {poi: 0.0} if request.background_only and poi is not None else {}
-            climb = self._ladder.climb(
-                built,
-                seed,
-                lambda rung, start: best_fit(
-                    built, rung, start, held=held, intervals=request.intervals
-                ),
-            )
-            if climb.best is None:
-                return self._of_fit(built, climb)
-            found, doubts = fit_answer(built, climb.best)
-            return {**self._of_fit(built, climb, doubts), "fit": found}
-
-        yield from self._each(work, answer)
-
-    def ranking(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the impact of every nuisance parameter for each hypothesis."""
-        of_kind(work, RankingRequest)
-
-        def answer(built: BuiltModel, seed: int) -> dict[str, Any]:
-            climb = self._ladder.climb(
-                built, seed, lambda rung, start: best_fit(built, rung, start)
-            )
-            if climb.best is None:
-                return self._of_fit(built, climb)
-            ranking, doubts = ranking_answer(built, climb.best)
-            return {**self._of_fit(built, climb, doubts), "ranking": ranking}
-
-        yield from self._each(work, answer)
-
-    def toys(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the test statistic of toys of each hypothesis."""
-        request = of_kind(work, ToysRequest)
-        # As many fits as these are not to be doubted one by one: they begin tight.
-        ladder = Ladder(request.engine, tight=True)
-        for hypothesis in work.hypotheses:
-
-            def answer(
-                built: BuiltModel, seed: int, hypothesis: Hypothesis = hypothesis
-            ) -> dict[str, Any]:
-                observed = self._climb(built, request.mu, request.test_stat, seed)
-                return toys_answer(
-                    ToyFits(work, request, hypothesis, built, observed, ladder, seed)
-                )
-
-            yield from self._each(work._replace(hypotheses=[hypothesis]), answer)
+    def _toys(
+        self,
+        work: Work,
+        request: ToysRequest,
+        ladder: Ladder,
+        hypothesis: Hypothesis,
+        built: BuiltModel,
+        seed: int,
+    ) -> dict[str, Any]:
+        observed = self._climb(built, request.mu, request.test_stat, seed)
+        return toys_answer(ToyFits(work, request, hypothesis, built, observed, ladder, seed))
 
     def _of_fit(
         self, built: BuiltModel, climb: Climb[BestFit], doubts: Sequence[str] = ()
