@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fitserve.contract import ModelOptions
-from fitserve_worker.engines.kernel_hypotest import cls_problems
+from fitserve_worker.engines.base import cls_problems
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fitserve.contract import Hypothesis, MuPoint, Request, Status, ToysRequest
+    from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch
 
 __all__ = [
+    "ABOVE",
     "UNFITTED",
     "Engine",
     "UnfitError",
     "Work",
+    "cls_problems",
     "failed",
     "in_words",
     "of_kind",
@@ -43,6 +47,10 @@ __all__ = [
 UNFITTED = "none"
 """What stands for the engine in a result that is of no fit."""
 
+ABOVE = 1e-6
+"""A difference of minima of -2 log L that shifts a significance by 1e-3, as for CLs."""
+
+_ROUNDING = 1e-9
 _Request = TypeVar("_Request", bound=Struct)
 
 
@@ -148,6 +156,16 @@ def refused(request: Request, batch: Batch) -> list[str]:
         ):
             found.append(member.name)
     return found
+
+
+def cls_problems(rows: FloatArray) -> list[str]:
+    """Return what is wrong with CLs, of shape (signal strengths, 6): observed, then expected."""
+    problems = []
+    if (rows < -_ROUNDING).any() or (rows > 1 + _ROUNDING).any():
+        problems.append("a CLs is outside 0 to 1")
+    if any(low > high + _ROUNDING for row in rows[:, 1:] for low, high in itertools.pairwise(row)):
+        problems.append("the expected CLs are not in order")
+    return problems
 
 
 def range_of(work: Work, request: ToysRequest) -> ToyRange:

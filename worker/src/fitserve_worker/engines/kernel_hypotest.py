@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fitserve.contract import HypotestRequest, MuPoint
-from fitserve_worker.engines.base import of_kind
+from fitserve_worker.engines.base import cls_problems, of_kind
 from fitserve_worker.engines.solution import listed
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.retries import doubts
@@ -29,13 +28,10 @@ __all__ = [
     "Tested",
     "answer_hypotest",
     "at_bounds",
-    "cls_problems",
     "finite",
     "minima",
     "of_fits",
 ]
-
-_ROUNDING = 1e-9
 
 
 class Piece(NamedTuple):
@@ -128,16 +124,6 @@ def answer_hypotest(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | No
         Tested(piece, tests, index, request.mu).fields() for index in range(len(piece.members))
     ]
     return answers, tests.null.x[0] if bool(tests.null.converged[0]) else None
-
-
-def cls_problems(rows: FloatArray) -> list[str]:
-    """Return what is wrong with CLs, of shape (signal strengths, 6): observed, then expected."""
-    problems = []
-    if (rows < -_ROUNDING).any() or (rows > 1 + _ROUNDING).any():
-        problems.append("a CLs is outside 0 to 1")
-    if any(low > high + _ROUNDING for row in rows[:, 1:] for low, high in itertools.pairwise(row)):
-        problems.append("the expected CLs are not in order")
-    return problems
 
 
 class Tested(NamedTuple):

@@ -8,7 +8,7 @@ and with it the rounding.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -52,26 +52,16 @@ __all__ = ["KernelToys"]
 _opinions: LRUCache[str, HypothesisResult] = LRUCache(maxsize=64)
 
 
-class KernelToys:
+class KernelToys(NamedTuple):
     """Makes toys with the kernel, and has a reference engine make those that it does not fit.
 
-    Parameters
-    ----------
-    reference
-        Makes the reference engine, when it is first needed.
-    second
-        Makes the engine that is asked about the observed data where the kernel doubts its fits
-        to them, and for the toys where there is no fit to draw them from; by default
-        ``reference``.
+    ``reference`` makes the reference engine, when it is first needed, and ``second`` the engine
+    that is asked about the observed data where the kernel doubts its fits to them, and for the
+    toys where there is no fit to draw them from.
     """
 
-    def __init__(
-        self,
-        reference: Callable[[], Engine],
-        second: Callable[[], Engine] | None = None,
-    ) -> None:
-        self._reference = reference
-        self._second = second or reference
+    reference: Callable[[], Engine]
+    second: Callable[[], Engine]
 
     def answers(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the test statistic of toys of each hypothesis."""
@@ -99,10 +89,10 @@ class KernelToys:
         compilation = compile_hypotheses(background, [hypothesis], request.model)
         if compilation.unsupported:
             reason = compilation.unsupported[hypothesis.name]
-            return _by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
+            return _by(self.reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
         if hypothesis.name in refused(request, batch):
-            return _by(self._reference(), work, hypothesis, {})
+            return _by(self.reference(), work, hypothesis, {})
         loaded = load(batch, [0], runtime())
         # Of toys only the test statistic counts.
         poi, columns = loaded.chunk.poi[0], loaded.chunk.columns
@@ -114,7 +104,7 @@ class KernelToys:
         doubts = "; ".join(tested.doubts())
         if not np.isfinite([tests.q[0, 0], *tests.fixed[0].yields[0], *tests.null.yields[0]]).all():
             reason = f"the observed data cannot be fitted: {doubts}"
-            return _by(self._second(), work, hypothesis, {KERNEL_DOUBT: reason})
+            return _by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
         found = _result(tested, request, hypothesis, doubts, ready - begin, ready)
         return self._weighed(tested, request, hypothesis, found) if doubts else found
 
@@ -129,7 +119,7 @@ class KernelToys:
 
         That is of the observed data only, from which the toys follow.
         """
-        second = _opinion(self._second(), tested.piece.work, request, hypothesis)
+        second = _opinion(self.second(), tested.piece.work, request, hypothesis)
         of_data = msgspec.structs.replace(
             found,
             **{name: tested.fields()[name] for name in ("CLs_obs", "CLs_exp", "points")},

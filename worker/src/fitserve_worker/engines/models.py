@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyhf
 from cachetools import LRUCache
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from fitserve.contract import ModelOptions, Request
     from fitserve_worker.engines.base import Work
 
-__all__ = ["BuiltModel", "below_zero", "build", "check_model"]
+__all__ = ["BuiltModel", "below_zero", "build", "check_model", "without_warnings"]
 
 # pyhf's arrays take about this many times the bytes of the workspace's compact JSON.
 _GROWTH = 40
@@ -192,3 +195,11 @@ def _negative(built: BuiltModel) -> Iterator[tuple[str, int, float, str, float]]
             for (channel, index), value in zip(bins, expected, strict=True):
                 if value < 0:
                     yield channel, index, float(value), name, values[at]
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore what fits warn of: what their numbers are worth is judged by the numbers."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield

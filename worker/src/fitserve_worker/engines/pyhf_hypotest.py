@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyhf
 
+from fitserve_worker.engines.base import cls_problems
 from fitserve_worker.engines.ladder import Rung
-from fitserve_worker.engines.models import build
+from fitserve_worker.engines.models import build, without_warnings
 from fitserve_worker.kernel.asymptotics import compared_floor
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ _LARGEST = 0.5
 # below one. Good fits of the published pallets shift it by less than 1e-6, a weak signal
 # fitted with an optimizer's usual tolerance by 1e-2.
 _SHIFT = 1e-3
-_ROUNDING = 1e-9
 # The largest signal strength to start from.
 _MOST = 2.0
 
@@ -94,9 +92,7 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
     config = built.model.config
     poi = config.poi_index
     between = statistic_bounds(built, test_stat)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # What the numbers are worth is judged by the numbers, not by these messages.
-        warnings.simplefilter("ignore")
+    with without_warnings():
         observed, expected, calculator = pyhf.infer.hypotest(
             mu,
             built.data,
@@ -229,11 +225,7 @@ def _problems(cls_obs: float, cls_exp: list[float], shift: float) -> list[str]:
     values = [cls_obs, *cls_exp]
     if not all(map(math.isfinite, (*values, shift))):
         return ["a result is not a finite number"]
-    problems = []
-    if not all(-_ROUNDING <= value <= 1 + _ROUNDING for value in values):
-        problems.append("a CLs is outside 0 to 1")
-    if any(low > high + _ROUNDING for low, high in itertools.pairwise(cls_exp)):
-        problems.append("the expected CLs are not in order")
+    problems = cls_problems(np.array([values]))
     if shift > _SHIFT:
         problems.append(f"a fit stopped above its minimum: sqrt(q) is wrong by {shift:.2g}")
     return problems

@@ -6,15 +6,17 @@ Below zero there is no CLs, and only the profile likelihood ratio is told.
 from __future__ import annotations
 
 import math
-import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyhf
 
 from fitserve.contract import MuPoint
+from fitserve_worker.engines.base import ABOVE
 from fitserve_worker.engines.ladder import SEVERITY
 from fitserve_worker.engines.limits import FLUCTUATIONS, in_order, judged, limits_of, upper_limits
+from fitserve_worker.engines.models import without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
     from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
 __all__ = ["Profile", "at_strengths", "find_limits", "profile"]
-
-# A difference of minima that shifts a significance by 1e-3, as for CLs.
-_ABOVE = 1e-6
 
 
 def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> dict[str, Any]:
@@ -136,7 +135,14 @@ class Profile(NamedTuple):
         return math.isfinite(self.twice_nll) and math.isfinite(self.twice_delta_nll)
 
 
-def profile(built: BuiltModel, mu: float, start: Sequence[float]) -> Profile:
+def profile(
+    built: BuiltModel,
+    mu: float,
+    start: Sequence[float],
+    between: list[tuple[float, float]] | None = None,
+    *,
+    positive: bool = False,
+) -> Profile:
     """Fit with the signal strength free and held.
 
     Parameters
@@ -147,6 +153,11 @@ def profile(built: BuiltModel, mu: float, start: Sequence[float]) -> Profile:
         The signal strength to hold.
     start
         Initial values of all parameters, in the model's order.
+    between
+        Bounds of all parameters, by default the model's.
+    positive
+        Whether to doubt fits that expect less than no events in a bin: what pyhf's likelihood
+        makes of them in a bin without events is no probability.
 
     Raises
     ------
@@ -154,18 +165,22 @@ def profile(built: BuiltModel, mu: float, start: Sequence[float]) -> Profile:
         The optimizer says that it failed.
     """
     model, data = built
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # What the numbers are worth is judged by the numbers, not by these messages.
-        warnings.simplefilter("ignore")
-        pars, free = pyhf.infer.mle.fit(data, model, init_pars=list(start), return_fitted_val=True)
-        _, held = pyhf.infer.mle.fixed_poi_fit(
-            mu, data, model, init_pars=list(start), return_fitted_val=True
-        )
-    twice_nll = float(np.asarray(free).item())
-    delta = float(np.asarray(held).item()) - twice_nll
+    pars: list[Any] = []
+    nll: list[float] = []
+    with without_warnings():
+        for fit in (pyhf.infer.mle.fit, partial(pyhf.infer.mle.fixed_poi_fit, mu)):
+            at, value = fit(
+                data, model, init_pars=list(start), par_bounds=between, return_fitted_val=True
+            )
+            pars.append(at)
+            nll.append(float(np.asarray(value).item()))
+        events = [model.expected_actualdata(at) for at in pars] if positive else []
+    delta = nll[1] - nll[0]
     problems = []
-    if not (math.isfinite(twice_nll) and math.isfinite(delta)):
+    if not np.isfinite(nll).all():
         problems.append("a result is not a finite number")
-    elif delta < -_ABOVE:
+    elif delta < -ABOVE:
         problems.append(f"the free fit stopped {-delta:.2g} above a known minimum of -2 log L")
-    return Profile(float(pars[model.config.poi_index]), twice_nll, delta, problems)
+    if any((np.asarray(found) < 0).any() for found in events):
+        problems.append("a fit expects less than no events in a bin")
+    return Profile(float(pars[0][model.config.poi_index]), nll[0], delta, problems)
