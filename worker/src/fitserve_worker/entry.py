@@ -65,14 +65,14 @@ _WORKERS = "PARSL_WORKER_COUNT"
 # A worker may take this much even where many share a small machine: JAX and pyhf alone take
 # 0.3 GiB, with 1Lbb it is 0.7 GiB.
 _LEAST_BYTES = 4 * 1024**3
-# What the machine keeps for all that are no workers.
+# The workers' part of the machine's memory; the rest is for everything else.
 _SHARE = 0.9
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 _RECORDED = ("fitserve-worker", "pyhf", "numpy", "scipy", "iminuit", "jax", "jaxlib")
 
 
 def answer(text: str) -> str:
-    """Do an encoded task, or answer it from the outbox of an earlier sending.
+    """Do an encoded task, or return the answer kept from when it was sent before.
 
     A task that cannot be read is answered with a refusal.
     """
@@ -121,7 +121,7 @@ def answer(text: str) -> str:
 
 
 def perform(work: Work) -> Iterator[HypothesisResult]:
-    """Yield a result for every hypothesis, whatever the engine does.
+    """Yield a result for every hypothesis, even if the engine breaks.
 
     An engine that breaks costs the hypotheses that it had not finished, and each of them
     says so.
@@ -131,7 +131,7 @@ def perform(work: Work) -> Iterator[HypothesisResult]:
         for result in answers(work):
             del open_[result.name]
             yield result
-    except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens
+    except Exception as error:  # noqa: BLE001 - a worker always answers
         for hypothesis in open_.values():
             yield failed(work, hypothesis, in_words(error))
 
@@ -201,7 +201,7 @@ def limit_memory() -> int | None:
     """Keep this process from taking the memory of a machine that it shares, if it is a worker.
 
     A worker of a pool may take its share of the machine's memory, or of its control group's.
-    What needs more fails with a `MemoryError`, or ends the process, and is told of as any other
+    What needs more fails with a `MemoryError`, or ends the process, and is reported like any other
     failure. Only what is written to counts (``RLIMIT_DATA``): JAX reserves 1.6 GB of addresses
     on a CPU and uses a fifth of it; with a GPU, whose driver reserves tens of GB, nothing is
     limited.
@@ -245,7 +245,7 @@ def worker_version() -> str:
 
 
 def _device() -> str:
-    # Asking JAX would import it: only when an engine has done so is there a device to tell.
+    # Asking JAX imports it: there is a device to report only once an engine has done so.
     jax = sys.modules.get("jax")
     if jax is None:
         return f"cpu: {platform.machine()}"

@@ -1,4 +1,9 @@
-"""The engines that fit: pyhf as the reference, and what agrees with it and is faster."""
+"""The engines that fit: pyhf as the reference, and the kernel, which is faster and agrees with it.
+
+To add a kind of request, write its answer by pyhf into a file of its own (``pyhf_KIND``) and name
+it in `fitserve_worker.engines.pyhf_engine`, where mypy misses it. If the kernel is to answer it
+too, add ``kernel_KIND`` and a line to the table in `fitserve_worker.engines.kernel_engine`.
+"""
 
 from __future__ import annotations
 

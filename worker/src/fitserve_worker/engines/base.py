@@ -134,8 +134,8 @@ class UnfitError(Exception):
 
 
 def in_words(error: Exception) -> str:
-    """Return the reason of a result that an exception has prevented."""
-    # Known by their modules: the kernel alone is not to wait for pyhf.
+    """Return the reason to give for a result where an exception was raised."""
+    # By the name of its module: a worker that only needs the kernel does not import pyhf.
     module = type(error).__module__
     if isinstance(error, UnfitError) or module == "pyhf.exceptions":
         return str(error)
@@ -147,7 +147,7 @@ def in_words(error: Exception) -> str:
 
 
 def refused(request: Request, batch: Batch) -> list[str]:
-    """Return the hypotheses of a batch that are not for the kernel to fit, but to refuse."""
+    """Return the hypotheses of a batch that cannot be fitted as a request asks; pyhf says why."""
     found = []
     for member in batch.members:
         poi = member.sets.get(batch.poi) or member.common.get(batch.poi)

@@ -1,4 +1,4 @@
-"""The kernel engine: all hypotheses of a task by one compiled program, watched.
+"""The kernel engine: fits all hypotheses of a task by one compiled program, and checks them.
 
 What the kernel does not support goes to the reference engine, with the reason in the
 result's diagnostics. A hypothesis whose fits are doubted is answered again by an engine for

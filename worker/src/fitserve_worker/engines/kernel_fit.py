@@ -1,4 +1,4 @@
-"""Best fits and impacts of nuisance parameters by the fit kernel, watched."""
+"""Best fits and impacts of nuisance parameters by the fit kernel, and reasons to doubt them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLs of a hypothesis by the fit kernel, watched."""
+"""CLs of hypotheses by the fit kernel, reasons to doubt them, and what all its answers share."""
 
 from __future__ import annotations
 

@@ -106,8 +106,8 @@ def _declares(spec: dict[str, Any], parameter: str) -> bool:
 def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
     """Return the error for a patched workspace of which pyhf makes no model.
 
-    It has no words for a luminosity without settings, for a staterror that the samples which
-    share it have in different channels, and for one with a slash in its name.
+    pyhf does not explain a luminosity without settings, a staterror that the samples which share
+    it have in different channels, or one with a slash in its name.
     """
     where: dict[str, dict[str, set[str]]] = {}
     lumi = False
@@ -135,7 +135,7 @@ def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
 
 
 def check_model(built: BuiltModel, request: Request) -> None:
-    """Refuse what pyhf's optimizers would be asked in vain, or would answer for something else.
+    """Refuse a model that pyhf's optimizers cannot fit, or would fit with another meaning.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def _negative(built: BuiltModel) -> Iterator[tuple[str, int, float, str, float]]
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Ignore what fits warn of: what their numbers are worth is judged by the numbers."""
+    """Ignore the warnings of fits: their results are judged by the numbers."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield

@@ -1,6 +1,6 @@
-"""The reference engine: pyhf's models, calculators and optimizers, watched.
+"""The reference engine: pyhf's models, calculators and optimizers, whose fits are checked.
 
-What is doubted climbs the ladder of attempts (`fitserve_worker.engines.ladder`).
+A doubtful fit is tried again in other ways (`fitserve_worker.engines.ladder`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From pyhf's best fit to what is told of it: parameters, correlations, yields, impacts."""
+"""From pyhf's best fit to what a result says of it: parameters, correlations, yields, impacts."""
 
 from __future__ import annotations
 

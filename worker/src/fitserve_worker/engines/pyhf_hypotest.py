@@ -106,7 +106,7 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
         fits = _fits(built, calculator.fitted_pars, between)
         muhat, free = fits.muhat, fits.free
         if between[poi][0] > config.suggested_bounds()[poi][0]:
-            # q-tilde has the best fit at zero or above; what is told of it may be below.
+            # For q-tilde the best fit is at zero or above; the one that is reported may be below.
             pars, value = pyhf.infer.mle.fit(
                 built.data, built.model, init_pars=list(start), return_fitted_val=True
             )
