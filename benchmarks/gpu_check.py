@@ -149,13 +149,13 @@ def _device() -> dict[str, Any]:
 def _by_pyhf(problem: Problem, sample: int) -> dict[str, list[float]]:
     """Return CLs by pyhf, with a tolerance well below the one of the comparison."""
     from fitserve.contract import EngineOptions
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
     logging.disable(logging.WARNING)
     step = max(1, len(problem.hypotheses) // sample)
     task = kernel_side.work(problem, problem.hypotheses[::step][:sample])
     engine = PyhfEngine(EngineOptions(engine="pyhf"), tight=True)
-    return {one.name: [one.CLs_obs, *one.CLs_exp] for one in engine.hypotest(task)}
+    return {one.name: [one.CLs_obs, *one.CLs_exp] for one in engine.answers(task)}
 
 
 def _references(name: str) -> dict[str, list[float]]:

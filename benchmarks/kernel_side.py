@@ -135,10 +135,10 @@ def _worker(
 
 def fit_all(task: Work) -> dict[str, list[float]]:
     """Return the CLs of each hypothesis, observed and then expected, by the kernel alone."""
-    from fitserve_worker.engines.kernel import KernelEngine
+    from fitserve_worker.engines.kernel_engine import KernelEngine
 
     found = {}
-    for result in KernelEngine(_no_reference).hypotest(task):
+    for result in KernelEngine(_no_reference).answers(task):
         found[result.name] = [result.CLs_obs, *result.CLs_exp]
     return found
 

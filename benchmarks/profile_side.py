@@ -50,7 +50,7 @@ def measure(problem: Problem) -> dict[str, Any]:
 
 
 def _measure(problem: Problem) -> dict[str, Any]:
-    from fitserve_worker.kernel.compilation import compile_hypotheses
+    from fitserve_worker.kernel.batch import compile_hypotheses
     from fitserve_worker.kernel.fits import load
     from fitserve_worker.kernel.hypotest import hypotest
     from fitserve_worker.kernel.patches import Background

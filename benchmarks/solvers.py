@@ -79,7 +79,7 @@ def _timed(run: Callable[[Any], Any], jobs: Any) -> tuple[float, Any]:
 
 def _jobs(problem: Any) -> tuple[Any, Any, Any, Any]:
     """Return the program's shape and models, and the fits at 0 and at 1."""
-    from fitserve_worker.kernel.compilation import compile_hypotheses
+    from fitserve_worker.kernel.batch import compile_hypotheses
     from fitserve_worker.kernel.fits import load
     from fitserve_worker.kernel.likelihood import Target
     from fitserve_worker.kernel.patches import Background

@@ -209,3 +209,40 @@ def test_no_file_names_a_package_host() -> None:
         path = ROOT / name
         if path.is_file() and path != Path(__file__):
             assert not sources.search(path.read_text(errors="replace")), name
+
+
+def _worker_imports() -> dict[str, set[str]]:
+    """Return which of the worker's modules each of them imports, in functions and for types too."""
+    paths = {
+        ".".join(path.relative_to(WORKER.parent).with_suffix("").parts): path
+        for path in _modules(WORKER)
+    }
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    imports: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imports[name].update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                # From a package: a module of it, or something that the package itself has.
+                inside = [f"{node.module}.{alias.name}" for alias in node.names]
+                imports[name].update(full if full in paths else str(node.module) for full in inside)
+    return {name: found & paths.keys() for name, found in imports.items()}
+
+
+def test_no_modules_of_the_worker_import_each_other() -> None:
+    left = _worker_imports()
+    assert len(left) > 1
+    # What imports nothing that is left is in no cycle, nor is what nothing that is left imports.
+    while left:
+        imported = set().union(*left.values())
+        stay = {name for name in left if left[name] & left.keys() and name in imported}
+        if stay == left.keys():
+            break
+        left = {name: left[name] & stay for name in stay}
+    assert not left, f"these import each other: {sorted(left)}"
+
+
+def test_no_two_modules_of_the_worker_have_the_same_name() -> None:
+    names = [name.rpartition(".")[2] for name in _worker_imports()]
+    assert sorted(names) == sorted(set(names))

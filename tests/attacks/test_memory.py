@@ -42,8 +42,8 @@ from fitserve.pallet.load import load_pallet
 from fitserve.runs.journal import Journal
 from fitserve.runs.prepare import prepare
 from fitserve.runs.store import RunStore
-from fitserve_worker.kernel.errors import UnsupportedModelError
 from fitserve_worker.kernel.patches import Background, resolve
+from fitserve_worker.kernel.spec import UnsupportedModelError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,7 +275,7 @@ def test_toys_beyond_those_asked_for_are_refused(task: Task) -> None:
 
 def test_a_worker_has_no_more_than_its_share_of_the_machine() -> None:
     code = (
-        "import resource\nfrom fitserve_worker.environment import limit_memory\n"
+        "import resource\nfrom fitserve_worker.entry import limit_memory\n"
         "limit_memory()\nprint(resource.getrlimit(resource.RLIMIT_DATA)[0])\n"
         "try:\n    bytearray(10**15)\nexcept MemoryError:\n    print('refused')\n"
     )

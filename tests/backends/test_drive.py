@@ -225,13 +225,13 @@ def test_failed_fits_are_results_and_are_retried_only_when_asked_to(
     fit: Callable[..., api.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fitserve.cli.show import require_complete
-    from fitserve_worker.engines import pyhf_reference
+    from fitserve_worker.engines import pyhf_engine
 
     def breaks(*_: object) -> None:
         raise ValueError("singular")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pyhf_reference, "evaluate", breaks)
+        patched.setattr(pyhf_engine, "evaluate", breaks)
         engine = EngineOptions(engine="pyhf")
         run = fit(FakeBackend(), request=HypotestRequest(engine=engine))
     assert {found.status for found in run.results.values()} == {"failed"}

@@ -180,16 +180,16 @@ def test_an_unfinished_run_ends_with_its_own_exit_code(
 def test_a_failed_hypothesis_is_shown_with_its_reason_and_exit_code_7(
     fitserve: Callable[..., Result], pallet_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fitserve_worker.engines import pyhf_reference
+    from fitserve_worker.engines import pyhf_engine
 
-    real = pyhf_reference.build
+    real = pyhf_engine.build
 
     def build(work: object, patch: list) -> object:
         if patch[0]["value"]["data"][0] > 20:
             raise ValueError("a singular matrix")
         return real(work, patch)
 
-    monkeypatch.setattr(pyhf_reference, "build", build)
+    monkeypatch.setattr(pyhf_engine, "build", build)
     result = fitserve("run", pallet_directory, "-e", "inline", "-o", "r", "--engine", "pyhf")
     assert result.exit_code == 7
     assert "S_100 is failed: the fit broke off: a singular matrix" in result.stderr

@@ -25,8 +25,8 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.kernel import KernelEngine
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.kernel_engine import KernelEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SMOOTH = [ModelOptions(), ModelOptions(normsys="code1", histosys="code2")]
 
 
-def _answers(case: Case, request: Request, kind: str) -> list[HypothesisResult]:
+def _answers(case: Case, request: Request) -> list[HypothesisResult]:
     # As they come over the wire: without numbers of NumPy.
     workspace = json.loads(json.dumps(case.workspace))
     hypotheses = [
@@ -47,7 +47,7 @@ def _answers(case: Case, request: Request, kind: str) -> list[HypothesisResult]:
     ]
     work = Work(digest(workspace), workspace, hypotheses, request, request_digest(request))
     engine = KernelEngine(lambda: PyhfEngine(EngineOptions(optimizer="minuit")))
-    found = {one.name: one for one in getattr(engine, kind)(work)}
+    found = {one.name: one for one in engine.answers(work)}
     return [found[hypothesis.name] for hypothesis in case.hypotheses]
 
 
@@ -119,7 +119,7 @@ def test_everything_is_answered_by_the_kernel(
         "fit": FitRequest(model=options, intervals=True),
         "ranking": RankingRequest(model=options),
     }[kind]
-    for index, found in enumerate(_answers(everything, request, kind)):
+    for index, found in enumerate(_answers(everything, request)):
         assert found.status == "ok", found.diagnostics
         # pyhf's code 2 jumps at +-1: a fit that ends there has to be asked of pyhf.
         jumped = "a jump of pyhf's code 2" in str(found.diagnostics.get("kernel doubt"))
@@ -212,7 +212,7 @@ def _check_impacts(found: HypothesisResult, model: Any, data: list[float]) -> No
 def test_generated_models(data: st.DataObject, models_strategy: Callable, pyhf_model: Any) -> None:
     case = data.draw(models_strategy(wild=False))
     options = data.draw(st.sampled_from(SMOOTH))
-    found = _answers(case, FitRequest(model=options), "fit")[0]
+    found = _answers(case, FitRequest(model=options))[0]
     model, observed = pyhf_model(case, 0, options)
     # What is doubted has been pyhf's to answer, or the lower minimum is the kernel's.
     assume(KERNEL_DOUBT not in found.diagnostics)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fitserve.contract import ModelOptions
-from fitserve_worker.engines.kernel_hypotest import cls_problems
-from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.engines.base import cls_problems
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.retries import doubts
 from fitserve_worker.kernel.runtime import runtime
 
 if TYPE_CHECKING:

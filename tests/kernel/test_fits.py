@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fitserve.contract import Hypothesis, ModelOptions
 from fitserve_worker.engines.ladder import Rung
-from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.retries import doubts
 from fitserve_worker.kernel.runtime import MAX_STEPS, Runtime, runtime
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve_worker.kernel import interpolation
+from fitserve_worker.kernel import rows
 from fitserve_worker.kernel.runtime import runtime
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ BELOW: dict[str, Callable[[float, float, float], float]] = {
 @pytest.fixture(autouse=True)
 def _asked_anew() -> Iterator[None]:
     runtime()  # in double precision
-    interpolation.code2_lines.cache_clear()
+    rows.code2_lines.cache_clear()
     yield
-    interpolation.code2_lines.cache_clear()
+    rows.code2_lines.cache_clear()
 
 
 def _kernel(code: str) -> np.ndarray:
     alpha = jnp.asarray(ALPHAS)
-    found = interpolation.basis(code, alpha, alpha > 0)
+    found = rows.basis_functions(code, alpha, alpha > 0)
     return np.asarray((HIGH - NOMINAL) * found.up + (NOMINAL - LOW) * found.down)
 
 
@@ -87,10 +87,10 @@ def test_code2_is_that_of_whichever_pyhf(version: str, monkeypatch: pytest.Monke
     inner = np.array([-3.5, -2.0, -0.4, 0.7, 2.5])
 
     def value(x: jax.Array) -> jax.Array:
-        found = interpolation.basis("code2", x, x > 0)
+        found = rows.basis_functions("code2", x, x > 0)
         return (HIGH - NOMINAL) * found.up + (NOMINAL - LOW) * found.down
 
-    found = interpolation.basis("code2", jnp.asarray(inner), jnp.asarray(inner > 0))
+    found = rows.basis_functions("code2", jnp.asarray(inner), jnp.asarray(inner > 0))
     slope = jax.vmap(jax.grad(value))(jnp.asarray(inner))
     ours = (HIGH - NOMINAL) * found.up1 + (NOMINAL - LOW) * found.down1
     np.testing.assert_allclose(np.asarray(ours), np.asarray(slope), rtol=0, atol=1e-12)
@@ -101,12 +101,12 @@ def test_pyhf_may_be_asked_inside_a_program(backend: str) -> None:
     before = pyhf.get_backend()
     try:
         pyhf.set_backend(backend)
-        traced = jax.jit(lambda x: interpolation.basis("code2", x, x > 0).up)
+        traced = jax.jit(lambda x: rows.basis_functions("code2", x, x > 0).up)
         found = np.asarray(traced(jnp.asarray(ALPHAS)))
     finally:
         pyhf.set_backend(*before)
-    interpolation.code2_lines.cache_clear()
+    rows.code2_lines.cache_clear()
     alpha = jnp.asarray(ALPHAS)
     np.testing.assert_allclose(
-        found, np.asarray(interpolation.basis("code2", alpha, alpha > 0).up), atol=1e-12
+        found, np.asarray(rows.basis_functions("code2", alpha, alpha > 0).up), atol=1e-12
     )

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from fitserve.contract import Hypothesis, ModelOptions
-from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.errors import UnsupportedModelError
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.patches import Background, resolve
 from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.spec import UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

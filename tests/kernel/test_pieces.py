@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from fitserve_worker.kernel.arrays import Layout, choose_width
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.kernel.curvature import Curvature
-from fitserve_worker.kernel.layout import Layout, choose_width
-from fitserve_worker.kernel.likelihood import Evaluation
-from fitserve_worker.kernel.local import LocalTerms, minimum
+from fitserve_worker.kernel.likelihood import Evaluation, LocalTerms, minimum
 from fitserve_worker.kernel.newton import Problem, minimise
 from fitserve_worker.kernel.runtime import runtime
 

@@ -16,7 +16,7 @@ import pytest
 from filelock import Timeout
 
 from fitserve.contract import Hypothesis, ModelOptions
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.jit_cache import VARIABLE, JitCache, default_location, machine_key
@@ -84,7 +84,7 @@ def test_patches_with_other_numbers_of_own_parameters_share_a_program(everything
 
 def test_importing_the_kernel_does_not_import_jax() -> None:
     code = (
-        "import sys, fitserve_worker.engines.kernel, fitserve_worker.kernel.compilation;"
+        "import sys, fitserve_worker.engines.kernel_engine, fitserve_worker.kernel.batch;"
         "heavy = {'jax', 'scipy', 'pyhf', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )

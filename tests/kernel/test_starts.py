@@ -21,7 +21,7 @@ from fitserve.contract import (
 )
 from fitserve_worker.engines import answers
 from fitserve_worker.engines.base import Work
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import Loaded, load
 from fitserve_worker.kernel.runtime import runtime
 from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling

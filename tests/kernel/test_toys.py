@@ -18,11 +18,11 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.kernel_toys import KernelToys
+from fitserve_worker.engines.kernel_engine import KernelEngine
 from fitserve_worker.engines.models import BuiltModel
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 from fitserve_worker.engines.pyhf_toys import law_of
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.runtime import runtime
@@ -211,10 +211,10 @@ def test_pyhf_s_fits_of_such_toys_are_failures() -> None:
     workspace, hypothesis = _emptied()
     request = ToysRequest(toys=25, seed=4)
     work = Work(digest(workspace), workspace, [hypothesis], request, request_digest(request))
-    found = next(iter(PyhfEngine(request.engine).toys(work)))
+    found = next(iter(PyhfEngine(request.engine).answers(work)))
     values = np.frombuffer(found.toy_values.background, "<f4")
     assert 0 < np.isnan(values).sum() < 25
-    by_kernel = next(iter(KernelToys(lambda: PyhfEngine(request.engine)).toys(work)))
+    by_kernel = next(iter(KernelEngine(lambda: PyhfEngine(request.engine)).answers(work)))
     ours = np.frombuffer(by_kernel.toy_values.background, "<f4")
     both = ~np.isnan(values)
     np.testing.assert_allclose(ours[both], values[both], rtol=0, atol=1e-3)

@@ -16,7 +16,7 @@ import pytest
 
 from fitserve.contract import ModelOptions
 from fitserve.pallet.load import load_pallet
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.runtime import runtime

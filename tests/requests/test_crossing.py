@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from fitserve_worker.engines.crossing import FLUCTUATIONS, Crossing, upper_limits
+from fitserve_worker.engines.limits import FLUCTUATIONS, Crossing, upper_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,16 +21,16 @@ from fitserve.contract import (
     kind_of,
     request_digest,
 )
-from fitserve_worker.engines import kernel, kernel_fit, kernel_solution
+from fitserve_worker.engines import kernel_engine, kernel_fit
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.kernel import KernelEngine
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.kernel_engine import KernelEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 from fitserve_worker.kernel import strengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fitserve_worker.engines.kernel_solution import Fitted
+    from fitserve_worker.engines.kernel_fit import Fitted
 
 KERNEL, PYHF = EngineOptions(engine="kernel"), EngineOptions(engine="pyhf")
 REQUESTS: list[Callable[[EngineOptions], Request]] = [
@@ -84,8 +84,8 @@ def both(
         if kind not in references:
             # The usual tolerance leaves sqrt(q) of a weak signal a hundredth away.
             tight = PyhfEngine(PYHF, tight=True)
-            references[kind] = list(getattr(tight, kind)(work(request)))
-        answers = list(getattr(KernelEngine(lambda: PyhfEngine(PYHF)), kind)(work(make(KERNEL))))
+            references[kind] = list(tight.answers(work(request)))
+        answers = list(KernelEngine(lambda: PyhfEngine(PYHF)).answers(work(make(KERNEL))))
         return list(zip(answers, references[kind], strict=True))
 
     return ask
@@ -231,7 +231,7 @@ def test_impacts(both: Callable) -> None:
 def test_what_the_kernel_doubts_pyhf_answers(
     make: Callable, both: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (kernel_solution, strengths):
+    for module in (kernel_fit, strengths):
         monkeypatch.setattr(module, "doubts", lambda *_: ["is odd"])
     for ours, theirs in both(make):
         assert (ours.status, ours.engine.split("/")[0]) == ("ok", "pyhf")
@@ -242,13 +242,13 @@ def test_what_the_kernel_doubts_pyhf_answers(
 def test_where_pyhf_disagrees_with_a_doubted_fit_both_are_told(
     both: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = kernel_solution.Fitted.fields
+    real = kernel_fit.Fitted.fields
 
     def off(self: Fitted, problems: list[str]) -> dict[str, Any]:
         fields = real(self, [*problems, "the fit is odd"])
         return {**fields, "twice_nll": fields["twice_nll"] + 1.0}
 
-    monkeypatch.setattr(kernel_solution.Fitted, "fields", off)
+    monkeypatch.setattr(kernel_fit.Fitted, "fields", off)
     for ours, theirs in both(REQUESTS[3]):
         assert ours.status == "suspect"
         told = f"the kernel finds -2 log L {theirs.twice_nll + 1:.5g}"
@@ -269,8 +269,8 @@ def test_fits_with_a_parameter_held_that_fail_are_no_impact(
 
     monkeypatch.setattr(kernel_fit, "hold", fails)
     # What the kernel itself says; no second opinion is asked for.
-    monkeypatch.setattr(kernel, "_asked", lambda *_: None)
-    monkeypatch.setattr(kernel, "weighed", lambda mine, _: mine)
+    monkeypatch.setattr(kernel_engine, "_asked", lambda *_: None)
+    monkeypatch.setattr(kernel_engine, "weighed", lambda mine, _: mine)
     for ours, _ in both(REQUESTS[3]):
         assert ours.status == "suspect"
         assert ours.reason.startswith("no valid fit with ")

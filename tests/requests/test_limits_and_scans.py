@@ -18,9 +18,9 @@ from fitserve.contract import (
     ModelOptions,
     ScanRequest,
 )
-from fitserve_worker.engines import pyhf_reference
-from fitserve_worker.engines.asymptotic import Evaluation
-from fitserve_worker.engines.crossing import FLUCTUATIONS
+from fitserve_worker.engines import pyhf_engine
+from fitserve_worker.engines.limits import FLUCTUATIONS
+from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def _made_up(
         values = [float(ndtr(n - mu / 0.4) / ndtr(n)) for n in FLUCTUATIONS]
         return change(mu, Evaluation(values[0], values[1:], 0.0, 5.0, 0.0, [], mu**2))
 
-    monkeypatch.setattr(pyhf_reference, "evaluate", evaluate)
+    monkeypatch.setattr(pyhf_engine, "evaluate", evaluate)
 
 
 def test_another_level_is_another_crossing(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_limits_without_any_cls_have_failed(ask: Ask, monkeypatch: pytest.Monkey
     def broken(*args: object) -> Evaluation:
         raise pyhf.exceptions.FailedMinimization(type("R", (), {"message": "no"})())
 
-    monkeypatch.setattr(pyhf_reference, "evaluate", broken)
+    monkeypatch.setattr(pyhf_engine, "evaluate", broken)
     found = ask(LimitRequest(engine=PYHF))
     assert (found.status, found.limit.observed) == ("failed", None)
     assert found.reason == "the optimizer reports that it failed"

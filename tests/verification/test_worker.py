@@ -22,13 +22,12 @@ from fitserve.contract import (
     encode_task,
 )
 from fitserve_worker import verification
-from fitserve_worker.engines import pyhf_reference, pyhf_starts
-from fitserve_worker.engines.asymptotic import Evaluation, evaluate
+from fitserve_worker.engines import pyhf_engine, pyhf_hypotest
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.minima import Minima
 from fitserve_worker.engines.models import build
+from fitserve_worker.engines.pyhf_hypotest import Evaluation, evaluate
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
-from fitserve_worker.verification import TOLERANCE
+from fitserve_worker.verification import TOLERANCE, Minima
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -159,7 +158,7 @@ def _stopped(free: float, held: float) -> Callable[..., Evaluation]:
 def test_a_higher_minimum_of_pyhf_says_nothing_against_a_result(
     task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float, fit: str
 ) -> None:
-    for module in (pyhf_reference, pyhf_starts):
+    for module in (pyhf_engine, pyhf_hypotest):
         monkeypatch.setattr(module, "evaluate", _stopped(free, held))
     request = HypotestRequest(engine=KERNEL)
     found = _verified(task, ["S_200"], request=request)["S_200"]
@@ -208,7 +207,7 @@ def test_pyhf_looks_elsewhere_where_it_agrees_from_its_own_start(
     task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float
 ) -> None:
     """Two that end in the same wrong minimum prove nothing."""
-    monkeypatch.setattr(pyhf_reference, "evaluate", _stopped(free, held))
+    monkeypatch.setattr(pyhf_engine, "evaluate", _stopped(free, held))
     request = HypotestRequest(engine=KERNEL)
     right = _run(task, request=request)["S_200"]
     found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
@@ -224,7 +223,7 @@ def test_the_starts_elsewhere_are_within_bounds_and_move_all_that_is_constrained
 ) -> None:
     work = Work("0" * 64, task.workspace, task.hypotheses, task.request, "0" * 64)
     built = build(work, task.hypotheses[0].patch)
-    starts = np.array(list(pyhf_starts._starts(built, 3)))
+    starts = np.array(list(pyhf_hypotest._starts(built, 3)))
     config = built.model.config
     low, high = np.array(config.suggested_bounds()).T
     assert starts.shape == (3, len(low))
@@ -233,7 +232,7 @@ def test_the_starts_elsewhere_are_within_bounds_and_move_all_that_is_constrained
     poi = config.poi_index
     assert np.delete(moved, poi, axis=1).all()
     assert moved[:, poi].tolist() == [False, False, True]
-    again = np.array(list(pyhf_starts._starts(built, 3)))
+    again = np.array(list(pyhf_hypotest._starts(built, 3)))
     assert (again == starts).all()
 
 
@@ -293,7 +292,7 @@ def test_where_pyhf_has_no_number_the_result_stays_and_says_so(
     def broken(*_: object, **__: object) -> None:
         raise ValueError("a singular matrix")
 
-    monkeypatch.setattr(pyhf_reference, "evaluate", broken)
+    monkeypatch.setattr(pyhf_engine, "evaluate", broken)
     request = HypotestRequest(engine=KERNEL)
     found = _verified(task, ["S_200"], request=request)["S_200"]
     assert (found.status, found.engine) == ("ok", "kernel")

@@ -25,10 +25,10 @@ from fitserve.contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve_worker import staging
-from fitserve_worker.engines import pyhf_reference
-from fitserve_worker.engines.asymptotic import Evaluation
-from fitserve_worker.staging import STAGE_VARIABLE
+from fitserve_worker import entry as staging
+from fitserve_worker.engines import pyhf_engine
+from fitserve_worker.engines.pyhf_hypotest import Evaluation
+from fitserve_worker.entry import STAGE_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,13 +159,13 @@ def test_patches_may_change_observations(task: Task) -> None:
 def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
     by_pyhf: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pyhf_reference.PyhfEngine.hypotest
+    real = pyhf_engine.PyhfEngine.answers
 
     def breaks(self: object, work: object) -> object:
         yield next(iter(real(self, work)))
         raise MemoryError("no room")
 
-    monkeypatch.setattr(pyhf_reference.PyhfEngine, "hypotest", breaks)
+    monkeypatch.setattr(pyhf_engine.PyhfEngine, "answers", breaks)
     done = _run(by_pyhf)
     assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
     assert done.results[-1].reason == "the fit broke off: the worker has not enough memory for it"
@@ -186,7 +186,7 @@ def _answers(monkeypatch: pytest.MonkeyPatch, *answers: object) -> list[list[flo
             raise answer
         return answer
 
-    monkeypatch.setattr(pyhf_reference, "evaluate", evaluate)
+    monkeypatch.setattr(pyhf_engine, "evaluate", evaluate)
     return starts
 
 

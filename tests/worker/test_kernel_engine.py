@@ -25,9 +25,9 @@ from fitserve.contract import (
 from fitserve_worker.engines import kernel_hypotest as engine_module
 from fitserve_worker.engines import select
 from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.kernel import KernelEngine
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
-from fitserve_worker.kernel.compilation import compile_hypotheses
+from fitserve_worker.engines.kernel_engine import KernelEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
+from fitserve_worker.kernel.batch import compile_hypotheses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,8 +94,8 @@ class _Reference:
     def __init__(self, **changes: object) -> None:
         self._changes = changes
 
-    def hypotest(self, work: Work) -> object:
-        for found in PyhfEngine(EngineOptions()).hypotest(work):
+    def answers(self, work: Work) -> object:
+        for found in PyhfEngine(EngineOptions()).answers(work):
             yield msgspec.structs.replace(found, **self._changes)
 
 
@@ -115,7 +115,7 @@ def test_a_doubtful_fit_that_pyhf_confirms_holds(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _doubtful(monkeypatch, 1)
-    first, second = KernelEngine(_Reference).hypotest(_work(task))
+    first, second = KernelEngine(_Reference).answers(_work(task))
     assert (first.engine, first.status) == ("kernel", "ok")
     assert (second.engine, second.status) == ("pyhf/numpy/scipy", "ok")
     assert [attempt.engine for attempt in second.attempts][:2] == ["kernel", "scipy"]
@@ -128,11 +128,11 @@ def test_a_doubtful_fit_that_pyhf_contradicts_is_suspect_with_both_values(
     _doubtful(monkeypatch, 0)
 
     def reference() -> _Reference:
-        point = next(iter(PyhfEngine(EngineOptions()).hypotest(_work(task)))).points
+        point = next(iter(PyhfEngine(EngineOptions()).answers(_work(task)))).points
         moved = [msgspec.structs.replace(one, CLs_obs=0.75) for one in point]
         return _Reference(points=moved, CLs_obs=0.75)
 
-    found = next(iter(KernelEngine(reference).hypotest(_work(task))))
+    found = next(iter(KernelEngine(reference).answers(_work(task))))
     assert found.status == "suspect"
     assert "pyhf 0.75" in found.reason
     assert f"{found.diagnostics['kernel CLs_obs']:.6g}" in found.reason
@@ -148,7 +148,7 @@ def test_numbers_that_are_not_finite_are_never_plain_results(
         return tests._replace(CLs_obs=np.full_like(tests.CLs_obs, np.nan))
 
     monkeypatch.setattr(engine_module, "hypotest", hypotest)
-    for found in KernelEngine(_Reference).hypotest(_work(task)):
+    for found in KernelEngine(_Reference).answers(_work(task)):
         assert found.engine == "pyhf/numpy/scipy"
         assert found.diagnostics["kernel doubt"] == "a result is not a finite number"
 

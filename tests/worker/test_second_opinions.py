@@ -22,12 +22,11 @@ from fitserve.contract import (
     UpperLimits,
     request_digest,
 )
-from fitserve_worker import engines
-from fitserve_worker.engines import answers, kernel_toys
+from fitserve_worker.engines import answers, kernel_engine, kernel_toys
 from fitserve_worker.engines import kernel_hypotest as tested_module
 from fitserve_worker.engines.base import Work
 from fitserve_worker.engines.opinions import weighed
-from fitserve_worker.engines.pyhf_reference import PyhfEngine
+from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,16 +173,18 @@ def test_the_second_opinion_is_pyhf_with_minuit(task: Task, backend: str) -> Non
         assert NOT_FOR_THE_KERNEL not in found.diagnostics
 
 
-def _patched(monkeypatch: pytest.MonkeyPatch, kind: str, **changes: Any) -> list[int]:
-    """Have pyhf answer otherwise than it does; returns a list with one entry for each answer."""
-    real, asked = getattr(PyhfEngine, kind), []
+def _patched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[int]:
+    """Have pyhf test otherwise than it does; returns a list with one entry for each test."""
+    real, asked = PyhfEngine.answers, []
 
     def other(self: PyhfEngine, work: Work) -> Iterator[HypothesisResult]:
+        tested = isinstance(work.request, HypotestRequest)
         for found in real(self, work):
-            asked.append(len(asked))
-            yield msgspec.structs.replace(found, **changes)
+            if tested:
+                asked.append(len(asked))
+            yield msgspec.structs.replace(found, **changes) if tested else found
 
-    monkeypatch.setattr(PyhfEngine, kind, other)
+    monkeypatch.setattr(PyhfEngine, "answers", other)
     return asked
 
 
@@ -192,7 +193,7 @@ def test_a_kernel_s_number_survives_a_pyhf_that_fails(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     none = {"CLs_obs": None, "CLs_exp": [None] * 5, "points": []}
-    _patched(monkeypatch, "hypotest", status="failed", reason="it broke", **none)
+    _patched(monkeypatch, status="failed", reason="it broke", **none)
     for found in answers(_work(task, HypotestRequest(engine=KERNEL))):
         assert (found.status, found.engine) == ("suspect", "kernel")
         assert found.reason.endswith("pyhf has no number: it broke")
@@ -209,7 +210,7 @@ def _toys(task: Task, toys: int = 4) -> list[HypothesisResult]:
 def test_toys_whose_observed_fits_are_doubted_are_asked_about_once(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = _patched(monkeypatch, "hypotest")
+    asked = _patched(monkeypatch)
     found = _toys(task)
     assert len(found) == 4
     # The second part of the toys of a hypothesis has what the first one was told.
@@ -241,7 +242,7 @@ def test_toys_whose_observed_fits_are_doubted_are_asked_about_once(
 def test_toys_of_which_pyhf_thinks_otherwise_are_suspect(
     task: Task, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
 ) -> None:
-    _patched(monkeypatch, "hypotest", **changes)
+    _patched(monkeypatch, **changes)
     for one in _toys(task)[:2]:
         assert (one.status, one.engine) == ("suspect", "kernel")
         assert told in one.reason
@@ -272,10 +273,8 @@ def test_what_auto_gives_to_pyhf_has_its_reason(
     (asked, _) = answers(_work(task, HypotestRequest(engine=EngineOptions(engine="pyhf"))))
     assert NOT_FOR_THE_KERNEL not in asked.diagnostics
 
-    class Lacking:
-        """An engine that has no limits."""
-
-    monkeypatch.setattr(engines, "select", lambda _: Lacking())
+    # As if the kernel had no limits.
+    monkeypatch.delitem(kernel_engine._ANSWERS, LimitRequest)
     (found, _) = answers(_work(task, LimitRequest(engine=KERNEL)))
     assert found.engine.startswith("pyhf")
     assert found.diagnostics[NOT_FOR_THE_KERNEL] == "it does not answer a limit request"

@@ -150,7 +150,7 @@ def selftest(*, as_json: bool, device: str) -> None:
 
 
 def _outbox() -> Outbox:
-    from fitserve_worker.environment import worker_version
+    from fitserve_worker.entry import worker_version
     from fitserve_worker.outbox import CACHE_VARIABLE, find_outbox
 
     found = find_outbox(worker_version())

@@ -1,29 +1,41 @@
-"""From an encoded task to an encoded result."""
+"""From an encoded task to an encoded result, by a process that knows its limits and versions."""
 
 from __future__ import annotations
 
+import functools
+import os
+import platform
+import re
+import resource
+import socket
+import sys
 import time
-from typing import TYPE_CHECKING
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from cachetools import LRUCache
 
 from fitserve.contract import (
     ContractError,
     HypothesisResult,
     TaskResult,
     Timing,
+    WorkerInfo,
     decode_task,
+    decompress,
+    digest,
     encode_refusal,
     encode_result,
     envelope_digest,
+    excess,
+    memory_of_machine,
     request_digest,
 )
-from fitserve_worker.engines import answers, failed
-from fitserve_worker.engines.base import Work
-from fitserve_worker.engines.refusals import in_words
-from fitserve_worker.environment import limit_memory, worker_info, worker_version
+from fitserve_worker.engines import answers
+from fitserve_worker.engines.base import Work, failed, in_words
 from fitserve_worker.outbox import find_outbox
-from fitserve_worker.staging import workspace_of
 from fitserve_worker.verification import verified
 
 if TYPE_CHECKING:
@@ -31,11 +43,36 @@ if TYPE_CHECKING:
 
     from fitserve.contract import Task
 
-__all__ = ["answer", "perform"]
+__all__ = [
+    "STAGE_VARIABLE",
+    "answer",
+    "limit_memory",
+    "perform",
+    "worker_version",
+]
+
+STAGE_VARIABLE = "FITSERVE_STAGE"
+"""Environment variable of the worker: the directory with staged workspaces."""
+
+# Decoded workspaces stay for the next task, up to this many bytes of their JSON.
+_CACHE_BYTES = 64 * 1024**2
+
+_cache: LRUCache[str, tuple[dict[str, Any], int]] = LRUCache(
+    _CACHE_BYTES, getsizeof=lambda entry: entry[1]
+)
+# How many workers the pool has that this process is one of, as Parsl tells it.
+_WORKERS = "PARSL_WORKER_COUNT"
+# A worker may take this much even where many share a small machine: JAX and pyhf alone take
+# 0.3 GiB, with 1Lbb it is 0.7 GiB.
+_LEAST_BYTES = 4 * 1024**3
+# The workers' part of the machine's memory; the rest is for everything else.
+_SHARE = 0.9
+_GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+_RECORDED = ("fitserve-worker", "pyhf", "numpy", "scipy", "iminuit", "jax", "jaxlib")
 
 
 def answer(text: str) -> str:
-    """Do an encoded task, or answer it from the outbox of an earlier sending.
+    """Do an encoded task, or return the answer kept from when it was sent before.
 
     A task that cannot be read is answered with a refusal.
     """
@@ -46,24 +83,24 @@ def answer(text: str) -> str:
         task = decode_task(text)
         work = Work(
             workspace_digest=task.workspace_digest,
-            workspace=workspace_of(task),
+            workspace=_workspace_of(task),
             hypotheses=task.hypotheses,
             request=task.request,
             request_digest=request_digest(task.request),
             toys=task.toys,
         )
-        digest = envelope_digest(text)
+        task_digest = envelope_digest(text)
     except ContractError as error:
         return encode_refusal(error)
     outbox = find_outbox(worker_version())
-    kept = outbox.get(digest) if outbox else None
+    kept = outbox.get(task_digest) if outbox else None
     if kept is not None:
         return kept
     decoded = time.perf_counter()
     results = list(_verified(work, task) if task.verify else perform(work))
-    worker = worker_info()
+    worker = _worker_info()
     result = TaskResult(
-        task=digest,
+        task=task_digest,
         results=[
             # What is verified was fitted elsewhere.
             result
@@ -79,12 +116,12 @@ def answer(text: str) -> str:
         ),
     )
     if outbox and all(found.status != "failed" for found in results):
-        outbox.put(digest, encode_result(msgspec.structs.replace(result, kept=True)))
+        outbox.put(task_digest, encode_result(msgspec.structs.replace(result, kept=True)))
     return encode_result(result)
 
 
 def perform(work: Work) -> Iterator[HypothesisResult]:
-    """Yield a result for every hypothesis, whatever the engine does.
+    """Yield a result for every hypothesis, even if the engine breaks.
 
     An engine that breaks costs the hypotheses that it had not finished, and each of them
     says so.
@@ -94,7 +131,7 @@ def perform(work: Work) -> Iterator[HypothesisResult]:
         for result in answers(work):
             del open_[result.name]
             yield result
-    except Exception as error:  # noqa: BLE001 - a worker answers, whatever happens
+    except Exception as error:  # noqa: BLE001 - a worker always answers
         for hypothesis in open_.values():
             yield failed(work, hypothesis, in_words(error))
 
@@ -106,3 +143,121 @@ def _verified(work: Work, task: Task) -> Iterator[HypothesisResult]:
         name = hypothesis.name
         if name in claims:
             yield verified(work, hypothesis, claims[name], doubted=name in task.doubted)
+
+
+def _workspace_of(task: Task) -> dict[str, Any]:
+    """Return a task's workspace, which is what its digest says.
+
+    Raises
+    ------
+    ContractError
+        The workspace is neither in the task nor staged, is damaged, or has another digest.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", task.workspace_digest):
+        raise ContractError("the workspace's digest is not a SHA-256")
+    if task.workspace is not None:
+        return _checked(task.workspace, task.workspace_digest)
+    cached = _cache.get(task.workspace_digest)
+    if cached is not None:
+        return cached[0]
+    workspace, size = _read(task.workspace_digest)
+    if size <= _CACHE_BYTES:
+        _cache[task.workspace_digest] = workspace, size
+    return workspace
+
+
+def _read(name: str) -> tuple[dict[str, Any], int]:
+    directory = os.environ.get(STAGE_VARIABLE)
+    if not directory:
+        raise ContractError(
+            "the task carries no workspace and this worker has no staging directory",
+            evidence=f"{STAGE_VARIABLE} is not set in the worker's environment",
+        )
+    path = Path(directory) / f"{name}.json.zst"
+    try:
+        raw = decompress(path.read_bytes())
+        if too_much := excess(raw):
+            raise ContractError("the staged workspace is too large", evidence=too_much)
+        workspace = msgspec.json.decode(raw, type=dict[str, Any])
+    except OSError as error:
+        raise ContractError("the staged workspace is missing", evidence=str(error)) from error
+    except msgspec.MsgspecError as error:
+        raise ContractError("the staged workspace is not JSON", evidence=str(error)) from error
+    return _checked(workspace, name), len(raw)
+
+
+def _checked(workspace: dict[str, Any], expected: str) -> dict[str, Any]:
+    found = digest(workspace)
+    if found != expected:
+        raise ContractError(
+            "the workspace is not the one that the task names",
+            evidence=f"its digest is {found[:12]}..., the task says {expected[:12]}...",
+        )
+    return workspace
+
+
+@functools.cache
+def limit_memory() -> int | None:
+    """Keep this process from taking the memory of a machine that it shares, if it is a worker.
+
+    A worker of a pool may take its share of the machine's memory, or of its control group's.
+    What needs more fails with a `MemoryError`, or ends the process, and is reported like any other
+    failure. Only what is written to counts (``RLIMIT_DATA``): JAX reserves 1.6 GB of addresses
+    on a CPU and uses a fifth of it; with a GPU, whose driver reserves tens of GB, nothing is
+    limited.
+
+    Returns
+    -------
+    int or None
+        Bytes; None where nothing is limited.
+    """
+    workers = os.environ.get(_WORKERS, "")
+    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(Path.exists, _GPUS))
+    if not workers.isdecimal() or not on_cpu:
+        return None
+    whole = _SHARE * memory_of_machine()
+    limit = int(max(whole / max(1, int(workers)), min(_LEAST_BYTES, whole)))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    return limit
+
+
+@functools.cache
+def _worker_info() -> WorkerInfo:
+    """Return this process' host, device and the versions of what decides its numbers."""
+    return WorkerInfo(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        python=platform.python_version(),
+        device=_device(),
+        versions=dict(_versions()),
+    )
+
+
+def worker_version() -> str:
+    """Return the version of fitserve-worker, or ``unknown`` where it is not installed."""
+    try:
+        return version("fitserve-worker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _device() -> str:
+    # Asking JAX imports it: there is a device to report only once an engine has done so.
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return f"cpu: {platform.machine()}"
+    device = jax.devices()[0]
+    return f"{device.platform}: {device.device_kind}"
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in _RECORDED:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return found

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from fitserve.contract import (
     EngineOptions,
@@ -25,20 +26,26 @@ from fitserve.contract import (
     Verification,
     request_digest,
 )
-from fitserve_worker.engines import UNFITTED
-from fitserve_worker.engines.minima import SAME, Minima, minima_of
+from fitserve_worker.engines.base import UNFITTED, statistic_of
+from fitserve_worker.kernel.asymptotics import asymptotic_cls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from fitserve.contract import Hypothesis, HypothesisResult, MuPoint
     from fitserve_worker.engines.base import Work
+    from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
-__all__ = ["TOLERANCE", "Pair", "verified"]
+__all__ = ["TOLERANCE", "Minima", "Pair", "verified"]
 
+# Two minima of -2 log L that are nearer than this are the same one.
+_SAME = 1e-6
+
+# Parameters at such minima are up to 1e-3 standard deviations apart, and the test statistics of
+# Asimov data that are made of them as much as this: the lower one need not be the better one.
+_SCATTER = 5e-3
 TOLERANCE = 1e-4
 """Greatest difference of two CLs that counts as agreement."""
-
 # What is nearer differs by rounding.
 _ROUNDING = 1e-8
 # Part of the largest such difference of a hypothesis that is worth a word.
@@ -76,7 +83,7 @@ def verified(
     else:
         reason = "; ".join(dict.fromkeys(one.reason for one in seconds if one.reason))
     pairs = [
-        Pair(result, ours, second, second.points[0], getattr(work.request, "test_stat", "qtilde"))
+        Pair(result, ours, second, second.points[0], statistic_of(work.request) or "qtilde")
         for ours, second in zip(claimed, seconds, strict=False)
         if second.points
     ]
@@ -180,7 +187,7 @@ class Pair(NamedTuple):
         return fits
 
     def _minima(self) -> tuple[Minima | None, Minima | None]:
-        return minima_of(self.result, self.ours), minima_of(self.second, self.theirs)
+        return _minima_of(self.result, self.ours), _minima_of(self.second, self.theirs)
 
     def _by_lower_minima(self) -> list[float] | None:
         """Return CLs, observed and expected, from the lower minimum of each fit."""
@@ -232,27 +239,28 @@ def _optimizer(
 def _by_pyhf(
     work: Work, hypothesis: Hypothesis, optimizer: Literal["scipy", "minuit"], mu: float
 ) -> HypothesisResult:
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
-    from fitserve_worker.engines.pyhf_starts import from_elsewhere
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
+    from fitserve_worker.engines.pyhf_hypotest import from_elsewhere
 
     asked = work.request
     engine = EngineOptions(engine="pyhf", backend=asked.engine.backend, optimizer=optimizer)
     request = HypotestRequest(
         mu=(mu,),
-        test_stat=getattr(asked, "test_stat", "qtilde"),
+        test_stat=statistic_of(asked) or "qtilde",
         model=asked.model,
         engine=engine,
     )
     again = work._replace(
         hypotheses=[hypothesis], request=request, request_digest=request_digest(request)
     )
-    found = next(iter(PyhfEngine(engine, tight=True).hypotest(again)))
-    own = minima_of(found, found.points[0]) if found.points else None
+    found = next(iter(PyhfEngine(engine, tight=True).answers(again)))
+    own = _minima_of(found, found.points[0]) if found.points else None
     if own is None:
         return found
     seed = int(found.key[:16], 16)
-    lowest = functools.reduce(Minima.lower, from_elsewhere(again, hypothesis, request, seed), own)
-    ends_lower = [one < other - SAME for one, other in zip(lowest[:4], own[:4], strict=True)]
+    elsewhere = map(Minima.of, from_elsewhere(again, hypothesis, request, seed))
+    lowest = functools.reduce(Minima.lower, elsewhere, own)
+    ends_lower = [one < other - _SAME for one, other in zip(lowest[:4], own[:4], strict=True)]
     return _with(found, lowest, request) if any(ends_lower) else found
 
 
@@ -296,3 +304,72 @@ def _doubted(result: HypothesisResult, wrong: dict[float, str]) -> dict[str, Any
 
 def _joined(first: str | None, second: str) -> str:
     return f"{first}; {second}" if first else second
+
+
+class Minima(NamedTuple):
+    """-2 log L of the observed data at its minima, and the test statistic of the Asimov data."""
+
+    free: float
+    held: float
+    background: float
+    q_asimov: float
+    muhat: float
+
+    @classmethod
+    def of(cls, found: Evaluation) -> Minima:
+        """Return the minima of pyhf's evaluation."""
+        return cls(
+            found.twice_nll,
+            found.twice_nll + found.twice_delta_nll,
+            found.twice_nll_background,
+            found.q_asimov,
+            found.muhat,
+        )
+
+    def lower(self, other: Minima) -> Minima:
+        """Return the lower minimum of each fit; the Asimov data are those of the background.
+
+        Where both have the same, and nothing says which test statistic of them is better, this
+        one's is kept.
+        """
+        if not self.alike(other):
+            q_asimov = min(self, other, key=lambda one: one.background).q_asimov
+        elif abs(self.q_asimov - other.q_asimov) > _SCATTER:
+            q_asimov = min(self.q_asimov, other.q_asimov)
+        else:
+            q_asimov = self.q_asimov
+        return Minima(
+            free=min(self.free, other.free),
+            held=min(self.held, other.held),
+            background=min(self.background, other.background),
+            q_asimov=q_asimov,
+            muhat=min(self, other, key=lambda one: one.free).muhat,
+        )
+
+    def alike(self, other: Minima) -> bool:
+        """Whether the Asimov data of both are the same, but for what `_SCATTER` allows."""
+        return abs(self.background - other.background) <= _SAME
+
+    def cls(self, mu: float, test_stat: str) -> list[float]:
+        """Return observed and expected CLs."""
+        # Equation 16 of arXiv:1007.1727.
+        below = self.muhat < 0 and test_stat == "qtilde"
+        lowest = self.background if below else self.free
+        q = 0.0 if self.muhat > mu else max(0.0, self.held - lowest)
+        cls = asymptotic_cls(np.array([q]), np.array([self.q_asimov]), test_stat)
+        return [float(cls.observed[0]), *cls.expected[0].tolist()]
+
+
+def _minima_of(result: HypothesisResult, point: MuPoint) -> Minima | None:
+    """Return the minima of a result at one of its points, None where some are not known."""
+    known = (
+        result.twice_nll,
+        point.twice_delta_nll,
+        result.twice_nll_background,
+        point.q_asimov,
+        result.muhat,
+    )
+    if None in known:
+        return None
+    free, delta, background, q_asimov, muhat = (float(one or 0.0) for one in known)
+    return Minima(free, free + delta, background, q_asimov, muhat)

@@ -96,7 +96,7 @@ def threshold(confidence_level: float) -> float:
 
     Examples
     --------
-    >>> from fitserve.contour import threshold
+    >>> from fitserve.draw.surface import threshold
     >>> round(threshold(0.95), 3)
     1.645
     """

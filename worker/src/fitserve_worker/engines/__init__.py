@@ -1,4 +1,9 @@
-"""The engines that fit: pyhf as the reference, and what agrees with it and is faster."""
+"""The engines that fit: pyhf as the reference, and the kernel, which is faster and agrees with it.
+
+To add a kind of request, write its answer by pyhf into a file of its own (``pyhf_KIND``) and name
+it in `fitserve_worker.engines.pyhf_engine`, where mypy misses it. If the kernel is to answer it
+too, add ``kernel_KIND`` and a line to the table in `fitserve_worker.engines.kernel_engine`.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +12,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fitserve.contract import (
-    NOT_FOR_THE_KERNEL,
     HypotestRequest,
-    HypothesisResult,
     MuPoint,
-    ToysRequest,
-    hypothesis_key,
-    kind_of,
 )
+from fitserve_worker.engines.base import unfitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import EngineOptions, Hypothesis, Status
+    from fitserve.contract import EngineOptions, Hypothesis, HypothesisResult
     from fitserve_worker.engines.base import Engine, Work
-    from fitserve_worker.engines.kernel_toys import KernelToys
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
-__all__ = ["UNFITTED", "answers", "failed", "select"]
-
-UNFITTED = "none"
-"""What stands for the engine in a result that is of no fit."""
+__all__ = ["answers", "select"]
 
 
-def select(work: Work) -> Engine | KernelToys:
+def select(work: Work) -> Engine:
     """Return the engine that a request asks for, whatever else is in the task.
 
     ``auto`` is the kernel, which leaves what it does not support to pyhf.
@@ -38,17 +35,13 @@ def select(work: Work) -> Engine | KernelToys:
     options = work.request.engine
     if options.engine == "pyhf":
         return _reference(options)
-    if isinstance(work.request, ToysRequest):
-        from fitserve_worker.engines.kernel_toys import KernelToys
-
-        return KernelToys(lambda: _reference(options), lambda: _second(options))
-    from fitserve_worker.engines.kernel import KernelEngine
+    from fitserve_worker.engines.kernel_engine import KernelEngine
 
     return KernelEngine(lambda: _reference(options), lambda: _second(options))
 
 
 def _reference(options: EngineOptions) -> PyhfEngine:
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
     return PyhfEngine(options)
 
@@ -58,17 +51,17 @@ def _second(options: EngineOptions) -> PyhfEngine:
 
     It begins with its tighter tolerance: the usual one would be one more reason to differ.
     """
-    from fitserve_worker.engines.pyhf_reference import PyhfEngine
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
     return PyhfEngine(msgspec.structs.replace(options, optimizer="minuit"), tight=True)
 
 
 def answers(work: Work) -> Iterator[HypothesisResult]:
-    """Yield the results of a task, from an engine that offers its kind.
+    """Yield the results of a task, from the engine that its request asks for.
 
-    What the selected engine does not offer is done by the reference. ``engine`` of each result
-    says what fitted, and its diagnostics why that is not the kernel where nobody asked for pyhf.
-    An empty patch to a workspace without the parameter of interest is no signal, whose CLs is 1.
+    ``engine`` of each result says what fitted, and its diagnostics why that is not the kernel
+    where nobody asked for pyhf. An empty patch to a workspace without the parameter of interest
+    is no signal, whose CLs is 1.
     """
     empty = [one for one in work.hypotheses if not one.patch]
     if empty and _is_background(work):
@@ -76,15 +69,7 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
         work = work._replace(hypotheses=[one for one in work.hypotheses if one.patch])
         if not work.hypotheses:
             return
-    kind = kind_of(work.request)
-    engine: object = select(work)
-    reason = None
-    if not hasattr(engine, kind):
-        engine, reason = _reference(work.request.engine), f"it does not answer a {kind} request"
-    found: Iterator[HypothesisResult] = getattr(engine, kind)(work)
-    for result in found:
-        told = {} if reason is None else {NOT_FOR_THE_KERNEL: reason}
-        yield msgspec.structs.replace(result, diagnostics={**result.diagnostics, **told})
+    yield from select(work).answers(work)
 
 
 def _is_background(work: Work) -> bool:
@@ -110,32 +95,4 @@ def _no_signal(work: Work, hypothesis: Hypothesis) -> HypothesisResult:
     if not isinstance(work.request, HypotestRequest):
         raise TypeError("only a test has a result without a signal")
     points = [MuPoint(mu=mu, CLs_obs=1.0, CLs_exp=[1.0] * 5) for mu in work.request.mu]
-    return _unfitted(work, hypothesis, status="ok", reason=None, points=points)
-
-
-def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
-    """Return the result of a hypothesis that could not be fitted at all."""
-    return _unfitted(work, hypothesis, status="failed", reason=reason, points=[])
-
-
-def _unfitted(
-    work: Work,
-    hypothesis: Hypothesis,
-    *,
-    status: Status,
-    reason: str | None,
-    points: list[MuPoint],
-) -> HypothesisResult:
-    return HypothesisResult(
-        name=hypothesis.name,
-        key=hypothesis_key(work.workspace_digest, hypothesis, work.request_digest),
-        mass_hypotheses=hypothesis.values,
-        status=status,
-        reason=reason,
-        CLs_obs=points[0].CLs_obs if points else None,
-        CLs_exp=points[0].CLs_exp if points else [None] * 5,
-        fit_time=0.0,
-        setup_time=0.0,
-        engine=UNFITTED,
-        points=points,
-    )
+    return unfitted(work, hypothesis, status="ok", reason=None, points=points)

@@ -1,15 +1,57 @@
-"""What engines offer to the worker's entry point."""
+"""What all engines share: the work they are given, and results of what cannot be fitted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import itertools
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from msgspec import Struct
+
+from fitserve.contract import (
+    FitRequest,
+    HypothesisResult,
+    PatchError,
+    RankingRequest,
+    ToyRange,
+    hypothesis_key,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request, ToyRange
+    from numpy.typing import ArrayLike
 
-__all__ = ["Engine", "Work"]
+    from fitserve.contract import Hypothesis, MuPoint, Request, Status, ToysRequest
+    from fitserve_worker.kernel import FloatArray
+    from fitserve_worker.kernel.batch import Batch
+
+__all__ = [
+    "ABOVE",
+    "UNFITTED",
+    "Engine",
+    "UnfitError",
+    "Work",
+    "cls_problems",
+    "failed",
+    "in_words",
+    "of_kind",
+    "packed",
+    "range_of",
+    "refused",
+    "statistic_of",
+    "unfitted",
+]
+
+UNFITTED = "none"
+"""What stands for the engine in a result that is of no fit."""
+
+ABOVE = 1e-6
+"""A difference of minima of -2 log L that shifts a significance by 1e-3, as for CLs."""
+
+_ROUNDING = 1e-9
+_Request = TypeVar("_Request", bound=Struct)
 
 
 class Work(NamedTuple):
@@ -28,17 +70,115 @@ class Work(NamedTuple):
 
 
 class Engine(Protocol):
-    """Fits hypotheses of one workspace.
+    """Fits hypotheses of one workspace, and answers requests of every kind.
 
-    Every engine tests hypotheses. What else it does has a method of the request's kind
-    (`fitserve.contract.kind_of`), as `fitserve_worker.engines.pyhf_reference.PyhfEngine` has
-    for all of them; requests of other kinds go to that engine.
+    The kinds are those of `fitserve.contract.Request`.
+    `fitserve_worker.engines.pyhf_engine.PyhfEngine` knows them all; another engine has it answer
+    those that it does not know itself.
     """
 
-    def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
+    def answers(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield one result for each hypothesis, in any order.
 
         A hypothesis that cannot be fitted is a result with status and reason; an engine
         raises only for what makes every hypothesis impossible.
         """
         ...
+
+
+def of_kind(work: Work, kind: type[_Request]) -> _Request:
+    """Return the request of a task, which must be of a kind."""
+    if not isinstance(work.request, kind):
+        raise TypeError(f"the request is no {kind.__name__}")
+    return work.request
+
+
+def statistic_of(request: Request) -> Literal["qtilde", "q"] | None:
+    """Return the test statistic that a request is for, None where it is for none."""
+    if isinstance(request, FitRequest | RankingRequest):
+        return None
+    return request.test_stat
+
+
+def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
+    """Return the result of a hypothesis that could not be fitted at all."""
+    return unfitted(work, hypothesis, status="failed", reason=reason, points=[])
+
+
+def unfitted(
+    work: Work,
+    hypothesis: Hypothesis,
+    *,
+    status: Status,
+    reason: str | None,
+    points: list[MuPoint],
+) -> HypothesisResult:
+    """Return the result of a hypothesis that no engine has fitted."""
+    return HypothesisResult(
+        name=hypothesis.name,
+        key=hypothesis_key(work.workspace_digest, hypothesis, work.request_digest),
+        mass_hypotheses=hypothesis.values,
+        status=status,
+        reason=reason,
+        CLs_obs=points[0].CLs_obs if points else None,
+        CLs_exp=points[0].CLs_exp if points else [None] * 5,
+        fit_time=0.0,
+        setup_time=0.0,
+        engine=UNFITTED,
+        points=points,
+    )
+
+
+class UnfitError(Exception):
+    """A hypothesis cannot be fitted; the message is for the user."""
+
+
+def in_words(error: Exception) -> str:
+    """Return the reason to give for a result where an exception was raised."""
+    # By the name of its module: a worker that only needs the kernel does not import pyhf.
+    module = type(error).__module__
+    if isinstance(error, UnfitError) or module == "pyhf.exceptions":
+        return str(error)
+    if isinstance(error, PatchError):
+        return f"the patch does not apply: {error}"
+    if isinstance(error, MemoryError):
+        return "the fit broke off: the worker has not enough memory for it"
+    return f"the fit broke off: {str(error) or 'no reason is given'}"
+
+
+def refused(request: Request, batch: Batch) -> list[str]:
+    """Return the hypotheses of a batch that cannot be fitted as a request asks; pyhf says why."""
+    found = []
+    for member in batch.members:
+        poi = member.sets.get(batch.poi) or member.common.get(batch.poi)
+        if poi is not None and refusal(
+            request, batch.poi, float(poi.lower[0]), float(poi.upper[0])
+        ):
+            found.append(member.name)
+    return found
+
+
+def cls_problems(rows: FloatArray) -> list[str]:
+    """Return what is wrong with CLs, of shape (signal strengths, 6): observed, then expected."""
+    problems = []
+    if (rows < -_ROUNDING).any() or (rows > 1 + _ROUNDING).any():
+        problems.append("a CLs is outside 0 to 1")
+    if any(low > high + _ROUNDING for row in rows[:, 1:] for low, high in itertools.pairwise(row)):
+        problems.append("the expected CLs are not in order")
+    return problems
+
+
+def range_of(work: Work, request: ToysRequest) -> ToyRange:
+    """Return which toys a task is to make: all of the request's, if it does not say."""
+    return work.toys or ToyRange(first=0, count=request.toys)
+
+
+def packed(values: ArrayLike) -> bytes:
+    """Return values of the test statistic as `fitserve.contract.ToyValues` has them.
+
+    Examples
+    --------
+    >>> packed([0.0, 1.5]).hex()
+    '000000000000c03f'
+    """
+    return np.asarray(values, dtype="<f4").tobytes()

@@ -1,31 +1,56 @@
-"""Best fits and impacts of nuisance parameters by the fit kernel, watched."""
+"""Best fits and impacts of nuisance parameters by the fit kernel, and reasons to doubt them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fitserve.contract import FitAnswer, FitRequest, RankingRequest
-from fitserve_worker.engines.kernel_pieces import of_kind
-from fitserve_worker.engines.kernel_solution import Fitted, settled
-from fitserve_worker.engines.kernel_yields import channel_yields
-from fitserve_worker.engines.solution import correlations, degenerate, parameters, ranked
-from fitserve_worker.kernel.covariance import hold
-from fitserve_worker.kernel.intervals import profile_ends
-from fitserve_worker.kernel.retries import persistent
-from fitserve_worker.kernel.starts import Asked, deepened
+from fitserve_worker.engines.base import of_kind
+from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, of_fits
+from fitserve_worker.engines.solution import (
+    Channel,
+    Solution,
+    correlations,
+    degenerate,
+    listed,
+    parameters,
+    ranked,
+    yields_by_channel,
+)
+from fitserve_worker.kernel.covariance import (
+    Covariance,
+    Places,
+    covariance,
+    hold,
+    profile_ends,
+    settle,
+)
+from fitserve_worker.kernel.patches import sample_names
+from fitserve_worker.kernel.retries import doubts, persistent
+from fitserve_worker.kernel.starts import AMBIGUOUS, Asked, deepened
 from fitserve_worker.kernel.strengths import Strengths
 
 if TYPE_CHECKING:
-    from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.engines.solution import Solution
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
-    from fitserve_worker.kernel.fits import Bounds, Fits
+    from collections.abc import Sequence
+
+    from fitserve.contract import ChannelYields
+    from fitserve_worker.engines.kernel_hypotest import Piece
+    from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Bounds
+    from fitserve_worker.kernel.constraints import Parameters
+    from fitserve_worker.kernel.covariance import Best
+    from fitserve_worker.kernel.fits import Fits
+    from fitserve_worker.kernel.parameters import ParameterSet
     from fitserve_worker.kernel.starts import SecondMinima
 
-__all__ = ["answer_fit", "answer_ranking"]
+__all__ = ["Fitted", "answer_fit", "answer_ranking"]
 
+_ENDS = ("lower", "upper")
+# Slopes, in units of standard deviations, and parts of a second derivative that are none.
+_LEVEL = 1e-5
+_FLAT = 1e-7
 # Where a parameter at a bound has no uncertainty its interval is first looked for this far
 # away, in its range.
 _FIRST = 0.01
@@ -37,7 +62,7 @@ def answer_fit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
     bounds, fits, seen, start = _held_at_zero(piece) if request.background_only else _free(piece)
     answers = []
     for index in range(piece.loaded.size):
-        one = settled(piece, index, fits, bounds, seen)
+        one = _settled(piece, index, fits, bounds, seen)
         problems = [*one.problems]
         answer = None
         if one.best.covariance is not None:
@@ -49,7 +74,7 @@ def answer_fit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
                 poi=None if one.poi is None else piece.batch.poi,
                 parameters=parameters(found),
                 correlations=correlations(found),
-                channels=channel_yields(one, found),
+                channels=_channel_yields(one, found),
             )
         answers.append({**one.fields(problems), "fit": answer})
     return answers, start
@@ -65,7 +90,7 @@ def answer_ranking(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | Non
     bounds, fits, seen, start = _free(piece)
     answers = []
     for index in range(piece.loaded.size):
-        one = settled(piece, index, fits, bounds, seen)
+        one = _settled(piece, index, fits, bounds, seen)
         problems = [*one.problems]
         ranking = None
         poi = one.poi
@@ -165,3 +190,222 @@ def _intervals(
     if ends.lower_minimum:
         problems.append("a lower minimum was found while looking for intervals")
     return made
+
+
+class Fitted(NamedTuple):
+    """A hypothesis after its best fit: which one of its piece, and the reasons to doubt it."""
+
+    piece: Piece
+    at: int
+    parameters: Parameters
+    places: Places
+    best: Best
+    problems: list[str]
+    minima: SecondMinima
+
+    @property
+    def poi(self) -> int | None:
+        """Index of the parameter of interest, if there is one."""
+        column = self.piece.loaded.chunk.poi[self.at]
+        return int(np.flatnonzero(self.places.column == column)[0]) if column >= 0 else None
+
+    def fields(self, problems: Sequence[str]) -> dict[str, Any]:
+        """Return fields of a result."""
+        chunk, fit = self.piece.loaded.chunk, self.best.fit
+        column = chunk.poi[self.at]
+        every = self.piece.loaded.size
+        return {
+            "status": "suspect" if problems else "ok",
+            "reason": "; ".join(problems) or None,
+            "CLs_obs": None,
+            "CLs_exp": [None] * 5,
+            "points": [],
+            "muhat": finite(fit.x[0, column]) if column >= 0 else None,
+            "twice_nll": finite(2 * (fit.value[0] + chunk.constant[self.at])),
+            "diagnostics": {
+                **of_fits([fit], 0),
+                # Of all parameters, which is what uncertainties are from.
+                "positive_definite": self.best.covariance is not None,
+                **at_bounds(self.piece, self.at, fit.take(np.zeros(every, dtype=int))),
+                **self.minima.second(self.at),
+            },
+        }
+
+    def solution(self) -> Solution:
+        """Return the fit; its covariance is zero where there is none."""
+        best = self.best
+        sets = [made for made, _ in self.parameters.sets]
+        in_column, in_bin = self.where
+        column, bins = self.places.column[in_column], self.places.bin[in_bin]
+        fixed = np.concatenate([made.fixed for made in sets])
+        # A parameter of interest that the request holds counts as fixed.
+        fixed[in_column] = best.bounds.lower[0, column] >= best.bounds.upper[0, column]
+        at_bound = np.zeros(len(fixed), dtype=bool)
+        at_bound[in_column], at_bound[in_bin] = best.at_column[column], best.at_bin[bins]
+        centres = np.concatenate([_centres(made) for made in sets])
+        widths = np.where(fixed, 0.0, np.concatenate([_widths(made) for made in sets]))
+        matrix = np.diag(np.where(self.parameters.idle, widths**2, 0.0))
+        if best.covariance is not None:
+            known = best.covariance
+            mixed = known.mixed[np.ix_(column, bins)]
+            matrix[np.ix_(in_column, in_column)] = known.columns[np.ix_(column, column)]
+            matrix[np.ix_(in_column, in_bin)] = mixed
+            matrix[np.ix_(in_bin, in_column)] = mixed.T
+            matrix[np.ix_(in_bin, in_bin)] = known.local[np.ix_(bins, bins)]
+        low, high = (np.concatenate([getattr(made, end) for made in sets]) for end in _ENDS)
+        return Solution(
+            names=self.parameters.names,
+            values=self.parameters.join(best.fit.x[0], best.fit.local[0]),
+            bounds=np.stack([low, high], axis=1),
+            fixed=fixed,
+            at_bound=at_bound,
+            covariance=matrix,
+            centres=centres,
+            widths=widths,
+            intervals={},
+        )
+
+    @property
+    def where(self) -> tuple[IntArray, IntArray]:
+        """Indices of the parameters that are columns, and of those that are local ones."""
+        return np.flatnonzero(self.places.column >= 0), np.flatnonzero(self.places.bin >= 0)
+
+
+def _settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: SecondMinima) -> Fitted:
+    """Return what a fit comes to when parameters at bounds are held there.
+
+    Parameters
+    ----------
+    piece
+        Hypotheses.
+    index
+        Which of them.
+    fits, bounds
+        A fit for each of them, and between what.
+    seen
+        What other starts of these led to.
+    """
+    one = np.array([index])
+    loaded = piece.loaded
+    best = settle(loaded, index, fits.take(one), bounds.take(one))
+    found = doubts(loaded, best.fit, 0, loaded.observed.events[index])
+    problems = [f"the fit {what}" for what in [*found, *seen.doubts(index, AMBIGUOUS)]]
+    if best.covariance is None:
+        problems.append("the covariance is not accurate: the Hessian is not positive definite")
+    parameters = piece.batch.parameters(piece.members[index])
+    flat = _flat_at_bounds(best)
+    if flat.any():
+        none = np.zeros(piece.batch.shape.bins, dtype=bool)
+        names = piece.batch.names_at(piece.members[index], flat, none)
+        problems.append(
+            f"the data do not determine {listed(names)}: -2 log L is flat off the bound too"
+        )
+    return Fitted(piece, index, parameters, _places(piece, parameters), best, problems, seen)
+
+
+def _flat_at_bounds(best: Best) -> BoolArray:
+    """Tell which columns at a bound could leave it at no cost, if others followed.
+
+    What is left of the second derivative where all others are at their best, in units of the
+    second derivative, is 1 - R^2 with R the global correlation.
+    """
+    seconds, bounds = best.seconds, best.bounds
+    stiff = np.diag(seconds.columns)
+    small = np.abs(seconds.gradient) < _LEVEL * np.sqrt(np.maximum(stiff, 0.0))
+    level: BoolArray = best.at_column & small
+    if not level.any():
+        return level
+    moving = (bounds.lower[0] < bounds.upper[0]) & (level | ~best.at_column)
+    known = covariance(seconds, moving, ~best.at_bin & (seconds.local > 0))
+    if known is None:
+        return level
+    with np.errstate(divide="ignore"):
+        left = 1 / (np.diag(known.columns) * stiff)
+    flat: BoolArray = level & (left < _FLAT)
+    return flat
+
+
+def _places(piece: Piece, parameters: Parameters) -> Places:
+    bin_of = np.full(piece.batch.shape.bins, -1)
+    bin_of[piece.loaded.slots] = np.arange(len(piece.loaded.slots))
+    columns, bins = [], []
+    for made, place in parameters.sets:
+        nowhere = np.full(len(made), -1)
+        columns.append(nowhere if place.columns is None else place.columns)
+        bins.append(nowhere if place.slots is None else bin_of[place.slots])
+    return Places(np.concatenate(columns), np.concatenate(bins))
+
+
+def _centres(made: ParameterSet) -> FloatArray:
+    if made.constraint == "none":
+        return made.init
+    return made.aux / made.scale if made.constraint == "poisson" else made.aux
+
+
+def _widths(made: ParameterSet) -> FloatArray:
+    if made.constraint == "none":
+        return np.zeros(len(made))
+    return 1 / np.sqrt(made.scale) if made.constraint == "poisson" else made.scale
+
+
+def _channel_yields(fitted: Fitted, found: Solution) -> list[ChannelYields]:
+    """Return the yields of all channels, in the model's order.
+
+    Uncertainties are linear, as those by pyhf (`fitserve_worker.engines.pyhf_fit`):
+    V = J C J^T with C the covariance of the parameters and J the derivatives of the yields,
+    taken over plus and minus one standard deviation of each parameter. In a local parameter
+    yields are straight lines.
+    """
+    piece = fitted.piece
+    known = fitted.best.covariance
+    if known is None:
+        raise ValueError("yields after a fit need its covariance")
+    column, at = (place[place >= 0] for place in fitted.places)
+    in_column, in_bin = fitted.where
+    prefit = Covariance(*(np.zeros_like(part) for part in known))
+    prefit.columns[column, column] = found.widths[in_column] ** 2
+    prefit.local[at, at] = found.widths[in_bin] ** 2
+    member = piece.members[fitted.at]
+    slots = piece.batch.sample_slots(member)
+    order = sample_names(piece.work.workspace, _patch(fitted))
+    layout = piece.batch.layout
+    return yields_by_channel(
+        [
+            Channel(name, layout.bin_range(name), [(one, slots[name, one]) for one in order[name]])
+            for name, _ in layout.channels
+        ],
+        piece.loaded.observed.events[fitted.at, piece.loaded.slots],
+        _propagated(fitted, found, found.centres, prefit),
+        _propagated(fitted, found, found.values, known),
+    )
+
+
+def _patch(fitted: Fitted) -> list[dict[str, object]]:
+    name = fitted.piece.batch.members[fitted.piece.members[fitted.at]].name
+    return next(one.patch for one in fitted.piece.work.hypotheses if one.name == name)
+
+
+def _propagated(
+    fitted: Fitted, found: Solution, values: FloatArray, covariance: Covariance
+) -> tuple[FloatArray, FloatArray]:
+    """Return yields and uncertainties, both (slots + 1, model bins); the last row is the sum."""
+    shape = fitted.piece.batch.shape
+    x, local = fitted.parameters.split(values, shape.columns, shape.bins)
+    low, high = (
+        fitted.parameters.split(ends, shape.columns, shape.bins)[0] for ends in found.bounds.T
+    )
+    sigma = np.sqrt(np.maximum(np.diag(covariance.columns), 0.0))
+    ends = np.stack([np.clip(x + sigma, low, high), np.clip(x - sigma, low, high)])
+    ends[:, sigma == 0] = x[sigma == 0]
+    of = fitted.piece.loaded.sample_yields(fitted.at, x, local, ends)
+    variance = np.maximum(np.diag(covariance.local), 0.0)
+
+    def uncertainty(by_column: FloatArray, by_local: FloatArray) -> FloatArray:
+        of_columns = np.sum((covariance.columns @ by_column) * by_column, axis=0)
+        between = 2 * by_local * np.sum(covariance.mixed * by_column, axis=0)
+        total: FloatArray = of_columns + between + by_local**2 * variance
+        return np.sqrt(np.maximum(total, 0.0))
+
+    sigmas = [uncertainty(of.by_column[:, row], of.by_local[row]) for row in range(len(of.yields))]
+    sigmas.append(uncertainty(of.by_column.sum(axis=1), of.by_local.sum(axis=0)))
+    return np.vstack([of.yields, of.yields.sum(axis=0)]), np.stack(sigmas)

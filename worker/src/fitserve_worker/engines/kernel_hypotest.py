@@ -1,27 +1,119 @@
-"""CLs of a hypothesis by the fit kernel, watched."""
+"""CLs of hypotheses by the fit kernel, reasons to doubt them, and what all its answers share."""
 
 from __future__ import annotations
 
-import itertools
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fitserve.contract import HypotestRequest, MuPoint
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_fits, of_kind
-from fitserve_worker.kernel.doubts import doubts
+from fitserve_worker.engines.base import cls_problems, of_kind
+from fitserve_worker.engines.solution import listed
 from fitserve_worker.kernel.hypotest import hypotest
+from fitserve_worker.kernel.retries import doubts
 from fitserve_worker.kernel.starts import AMBIGUOUS, falling, nearest
 
 if TYPE_CHECKING:
-    from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.kernel.arraytypes import FloatArray
-    from fitserve_worker.kernel.fits import Fits
+    from collections.abc import Sequence
+
+    from fitserve_worker.engines.base import Work
+    from fitserve_worker.kernel import FloatArray
+    from fitserve_worker.kernel.batch import Batch
+    from fitserve_worker.kernel.fits import Fits, Loaded
     from fitserve_worker.kernel.hypotest import Tests
 
-__all__ = ["Tested", "answer_hypotest", "cls_problems"]
+__all__ = [
+    "Piece",
+    "Tested",
+    "answer_hypotest",
+    "at_bounds",
+    "finite",
+    "minima",
+    "of_fits",
+]
 
-_ROUNDING = 1e-9
+
+class Piece(NamedTuple):
+    """Hypotheses that are on the device together.
+
+    ``members`` are their indices in the batch. ``start`` (columns,) is where fits without
+    signal may start, from those to hypotheses before; None if there are none.
+    """
+
+    work: Work
+    batch: Batch
+    loaded: Loaded
+    members: Sequence[int]
+    start: FloatArray | None
+
+
+def finite(value: Any) -> float | None:
+    """Return a number of Python, or None for one that is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def of_fits(fits: Sequence[Fits], index: int) -> dict[str, Any]:
+    """Return for a result's diagnostics how the fits to a hypothesis went, all together.
+
+    Parameters
+    ----------
+    fits
+        Fits that were made for different ends, each of all hypotheses.
+    index
+        Which hypothesis.
+    """
+    return {
+        "converged": all(bool(one.converged[index]) for one in fits),
+        "iterations": int(sum(one.steps[index] for one in fits)),
+        "edm": finite(max(abs(float(one.edm[index])) for one in fits)),
+        "positive_definite": all(bool(one.positive[index]) for one in fits),
+    }
+
+
+def minima(piece: Piece, index: int, free: Fits, background: Fits) -> dict[str, Any]:
+    """Return -2 log L of the observed data at the minima of a hypothesis, for a result.
+
+    Parameters
+    ----------
+    piece
+        The hypotheses.
+    index
+        Which of them.
+    free, background
+        Fits to the observed data, with the signal strength free and at zero.
+    """
+    constant = piece.loaded.chunk.constant[index]
+    return {
+        "twice_nll": finite(2 * (free.value[index] + constant)),
+        "twice_nll_background": finite(2 * (background.value[index] + constant)),
+    }
+
+
+def at_bounds(piece: Piece, index: int, fits: Fits) -> dict[str, Any]:
+    """Return for a result's diagnostics which free parameters ended at a bound.
+
+    Parameters
+    ----------
+    piece
+        The hypotheses.
+    index
+        Which of them.
+    fits
+        Fits, one for each of them.
+    """
+    chunk = piece.loaded.chunk
+    columns, bins = (
+        (of["lower"][index] < of["upper"][index])
+        & ((value <= of["lower"][index]) | (value >= of["upper"][index]))
+        for of, value in ((chunk.columns, fits.x[index]), (chunk.local, fits.local[index]))
+    )
+    count = int(columns.sum() + bins.sum())
+    if not count:
+        return {"at_bounds": 0}
+    names = piece.batch.names_at(piece.members[index], columns, bins)
+    return {"at_bounds": count, "parameters_at_bounds": listed(names)}
 
 
 def answer_hypotest(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
@@ -32,16 +124,6 @@ def answer_hypotest(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | No
         Tested(piece, tests, index, request.mu).fields() for index in range(len(piece.members))
     ]
     return answers, tests.null.x[0] if bool(tests.null.converged[0]) else None
-
-
-def cls_problems(rows: FloatArray) -> list[str]:
-    """Return what is wrong with CLs, of shape (signal strengths, 6): observed, then expected."""
-    problems = []
-    if (rows < -_ROUNDING).any() or (rows > 1 + _ROUNDING).any():
-        problems.append("a CLs is outside 0 to 1")
-    if any(low > high + _ROUNDING for row in rows[:, 1:] for low, high in itertools.pairwise(row)):
-        problems.append("the expected CLs are not in order")
-    return problems
 
 
 class Tested(NamedTuple):

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import LimitRequest, MuPoint, ScanRequest
-from fitserve_worker.engines.crossing import search
-from fitserve_worker.engines.kernel_hypotest import cls_problems
-from fitserve_worker.engines.kernel_pieces import at_bounds, finite, minima, of_kind
-from fitserve_worker.engines.limits import in_order, judged, limits_of
+from fitserve_worker.engines.base import ABOVE, cls_problems, of_kind
+from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, minima
+from fitserve_worker.engines.limits import in_order, judged, limits_of, search
 from fitserve_worker.kernel.strengths import Strengths
 
 if TYPE_CHECKING:
-    from fitserve_worker.engines.crossing import Crossing, Searching
-    from fitserve_worker.engines.kernel_pieces import Piece
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.engines.kernel_hypotest import Piece
+    from fitserve_worker.engines.limits import Crossing, Searching
+    from fitserve_worker.kernel import FloatArray
 
 __all__ = ["answer_limit", "answer_scan"]
 
-# A rise of -2 log L below zero that shifts a significance by 1e-3.
-_BELOW = 1e-6
 # Tests that are in memory at a time.
 _BLOCK = 1024
 
@@ -140,7 +137,7 @@ def _point(strengths: Strengths, at: int, mu: float) -> MuPoint:
         problems = ["a result is not a finite number", *problems]
     elif mu >= 0:
         problems += cls_problems(np.array([cls]))
-    if outcome.twice_delta_nll < -_BELOW:
+    if outcome.twice_delta_nll < -ABOVE:
         problems.append(
             f"the free fit stopped {-outcome.twice_delta_nll:.2g} above a known minimum of -2 log L"
         )

@@ -8,7 +8,7 @@ and with it the rounding.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,70 +26,46 @@ from fitserve.contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve_worker.engines import failed
-from fitserve_worker.engines.base import Engine
-from fitserve_worker.engines.kernel_hypotest import Tested
-from fitserve_worker.engines.kernel_pieces import Piece
+from fitserve_worker.engines.base import failed, in_words, of_kind, packed, range_of, refused
+from fitserve_worker.engines.kernel_hypotest import Piece, Tested
 from fitserve_worker.engines.opinions import weighed
-from fitserve_worker.engines.refusals import in_words, refused
-from fitserve_worker.engines.toy_values import packed, range_of
-from fitserve_worker.kernel.compilation import compile_hypotheses
-from fitserve_worker.kernel.errors import UnsupportedModelError
+from fitserve_worker.kernel.asymptotics import compared_floor
+from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.spec import UnsupportedModelError
 from fitserve_worker.kernel.toys import Centre, Statistics, ToyMaker, toy_statistics
 from fitserve_worker.sampling import stream_key
-from fitserve_worker.statistics import compared_floor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fitserve.contract import Hypothesis, ToyRange
-    from fitserve_worker.engines.base import Work
+    from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.kernel.fits import Fits
 
-__all__ = ["KernelToys", "Toymaker"]
+__all__ = ["KernelToys"]
 
 # Second opinions on the observed data, which the parts of the toys of a hypothesis share.
 _opinions: LRUCache[str, HypothesisResult] = LRUCache(maxsize=64)
 
 
-class Toymaker(Engine, Protocol):
-    """An engine that makes toys too."""
-
-    def toys(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the test statistic of toys of each hypothesis."""
-        ...
-
-
-class KernelToys:
+class KernelToys(NamedTuple):
     """Makes toys with the kernel, and has a reference engine make those that it does not fit.
 
-    Parameters
-    ----------
-    reference
-        Makes the reference engine, when it is first needed.
-    second
-        Makes the engine that is asked about the observed data where the kernel doubts its fits
-        to them, and for the toys where there is no fit to draw them from; by default
-        ``reference``.
+    ``reference`` makes the reference engine, when it is first needed, and ``second`` the engine
+    that is asked about the observed data where the kernel doubts its fits to them, and for the
+    toys where there is no fit to draw them from.
     """
 
-    def __init__(
-        self,
-        reference: Callable[[], Toymaker],
-        second: Callable[[], Toymaker] | None = None,
-    ) -> None:
-        self._reference = reference
-        self._second = second or reference
+    reference: Callable[[], Engine]
+    second: Callable[[], Engine]
 
-    def toys(self, work: Work) -> Iterator[HypothesisResult]:
+    def answers(self, work: Work) -> Iterator[HypothesisResult]:
         """Yield the test statistic of toys of each hypothesis."""
-        request = work.request
-        if not isinstance(request, ToysRequest):
-            raise TypeError("the request is no ToysRequest")
+        request = of_kind(work, ToysRequest)
         try:
             background: Background | dict[str, Any] = Background(work.workspace, request.model)
         except UnsupportedModelError:
@@ -113,10 +89,10 @@ class KernelToys:
         compilation = compile_hypotheses(background, [hypothesis], request.model)
         if compilation.unsupported:
             reason = compilation.unsupported[hypothesis.name]
-            return _by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
+            return _by(self.reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
         if hypothesis.name in refused(request, batch):
-            return _by(self._reference(), work, hypothesis, {})
+            return _by(self.reference(), work, hypothesis, {})
         loaded = load(batch, [0], runtime())
         # Of toys only the test statistic counts.
         poi, columns = loaded.chunk.poi[0], loaded.chunk.columns
@@ -128,7 +104,7 @@ class KernelToys:
         doubts = "; ".join(tested.doubts())
         if not np.isfinite([tests.q[0, 0], *tests.fixed[0].yields[0], *tests.null.yields[0]]).all():
             reason = f"the observed data cannot be fitted: {doubts}"
-            return _by(self._second(), work, hypothesis, {KERNEL_DOUBT: reason})
+            return _by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
         found = _result(tested, request, hypothesis, doubts, ready - begin, ready)
         return self._weighed(tested, request, hypothesis, found) if doubts else found
 
@@ -143,7 +119,7 @@ class KernelToys:
 
         That is of the observed data only, from which the toys follow.
         """
-        second = _opinion(self._second(), tested.piece.work, request, hypothesis)
+        second = _opinion(self.second(), tested.piece.work, request, hypothesis)
         of_data = msgspec.structs.replace(
             found,
             **{name: tested.fields()[name] for name in ("CLs_obs", "CLs_exp", "points")},
@@ -163,15 +139,15 @@ class KernelToys:
 
 
 def _by(
-    engine: Toymaker, work: Work, hypothesis: Hypothesis, told: dict[str, str]
+    engine: Engine, work: Work, hypothesis: Hypothesis, told: dict[str, str]
 ) -> HypothesisResult:
     """Return another engine's toys, with what made them its."""
-    found = next(iter(engine.toys(work._replace(hypotheses=[hypothesis]))))
+    found = next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
     return msgspec.structs.replace(found, diagnostics={**found.diagnostics, **told})
 
 
 def _opinion(
-    engine: Toymaker, work: Work, request: ToysRequest, hypothesis: Hypothesis
+    engine: Engine, work: Work, request: ToysRequest, hypothesis: Hypothesis
 ) -> HypothesisResult:
     """Return an engine's test of the observed data, once for all parts of the toys."""
     asked = HypotestRequest(
@@ -188,7 +164,7 @@ def _opinion(
     again = work._replace(
         hypotheses=[hypothesis], request=asked, request_digest=of_request, toys=None
     )
-    _opinions[key] = next(iter(engine.hypotest(again)))
+    _opinions[key] = next(iter(engine.answers(again)))
     return _opinions[key]
 
 

@@ -1,23 +1,289 @@
-"""From where CLs was evaluated and crossed a threshold to the limits of a result."""
+r"""Upper limits: where several curves of CLs fall to a threshold, and what a result says of them.
+
+One evaluation gives the observed CLs and the five expected ones. Each is transformed to
+
+.. math:: z_N(\mu) = \Phi^{-1}(1 - \mathrm{CLs}\,\Phi(N))
+
+with N the number of standard deviations of the background's fluctuation (0 for the observed
+CLs). By arXiv:1007.1727 (equations 65 and 89) z of an expected CLs is
+:math:`\sqrt{q_{\mu,A}} - N`, which is a nearly straight line in mu and known at mu = 0. Steps
+are therefore secants of z, kept inside a bracket that is halved where they do not shrink it.
+"""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from fitserve.contract import UpperLimits
+import numpy as np
+
+from fitserve.contract import ABOVE_BOUND, UpperLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from fitserve.contract import MuPoint
-    from fitserve_worker.engines.crossing import Crossing
 
-__all__ = ["in_order", "judged", "limits_of"]
+__all__ = [
+    "FLUCTUATIONS",
+    "Crossing",
+    "Searching",
+    "in_order",
+    "judged",
+    "limits_of",
+    "search",
+    "upper_limits",
+]
 
 _NAMES = ("observed", "expected_m2", "expected_m1", "expected_0", "expected_p1", "expected_p2")
 # CLs falls with the signal strength; fits that are good to sqrt(q) = 1e-3 make it rise by less.
 _RISE = 1e-3
+_Found = TypeVar("_Found")
+Searching: TypeAlias = Generator[float, Sequence[float], _Found]
+"""A search that yields signal strengths, wants the six CLs there, and returns what it found."""
+FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
+"""Background fluctuations in standard deviations: the observed CLs, then the expected ones."""
+# Relative width of the final bracket. The secant of z inside it is good to about 1e-5 of mu.
+_TOLERANCE = 2e-2
+_MOST = 40
+# Each evaluation without a value has climbed the whole ladder of attempts.
+_MOST_BROKEN = 8
+_STEEPEST = 37.0
+_SMALLEST = 1e-9
+
+
+class Crossing(NamedTuple):
+    """The upper limit of one curve.
+
+    ``mu`` is None where there is none, and ``reason`` says why. ``ends`` are the evaluated
+    signal strengths on both sides of it (zero is not evaluated). ``doubtful`` is true where
+    CLs could not be computed, so that a limit may exist.
+    """
+
+    mu: float | None
+    reason: str | None = None
+    ends: tuple[float, ...] = ()
+    doubtful: bool = False
+
+
+class _UndefinedError(Exception):
+    """CLs has no value where it is needed."""
+
+    def __init__(self, mu: float) -> None:
+        super().__init__(f"CLs could not be computed near mu = {mu:.4g}")
+
+
+def upper_limits(
+    cls_at: Callable[[float], Sequence[float]],
+    bounds: tuple[float, float],
+    level: float = 0.95,
+) -> list[Crossing]:
+    """Find where each of six CLs curves falls to 1 - ``level``.
+
+    Parameters
+    ----------
+    cls_at
+        Returns the observed CLs and the expected ones for -2 to +2 sigma at a signal
+        strength; NaN where they are not known. It is called once for a signal strength.
+    bounds
+        Between which to look. CLs is 1 at zero by its definition; below it nothing is
+        looked for.
+    level
+        Confidence level.
+
+    Returns
+    -------
+    list of Crossing
+        In the order of `FLUCTUATIONS`.
+
+    Examples
+    --------
+    >>> from scipy.special import ndtr
+    >>> from fitserve_worker.engines.limits import FLUCTUATIONS, upper_limits
+    >>> def cls(mu):  # of a counting experiment with sigma(mu) = 0.4 and muhat = 0
+    ...     return [ndtr(n - mu / 0.4) / ndtr(n) for n in FLUCTUATIONS]
+    >>> [round(found.mu, 3) for found in upper_limits(cls, (0, 10))]
+    [0.784, 0.421, 0.565, 0.784, 1.091, 1.462]
+    """
+    searching = search(bounds, level)
+    asked = next(searching)
+    while True:
+        try:
+            asked = searching.send(cls_at(asked))
+        except StopIteration as done:
+            return list(done.value)
+
+
+def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[Crossing]]:
+    """Search as `upper_limits` does, yielding the signal strengths to evaluate.
+
+    Each wants the six CLs sent back. So several searches can go on at a time, and what they
+    ask for can be evaluated together.
+
+    Parameters
+    ----------
+    bounds, level
+        As for `upper_limits`, whose result is the value that this generator returns.
+
+    Examples
+    --------
+    >>> searching = search((0, 10))
+    >>> next(searching)
+    1.0
+    """
+    made = _Search(max(0.0, bounds[0]), bounds[1], 1 - level)
+    yield from made.evaluate(made.first)
+    found = []
+    for curve in range(len(FLUCTUATIONS)):
+        crossing = yield from made.crossing(curve)
+        found.append(crossing)
+    return found
+
+
+class _Search:
+    """What is known of six curves; its generators yield signal strengths to evaluate."""
+
+    def __init__(self, low: float, high: float, alpha: float) -> None:
+        self._low, self._high = low, high
+        self._alpha = alpha
+        self._known: dict[float, Sequence[float]] = {}
+        self._broken = 0
+        if low == 0:
+            self._known[0.0] = [1.0] * len(FLUCTUATIONS)
+        self.first = min(max(1.0, low), high)
+
+    def evaluate(self, mu: float) -> Searching[None]:
+        if mu in self._known:
+            return
+        if self._broken >= _MOST_BROKEN:
+            raise _UndefinedError(mu)
+        self._known[mu] = yield mu
+        self._broken += not all(map(math.isfinite, self._known[mu]))
+
+    def crossing(self, curve: int) -> Searching[Crossing]:
+        try:
+            above = yield from self._excluded(curve)
+            if above is None:
+                cls = self._known[self._high][curve]
+                return Crossing(
+                    None,
+                    f"{ABOVE_BOUND} of {self._high:g}: CLs is {cls:.3g} there "
+                    "(--mu-max looks further)",
+                )
+            below = yield from self._allowed(curve, above)
+            if below is None:
+                cls = self._known[self._low][curve]
+                return Crossing(
+                    None, f"below the POI's bound of {self._low:g}: CLs is {cls:.3g} there"
+                )
+            return (yield from self._narrowed(curve, below, above))
+        except _UndefinedError as error:
+            return Crossing(None, str(error), doubtful=True)
+
+    def _value(self, curve: int, mu: float) -> float:
+        return self._known[mu][curve]
+
+    def _z(self, curve: int, mu: float) -> float:
+        return _z(self._value(curve, mu), FLUCTUATIONS[curve])
+
+    def _finite(self, curve: int) -> list[float]:
+        return sorted(mu for mu, found in self._known.items() if math.isfinite(found[curve]))
+
+    def _excluded(self, curve: int) -> Searching[float | None]:
+        """Return the smallest known mu that is excluded, going up until there is one."""
+        target = _z(self._alpha, FLUCTUATIONS[curve])
+        for _ in range(_MOST):
+            known = self._finite(curve)
+            out = [mu for mu in known if self._value(curve, mu) < self._alpha]
+            if out:
+                return out[0]
+            last = known[-1] if known else self._low
+            if last == self._high:
+                return None
+            broken = [mu for mu in self._known if mu > last]
+            if broken:
+                yield from self._step_over(last, broken)
+                continue
+            yield from self.evaluate(min(self._high, self._beyond(curve, last, target)))
+        raise _UndefinedError(max(self._known))
+
+    def _step_over(self, last: float, broken: list[float]) -> Searching[None]:
+        """Go on beyond what could not be computed, or below it where there is no beyond."""
+        if max(broken) < self._high and len(broken) <= _MOST_BROKEN // 2:
+            yield from self.evaluate(min(self._high, 1.5 * max(broken)))
+            return
+        nearest = min(broken)
+        if nearest - last <= _TOLERANCE * nearest:
+            raise _UndefinedError(nearest)
+        yield from self.evaluate((last + nearest) / 2)
+
+    def _beyond(self, curve: int, last: float, target: float) -> float:
+        """Return a mu where z is likely to have passed the target, not too far away."""
+        z, before = self._z(curve, last), -FLUCTUATIONS[curve]
+        guess = last * (target - before) / (z - before) if z > before else math.inf
+        return float(np.clip(1.05 * guess, 1.3 * last, 4 * last)) or self.first
+
+    def _allowed(self, curve: int, above: float) -> Searching[float | None]:
+        below = [mu for mu in self._finite(curve) if mu < above]
+        if below:
+            return below[-1]
+        yield from self.evaluate(self._low)
+        cls = self._value(curve, self._low)
+        if math.isnan(cls):
+            raise _UndefinedError(self._low)
+        return self._low if cls >= self._alpha else None
+
+    def _narrowed(self, curve: int, low: float, high: float) -> Searching[Crossing]:
+        target = _z(self._alpha, FLUCTUATIONS[curve])
+        moved, same, widths = 0, 0, [high - low]
+        for _ in range(_MOST):
+            z_low, z_high = self._z(curve, low), self._z(curve, high)
+            guess = low + (target - z_low) / (z_high - z_low) * (high - low)
+            if high - low <= _TOLERANCE * high:
+                return Crossing(guess, ends=tuple(mu for mu in (low, high) if mu > 0))
+            slow = len(widths) > 3 and widths[-1] > widths[-4] / 2  # noqa: PLR2004 - steps
+            if high <= _SMALLEST:
+                raise _UndefinedError(high)
+            if slow:
+                at = high / 10 if low == 0 else (low + high) / 2
+                widths = widths[-1:]
+            else:
+                # Aim a little beyond the guess, so that the far end comes near too.
+                nudge = 2**same * _TOLERANCE / 4 * guess
+                at = guess + nudge if guess - low < high - guess else guess - nudge
+                at = float(np.clip(at, low + 0.01 * (high - low), high - 0.01 * (high - low)))
+            at = yield from self._computed(curve, low, at, high)
+            side = -1 if self._value(curve, at) >= self._alpha else 1
+            same = same + 1 if side == moved else 0
+            moved = side
+            low, high = (at, high) if side < 0 else (low, at)
+            widths.append(high - low)
+        raise _UndefinedError(high)
+
+    def _in_hole(self, curve: int, mu: float) -> bool:
+        """Return whether what is known next to a mu, on both sides, could not be computed."""
+        left = max((known for known in self._known if known < mu), default=self._low)
+        right = min((known for known in self._known if known > mu), default=self._high)
+        sides = (self._known.get(left), self._known.get(right))
+        return all(side is not None and math.isnan(side[curve]) for side in sides)
+
+    def _computed(self, curve: int, low: float, at: float, high: float) -> Searching[float]:
+        """Return a place inside the bracket where CLs is known, ``at`` if possible."""
+        for mu in (at, (low + at) / 2, (at + high) / 2):
+            if self._in_hole(curve, mu):
+                continue
+            yield from self.evaluate(mu)
+            if math.isfinite(self._value(curve, mu)):
+                return mu
+        raise _UndefinedError(at)
+
+
+def _z(cls: float, fluctuation: float) -> float:
+    from scipy.special import ndtr, ndtri
+
+    return float(np.clip(-ndtri(cls * ndtr(fluctuation)), -_STEEPEST, _STEEPEST))
 
 
 def in_order(evaluated: Iterable[float]) -> list[float]:
@@ -39,7 +305,7 @@ def limits_of(found: Sequence[Crossing], level: float) -> UpperLimits:
     ----------
     found
         Where the six curves cross, in the order of
-        `fitserve_worker.engines.crossing.FLUCTUATIONS`.
+        `fitserve_worker.engines.limits.FLUCTUATIONS`.
     level
         Confidence level.
     """

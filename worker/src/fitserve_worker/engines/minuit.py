@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyhf
 from iminuit import Minuit
 
+from fitserve_worker.engines.base import ABOVE
+from fitserve_worker.engines.models import without_warnings
 from fitserve_worker.engines.solution import listed
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ _COST = 1e-4
 # bound itself Minuit's transformed parameter has no slope.
 _NEAR = 1e-2
 _INSIDE = 1e-3
-# A difference of minima that shifts a significance by 1e-3, as for CLs.
-_ABOVE = 1e-6
 _CALLS = 100_000
 # Of Minuit's estimated distance to the minimum, 0.002 of it: the usual 0.1 leaves parameters
 # a hundredth of their uncertainty away.
@@ -120,16 +119,6 @@ class BestFit(NamedTuple):
         """Whether there are numbers at all."""
         return math.isfinite(self.twice_nll) and bool(np.isfinite(self.values).all())
 
-    @property
-    def free(self) -> NDArray[np.intp]:
-        """Indices of the parameters that have an uncertainty."""
-        return np.flatnonzero(~self.objective.fixed & ~self.at_bound)
-
-    @property
-    def uncertainties(self) -> NDArray[np.float64]:
-        """Uncertainties of all parameters, zero where there is none, shape (parameters,)."""
-        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
-
 
 def best_fit(
     built: BuiltModel,
@@ -160,9 +149,7 @@ def best_fit(
         SLSQP says that it failed.
     """
     objective = Objective(built, held or {})
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # What the numbers are worth is judged by the numbers, not by these messages.
-        warnings.simplefilter("ignore")
+    with without_warnings():
         known = math.inf
         if rung.optimizer == "scipy":
             start, known = _by_scipy(built, objective, start)
@@ -202,8 +189,7 @@ def hold(found: BestFit, index: int, value: float) -> tuple[NDArray[np.float64],
     if variance > 0:
         start += found.covariance[index] / variance * (value - found.values[index])
     start[index] = value
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with without_warnings():
         minuit = found.objective.minuit(start, strategy=0)
         minuit.values[index] = value
         minuit.fixed[index] = True
@@ -274,7 +260,7 @@ def _problems(minuit: Minuit, known: float) -> list[str]:
         problems.append(f"Minuit finds no valid minimum: estimated distance {minimum.edm:.2g}")
     if minuit.nfit and not (minuit.covariance is not None and minimum.has_accurate_covar):
         problems.append("the covariance is not accurate: the Hessian is not positive definite")
-    if minuit.fval > known + _ABOVE:
+    if minuit.fval > known + ABOVE:
         above = minuit.fval - known
         problems.append(f"the fit stopped {above:.2g} above a known minimum of -2 log L")
     return problems

@@ -1,25 +1,32 @@
-"""pyhf models of hypotheses, kept for a while in the worker's process."""
+"""pyhf models of hypotheses, kept for a while in the worker's process, and their faults."""
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyhf
 from cachetools import LRUCache
 
-from fitserve.contract import FitRequest, apply_patch, digest, widened
-from fitserve_worker.engines.refusals import unbuilt
+from fitserve.contract import FitRequest, apply_patch, digest, refusal, widened
+from fitserve_worker.engines.base import UnfitError
 
 if TYPE_CHECKING:
-    from fitserve.contract import ModelOptions
+    from collections.abc import Iterator
+
+    from fitserve.contract import ModelOptions, Request
     from fitserve_worker.engines.base import Work
 
-__all__ = ["BuiltModel", "build"]
+__all__ = ["BuiltModel", "below_zero", "build", "check_model", "without_warnings"]
 
 # pyhf's arrays take about this many times the bytes of the workspace's compact JSON.
 _GROWTH = 40
 _CACHE_BYTES = 512 * 1024**2
+# So many bins with less than no events are named.
+_SHOWN = 3
 
 
 class BuiltModel(NamedTuple):
@@ -59,7 +66,7 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     try:
         built = _build(patched, options, may_lack_poi=without)
     except (AssertionError, LookupError, TypeError, ValueError) as error:
-        raise unbuilt(patched, error) from error
+        raise _unbuilt(patched, error) from error
     size = _GROWTH * len(msgspec.json.encode(patched))
     if size <= _CACHE_BYTES:
         _cache[key] = built, size
@@ -94,3 +101,105 @@ def _declares(spec: dict[str, Any], parameter: str) -> bool:
         for sample in channel["samples"]
         for modifier in sample["modifiers"]
     )
+
+
+def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
+    """Return the error for a patched workspace of which pyhf makes no model.
+
+    pyhf does not explain a luminosity without settings, a staterror that the samples which share
+    it have in different channels, or one with a slash in its name.
+    """
+    where: dict[str, dict[str, set[str]]] = {}
+    lumi = False
+    for channel in spec["channels"]:
+        for sample in channel["samples"]:
+            for modifier in sample["modifiers"]:
+                lumi |= modifier["type"] == "lumi"
+                if modifier["type"] == "staterror":
+                    samples = where.setdefault(modifier["name"], {})
+                    samples.setdefault(sample["name"], set()).add(channel["name"])
+    uneven = [name for name, each in where.items() if len(set(map(frozenset, each.values()))) > 1]
+    if isinstance(error, AssertionError) and uneven:
+        return UnfitError(
+            f"staterror {uneven[0]!r} is shared unevenly: not all samples that have it have it in "
+            "the same channels"
+        )
+    slash = [name for name in where if "/" in name]
+    if isinstance(error, KeyError) and slash:
+        return UnfitError(f"pyhf does not take a staterror with a slash in its name: {slash[0]!r}")
+    if isinstance(error, TypeError) and lumi:
+        return UnfitError(
+            "the measurement does not say what lumi is: it needs inits, bounds, auxdata and sigmas"
+        )
+    return UnfitError(f"pyhf makes no model of the patched workspace: {error}")
+
+
+def check_model(built: BuiltModel, request: Request) -> None:
+    """Refuse a model that pyhf's optimizers cannot fit, or would fit with another meaning.
+
+    Raises
+    ------
+    UnfitError
+        A parameter starts outside its bounds, or that of interest cannot be what is asked for.
+    """
+    config = built.model.config
+    bounds = config.suggested_bounds()
+    for name, init, (low, high) in zip(
+        config.par_names, config.suggested_init(), bounds, strict=True
+    ):
+        if not low <= init <= high:
+            raise UnfitError(
+                f"parameter {name!r} starts at {init:g}, outside its bounds {low:g} to {high:g}"
+            )
+    at = config.poi_index
+    if at is not None:
+        fixed = bool(config.suggested_fixed()[at])
+        told = refusal(request, config.poi_name, *bounds[at], fixed=fixed)
+        if told is not None:
+            raise UnfitError(": ".join(told))
+
+
+def below_zero(built: BuiltModel) -> str:
+    """Say which systematics take the expected yields of which bins below zero, if any do."""
+    told = []
+    for channel, index, value, name, at in _negative(built):
+        told.append(f"bin {index} of channel {channel!r} is {value:g} with {name!r} at {at:+g}")
+        if len(told) == _SHOWN:
+            break
+    return f"the expected yields are below zero: {', '.join(told)}" if told else ""
+
+
+def _negative(built: BuiltModel) -> Iterator[tuple[str, int, float, str, float]]:
+    """Yield channel, bin, yield, parameter and its value, one standard deviation either way.
+
+    The signal strength is at zero. Only a histosys adds to yields, and only a yield that is
+    negative falls as a factor grows.
+    """
+    model = built.model
+    config = model.config
+    factors = bool((model.main_model.nominal_rates < 0).any())
+    names = {name for name, type_ in config.modifiers if factors or type_ == "histosys"}
+    bins = [(channel, index) for channel, n in config.channel_nbins.items() for index in range(n)]
+    initial = config.suggested_init()
+    if config.poi_index is not None:
+        initial[config.poi_index] = 0.0
+    for name in config.par_order:
+        made = config.param_set(name)
+        if name not in names or not made.is_scalar or not made.constrained:
+            continue
+        for sign in (-1.0, 1.0):
+            values = list(initial)
+            at = config.par_slice(name).start
+            values[at] += sign * made.width()[0]
+            expected = model.expected_actualdata(values)
+            for (channel, index), value in zip(bins, expected, strict=True):
+                if value < 0:
+                    yield channel, index, float(value), name, values[at]
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore the warnings of fits: their results are judged by the numbers."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield

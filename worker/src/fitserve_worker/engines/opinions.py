@@ -81,7 +81,7 @@ def _higher(pyhf: HypothesisResult, kernel: HypothesisResult) -> bool:
 
 
 def _answered(result: HypothesisResult) -> bool:
-    """Whether a result has a number of what was asked for."""
+    """Whether a result has a number that answers its request."""
     if result.status == "failed":
         return False
     asked = (result.limit, result.fit, result.ranking)
@@ -124,7 +124,7 @@ def _doubted(kernel: HypothesisResult, pyhf: HypothesisResult, reason: str) -> l
 
 
 def _pairs(kernel: HypothesisResult, pyhf: HypothesisResult) -> Iterator[_Pair]:
-    """Yield the numbers that both have; limits where there are any, as they are what is asked."""
+    """Yield the numbers that both have; of a search for limits, first the limits."""
     yield from _apart("limit", _limits(kernel), _limits(pyhf), None)
     yield from (
         _compared(kernel.points[:1], pyhf.points[:1])

@@ -1,4 +1,4 @@
-"""From pyhf's best fit to what is told of it: parameters, correlations, impacts."""
+"""From pyhf's best fit to what a result says of it: parameters, correlations, yields, impacts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,24 @@ import numpy as np
 
 from fitserve.contract import FitAnswer, RankingAnswer
 from fitserve_worker.engines.minuit import hold
-from fitserve_worker.engines.solution import Solution, correlations, degenerate, parameters, ranked
-from fitserve_worker.engines.yields import channel_yields
+from fitserve_worker.engines.solution import (
+    Channel,
+    Solution,
+    correlations,
+    degenerate,
+    parameters,
+    ranked,
+    yields_by_channel,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fitserve.contract import ChannelYields
     from fitserve_worker.engines.minuit import BestFit
     from fitserve_worker.engines.models import BuiltModel
+
+    Array = NDArray[np.float64]
 
 __all__ = ["fit_answer", "ranking_answer"]
 
@@ -29,7 +39,7 @@ def fit_answer(built: BuiltModel, found: BestFit) -> tuple[FitAnswer, list[str]]
         poi=None if config.poi_index is None else config.par_names[config.poi_index],
         parameters=parameters(solution),
         correlations=correlations(solution),
-        channels=channel_yields(built, found, solution.centres, widths),
+        channels=_channel_yields(built, found, solution.centres, widths),
     )
     return answer, degenerate(solution)
 
@@ -84,3 +94,76 @@ def _solution(built: BuiltModel, found: BestFit) -> Solution:
         widths=widths,
         intervals=found.intervals,
     )
+
+
+def _channel_yields(
+    built: BuiltModel, found: BestFit, prefit: Array, widths: Array
+) -> list[ChannelYields]:
+    """Return the yields of all channels, in the model's order.
+
+    Uncertainties are linear: V = J C J^T with C the covariance of the parameters and J the
+    derivatives of the yields, taken over plus and minus one standard deviation of each
+    parameter as cabinetry does.
+
+    Parameters
+    ----------
+    built
+        Model and data.
+    found
+        The fit.
+    prefit, widths
+        Centres and widths of the constraints, both of shape (parameters,); the width is zero
+        where there is none.
+    """
+    before, before_sigma = _propagated(built, found, prefit, np.diag(widths**2))
+    after, after_sigma = _propagated(built, found, found.values, found.covariance)
+    config = built.model.config
+    observed = np.asarray(built.data[: config.nmaindata], dtype=float)
+    channels = [
+        Channel(
+            channel["name"],
+            config.channel_slices[channel["name"]],
+            [
+                (sample["name"], config.samples.index(sample["name"]))
+                for sample in channel["samples"]
+            ],
+        )
+        for channel in built.model.spec["channels"]
+    ]
+    return yields_by_channel(
+        sorted(channels, key=lambda one: config.channels.index(one.name)),
+        observed,
+        (before, before_sigma),
+        (after, after_sigma),
+    )
+
+
+def _propagated(
+    built: BuiltModel, found: BestFit, at: Array, covariance: Array
+) -> tuple[Array, Array]:
+    """Return yields and their uncertainties, both (samples + 1, bins); the last is the sum."""
+    central = _expected(built, at)
+    sigma = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    moving = np.flatnonzero(sigma > 0)
+    if not len(moving):
+        return central, np.zeros_like(central)
+    low, high = found.objective.bounds.T
+    slopes = []
+    for index in moving:
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = at.copy()
+            moved[index] = np.clip(at[index] + sign * sigma[index], low[index], high[index])
+            ends.append((moved[index], _expected(built, moved)))
+        (up, above), (down, below) = ends
+        slopes.append((above - below) / (up - down))
+    jacobian = np.stack(slopes)
+    chosen = covariance[np.ix_(moving, moving)]
+    variance = np.einsum("isb,ij,jsb->sb", jacobian, chosen, jacobian, optimize=True)
+    return central, np.sqrt(np.maximum(variance, 0.0))
+
+
+def _expected(built: BuiltModel, at: Array) -> Array:
+    each = built.model.main_model.expected_data(at.tolist(), return_by_sample=True)
+    samples = np.asarray(each, dtype=float)
+    return np.vstack([samples, samples.sum(axis=0)])

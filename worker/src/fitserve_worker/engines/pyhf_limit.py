@@ -1,22 +1,78 @@
-"""Upper limits by pyhf's evaluations of CLs."""
+"""Limits and scans by pyhf: results of evaluations at several signal strengths.
+
+Below zero there is no CLs, and only the profile likelihood ratio is told.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fitserve_worker.engines.crossing import FLUCTUATIONS, upper_limits
-from fitserve_worker.engines.limits import in_order, judged, limits_of
-from fitserve_worker.engines.points import at_strengths
+import numpy as np
+import pyhf
+
+from fitserve.contract import MuPoint
+from fitserve_worker.engines.base import ABOVE
+from fitserve_worker.engines.ladder import SEVERITY
+from fitserve_worker.engines.limits import FLUCTUATIONS, in_order, judged, limits_of, upper_limits
+from fitserve_worker.engines.models import without_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from fitserve.contract import UpperLimits
-    from fitserve_worker.engines.asymptotic import Evaluation
     from fitserve_worker.engines.ladder import Climb
+    from fitserve_worker.engines.models import BuiltModel
+    from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
-__all__ = ["find_limits"]
+__all__ = ["Profile", "at_strengths", "find_limits", "profile"]
+
+
+def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> dict[str, Any]:
+    """Return fields of a `fitserve.contract.HypothesisResult`.
+
+    Parameters
+    ----------
+    climbs
+        By signal strength; the result's CLs and status begin with the first one.
+    """
+    lowest = min((one.best.twice_nll for one in climbs.values() if one.best), default=0.0)
+    points = [_point(mu, climb, lowest) for mu, climb in climbs.items()]
+    worst = max(points, key=lambda point: SEVERITY[point.status])
+    first = next(iter(climbs.values())).best
+    return {
+        "status": worst.status,
+        "reason": worst.reason,
+        "CLs_obs": points[0].CLs_obs,
+        "CLs_exp": points[0].CLs_exp,
+        "points": points,
+        "muhat": first.muhat if first else None,
+        "twice_nll": first.twice_nll if first else None,
+        "twice_nll_background": _number(first.twice_nll_background) if first else None,
+        "attempts": [attempt for climb in climbs.values() for attempt in climb.attempts],
+        "diagnostics": {
+            "converged": all(climb.best is not None for climb in climbs.values()),
+            "shift": first.shift if first else None,
+        },
+    }
+
+
+def _point(mu: float, climb: Climb[Evaluation] | Climb[Profile], lowest: float) -> MuPoint:
+    best = climb.best
+    return MuPoint(
+        mu=mu,
+        CLs_obs=best.CLs_obs if best else None,
+        CLs_exp=list(best.CLs_exp) if best else [None] * 5,
+        status=climb.status,
+        reason=climb.reason,
+        twice_delta_nll=best.twice_nll + best.twice_delta_nll - lowest if best else None,
+        q_asimov=_number(best.q_asimov) if best else None,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
 
 
 def find_limits(
@@ -54,3 +110,77 @@ def find_limits(
     ordered = {mu: climbs[mu] for mu in in_order(climbs)}
     points = at_strengths(ordered)["points"]
     return ordered, limits_of(found, level), judged(found, points)
+
+
+class Profile(NamedTuple):
+    """-2 log L at its minimum, and how much it rises when the signal strength is held.
+
+    There is no CLs; the other fields are as those of
+    `fitserve_worker.engines.pyhf_hypotest.Evaluation`.
+    """
+
+    muhat: float
+    twice_nll: float
+    twice_delta_nll: float
+    problems: list[str]
+    CLs_obs: None = None
+    CLs_exp: tuple[None, ...] = (None,) * 5
+    shift: None = None
+    q_asimov: None = None
+    twice_nll_background: None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether both minima are numbers."""
+        return math.isfinite(self.twice_nll) and math.isfinite(self.twice_delta_nll)
+
+
+def profile(
+    built: BuiltModel,
+    mu: float,
+    start: Sequence[float],
+    between: list[tuple[float, float]] | None = None,
+    *,
+    positive: bool = False,
+) -> Profile:
+    """Fit with the signal strength free and held.
+
+    Parameters
+    ----------
+    built
+        Model and data.
+    mu
+        The signal strength to hold.
+    start
+        Initial values of all parameters, in the model's order.
+    between
+        Bounds of all parameters, by default the model's.
+    positive
+        Whether to doubt fits that expect less than no events in a bin: what pyhf's likelihood
+        makes of them in a bin without events is no probability.
+
+    Raises
+    ------
+    pyhf.exceptions.FailedMinimization
+        The optimizer says that it failed.
+    """
+    model, data = built
+    pars: list[Any] = []
+    nll: list[float] = []
+    with without_warnings():
+        for fit in (pyhf.infer.mle.fit, partial(pyhf.infer.mle.fixed_poi_fit, mu)):
+            at, value = fit(
+                data, model, init_pars=list(start), par_bounds=between, return_fitted_val=True
+            )
+            pars.append(at)
+            nll.append(float(np.asarray(value).item()))
+        events = [model.expected_actualdata(at) for at in pars] if positive else []
+    delta = nll[1] - nll[0]
+    problems = []
+    if not np.isfinite(nll).all():
+        problems.append("a result is not a finite number")
+    elif delta < -ABOVE:
+        problems.append(f"the free fit stopped {-delta:.2g} above a known minimum of -2 log L")
+    if any((np.asarray(found) < 0).any() for found in events):
+        problems.append("a fit expects less than no events in a bin")
+    return Profile(float(pars[0][model.config.poi_index]), nll[0], delta, problems)

@@ -8,18 +8,16 @@ are pyhf's.
 from __future__ import annotations
 
 import math
-import warnings
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fitserve.contract import AsymptoticCLs, ToyValues
-from fitserve_worker.engines.asymptotic import statistic_bounds
+from fitserve_worker.engines.base import packed, range_of
 from fitserve_worker.engines.minuit import Objective
 from fitserve_worker.engines.models import BuiltModel
-from fitserve_worker.engines.pyhf_scan import Profile
-from fitserve_worker.engines.toy_values import packed, range_of
+from fitserve_worker.engines.pyhf_hypotest import statistic_bounds
+from fitserve_worker.engines.pyhf_limit import Profile, profile
 from fitserve_worker.sampling import Law, Sampler, stream_key
 
 if TYPE_CHECKING:
@@ -28,17 +26,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fitserve.contract import Hypothesis, ToyRange, ToysRequest
-    from fitserve_worker.engines.asymptotic import Evaluation
     from fitserve_worker.engines.base import Work
     from fitserve_worker.engines.ladder import Climb, Ladder
+    from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
     FloatArray = NDArray[np.float64]
 
 __all__ = ["ToyFits", "law_of", "toys_answer"]
 
 _FITS_OF_A_TOY = 2
-# A difference of minima that shifts a significance by 1e-3, as for CLs.
-_ABOVE = 1e-6
 
 
 class ToyFits(NamedTuple):
@@ -128,40 +124,7 @@ def _statistics(toys: ToyFits, what: Any, mu: float, chosen: ToyRange) -> tuple[
 
 def _attempt(built: BuiltModel, mu: float, test_stat: str) -> Callable[[Any, list[float]], Profile]:
     between = statistic_bounds(built, test_stat)
-    return lambda _, start: _fitted(built, mu, start, between)
-
-
-def _fitted(
-    built: BuiltModel, mu: float, start: list[float], between: list[tuple[float, float]]
-) -> Profile:
-    """Fit a toy, and doubt fits that expect less than no events in a bin.
-
-    What pyhf's likelihood makes of them in a bin without events is no probability.
-    """
-    import pyhf
-
-    model, data = built
-    pars: list[Any] = []
-    nll: list[float] = []
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # What the numbers are worth is judged by the numbers, not by these messages.
-        warnings.simplefilter("ignore")
-        for fit in (pyhf.infer.mle.fit, partial(pyhf.infer.mle.fixed_poi_fit, mu)):
-            at, value = fit(
-                data, model, init_pars=list(start), par_bounds=between, return_fitted_val=True
-            )
-            pars.append(at)
-            nll.append(float(np.asarray(value).item()))
-        events = [np.asarray(model.expected_actualdata(at), dtype=float) for at in pars]
-    delta = nll[1] - nll[0]
-    problems = []
-    if not np.isfinite(nll).all():
-        problems.append("a result is not a finite number")
-    elif delta < -_ABOVE:
-        problems.append(f"the free fit stopped {-delta:.2g} above a known minimum of -2 log L")
-    if any((found < 0).any() for found in events):
-        problems.append("a fit expects less than no events in a bin")
-    return Profile(float(pars[0][model.config.poi_index]), nll[0], delta, problems)
+    return lambda _, start: profile(built, mu, start, between, positive=True)
 
 
 def _value(climb: Climb[Profile], mu: float) -> float:

@@ -1,4 +1,4 @@
-"""From a best fit, by whatever engine, to what is told of it."""
+"""From a best fit, by either engine, to what a result says of it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ __all__ = [
     "yields_by_channel",
 ]
 
-# So many parameters at bounds are named.
+# As many parameters at bounds are named.
 _NAMED = 10
-# Correlations are told to this many decimals: more are not known, and they are many.
+# Correlations are rounded to this many decimals: more are not known, and there are many.
 _DECIMALS = 5
 # Parameters are degenerate where the smallest eigenvalue of their correlations is below this, or
 # where a correlation is as good as one and an uncertainty larger than the parameter's range.
@@ -78,7 +78,7 @@ class Solution(NamedTuple):
 
 
 def parameters(found: Solution) -> list[FittedParameter]:
-    """Return what is told of each parameter."""
+    """Return what a result says of each parameter."""
     made = []
     free = set(found.free.tolist())
     sigmas = found.uncertainties

@@ -1,4 +1,10 @@
-"""Samples as the arrays that the fit works on."""
+"""The arrays that fits work on: where samples lie in them, and what fits are made to and between.
+
+A channel is cut into blocks of ``width`` bins. Every block has one row for each of its
+samples: what acts on a whole sample (normsys, normfactor, lumi) is computed once in a row,
+what acts bin by bin (histosys) for each of the row's bins. Rows are ordered by (sample slot,
+block), so that the sum over samples is a sum over the leading axis.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +15,39 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from fitserve_worker.kernel.arraytypes import BoolArray, DeviceArray, IntArray
-    from fitserve_worker.kernel.layout import Layout
+    from fitserve_worker.kernel import BoolArray, DeviceArray, FloatArray, IntArray
     from fitserve_worker.kernel.spec import Sample
 
 __all__ = [
+    "Bounds",
+    "Data",
+    "Layout",
     "LocalUse",
     "SampleArrays",
     "SampleTable",
     "Shape",
     "bytes_per_fit",
     "bytes_per_hypothesis",
+    "choose_width",
 ]
 
 LocalUse = Literal["none", "some", "all"]
 """On how many of the samples local parameters act."""
+# Inverse of the matrix of value, first and second derivative of sum_i a_i x^i at +1 and -1,
+# as in pyhf.interpolators.code4 with alpha_0 = 1.
+_CODE4 = np.array(
+    [
+        [15 / 16, -15 / 16, -7 / 16, -7 / 16, 1 / 16, -1 / 16],
+        [3 / 2, 3 / 2, -9 / 16, 9 / 16, 1 / 16, 1 / 16],
+        [-5 / 8, 5 / 8, 5 / 8, 5 / 8, -1 / 8, 1 / 8],
+        [-3 / 2, -3 / 2, 7 / 8, -7 / 8, -1 / 8, -1 / 8],
+        [3 / 16, -3 / 16, -3 / 16, -3 / 16, 1 / 16, -1 / 16],
+        [1 / 2, 1 / 2, -5 / 16, 5 / 16, 1 / 16, 1 / 16],
+    ]
+)
+_WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Shape(NamedTuple):
@@ -33,7 +55,7 @@ class Shape(NamedTuple):
 
     ``slots`` and ``added_slots`` are samples per block, of the background and of a
     hypothesis. ``alphas``, ``histosys``, ``normsys`` and ``linear`` are numbers of columns
-    (see `fitserve_worker.kernel.census.Columns`), ``poisson`` says that a column has a
+    (see `fitserve_worker.kernel.columns.Columns`), ``poisson`` says that a column has a
     Poisson constraint.
     """
 
@@ -95,18 +117,38 @@ class SampleArrays(NamedTuple):
     local: DeviceArray
 
 
-# Inverse of the matrix of value, first and second derivative of sum_i a_i x^i at +1 and -1,
-# as in pyhf.interpolators.code4 with alpha_0 = 1.
-_CODE4 = np.array(
-    [
-        [15 / 16, -15 / 16, -7 / 16, -7 / 16, 1 / 16, -1 / 16],
-        [3 / 2, 3 / 2, -9 / 16, 9 / 16, 1 / 16, 1 / 16],
-        [-5 / 8, 5 / 8, 5 / 8, 5 / 8, -1 / 8, 1 / 8],
-        [-3 / 2, -3 / 2, 7 / 8, -7 / 8, -1 / 8, -1 / 8],
-        [3 / 16, -3 / 16, -3 / 16, -3 / 16, 1 / 16, -1 / 16],
-        [1 / 2, 1 / 2, -5 / 16, 5 / 16, 1 / 16, 1 / 16],
-    ]
-)
+class Data(NamedTuple):
+    """What fits are made to, with the fit as first axis.
+
+    ``events`` (fits, bins), and the auxiliary data of the constraints: ``mean`` and ``counted``
+    of the columns (fits, columns) and of the local parameters (fits, bins).
+    """
+
+    events: FloatArray
+    mean: FloatArray
+    counted: FloatArray
+    local_mean: FloatArray
+    local_counted: FloatArray
+
+    def take(self, which: IntArray | BoolArray) -> Data:
+        """Return the data of some of the fits."""
+        return Data._make(array[which] for array in self)
+
+
+class Bounds(NamedTuple):
+    """Between what fits look, with the fit as first axis; a parameter is held by equal bounds.
+
+    ``lower`` and ``upper`` (fits, columns), and those of local parameters (fits, bins).
+    """
+
+    lower: DeviceArray
+    upper: DeviceArray
+    local_lower: DeviceArray
+    local_upper: DeviceArray
+
+    def take(self, which: IntArray | BoolArray) -> Bounds:
+        """Return the bounds of some of the fits."""
+        return Bounds._make(array[which] for array in self)
 
 
 class SampleTable:
@@ -228,6 +270,110 @@ class SampleTable:
         )
 
 
+def _lookup(columns: Mapping[str, int], names: tuple[str, ...]) -> IntArray:
+    """Return the columns of parameters, and -1 of those without one."""
+    return np.fromiter(map(columns.get, names, itertools.repeat(-1)), np.int64, len(names))
+
+
+class Layout:
+    """Blocks of bins.
+
+    Parameters
+    ----------
+    channels
+        (name, number of bins) in the order of the model's bins.
+    width
+        Bins in a block.
+    room
+        Blocks there are at least; those that no channel needs stay empty.
+
+    Attributes
+    ----------
+    blocks, bins
+        Number of blocks, and of bins of the model.
+    slots
+        For every bin its position in the flattened (blocks, width), of shape (bins,).
+
+    Examples
+    --------
+    >>> layout = Layout((("CR", 1), ("SR", 3)), width=2)
+    >>> layout.blocks, layout.slots.tolist()
+    (3, [0, 2, 3, 4])
+    """
+
+    def __init__(self, channels: tuple[tuple[str, int], ...], width: int, room: int = 0) -> None:
+        self.channels = channels
+        self.width = width
+        self._blocks: dict[str, slice] = {}
+        self._bins: dict[str, slice] = {}
+        blocks = bins = 0
+        slots: list[IntArray] = []
+        for name, count in channels:
+            needed = -(-count // width)
+            self._blocks[name] = slice(blocks, blocks + needed)
+            self._bins[name] = slice(bins, bins + count)
+            slots.append(blocks * width + np.arange(count))
+            blocks += needed
+            bins += count
+        self.blocks = max(blocks, room)
+        self.bins = bins
+        self.slots = np.concatenate(slots)
+
+    def block_range(self, channel: str) -> slice:
+        """Return the blocks of a channel."""
+        return self._blocks[channel]
+
+    def bin_range(self, channel: str) -> slice:
+        """Return the bins of a channel."""
+        return self._bins[channel]
+
+    def fold(self, values: FloatArray) -> FloatArray:
+        """Return values of one channel's bins, (..., bins), as (..., blocks, width)."""
+        count = values.shape[-1]
+        needed = -(-count // self.width)
+        padded = np.zeros((*values.shape[:-1], needed * self.width))
+        padded[..., :count] = values
+        return padded.reshape(*values.shape[:-1], needed, self.width)
+
+    def spread(self, values: FloatArray, fill: float = 0.0) -> FloatArray:
+        """Return values of all bins, (..., bins), as (..., blocks * width)."""
+        spread = np.full((*values.shape[:-1], self.blocks * self.width), fill)
+        spread[..., self.slots] = values
+        return spread
+
+
+def choose_width(counts: Iterable[int], parameters: int, histosys: int) -> int:
+    """Return the block width for which an evaluation costs the least.
+
+    Parameters
+    ----------
+    counts
+        Numbers of bins of the channels.
+    parameters, histosys
+        Parameters in the Hessian, and those of them with histosys modifiers.
+
+    Notes
+    -----
+    A row costs its normsys factors and its share of the Hessian's matrix product, a bin in
+    a row its histosys terms; a wide block wastes bins, a narrow one repeats rows.
+
+    Examples
+    --------
+    >>> choose_width([1, 1, 1, 1, 1, 3, 3, 3], parameters=100, histosys=90)
+    3
+    >>> choose_width([1, 1, 30], parameters=5, histosys=500)
+    1
+    """
+    counts = list(counts)
+
+    def cost(width: int) -> float:
+        blocks = sum(-(-count // width) for count in counts)
+        return blocks * (2 * parameters**2 + 60 * parameters + width * (40 + 12 * histosys))
+
+    candidates = [width for width in _WIDTHS if width <= max(*counts, 1)]
+    return min(candidates, key=cost)
+
+
 def bytes_per_hypothesis(shape: Shape) -> int:
     """Return the size of one hypothesis' own `SampleArrays`."""
     rows = shape.added_slots * shape.blocks
@@ -244,8 +390,3 @@ def bytes_per_fit(shape: Shape) -> int:
     rows = (shape.slots + shape.added_slots) * shape.blocks
     matrices = shape.columns * (4 * shape.columns + 6 * shape.bins)
     return 8 * (matrices + rows * (2 * shape.width * shape.histosys + 4 * shape.normsys))
-
-
-def _lookup(columns: Mapping[str, int], names: tuple[str, ...]) -> IntArray:
-    """Return the columns of parameters, and -1 of those without one."""
-    return np.fromiter(map(columns.get, names, itertools.repeat(-1)), np.int64, len(names))

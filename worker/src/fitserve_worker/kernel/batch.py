@@ -1,35 +1,53 @@
-"""A batch: hypotheses that share background samples, channels and parameter of interest."""
+"""Batches: hypotheses that share background samples, channels and parameter of interest.
+
+`compile_hypotheses` sorts the hypotheses of a task into batches.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitserve_worker.kernel import census
 from fitserve_worker.kernel.arrays import (
+    Layout,
     SampleArrays,
     SampleTable,
     Shape,
     bytes_per_hypothesis,
+    choose_width,
 )
-from fitserve_worker.kernel.constraints import Placement, Vectors, poisson_constant
-from fitserve_worker.kernel.layout import Layout, choose_width
-from fitserve_worker.kernel.named import Parameters, pyhf_order
-from fitserve_worker.kernel.spec import Kind
+from fitserve_worker.kernel.columns import (
+    assign_columns,
+    is_local,
+    own_parameters,
+    pick_local,
+    power_of_two,
+    shared_shapefactors,
+)
+from fitserve_worker.kernel.constraints import (
+    Parameters,
+    Placement,
+    Vectors,
+    poisson_constant,
+    pyhf_order,
+)
+from fitserve_worker.kernel.patches import Background, resolve
+from fitserve_worker.kernel.spec import Kind, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
 
-    from fitserve.contract import ModelOptions
-    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
-    from fitserve_worker.kernel.members import Member, Reader
+    from fitserve.contract import Hypothesis, ModelOptions
+    from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.columns import Own, Usage
     from fitserve_worker.kernel.parameters import ParameterSet
-    from fitserve_worker.kernel.patches import Structure
+    from fitserve_worker.kernel.patches import Member, Patched, Reader, Structure
     from fitserve_worker.kernel.spec import Sample
 
-__all__ = ["Batch", "Chunk"]
+__all__ = ["Batch", "Chunk", "Compilation", "compile_hypotheses"]
 
 # The arrays of the hypotheses that are on the device at the same time.
 _CHUNK_BYTES = 256 * 1024**2
@@ -39,6 +57,9 @@ _SMALL_BINS = 64
 _SMALL_PARAMETERS = 48
 # The least sizes to pad to: blocks, samples of the background in a channel, and those added.
 _BLOCKS, _SLOTS, _ADDED = 8, 4, 1
+# Batches are made of this many hypotheses at most, so that what they hold at the same time
+# does not grow with the pallet.
+_LARGEST = 512
 
 
 class Chunk(NamedTuple):
@@ -103,15 +124,15 @@ class Batch:
         self._background = reader.background
         self._usage = reader.usage
         usages = [member.usage for member in members]
-        self._local = census.pick_local(
-            self._usage, {self._poi, *census.shared_shapefactors(self._usage, usages)}
+        self._local = pick_local(
+            self._usage, {self._poi, *shared_shapefactors(self._usage, usages)}
         )
         self._own = [
-            census.own_parameters(usage, self._usage, self._local, self._bins, self._poi)
+            own_parameters(usage, self._usage, self._local, self._bins, self._poi)
             for usage in usages
         ]
         self.small = self._is_small()
-        self.columns = census.assign_columns(
+        self.columns = assign_columns(
             self._usage,
             usages,
             self._own,
@@ -123,7 +144,7 @@ class Batch:
         self._places = [self._place(own) for own in self._own]
         bins = sum(self._bins.values())
         self._layout = (
-            Layout(structure.channels, 1, census.power_of_two(bins, _BLOCKS))
+            Layout(structure.channels, 1, power_of_two(bins, _BLOCKS))
             if self.small
             else Layout(structure.channels, self._width())
         )
@@ -135,13 +156,13 @@ class Batch:
         shared = sum(
             self._usage.size(name, self._bins)
             for name in self._usage.names
-            if not census.is_local(name, self._usage, self._local)
+            if not is_local(name, self._usage, self._local)
         )
         own = max((len(one.alphas) + len(one.linear) for one in self._own), default=0)
         bins = sum(self._bins.values())
         return bins <= _SMALL_BINS and shared + own <= _SMALL_PARAMETERS
 
-    def _place(self, own: census.Own) -> _Places:
+    def _place(self, own: Own) -> _Places:
         columns = {name: column for (name, index), column in self.columns.of.items() if not index}
         columns |= dict(zip(own.alphas, self.columns.spare_alphas, strict=False))
         for (name, index), column in zip(own.linear, self.columns.spare_linear, strict=False):
@@ -155,7 +176,7 @@ class Batch:
             return 1
         return choose_width(self._bins.values(), self.columns.total, self.columns.histosys)
 
-    def _column_names(self) -> Iterable[tuple[census.Usage, str]]:
+    def _column_names(self) -> Iterable[tuple[Usage, str]]:
         for name, _ in self.columns.of:
             yield self._usage, name
         for member, own in zip(self.members, self._own, strict=True):
@@ -176,8 +197,8 @@ class Batch:
         slots = _most_in_a_channel(self._background)
         added = max((_most_in_a_channel(m.samples) for m in self.members), default=1)
         return Shape(
-            slots=census.power_of_two(slots, _SLOTS) if self.small else slots,
-            added_slots=census.power_of_two(added, _ADDED) if self.small else added,
+            slots=power_of_two(slots, _SLOTS) if self.small else slots,
+            added_slots=power_of_two(added, _ADDED) if self.small else added,
             blocks=self._layout.blocks,
             width=self._layout.width,
             alphas=columns.alphas,
@@ -319,7 +340,7 @@ class Batch:
         table: SampleTable,
         position: int,
         samples: Iterable[Sample],
-        usage: census.Usage,
+        usage: Usage,
         places: _Places,
     ) -> None:
         slots: Counter[str] = Counter()
@@ -352,7 +373,7 @@ class Batch:
             vectors.enter(made, self.placement(made, usage, places))
         return vectors
 
-    def placement(self, made: ParameterSet, usage: census.Usage, places: _Places) -> Placement:
+    def placement(self, made: ParameterSet, usage: Usage, places: _Places) -> Placement:
         """Return where a parameter set is."""
         if made.name in places.columns:
             return Placement(columns=places.columns[made.name] + np.arange(len(made)))
@@ -377,3 +398,77 @@ def _most_in_a_channel(samples: Iterable[Sample]) -> int:
 def _stack(entries: Sequence[object]) -> dict[str, FloatArray]:
     fields = ("init", "lower", "upper", "precision", "mean", "rate", "counted")
     return {name: np.stack([getattr(entry, name) for entry in entries]) for name in fields}
+
+
+class Compilation(NamedTuple):
+    """Batches, and for each hypothesis that is in none of them the reason."""
+
+    batches: list[Batch]
+    unsupported: dict[str, str]
+
+
+def compile_hypotheses(
+    workspace: dict[str, Any] | Background,
+    hypotheses: Iterable[Hypothesis],
+    options: ModelOptions,
+    *,
+    may_lack_poi: bool = False,
+) -> Compilation:
+    """Compile hypotheses into batches of those that differ in numbers only.
+
+    Parameters
+    ----------
+    workspace
+        The background-only workspace. A `Background` made of it before, with the same
+        options, saves looking through it again.
+    hypotheses
+        Patches for the workspace.
+    options
+        Measurement, parameter of interest and interpolation codes.
+    may_lack_poi
+        Whether to compile models without the parameter of interest too.
+    """
+    hypotheses = list(hypotheses)
+    unsupported: dict[str, str] = {}
+    try:
+        background = (
+            workspace if isinstance(workspace, Background) else Background(workspace, options)
+        )
+    except UnsupportedModelError as error:
+        return Compilation([], {hypothesis.name: error.reason for hypothesis in hypotheses})
+    groups: dict[Structure, list[tuple[str, Patched]]] = defaultdict(list)
+    for hypothesis in hypotheses:
+        try:
+            patched = resolve(background, hypothesis.patch)
+        except UnsupportedModelError as error:
+            unsupported[hypothesis.name] = error.reason
+        else:
+            groups[patched.structure].append((hypothesis.name, patched))
+    batches = []
+    for structure, group in groups.items():
+        members, refused = _read(background, structure, group, may_lack_poi=may_lack_poi)
+        unsupported |= refused
+        for first in range(0, len(members), _LARGEST):
+            part = members[first : first + _LARGEST]
+            batches.append(Batch(structure, background.reader(structure), part, options))
+    return Compilation(batches, unsupported)
+
+
+def _read(
+    background: Background,
+    structure: Structure,
+    group: list[tuple[str, Patched]],
+    *,
+    may_lack_poi: bool,
+) -> tuple[list[Member], dict[str, str]]:
+    try:
+        reader = background.reader(structure)
+    except UnsupportedModelError as error:
+        return [], {name: error.reason for name, _ in group}
+    members, refused = [], {}
+    for name, patched in group:
+        try:
+            members.append(reader.read(name, patched, may_lack_poi=may_lack_poi))
+        except UnsupportedModelError as error:
+            refused[name] = error.reason
+    return members, refused

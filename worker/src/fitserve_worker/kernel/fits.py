@@ -7,61 +7,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fitserve_worker.kernel.arrays import bytes_per_fit
+from fitserve_worker.kernel.arrays import Bounds, Data, bytes_per_fit
+from fitserve_worker.kernel.asymptotics import poi_floor
 from fitserve_worker.kernel.runtime import USUAL, Goal
-from fitserve_worker.statistics import poi_floor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve_worker.kernel.arraytypes import BoolArray, DeviceArray, FloatArray, IntArray
+    from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.batch import Batch, Chunk
     from fitserve_worker.kernel.curvature import Curvature
-    from fitserve_worker.kernel.details import SampleYields, Seconds
     from fitserve_worker.kernel.likelihood import Evaluation
+    from fitserve_worker.kernel.program import SampleYields, Seconds
     from fitserve_worker.kernel.runtime import Runtime
 
-__all__ = ["Bounds", "Data", "Fits", "Loaded", "joined", "load"]
+__all__ = ["Fits", "Loaded", "joined", "load"]
 
 # EDMs at which fits end, in units of -log L: one that makes 1e-7 standard deviations of a
 # parameter, and one from which there is no way to another minimum.
 _EXACT = 1e-15
 _ROUGH = 0.2
 _ROUGH_STEPS = 25
-
-
-class Data(NamedTuple):
-    """What fits are made to, with the fit as first axis.
-
-    ``events`` (fits, bins), and the auxiliary data of the constraints: ``mean`` and ``counted``
-    of the columns (fits, columns) and of the local parameters (fits, bins).
-    """
-
-    events: FloatArray
-    mean: FloatArray
-    counted: FloatArray
-    local_mean: FloatArray
-    local_counted: FloatArray
-
-    def take(self, which: IntArray | BoolArray) -> Data:
-        """Return the data of some of the fits."""
-        return Data._make(array[which] for array in self)
-
-
-class Bounds(NamedTuple):
-    """Between what fits look, with the fit as first axis; a parameter is held by equal bounds.
-
-    ``lower`` and ``upper`` (fits, columns), and those of local parameters (fits, bins).
-    """
-
-    lower: DeviceArray
-    upper: DeviceArray
-    local_lower: DeviceArray
-    local_upper: DeviceArray
-
-    def take(self, which: IntArray | BoolArray) -> Bounds:
-        """Return the bounds of some of the fits."""
-        return Bounds._make(array[which] for array in self)
 
 
 class Fits(NamedTuple):
@@ -364,9 +330,8 @@ class Loaded:
         fit
             One fit.
         """
-        from fitserve_worker.kernel.details import seconds_at
         from fitserve_worker.kernel.likelihood import Target
-        from fitserve_worker.kernel.program import Jobs
+        from fitserve_worker.kernel.program import Jobs, seconds_at
 
         x, local = fit.x[0], fit.local[0]
         target = Target(*(array[hypothesis] for array in self.observed))
@@ -394,7 +359,7 @@ class Loaded:
         ends
             Between which values of each column to take the slope, of shape (2, columns).
         """
-        from fitserve_worker.kernel.details import sample_yields_at
+        from fitserve_worker.kernel.program import sample_yields_at
 
         found: SampleYields = sample_yields_at(
             self._shape, self._models, hypothesis, (x, local), ends

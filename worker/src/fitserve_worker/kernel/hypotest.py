@@ -14,8 +14,9 @@ from fitserve_worker.kernel.starts import Asked, deepened
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
-    from fitserve_worker.kernel.fits import Data, Fits, Loaded
+    from fitserve_worker.kernel import FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Data
+    from fitserve_worker.kernel.fits import Fits, Loaded
     from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = [

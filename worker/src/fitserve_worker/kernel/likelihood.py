@@ -2,8 +2,8 @@
 
 Constants are left out: a Poisson term is y - n - n log(y / n) and a normal one
 p (x - m)^2 / 2, so that both are zero at best and stay accurate for huge counts. Local
-parameters are minimised over, so that this is a function of the columns only. Its second
-derivatives are in `fitserve_worker.kernel.curvature`.
+parameters, one for each bin, are minimised over in closed form, so that this is a function of the
+columns only. Its second derivatives are in `fitserve_worker.kernel.curvature`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 
-from fitserve_worker.kernel.local import LocalTerms, minimum
 from fitserve_worker.kernel.rows import TINY, Rows, evaluate_rows
 
 if TYPE_CHECKING:
     from jax import Array
 
+    from fitserve_worker.kernel import DeviceArray
     from fitserve_worker.kernel.arrays import SampleArrays, Shape
-    from fitserve_worker.kernel.arraytypes import DeviceArray
 
 __all__ = [
     "Bins",
     "Evaluation",
+    "LocalTerms",
     "Parts",
     "Target",
     "Terms",
     "evaluate",
     "far_slopes",
     "in_columns",
+    "minimum",
     "quotient",
 ]
 
-
+# Divides where the true divisor vanishes; the quotient is then cut at a bound.
+_SMALLEST = 1e-300
 # Below this relative difference of rate and count log(1 + x) gives way to the logarithm.
 _FAR = -0.5
 
@@ -292,3 +294,89 @@ def _poisson(rate: Array, count: Array) -> Array:
 def quotient(count: Array, rate: Array) -> Array:
     """Return count / rate, and zero where nothing is counted."""
     return jnp.where(count > 0, count / jnp.where(rate == 0, TINY, rate), 0.0)
+
+
+class LocalTerms(NamedTuple):
+    """Constraints of the local parameters, each of shape (bins,).
+
+    ``precision`` and ``mean`` of a normal one, ``rate`` and ``counted`` of a Poisson one, all
+    zero where there is none. A parameter is fixed by equal bounds.
+    """
+
+    lower: Array
+    upper: Array
+    precision: Array
+    mean: Array
+    rate: Array
+    counted: Array
+
+
+def minimum(rest: Array, scaled: Array, data: Array, terms: LocalTerms) -> tuple[Array, Array]:
+    """Return the best local parameters and which of them are off their bounds.
+
+    In a bin the expected yield is A + g B, with g the bin's local parameter (a staterror's, as a
+    rule), B the yield of the samples it acts on and A that of the others. Given A and B the
+    minimum over g of
+
+        (A + g B) - n log(A + g B) + p (g - m)^2 / 2 + t g - c log(g)
+
+    is a root of a quadratic equation: p is the inverse variance of a normal constraint around m,
+    t and c are rate and count of a Poisson one, and only one of the two is there. The terms are
+    convex in g, so that the minimum between bounds is the root clipped to them.
+
+    Parameters
+    ----------
+    rest, scaled
+        Expected yields A without and B with the local parameter, of shape (bins,).
+    data
+        Observed events, of shape (bins,).
+    terms
+        Bounds and constraints.
+    """
+    normal = terms.precision > 0
+    poisson = ~normal & ((terms.rate > 0) | (terms.counted > 0))
+    free = jnp.where(
+        normal,
+        _local_normal(rest, scaled, data, terms),
+        jnp.where(
+            poisson, _local_poisson(rest, scaled, data, terms), _local_without(rest, scaled, data)
+        ),
+    )
+    value = jnp.clip(free, terms.lower, terms.upper)
+    inside = (value > terms.lower) & (value < terms.upper)
+    return value, inside
+
+
+def _local_normal(rest: Array, scaled: Array, data: Array, terms: LocalTerms) -> Array:
+    # Stationary: p (g - m) = B (n / y - 1) with y = A + g B, so y^2 + beta y - n B^2/p = 0.
+    p = jnp.where(terms.precision > 0, terms.precision, 1.0)
+    s2 = scaled * scaled / p
+    beta = s2 - rest - terms.mean * scaled
+    root = jnp.sqrt(beta * beta + 4 * data * s2)
+    # The root that is not negative, computed without cancellation.
+    y = jnp.where(beta > 0, 2 * data * s2 / (beta + root), 0.5 * (root - beta))
+    ratio = jnp.where(data > 0, data / jnp.where(y > 0, y, 1.0), 0.0)
+    return jnp.where(scaled == 0, terms.mean, terms.mean + scaled / p * (ratio - 1.0))
+
+
+def _local_poisson(rest: Array, scaled: Array, data: Array, terms: LocalTerms) -> Array:
+    # Stationary: (B + t) - n B / (A + g B) - c / g = 0, times g (A + g B):
+    # (B + t) B g^2 + ((B + t) A - n B - c B) g - c A = 0.
+    total = scaled + terms.rate
+    a = total * scaled
+    b = total * rest - (data + terms.counted) * scaled
+    c = -terms.counted * rest
+    root = jnp.sqrt(jnp.maximum(b * b - 4 * a * c, 0.0))
+    half = -0.5 * (b + jnp.where(b >= 0, root, -root))
+    first = half / jnp.where(a == 0, 1.0, a)
+    second = jnp.where(half == 0, 0.0, c / jnp.where(half == 0, 1.0, half))
+    small, large = jnp.minimum(first, second), jnp.maximum(first, second)
+    # Of the two roots exactly one has a positive g and a positive yield.
+    good = (small > 0) & (rest + small * scaled > 0)
+    both = jnp.where(good, small, large)
+    alone = terms.counted / jnp.where(total > 0, total, _SMALLEST)
+    return jnp.where((a == 0) | (data == 0), alone, both)
+
+
+def _local_without(rest: Array, scaled: Array, data: Array) -> Array:
+    return jnp.where(scaled == 0, 1.0, (data - rest) / jnp.where(scaled == 0, 1.0, scaled))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from jax import Array
 
-    from fitserve_worker.kernel.arraytypes import DeviceArray
+    from fitserve_worker.kernel import DeviceArray
     from fitserve_worker.kernel.likelihood import Parts
 
 __all__ = ["TOLERANCE", "Minimum", "Problem", "minimise", "no_minima"]

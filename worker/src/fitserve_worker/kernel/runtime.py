@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jax import Device
 
-    from fitserve_worker.kernel.arraytypes import DeviceArray
+    from fitserve_worker.kernel import DeviceArray
 
     _In = TypeVar("_In")
     _Out = TypeVar("_Out")

@@ -11,14 +11,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fitserve_worker.kernel.errors import UnsupportedModelError
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
 
-__all__ = ["Kind", "Sample", "read_sample"]
+__all__ = ["Kind", "Sample", "UnsupportedModelError", "read_sample"]
+
+
+class UnsupportedModelError(Exception):
+    """The kernel does not fit this model; the reason says why, for the reference engine.
+
+    It never reaches a user: whoever calls the kernel hands the hypothesis to pyhf, which
+    either knows how to fit it or says what is wrong with it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Kind(IntEnum):

@@ -20,8 +20,9 @@ from fitserve_worker.kernel.retries import better, persistent, sound
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fitserve_worker.kernel.arraytypes import BoolArray, FloatArray, IntArray
-    from fitserve_worker.kernel.fits import Bounds, Data, Fits, Loaded
+    from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Bounds, Data
+    from fitserve_worker.kernel.fits import Fits, Loaded
 
 __all__ = ["AMBIGUOUS", "Asked", "SecondMinima", "deepened", "falling", "nearest"]
 

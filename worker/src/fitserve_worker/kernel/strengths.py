@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
-from fitserve_worker.kernel.doubts import doubts
 from fitserve_worker.kernel.hypotest import (
     deepened_together,
     free_fit,
     reference_value,
     without_signal,
 )
-from fitserve_worker.kernel.retries import SLACK, better, persistent
+from fitserve_worker.kernel.retries import SLACK, better, doubts, persistent
 from fitserve_worker.kernel.starts import AMBIGUOUS, Asked, deepened, falling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
-    from fitserve_worker.kernel.fits import Data, Fits, Loaded
+    from fitserve_worker.kernel import FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Data
+    from fitserve_worker.kernel.fits import Fits, Loaded
     from fitserve_worker.kernel.starts import SecondMinima
 
 __all__ = ["Outcome", "Strengths"]

@@ -11,9 +11,10 @@ from fitserve_worker.sampling import Law, Sampler
 
 if TYPE_CHECKING:
     from fitserve.contract import ToyRange
-    from fitserve_worker.kernel.arraytypes import FloatArray, IntArray
+    from fitserve_worker.kernel import FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Data
     from fitserve_worker.kernel.batch import Batch
-    from fitserve_worker.kernel.fits import Data, Fits, Loaded
+    from fitserve_worker.kernel.fits import Fits, Loaded
 
 __all__ = ["Centre", "Statistics", "ToyMaker", "toy_statistics"]
 

@@ -207,7 +207,7 @@ class Engine:
             self._guardian.watch("job", f"{self._scheduler.cancel} {job}")
 
     def _export_stage(self, directory: Path) -> None:
-        from fitserve_worker.staging import STAGE_VARIABLE
+        from fitserve_worker.entry import STAGE_VARIABLE
 
         stage = directory / STAGE_DIRECTORY
         # A block that begins when the run is over would wait for its client.

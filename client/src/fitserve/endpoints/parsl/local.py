@@ -282,7 +282,7 @@ def _config(guardian: Guardian, stage: Path, workers: int) -> Config:
 
 
 def _worker_environment(temporary: Path, stage: Path) -> str:
-    from fitserve_worker.staging import STAGE_VARIABLE
+    from fitserve_worker.entry import STAGE_VARIABLE
 
     flags = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_ONE_THREAD}".strip()
     settings = {

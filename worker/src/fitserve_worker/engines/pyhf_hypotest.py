@@ -1,31 +1,42 @@
-"""One evaluation of pyhf's asymptotic CLs, and the reasons to doubt it."""
+"""pyhf's asymptotic CLs at one signal strength, from any start, and the reasons to doubt it."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
-import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyhf
 
-from fitserve_worker.engines.distance import distance
-from fitserve_worker.statistics import compared_floor
+from fitserve_worker.engines.base import cls_problems
+from fitserve_worker.engines.ladder import Rung
+from fitserve_worker.engines.models import build, without_warnings
+from fitserve_worker.kernel.asymptotics import compared_floor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
+    from fitserve.contract import HypotestRequest, Hypothesis
+    from fitserve_worker.engines.base import Work
     from fitserve_worker.engines.models import BuiltModel
 
-__all__ = ["Evaluation", "evaluate", "quiet_pyhf", "statistic_bounds"]
+__all__ = ["Evaluation", "evaluate", "from_elsewhere", "quiet_pyhf", "statistic_bounds"]
 
+# Steps of finite differences: the first one, in units of 1 or of the parameter, and what -2 log L
+# should rise by in one; the second is made where the first misses that by more than the factor.
+_STEP = 1e-2
+_RISE = 1e-3
+_FACTOR = 30.0
+_LARGEST = 0.5
 # Fits that end above the true minimum shift sqrt(q), on which CLs depends with a slope
 # below one. Good fits of the published pallets shift it by less than 1e-6, a weak signal
 # fitted with an optimizer's usual tolerance by 1e-2.
 _SHIFT = 1e-3
-_ROUNDING = 1e-9
+# The largest signal strength to start from.
+_MOST = 2.0
 
 
 class Evaluation(NamedTuple):
@@ -81,9 +92,7 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
     config = built.model.config
     poi = config.poi_index
     between = statistic_bounds(built, test_stat)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # What the numbers are worth is judged by the numbers, not by these messages.
-        warnings.simplefilter("ignore")
+    with without_warnings():
         observed, expected, calculator = pyhf.infer.hypotest(
             mu,
             built.data,
@@ -97,7 +106,7 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
         fits = _fits(built, calculator.fitted_pars, between)
         muhat, free = fits.muhat, fits.free
         if between[poi][0] > config.suggested_bounds()[poi][0]:
-            # q-tilde has the best fit at zero or above; what is told of it may be below.
+            # For q-tilde the best fit is at zero or above; the one that is reported may be below.
             pars, value = pyhf.infer.mle.fit(
                 built.data, built.model, init_pars=list(start), return_fitted_val=True
             )
@@ -142,7 +151,7 @@ class _Fits(NamedTuple):
     ``free``, ``fixed`` and ``background`` are of the observed data with the signal
     strength free, at the tested value and at zero; ``asimov_*`` of the Asimov data set,
     whose own parameters are its exact minimum, ``asimov_exact``. ``away`` is how much lower
-    `fitserve_worker.engines.distance` takes free, fixed, background and asimov_fixed to be.
+    `_distance` takes free, fixed, background and asimov_fixed to be.
     """
 
     muhat: float
@@ -171,7 +180,7 @@ def _fits(
     held[model.config.poi_index] = True
 
     def away(at: Sequence[float], to: Sequence[float], constant: Sequence[bool]) -> float:
-        return distance(lambda x: twice_nll(x.tolist(), to), at, bounds, constant)
+        return _distance(lambda x: twice_nll(x.tolist(), to), at, bounds, constant)
 
     return _Fits(
         muhat=float(pars.free_fit_to_data[model.config.poi_index]),
@@ -216,11 +225,123 @@ def _problems(cls_obs: float, cls_exp: list[float], shift: float) -> list[str]:
     values = [cls_obs, *cls_exp]
     if not all(map(math.isfinite, (*values, shift))):
         return ["a result is not a finite number"]
-    problems = []
-    if not all(-_ROUNDING <= value <= 1 + _ROUNDING for value in values):
-        problems.append("a CLs is outside 0 to 1")
-    if any(low > high + _ROUNDING for low, high in itertools.pairwise(cls_exp)):
-        problems.append("the expected CLs are not in order")
+    problems = cls_problems(np.array([values]))
     if shift > _SHIFT:
         problems.append(f"a fit stopped above its minimum: sqrt(q) is wrong by {shift:.2g}")
     return problems
+
+
+def from_elsewhere(
+    work: Work, hypothesis: Hypothesis, request: HypotestRequest, seed: int
+) -> Iterator[Evaluation]:
+    """Yield what pyhf finds from each of three starts, where it finds anything.
+
+    They are the initial values with all constrained parameters moved by their widths, up, down,
+    and at random, then with the signal strength at random too.
+
+    Parameters
+    ----------
+    work
+        The task.
+    hypothesis
+        One of its hypotheses.
+    request
+        Of one signal strength.
+    seed
+        Of what is random.
+    """
+    built = build(work, hypothesis.patch)
+    rung = Rung(request.engine.optimizer, "elsewhere", tight=True)
+    pyhf.set_backend(request.engine.backend, rung.make())
+    (mu,) = request.mu
+    for start in _starts(built, seed):
+        try:
+            found = evaluate(built, mu, request.test_stat, start)
+        except (pyhf.exceptions.FailedMinimization, ValueError, ArithmeticError):
+            continue
+        if found.usable:
+            yield found
+
+
+def _starts(built: BuiltModel, seed: int) -> Iterator[list[float]]:
+    config = built.model.config
+    initial = np.asarray(config.suggested_init(), dtype=float)
+    low, high = np.asarray(config.suggested_bounds(), dtype=float).T
+    width = np.zeros(len(initial))
+    for name in config.par_order:
+        parameter = config.param_set(name)
+        if parameter.constrained:
+            width[config.par_slice(name)] = parameter.width()
+    width[np.asarray(config.suggested_fixed(), dtype=bool)] = 0.0
+    random = np.random.default_rng(seed)
+    poi = config.poi_index
+    moved = initial + width * random.normal(size=len(initial))
+    moved[poi] = random.uniform(low[poi], max(low[poi], min(_MOST, high[poi])))
+    for start in (initial + width, initial - width, moved):
+        yield [float(one) for one in np.clip(start, low, high)]
+
+
+def _distance(
+    function: Callable[[NDArray[np.float64]], float],
+    at: Sequence[float],
+    bounds: Sequence[tuple[float, float]],
+    fixed: Sequence[bool],
+) -> float:
+    """Return about how much lower than at a point -2 log L can be, one parameter at a time.
+
+    Optimizers stop where a step gains little in their own units, and say that they converged:
+    with a weak signal, whose strength hardly changes -2 log L, long before its minimum. This is
+    the sum over the parameters of what a step to where the parabola of first and second
+    derivative is lowest gains, between the bounds.
+
+    Parameters
+    ----------
+    function
+        -2 log L of all parameters.
+    at
+        Where a fit ended.
+    bounds, fixed
+        Of the parameters.
+    """
+    point = np.asarray(at, dtype=float)
+    here = function(point)
+    total = 0.0
+    for index in np.flatnonzero(~np.asarray(fixed, dtype=bool)).tolist():
+        low, high = bounds[index]
+        step = _STEP * max(1.0, abs(point[index]))
+        slope, bend = _derivatives(function, point, here, index, (low, high), step)
+        rise = 0.5 * bend * step**2
+        if bend > 0 and not _RISE / _FACTOR < rise < _RISE * _FACTOR:
+            step = min((2 * _RISE / bend) ** 0.5, _LARGEST * (high - low) / 2)
+            slope, bend = _derivatives(function, point, here, index, (low, high), step)
+        if bend > 0:
+            move = min(max(-slope / bend, low - point[index]), high - point[index])
+            total -= move * (slope + 0.5 * bend * move)
+    return total
+
+
+def _derivatives(
+    function: Callable[[NDArray[np.float64]], float],
+    point: NDArray[np.float64],
+    here: float,
+    index: int,
+    bounds: tuple[float, float],
+    step: float,
+) -> tuple[float, float]:
+    """Return first and second derivative, from one side where the other is out of bounds."""
+
+    def value(offset: float) -> float:
+        moved = point.copy()
+        moved[index] += offset
+        return function(moved)
+
+    low, high = bounds
+    if low <= point[index] - step and point[index] + step <= high:
+        above, below = value(step), value(-step)
+        return (above - below) / (2 * step), (above - 2 * here + below) / step**2
+    step = step if point[index] + 2 * step <= high else -step
+    first, second = value(step), value(2 * step)
+    return (
+        (4 * first - second - 3 * here) / (2 * step),
+        (second - 2 * first + here) / step**2,
+    )

@@ -4,8 +4,8 @@ The parameters of a fit are its columns: first those of histosys and normsys mod
 (arranged so that those with histosys terms are contiguous, and those with normsys factors
 too), then those that multiply yields. Two sorts need no column. A *local* parameter is
 alone in its set to act on its bin, like a staterror's, and is minimised over in closed form
-(`fitserve_worker.kernel.local`). An *idle* one, a systematic without effect, rests where its
-constraint has it.
+(`fitserve_worker.kernel.likelihood.minimum`). An *idle* one, a systematic without effect, rests
+where its constraint has it.
 
 Parameters that only the samples of a patch have get spare columns, used by each hypothesis
 for its own, so that patches whose parameters have different names share one program.
@@ -19,8 +19,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve_worker.kernel.errors import UnsupportedModelError
-from fitserve_worker.kernel.spec import Kind
+from fitserve_worker.kernel.spec import Kind, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ __all__ = [
     "pick_local",
     "power_of_two",
     "shared_shapefactors",
-    "take_census",
+    "usage_of",
 ]
 
 # Columns come in multiples of these, so that tasks of one analysis share a program although
@@ -112,7 +111,7 @@ class Usage:
                 raise UnsupportedModelError(f"{name!r} names parameters of two kinds")
 
 
-def take_census(samples: Iterable[Sample], onto: Usage | None = None) -> Usage:
+def usage_of(samples: Iterable[Sample], onto: Usage | None = None) -> Usage:
     """Find the parameters of samples.
 
     Parameters

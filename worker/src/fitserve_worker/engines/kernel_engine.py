@@ -1,4 +1,4 @@
-"""The kernel engine: all hypotheses of a task by one compiled program, watched.
+"""The kernel engine: fits all hypotheses of a task by one compiled program, and checks them.
 
 What the kernel does not support goes to the reference engine, with the reason in the
 result's diagnostics. A hypothesis whose fits are doubted is answered again by an engine for
@@ -19,29 +19,34 @@ from fitserve.contract import (
     NOT_FOR_THE_KERNEL,
     Attempt,
     FitRequest,
+    HypotestRequest,
     HypothesisResult,
+    LimitRequest,
+    RankingRequest,
+    ScanRequest,
+    ToysRequest,
     digest,
     hypothesis_key,
     kind_of,
 )
+from fitserve_worker.engines.base import refused, statistic_of
 from fitserve_worker.engines.kernel_fit import answer_fit, answer_ranking
-from fitserve_worker.engines.kernel_hypotest import answer_hypotest
+from fitserve_worker.engines.kernel_hypotest import Piece, answer_hypotest
 from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
-from fitserve_worker.engines.kernel_pieces import Piece
+from fitserve_worker.engines.kernel_toys import KernelToys
 from fitserve_worker.engines.opinions import weighed
-from fitserve_worker.engines.refusals import refused
-from fitserve_worker.kernel.compilation import Compilation, compile_hypotheses
-from fitserve_worker.kernel.errors import UnsupportedModelError
+from fitserve_worker.kernel.batch import Compilation, compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.patches import Background
 from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.spec import UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
-    from fitserve.contract import Hypothesis
+    from fitserve.contract import Hypothesis, Request
     from fitserve_worker.engines.base import Engine, Work
-    from fitserve_worker.kernel.arraytypes import FloatArray
+    from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch
 
     Answer = Callable[[Piece], tuple[list[dict[str, Any]], FloatArray | None]]
@@ -49,6 +54,13 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelEngine"]
 
+_ANSWERS: dict[type[Request], Answer] = {
+    HypotestRequest: answer_hypotest,
+    LimitRequest: answer_limit,
+    ScanRequest: answer_scan,
+    FitRequest: answer_fit,
+    RankingRequest: answer_ranking,
+}
 # Workspaces looked up by name, with the samples and arrays that their hypotheses share.
 _backgrounds: LRUCache[str, Background] = LRUCache(maxsize=4)
 
@@ -70,25 +82,17 @@ class KernelEngine:
         self._reference = functools.cache(reference)
         self._second = self._reference if second is None else functools.cache(second)
 
-    def hypotest(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the CLs of each hypothesis at every signal strength of the request."""
-        yield from self._each(work, answer_hypotest)
-
-    def limit(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the upper limits of each hypothesis, with every signal strength evaluated."""
-        yield from self._each(work, answer_limit)
-
-    def scan(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the profile likelihood and CLs of each hypothesis at the signal strengths."""
-        yield from self._each(work, answer_scan)
-
-    def fit(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the best fit of each hypothesis, or of the workspace without a signal."""
-        yield from self._each(work, answer_fit)
-
-    def ranking(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield the impact of every nuisance parameter for each hypothesis."""
-        yield from self._each(work, answer_ranking)
+    def answers(self, work: Work) -> Iterator[HypothesisResult]:
+        """Yield a result for each hypothesis; requests of a kind not known here go to pyhf."""
+        answer = _ANSWERS.get(type(work.request))
+        if isinstance(work.request, ToysRequest):
+            yield from KernelToys(self._reference, self._second).answers(work)
+        elif answer is not None:
+            yield from self._each(work, answer)
+        else:
+            reason = f"it does not answer a {kind_of(work.request)} request"
+            for hypothesis in work.hypotheses:
+                yield self._instead(work, hypothesis, reason)
 
     def _each(self, work: Work, answer: Answer) -> Iterator[HypothesisResult]:
         begin = time.perf_counter()
@@ -117,10 +121,7 @@ class KernelEngine:
 
 def _asked(engine: Engine, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
     """Return an engine's answer to the request of a task for one of its hypotheses."""
-    answers: Iterator[HypothesisResult] = getattr(engine, kind_of(work.request))(
-        work._replace(hypotheses=[hypothesis])
-    )
-    return next(iter(answers))
+    return next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
 
 
 def _compile(work: Work) -> Compilation:
@@ -147,7 +148,7 @@ def _answers(
     for first in range(0, len(members), size):
         some = members[first : first + size]
         begin = time.perf_counter()
-        loaded = load(batch, some, setting, getattr(work.request, "test_stat", None))
+        loaded = load(batch, some, setting, statistic_of(work.request))
         # The background does not change much from one signal to the next.
         answers, start = answer(Piece(work, batch, loaded, some, start))
         seconds = (time.perf_counter() - begin) / len(some)
