@@ -11,15 +11,21 @@ import click
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
-from sitekit.check import require_valid
-from sitekit.cluster.commands import SiteGroup, cluster
-from sitekit.deployment.commands import add_commands
+from sitekit.cluster.cluster_commands import SiteGroup, cluster
+from sitekit.deployment.host_commands import add_commands
 from sitekit.derive import derive
-from sitekit.fields import PAGE, fields_page
-from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
+from sitekit.golden import (
+    GOLDEN,
+    PAGE,
+    fields_page,
+    golden_differences,
+    write_golden,
+    write_submissions,
+)
 from sitekit.load import load_site, shipped_sites
 from sitekit.new_site import QUESTIONS, SCHEDULERS, Question, answers_for, write_site
 from sitekit.render import Rendering, render_site, write_files
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable

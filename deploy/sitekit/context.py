@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sitekit.containers import container, home, image_file, probe_command
 from sitekit.derive import LAUNCHERS, Derived, derive
-from sitekit.kubernetes import COMMANDS, labels, worker_account
+from sitekit.pods import COMMANDS, labels, worker_account
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,16 +1,24 @@
-"""The rendered files that are JSON: users' options, the engine, the card, the mapping."""
+"""The rendered files that are JSON: users' options, the engine, the card, the mapping.
+
+`user_config` reads a rendered template as the endpoint reads it, without an endpoint.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+import yaml
+from jinja2.sandbox import SandboxedEnvironment
+
 from sitekit.context import header
 from sitekit.derive import derive, hms
-from sitekit.endpoint_view import user_config
 from sitekit.schema import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sitekit.context import Rendering
     from sitekit.site import Site
 
@@ -20,8 +28,10 @@ __all__ = [
     "identity_mapping",
     "site_card",
     "text",
+    "user_config",
     "user_schema",
 ]
+
 
 CARD_VERSION = 1
 ENGINE_VERSION = 1
@@ -136,3 +146,27 @@ def identity_mapping(site: Site, rendering: Rendering) -> list[dict[str, Any]]:
             ],
         }
     ]
+
+
+def user_config(template: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Render a user configuration template as globus-compute-endpoint 4.19 does.
+
+    Parameters
+    ----------
+    template
+        Text of ``user_config_template.yaml.j2``.
+    options
+        What a user sets. Strings reach the template in their JSON quotes.
+
+    Returns
+    -------
+    dict
+        The configuration of a child endpoint.
+    """
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+    quoted = {
+        name: json.dumps(value) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    loaded: dict[str, Any] = yaml.safe_load(environment.from_string(template).render(**quoted))
+    return loaded

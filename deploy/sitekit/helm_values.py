@@ -1,4 +1,8 @@
-"""Helm values of the chart in `deploy/kubernetes/fitserve-endpoint`, from a site."""
+"""Helm values from a site: of our chart, and of a JupyterHub whose notebooks use the site.
+
+The chart is `deploy/kubernetes/fitserve-endpoint`; the hub's is *Zero to JupyterHub with
+Kubernetes*: https://z2jh.jupyter.org/en/stable/resources/reference.html.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from fitserve.backends.pod_fields import container_security, owner_environment, pod_security
 from fitserve.errors import RequestError
 from sitekit.derive import derive
-from sitekit.kubernetes import worker_account
+from sitekit.pods import labels, site_files, worker_account
 from sitekit.render import render_site
 
 if TYPE_CHECKING:
     from sitekit.render import Rendering
     from sitekit.site import Site
 
-__all__ = ["CHART", "FILES", "helm_values"]
+__all__ = ["CHART", "FILES", "helm_values", "hub_values"]
 
 CHART = Path(__file__).resolve().parents[1] / "kubernetes" / "fitserve-endpoint"
 FILES = (
@@ -118,3 +123,42 @@ def _proxy_ports(site: Site) -> list[int]:
     places = [urlsplit(proxy[name]) for name in ("https", "http") if proxy.get(name)]
     by_default = {"https": 443, "http": 80}
     return sorted({place.port or by_default.get(place.scheme, 80) for place in places})
+
+
+def hub_values(site: Site) -> dict[str, Any]:
+    """Return values of a JupyterHub in whose notebooks ``parsl:SITE`` is an endpoint.
+
+    The hub must start notebooks in the site's namespace: accounts and ConfigMaps are of one
+    namespace.
+
+    Parameters
+    ----------
+    site
+        A Kubernetes site, which is deployed or will be.
+    """
+    endpoint = derive(site).endpoint_name
+    volume, mount = site_files(site, endpoint)
+    # User and group are the notebook image's, and its home is to be written.
+    pod = pod_security(0, 0)
+    container = container_security()
+    spawner = {
+        # The account mounts no token by itself, and KubeSpawner asks for none unless told to.
+        "automount_service_account_token": True,
+        # A namespace that deploying made takes no other pods.
+        "pod_security_context": {name: pod[name] for name in ("runAsNonRoot", "seccompProfile")},
+        "container_security_context": {
+            name: container[name] for name in ("allowPrivilegeEscalation", "capabilities")
+        },
+    }
+    return {
+        "hub": {"config": {"KubeSpawner": spawner}},
+        "singleuser": {
+            # It takes a container with privileges; a NetworkPolicy does the same.
+            "cloudMetadata": {"blockWithIptables": False},
+            "serviceAccountName": endpoint,
+            "extraLabels": labels(endpoint, "client"),
+            # Worker pods belong to the notebook's, so that they go with it.
+            "extraEnv": {one["name"]: one for one in owner_environment()},
+            "storage": {"extraVolumes": [volume], "extraVolumeMounts": [mount]},
+        },
+    }

@@ -1,7 +1,11 @@
-"""Find a site file, read it with the line of every field, and follow `extends`."""
+"""Find a site file, read it with the line of every field, and follow `extends`.
+
+`flat_site` writes what was read as one file, for a machine that has none of the others.
+"""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -14,7 +18,7 @@ from sitekit.problems import Problem, SiteError
 from sitekit.schema import fill_defaults, schema_problems, secret_problems
 from sitekit.site import Location, Site
 
-__all__ = ["CONFIGS", "find_site", "load_site", "shipped_sites"]
+__all__ = ["CONFIGS", "find_site", "flat_site", "load_site", "shipped_sites"]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "endpoint_configs"
 """The directory of the schema, the templates and the shipped sites."""
@@ -287,3 +291,26 @@ class _Plain:
         if _FLOAT.match(text):
             return float(text)
         return text
+
+
+def flat_site(site: Site, venv: str | None = None) -> str:
+    """Return the text of a site file with all that it extends.
+
+    Parameters
+    ----------
+    site
+        The site.
+    venv
+        Where the environments that it names are instead, for trying a release before it
+        serves.
+    """
+    fields: dict[str, Any] = copy.deepcopy(dict(site.given))
+    fields.pop("extends", None)
+    if venv is not None:
+        fields["endpoint"] = {**fields["endpoint"], "venv": venv}
+        if site.get("environment.venv") is not None:
+            fields["environment"] = {**fields["environment"], "venv": venv}
+    text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    return (
+        f"# Site {site.name} with all that it extends: change the site file, not this one.\n{text}"
+    )

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import RequestError, StoreError
-from sitekit.check import require_valid
 from sitekit.derive import seconds
 from sitekit.doctor.network import interfaces
 from sitekit.doctor.shell import run
 from sitekit.load import CONFIGS, load_site
 from sitekit.problems import SiteError
 from sitekit.render import template_environment
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from fitserve.errors import StoreError
-from sitekit.check import require_valid
 from sitekit.containers import home
 from sitekit.context import Rendering, build_context
 from sitekit.documents import engine_description, identity_mapping, site_card, text, user_schema
 from sitekit.load import CONFIGS
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from pathlib import Path

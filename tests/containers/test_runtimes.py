@@ -12,9 +12,9 @@ import yaml
 
 from containerrig.sif import SIF
 from fitserve._version import __version__
-from sitekit.check import require_valid
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from containerrig.users import User

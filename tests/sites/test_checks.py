@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sitekit.check import check_site, require_valid
 from sitekit.derive import derive
 from sitekit.load import load_site, shipped_sites
 from sitekit.problems import SiteError
+from sitekit.rules import check_site, require_valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,11 +19,10 @@ import pytest
 from fitserve._version import __version__
 from fitserve.errors import BackendError
 from sitekit.cli import commands
-from sitekit.doctor import Finding, Patient, as_json, examine, report
-from sitekit.doctor import job as job_module
+from sitekit.doctor import Finding, Patient, as_json, examine, preflight, report
 from sitekit.doctor import machine as machine_module
 from sitekit.doctor.network import Answering, address_of, clock, interfaces
-from sitekit.doctor.node import read_probe
+from sitekit.doctor.preflight import read_probe
 from sitekit.doctor.slurm import limit_seconds
 from sitekit.load import load_site
 from sitekit.render import Rendering
@@ -51,8 +50,8 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         endpoint.chmod(0o755)
         monkeypatch.setenv("HOME", directory)
         monkeypatch.setenv("USER", "ada")
-        monkeypatch.setattr(job_module, "_POLL", 0.1)
-        monkeypatch.setattr(job_module, "_SETTLE", 2.0)
+        monkeypatch.setattr(preflight, "_POLL", 0.1)
+        monkeypatch.setattr(preflight, "_SETTLE", 2.0)
         yield home
 
 
@@ -244,7 +243,7 @@ def test_each_failure_is_found_with_its_evidence_and_field(  # noqa: PLR0913, PL
         name, _, script = broken.partition("=")
         fakes(name, script)
     if "sleep" in broken:
-        monkeypatch.setattr("sitekit.doctor.answers._PATIENCE", 0.05)
+        monkeypatch.setattr("sitekit.doctor.shell._PATIENCE", 0.05)
     examined = patient(kind, **changes)
     if "sleep" in broken:
         examined = replace(examined, submit=False)
@@ -612,7 +611,7 @@ def test_a_node_that_cannot_reach_back_is_found(
                 self.port = closed.getsockname()[1]
                 return self
 
-        monkeypatch.setattr(job_module, "Answering", Firewalled)
+        monkeypatch.setattr(preflight, "Answering", Firewalled)
         failures = _failures(_examined(patient()))
     [finding] = failures
     assert (finding.check, finding.field) == ("way back", "network.interface")

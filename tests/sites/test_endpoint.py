@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from fitserve.errors import BackendError
+from sitekit.documents import user_config
 from sitekit.endpoint import build, render_user_config, submission
-from sitekit.endpoint_view import user_config
 from sitekit.golden import GOLDEN
 from sitekit.load import load_site, shipped_sites
 from sitekit.render import Rendering, render_site, write_files

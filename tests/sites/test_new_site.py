@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve.errors import RequestError, StoreError
-from sitekit.check import require_valid
 from sitekit.cli import commands
 from sitekit.load import load_site
 from sitekit.new_site import QUESTIONS, SCHEDULERS, answers_for, write_site
 from sitekit.problems import SiteError
 from sitekit.render import Rendering, render_site
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from pathlib import Path

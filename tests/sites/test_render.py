@@ -13,7 +13,7 @@ import yaml
 
 from fitserve.errors import RequestError, StoreError
 from sitekit.cli import commands
-from sitekit.endpoint_view import user_config
+from sitekit.documents import user_config
 from sitekit.golden import GOLDEN, GOLDEN_RENDERING, golden_differences
 from sitekit.load import load_site, shipped_sites
 from sitekit.problems import SiteError

@@ -192,7 +192,7 @@ def test_a_mutilated_site_gives_problems_and_never_a_traceback(data: st.DataObje
         break
     problems = schema_problems(Site("x", given_fields, given_fields, {}, "x.yaml"))
     if not problems:
-        from sitekit.check import check_site
+        from sitekit.rules import check_site
 
         filled = fill_defaults(given_fields)
         check_site(Site("x", filled, given_fields, {}, "x.yaml"))

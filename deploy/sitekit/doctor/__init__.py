@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sitekit.doctor import job, kubernetes, machine, network, pbs, slurm
+from sitekit.doctor import kubernetes, machine, network, pbs, preflight, slurm
 from sitekit.doctor.findings import Finding, as_json, failed, report, skipped
 from sitekit.doctor.shell import Patient
 from sitekit.render import render_site, write_files
@@ -52,7 +52,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         yield from _of_users(patient, pbs.look(patient))
     if kind == "kubernetes":
         yield from kubernetes.look(patient)
-    yield from job.look(patient, files.get("preflight.sh") or files["preflight.json"])
+    yield from preflight.look(patient, files.get("preflight.sh") or files["preflight.json"])
 
 
 def _of_users(patient: Patient, findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, hms
-from sitekit.doctor.answers import answers
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import Result, run
+from sitekit.doctor.shell import Result, answers, run
 from sitekit.doctor.slurm import limit_seconds
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""Commands that the doctor runs: by name, timed, and never through a shell."""
+"""Commands that the doctor runs: by name, timed, and never through a shell.
+
+`answers` looks whether those of a scheduler are there, and answer in time.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,22 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sitekit.doctor.findings import Finding, failed, good, warned
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sitekit.render import Rendering
     from sitekit.site import Site
 
-__all__ = ["Patient", "Result", "run"]
+__all__ = ["Patient", "Result", "answers", "run"]
 
 _MISSING = 127
 _NO_ANSWER = 124
+_SLOW = 0.5
+# A command is waited for beyond Parsl's own limit, to say how long it takes.
+_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -122,3 +130,64 @@ def run(
     except OSError as error:
         return Result(shown, _MISSING, "", str(error), 0.0)
     return Result(shown, done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+def answers(
+    patient: Patient, needed: Sequence[str], asked: Sequence[tuple[str, ...]]
+) -> Iterator[Finding | list[Result]]:
+    """Look for commands and time some of them; yields findings, and last the results.
+
+    Parameters
+    ----------
+    patient
+        What is examined.
+    needed
+        Commands that must be there.
+    asked
+        Commands to run and time, none of which changes anything.
+    """
+    kind = patient.site.get("scheduler.type")
+    absent = [name for name in needed if shutil.which(name) is None]
+    if absent:
+        yield failed(
+            "commands",
+            f"{', '.join(absent)} of {kind} are not on the PATH",
+            evidence=f"looked for {', '.join(needed)}",
+            field="scheduler.type",
+            change="the scheduler that this machine has, or run this on its login node with the "
+            "scheduler's module loaded",
+        )
+    results = [
+        run(*command, timeout=_PATIENCE * patient.timeout)
+        for command in asked
+        if command[0] not in absent
+    ]
+    slowest = max(results, key=lambda result: result.seconds, default=None)
+    if slowest is None:
+        yield []
+        return
+    if slowest.silent or slowest.seconds > patient.timeout:
+        advised = min(600, max(120, round(2 * slowest.seconds)))
+        yield failed(
+            "answer",
+            f"{slowest.command.split()[0]} takes longer than the {patient.timeout} s that Parsl "
+            "gives it",
+            evidence=f"{slowest.command}: {slowest.seconds:.1f} s"
+            + (" and no answer" if slowest.silent else ""),
+            field="scheduler.cmd_timeout",
+            change=f"cmd_timeout: {advised}",
+        )
+    elif slowest.seconds > _SLOW * patient.timeout:
+        yield warned(
+            "answer",
+            f"{slowest.command.split()[0]} takes more than half of the {patient.timeout} s that "
+            "Parsl gives it",
+            evidence=f"{slowest.command}: {slowest.seconds:.1f} s",
+            field="scheduler.cmd_timeout",
+            change=f"cmd_timeout: {min(600, 2 * patient.timeout)}",
+        )
+    elif not absent:
+        yield good(
+            "answer", f"{len(results)} commands answer, the slowest in {slowest.seconds:.1f} s"
+        )
+    yield results

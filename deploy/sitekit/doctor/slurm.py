@@ -7,9 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms, seconds
-from sitekit.doctor.answers import answers
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import Result, run
+from sitekit.doctor.shell import Result, answers, run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from fitserve.errors import BackendError
 from sitekit.doctor.shell import run
 from sitekit.target.jobs import cancel_jobs
-from sitekit.target.processes import alive, end, end_all, find_processes
-from sitekit.target.running import (
+from sitekit.target.processes import (
+    alive,
+    end,
+    end_all,
+    find_processes,
     manager_pid,
     running_digest,
     running_file,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from fitserve_worker.outbox import Outbox
 from sitekit.derive import derive
 from sitekit.target.jobs import find_jobs
-from sitekit.target.processes import as_data, find_processes
-from sitekit.target.running import (
+from sitekit.target.processes import (
+    as_data,
     endpoint_version,
+    find_processes,
     manager_pid,
     running_digest,
     supervisor_pid,

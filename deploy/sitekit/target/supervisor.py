@@ -16,18 +16,57 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed
-from sitekit.target.processes import alive
-from sitekit.target.running import lock_file, running_file, wanted_digest
-from sitekit.target.tidying import tidy
+from sitekit.target.jobs import cancel_jobs
+from sitekit.target.processes import (
+    alive,
+    end,
+    end_orphans,
+    lock_file,
+    manager_pid,
+    running_file,
+    wanted_digest,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["Supervisor", "main"]
+__all__ = ["Supervisor", "Tidied", "main", "tidy"]
+
+_GRACE = 120.0
+
+
+class Tidied(NamedTuple):
+    """What was ended: an endpoint that nobody looked after, orphans of its children, jobs."""
+
+    endpoint: int | None
+    orphans: int
+    jobs: list[str]
+
+    def __str__(self) -> str:
+        """Say it in one line; nothing where there was nothing."""
+        if self == (None, 0, []):
+            return ""
+        endpoint = f"endpoint {self.endpoint}, " if self.endpoint else ""
+        return f"{endpoint}{self.orphans} processes, jobs {', '.join(self.jobs) or 'none'}"
+
+
+def tidy(deployed: Deployed) -> Tidied:
+    """End an endpoint that nobody looks after, what its children left, and their jobs.
+
+    Only where none is meant to run: the jobs of one that does would be cancelled too.
+    """
+    pid = manager_pid(deployed)
+    if pid is not None:
+        end([pid], _GRACE)
+    if deployed.endpoint_id is None:
+        return Tidied(pid, 0, [])
+    orphans = end_orphans(deployed.endpoint_id)
+    return Tidied(pid, orphans, cancel_jobs(deployed.site, deployed.name))
+
 
 _SETTLE = 10.0
 

@@ -1,4 +1,4 @@
-"""`make deploy`, `status`, `smoke`, `upgrade`, `rollback`, `stop`, `logs` and `destroy`."""
+"""`make deploy`, `status`, `smoke`, `upgrade` and so on, for a site that one logs in to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sitekit.deployment.playbook import Deployment
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "stages_words", "status_words"]
 
 _CHANGING = ("stop", "destroy")
 _SECRETS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
@@ -45,8 +45,7 @@ def _deployment_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _open(given: dict[str, Any]) -> tuple[Deployment, list[str]]:
-    from sitekit.deployment.inventory import Reach
-    from sitekit.deployment.playbook import Deployment
+    from sitekit.deployment.playbook import Deployment, Reach
 
     path, warnings = find_site(given.pop("site"))
     site, more = load_site(str(path))
@@ -223,8 +222,6 @@ def _ask(given: dict[str, Any], verb: str, *words: str) -> tuple[Deployment, dic
 @click.option("--end-orphans", is_flag=True, help="End the processes and jobs of a dead endpoint.")
 def status(*, as_json: bool, end_orphans: bool, **given: Any) -> None:
     """Say what the endpoint of SITE is doing, and what it waits for."""
-    from sitekit.deployment.words import status_words
-
     words = ["--end-orphans"] if end_orphans else []
     _, found = _ask(given, "status", *words)
     click.echo(json.dumps(found, indent=2) if as_json else status_words(found))
@@ -236,8 +233,6 @@ def status(*, as_json: bool, end_orphans: bool, **given: Any) -> None:
 @click.option("--smoke-seconds", default=900, show_default=True, help="How long it may take.")
 def smoke(*, as_json: bool, smoke_seconds: int, **given: Any) -> None:
     """Have a real fit done on SITE, with the time of each stage."""
-    from sitekit.deployment.words import stages_words
-
     _, found = _ask(given, "try", "--seconds", str(smoke_seconds))
     click.echo(json.dumps(found, indent=2) if as_json else stages_words(found["stages"]))
     if not found["ok"]:
@@ -305,7 +300,7 @@ def bundle(python: str, machine: str) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def flat(site: str, venv: str | None, out: Path) -> None:
     """Write a site with all that it extends into a directory."""
-    from sitekit.deployment.flat import flat_site
+    from sitekit.load import flat_site
 
     loaded, _ = load_site(site)
     out.mkdir(parents=True, exist_ok=True)
@@ -316,3 +311,77 @@ def add_commands(group: click.Group) -> None:
     """Add the commands to sitekit's."""
     for command in (deploy, upgrade, rollback, status, smoke, stop, logs, destroy, bundle, flat):
         group.add_command(command)
+
+
+def stages_words(stages: list[dict[str, Any]]) -> str:
+    """Return the stages of a smoke test, one line each.
+
+    Examples
+    --------
+    >>> print(stages_words([{"what": "fit", "told": "CLs 0.1", "seconds": 1.2, "ok": True,
+    ...                      "next": ""}]))
+    ok      fit           1.2 s  CLs 0.1
+    """
+    lines = []
+    for stage in stages:
+        mark = "ok" if stage["ok"] else "FAILED"
+        lines.append(f"{mark:<7} {stage['what']:<10} {stage['seconds']:>6.1f} s  {stage['told']}")
+        if stage["next"]:
+            lines.append(f"{'':<29}next: {stage['next']}")
+    return "\n".join(lines)
+
+
+def status_words(found: dict[str, Any]) -> str:
+    """Return the status of an endpoint, one thing on a line."""
+    versions = found["versions"]
+    lines = [_endpoint(found)]
+    if found["endpoint"] is not None:
+        lines.append(f"users      {len(found['children'])} child endpoints")
+    jobs = found["jobs"]
+    for job in jobs:
+        whose = "" if job["of_endpoint"] else ", of a client on this machine"
+        reason = f": {job['reason']}" if job["reason"] else ""
+        if job["id"] in found.get("jobs_ended", ()):
+            reason = ": its endpoint was dead; ended"
+        lines.append(f"job        {job['id']} {job['state']}{reason}{whose}")
+    if not jobs:
+        lines.append("jobs       none")
+    lines.append(_workers(found["workers"]))
+    for name, disk in found["disk"].items():
+        lines.append(f"disk       {name}: {disk['free_gb']} GB free at {disk['path']}")
+    lines.append(f"release    {versions['release']}, before it {versions['previous'] or 'none'}")
+    if found["last_fits"] is None:
+        lines.append("fitted     not known here: answers are in the users' own directories")
+    lines += [
+        f"fitted     {fit['ago_seconds']} s ago, task {fit['task'][:12]}"
+        for fit in found["last_fits"] or ()
+    ]
+    if found["orphans"]:
+        count = found.get("orphans_ended")
+        said = f"{count} ended" if count is not None else "end them with ARGS=--end-orphans"
+        lines.append(f"orphans    {len(found['orphans'])} processes of dead children; {said}")
+    return "\n".join(lines)
+
+
+def _workers(workers: dict[str, int | None]) -> str:
+    """Say which figure it is: processes are counted here, those on nodes are not seen."""
+    most = f", at most {workers['most']}" if workers["most"] is not None else ""
+    if "processes" in workers:
+        return f"workers    {workers['processes']} processes on this machine{most}"
+    return f"workers    {workers['of_running_jobs']} to be expected of the running jobs{most}"
+
+
+def _endpoint(found: dict[str, Any]) -> str:
+    endpoint = found["endpoint"]
+    if endpoint is None:
+        return f"endpoint   none: {found['site']} is for direct use"
+    if endpoint["pid"] is None:
+        return f"endpoint   {endpoint['id']} is stopped"
+    pending = "; to be started anew when idle" if endpoint["restart_pending"] else ""
+    boot = f"started at boot by {endpoint['at_boot']}"
+    if endpoint["at_boot"] == "login":
+        boot = "until its user logs out: `loginctl enable-linger` was refused"
+    return (
+        f"endpoint   {endpoint['id']} runs since {endpoint['since']} (process {endpoint['pid']}, "
+        f"kept by {endpoint['kept_by']}, {boot}){pending}"
+    )

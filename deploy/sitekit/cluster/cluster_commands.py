@@ -11,8 +11,8 @@ import yaml
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, RequestError
+from sitekit.cluster.job import CARD, have_a_fit
 from sitekit.cluster.release import CREDENTIALS, Release, credentials, namespace_manifest
-from sitekit.cluster.smoke import CARD, have_a_fit
 from sitekit.cluster.tools import require_helm
 from sitekit.context import Rendering
 from sitekit.documents import site_card, text
@@ -111,7 +111,7 @@ def namespace_command(site: str) -> None:
 @_site
 def hub_command(site: str) -> None:
     """Print Helm values of a JupyterHub whose notebooks use `parsl:SITE`."""
-    from sitekit.cluster.hub import hub_values
+    from sitekit.helm_values import hub_values
 
     release, _ = _open(site)
     click.echo(yaml.safe_dump(hub_values(release.site), sort_keys=False), nl=False)
@@ -267,7 +267,7 @@ def smoke(*, site: str, as_json: bool, seconds: int) -> None:
 
 
 def _smoke(release: Release, rendering: Rendering, seconds: int, *, as_json: bool = False) -> None:
-    from sitekit.deployment.words import stages_words
+    from sitekit.deployment.host_commands import stages_words
 
     stages = have_a_fit(release, rendering, _directory(release), seconds)
     bad = [one for one in stages if not one["ok"]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sitekit import rules_access, rules_resources, rules_runtime, rules_scheduler
 from sitekit.problems import Problem, SiteError
+from sitekit.rules import access, resources, runtime, scheduler
 
 if TYPE_CHECKING:
     from sitekit.site import Site
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["check_site", "require_valid"]
 
 _RULES = (
-    *rules_resources.RULES,
-    *rules_scheduler.RULES,
-    *rules_runtime.RULES,
-    *rules_access.RULES,
+    *resources.RULES,
+    *scheduler.RULES,
+    *runtime.RULES,
+    *access.RULES,
 )
 
 
