@@ -14,6 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from sitekit.context import header
 from sitekit.derive import derive, hms
+from sitekit.fields import Bounds, Choice, Selection
 from sitekit.schema import schema
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def text(document: Any) -> str:
 
 def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return the JSON schema of what users may set; all else is refused."""
-    properties = {name: _option_schema(bounds) for name, bounds in site.get("user_options").items()}
-    properties[TRIAL_OPTION] = _option_schema({})
+    properties = {
+        name: _option_schema(option) for name, option in site.user_options.given().items()
+    }
+    properties[TRIAL_OPTION] = _option_schema(Choice())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": header(site, rendering),
@@ -60,11 +63,11 @@ def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
     }
 
 
-def _option_schema(bounds: dict[str, Any]) -> dict[str, Any]:
-    if "minimum" in bounds:
-        return {"type": "integer", "minimum": bounds["minimum"], "maximum": bounds["maximum"]}
-    if "choices" in bounds:
-        return {"type": "string", "enum": bounds["choices"]}
+def _option_schema(option: Bounds | Selection | Choice) -> dict[str, Any]:
+    if isinstance(option, Bounds):
+        return {"type": "integer", "minimum": option.minimum, "maximum": option.maximum}
+    if option.choices is not None:
+        return {"type": "string", "enum": option.choices}
     word = schema()["$defs"]["word"]
     # `pattern` alone would let a final newline pass in Python; `not` does not.
     return {
@@ -87,7 +90,7 @@ def engine_description(
         "engine_version": ENGINE_VERSION,
         "site": site.name,
         "rendered": header(site, rendering),
-        "run_dir": site.get("directories.run"),
+        "run_dir": site.directories.run,
         "engine": user_config(template, options)["engine"],
     }
 
@@ -95,24 +98,24 @@ def engine_description(
 def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return what a client needs to know of a site."""
     derived = derive(site)
-    functions = site.get("access.functions")
+    functions = site.access.functions
     walltime = derived.walltime_seconds
     return {
         "card_version": CARD_VERSION,
         "name": site.name,
-        "description": site.get("description"),
-        "contact": site.get("contact"),
-        "url": site.get("url"),
-        "verified": site.get("verified"),
+        "description": site.description,
+        "contact": site.contact,
+        "url": site.url,
+        "verified": site.verified,
         "rendered": header(site, rendering),
-        "endpoint_id": rendering.endpoint_id or site.get("endpoint.id"),
+        "endpoint_id": rendering.endpoint_id or site.endpoint.id,
         "function_id": rendering.function_id or (functions[0] if functions else None),
-        "scheduler": site.get("scheduler.type"),
-        "login_host": site.get("login.host") if site.get("login.ask_scheduler") else None,
+        "scheduler": site.scheduler.type,
+        "login_host": site.login.host if site.login.ask_scheduler else None,
         "worker": {
             "version": rendering.version,
-            "device": site.get("workers.device"),
-            "gpu": site.get("node.gpus.kind") if derived.gpus else None,
+            "device": site.workers.device,
+            "gpu": site.node.gpus.kind if derived.gpus and site.node.gpus else None,
             "per_node": derived.workers_per_node,
             "threads": derived.threads,
         },
@@ -124,7 +127,7 @@ def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
             "workers": derived.workers_max,
             "core_hours": derived.core_hours_max,
         },
-        "options": {name: _option_schema(one) for name, one in site.get("user_options").items()},
+        "options": {name: _option_schema(one) for name, one in site.user_options.given().items()},
     }
 
 
@@ -142,7 +145,7 @@ def identity_mapping(site: Site, rendering: Rendering) -> list[dict[str, Any]]:
                     "match": "(.*)@" + domain.replace(".", "\\."),
                     "output": "{0}",
                 }
-                for domain in site.get("access.domains")
+                for domain in site.access.domains or ()
             ],
         }
     ]

@@ -39,7 +39,8 @@ def labels(endpoint: str, component: str) -> dict[str, str]:
 
 def worker_account(site: Site, endpoint: str) -> str:
     """Return the service account of worker pods: the site's own, or the one of the chart."""
-    return str(site.get("kubernetes.service_account") or f"{endpoint}-worker")
+    own = site.kubernetes.service_account if site.kubernetes else None
+    return own or f"{endpoint}-worker"
 
 
 def site_files(site: Site, endpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:

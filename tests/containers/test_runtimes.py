@@ -26,7 +26,7 @@ PATCHES = "X_600_*"
 
 def _site(user: User, kind: str, image: str) -> Path:
     """Render a site whose workers run in a container, as a site admin would."""
-    given = dict(load_site("local")[0].given)
+    given = dict(load_site("local")[0].origin.given)
     given["environment"] = {"container": {"type": kind, "image": image}}
     given["directories"] = {"run": "~/run", "cache": f"~/cache-{kind}", "scratch": "/tmp"}  # noqa: S108
     given["blocks"] = {**given["blocks"], "strategy_seconds": 1}

@@ -114,7 +114,7 @@ def test_a_trial_names_its_own_release(make_site: Callable[..., Site], tmp_path:
     place.mkdir()
     (place / "mine.yaml").write_text(flat_site(site, "/home/a/releases/1-ab"))
     trial, _ = load_site(str(place / "mine.yaml"))
-    assert trial.get("environment.venv") == trial.get("endpoint.venv") == "/home/a/releases/1-ab"
+    assert trial.environment.venv == trial.endpoint.venv == "/home/a/releases/1-ab"
 
 
 def test_everything_is_made_after_what_it_is_in(make_site: Callable[..., Site]) -> None:

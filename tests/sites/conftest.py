@@ -37,7 +37,7 @@ def write_site(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a shipped site with changes as a file of its own."""
 
     def write(base: str = "slurm", /, name: str = "mine", **changes: Any) -> Path:
-        given = dict(load_site(CONFIGS / "sites" / f"{base}.yaml")[0].given)
+        given = dict(load_site(CONFIGS / "sites" / f"{base}.yaml")[0].origin.given)
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(merge(given, changes), sort_keys=False), encoding="utf-8")
         return path

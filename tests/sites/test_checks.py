@@ -25,7 +25,7 @@ def test_shipped_sites_are_in_order(name: str) -> None:
     site, _ = load_site(name)
     problems = check_site(site)
     assert [problem for problem in problems if problem.level == "error"] == []
-    if site.get("status") != "retired":
+    if site.status != "retired":
         assert problems == []
 
 

@@ -37,7 +37,7 @@ def test_the_list_of_sites_is_complete() -> None:
     assert [name for name, _, _ in listed] == shipped_sites()
     for name, scheduler, description in listed:
         site, _ = load_site(name)
-        assert (scheduler, description) == (site.get("scheduler.type"), site.get("description"))
+        assert (scheduler, description) == (site.scheduler.type, site.description)
 
 
 def test_rendered_files_are_listed() -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import pytest
 
 from fitserve._version import __version__
@@ -109,7 +110,7 @@ def test_a_site_in_order_has_no_failures(
     getattr(fakes, kind)()
     examined = patient(kind)
     findings = _examined(examined)
-    assert _failures(findings) == [], report(examined.site, findings)
+    assert _failures(findings) == [], report(examined.site.origin, findings)
     good = {finding.check for finding in findings if finding.level == "ok"}
     expected = {
         "endpoint",
@@ -141,7 +142,7 @@ def test_the_local_site_is_examined_by_running_it_here(
         node={"cores": None, "memory_gb": None},
     )
     findings = _examined(examined)
-    assert _failures(findings) == [], report(examined.site, findings)
+    assert _failures(findings) == [], report(examined.site.origin, findings)
     assert "way back" in {finding.check for finding in findings}
 
 
@@ -249,11 +250,11 @@ def test_each_failure_is_found_with_its_evidence_and_field(  # noqa: PLR0913, PL
         examined = replace(examined, submit=False)
     failures = _failures(_examined(examined))
     matching = [one for one in failures if one.check == check and one.field == field]
-    assert matching, report(examined.site, failures)
+    assert matching, report(examined.site.origin, failures)
     assert any(said in f"{one.cause} {one.evidence}" for one in matching), matching
     assert all(one.change for one in matching)
     if field:
-        assert f"{field}: " in report(examined.site, matching)
+        assert f"{field}: " in report(examined.site.origin, matching)
 
 
 def test_slow_commands_are_warned_of(patient: Callable[..., Patient], fakes: Any) -> None:
@@ -261,8 +262,9 @@ def test_slow_commands_are_warned_of(patient: Callable[..., Patient], fakes: Any
     fakes("squeue", "sleep 0.6")
     examined = patient(scheduler={"cmd_timeout": 10})
     # Less than the schema lets anyone ask for, so that the test need not wait.
-    fields = _merged(dict(examined.site.fields), {"scheduler": {"cmd_timeout": 1}})
-    examined = replace(examined, site=replace(examined.site, fields=fields), submit=False)
+    scheduler = msgspec.structs.replace(examined.site.scheduler, cmd_timeout=1)
+    site = msgspec.structs.replace(examined.site, scheduler=scheduler)
+    examined = replace(examined, site=site, submit=False)
     [finding] = [one for one in _examined(examined) if one.check == "answer"]
     assert finding.level == "warning"
     assert finding.change == "cmd_timeout: 2"
@@ -382,7 +384,7 @@ def test_a_cluster_in_order_has_no_failures(patient: Callable[..., Patient], fak
         "kubernetes", kubernetes={"pull_secret": "registry", "service_account": "workers"}
     )
     findings = _examined(examined)
-    assert _failures(findings) == [], report(examined.site, findings)
+    assert _failures(findings) == [], report(examined.site.origin, findings)
     good = {finding.check for finding in findings if finding.level == "ok"}
     assert {"cluster", "rights", "serviceaccount", "secret", "quota", "worker version"} <= good
 
@@ -825,6 +827,6 @@ def test_the_command_reports_and_ends_with_the_class_of_what_failed(
 
 def test_findings_as_data_name_their_line(make_site: Callable[..., Site]) -> None:
     site = make_site()
-    [row] = as_json(site, [Finding("a", "failure", "b", field="network.interface")])
+    [row] = as_json(site.origin, [Finding("a", "failure", "b", field="network.interface")])
     assert row["file"].endswith("mine.yaml")
     assert row["line"] > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -34,7 +35,7 @@ PROVIDERS = {
 
 
 def _bounds(site: Site) -> list[dict[str, Any]]:
-    given = site.get("user_options")
+    given = msgspec.to_builtins(site.user_options)
     low = {name: b.get("minimum", b.get("choices", ["abc-1"])[0]) for name, b in given.items()}
     high = {name: b.get("maximum", b.get("choices", ["abc-1"])[-1]) for name, b in given.items()}
     return [low, high]
@@ -57,9 +58,9 @@ def test_the_endpoint_loads_and_would_submit_it(name: str, built: dict[str, list
     for result in built[name]:
         assert "error" not in result, result.get("error")
         assert result["engine"] == "GlobusComputeEngine"
-        assert result["provider"] == PROVIDERS[site.get("scheduler.type")]
+        assert result["provider"] == PROVIDERS[site.scheduler.type]
         assert result["serializers"] == ["JSONData", "PureSourceTextInspect"]
-        assert result["retries"] == site.get("tasks.retries")
+        assert result["retries"] == site.tasks.retries
         assert result["address"]
         assert result["core"]["type"] == "CoreEndpointConfig"
         assert result["core"]["allowed_functions"] == []
@@ -125,7 +126,7 @@ def test_no_injection_reaches_a_scheduler(tmp_path: Path) -> None:
     """Every attempt is refused by the schema, for every site and text option."""
     jobs: list[tuple[Path, dict[str, Any] | None]] = []
     for name in SITES:
-        options = load_site(name)[0].get("user_options")
+        options = load_site(name)[0].user_options.given()
         for option in ("account", "partition", "queue", "qos"):
             if option in options:
                 jobs += [(GOLDEN / name, {option: text}) for text in INJECTIONS]

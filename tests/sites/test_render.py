@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
@@ -37,7 +38,7 @@ def _render(site: Site | str, **more: Any) -> dict[str, str]:
 @pytest.mark.parametrize("name", SITES)
 def test_a_site_renders_to_its_golden_files(name: str) -> None:
     assert golden_differences(name) == "", "make golden, then review the diff"
-    made = "pod.json" if load_site(name)[0].get("scheduler.type") == "kubernetes" else "submit.sh"
+    made = "pod.json" if load_site(name)[0].scheduler.type == "kubernetes" else "submit.sh"
     assert (GOLDEN / name / made).is_file()
 
 
@@ -105,12 +106,12 @@ def test_an_endpoint_is_closed_by_default(name: str) -> None:
 def test_a_block_ends_before_its_tasks_are_cut_off(name: str) -> None:
     site, _ = load_site(name)
     engine = json.loads(_render(name)["engine.json"])["engine"]
-    if site.get("blocks.walltime") is None:
+    if site.blocks.walltime is None:
         assert "drain_period" not in engine
         return
     hours, minutes, _ = map(int, engine["provider"]["walltime"].split(":"))
-    longest = site.get("tasks.longest_minutes") * 60
-    startup = site.get("tasks.startup_seconds")
+    longest = site.tasks.longest_minutes * 60
+    startup = site.tasks.startup_seconds
     assert engine["drain_period"] + longest + startup == hours * 3600 + minutes * 60
 
 
@@ -270,7 +271,7 @@ def test_the_engine_for_parsl_is_the_endpoints_own(make_site: Callable[..., Site
 
 
 def _bounds(site: Site) -> list[dict[str, Any]]:
-    given = site.get("user_options")
+    given = msgspec.to_builtins(site.user_options)
     low = {name: b.get("minimum", b.get("choices", ["abc"])[0]) for name, b in given.items()}
     high = {name: b.get("maximum", b.get("choices", ["abc"])[-1]) for name, b in given.items()}
     return [low, high]
@@ -288,7 +289,7 @@ def test_users_may_set_options_up_to_their_bounds(name: str) -> None:
         assert provider["init_blocks"] <= provider["max_blocks"]
         if "account" in options:
             assert provider["account"] == options["account"]
-    for option, bounds in site.get("user_options").items():
+    for option, bounds in msgspec.to_builtins(site.user_options).items():
         if "minimum" in bounds:
             wrong: list[Any] = [bounds["minimum"] - 1, bounds["maximum"] + 1, "2", 1.5, True, None]
         else:

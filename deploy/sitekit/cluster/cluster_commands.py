@@ -17,26 +17,28 @@ from sitekit.cluster.tools import require_helm
 from sitekit.context import Rendering
 from sitekit.documents import site_card, text
 from sitekit.helm_values import helm_values
-from sitekit.load import load_site
+from sitekit.load import open_site
 from sitekit.render import write_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sitekit.cluster.release import Installed
+    from sitekit.load import Loaded
+    from sitekit.site import Site
 
 __all__ = ["SiteGroup", "cluster"]
 
 
 def _open(
-    site: str,
+    site: Loaded,
     function_id: str | None = None,
     endpoint_id: str | None = None,
     values: Path | None = None,
     *,
     warn: bool = True,
 ) -> tuple[Release, Rendering]:
-    loaded, warnings = load_site(site)
+    loaded, warnings = site
     for warning in warnings if warn else ():
         click.echo(f"warning: {warning}", err=True)
     rendering = Rendering(__version__, Path.home(), endpoint_id, function_id)
@@ -53,7 +55,7 @@ def cluster() -> None:
     """Deploy a site on Kubernetes, as the context of your kubeconfig says."""
 
 
-_site = click.argument("site")
+_site = click.argument("site", callback=open_site)
 _function = click.option("--function-id", help="Id of fitserve's registered function.")
 _endpoint = click.option("--endpoint-id", help="Id of an endpoint that is registered already.")
 _seconds = click.option("--seconds", default=600, show_default=True, help="How long it may take.")
@@ -83,8 +85,8 @@ class SiteGroup(click.Group):
         name, command, rest = super().resolve_command(ctx, args)
         there = cluster.commands.get(name or "")
         if there is not None and rest and not rest[0].startswith("-"):
-            site, _ = load_site(rest[0])
-            if site.get("scheduler.type") == "kubernetes":
+            site, _ = open_site(ctx, None, rest[0])
+            if site.scheduler.type == "kubernetes":
                 return name, there, rest
         return name, command, rest
 
@@ -93,7 +95,7 @@ class SiteGroup(click.Group):
 @_site
 @_function
 @_endpoint
-def values_command(site: str, function_id: str | None, endpoint_id: str | None) -> None:
+def values_command(site: Loaded, function_id: str | None, endpoint_id: str | None) -> None:
     """Print the Helm values of SITE."""
     release, rendering = _open(site, function_id, endpoint_id)
     click.echo(yaml.safe_dump(helm_values(release.site, rendering), sort_keys=False), nl=False)
@@ -101,7 +103,7 @@ def values_command(site: str, function_id: str | None, endpoint_id: str | None) 
 
 @cluster.command("namespace")
 @_site
-def namespace_command(site: str) -> None:
+def namespace_command(site: Loaded) -> None:
     """Print the namespace of SITE, which takes pods of the restricted profile alone."""
     release, _ = _open(site)
     click.echo(yaml.safe_dump(namespace_manifest(release.namespace), sort_keys=False), nl=False)
@@ -109,7 +111,7 @@ def namespace_command(site: str) -> None:
 
 @cluster.command("hub")
 @_site
-def hub_command(site: str) -> None:
+def hub_command(site: Loaded) -> None:
     """Print Helm values of a JupyterHub whose notebooks use `parsl:SITE`."""
     from sitekit.helm_values import hub_values
 
@@ -121,7 +123,7 @@ def hub_command(site: str) -> None:
 @_site
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True)
-def job_command(site: str, name: str, command: tuple[str, ...]) -> None:
+def job_command(site: Loaded, name: str, command: tuple[str, ...]) -> None:
     """Print a Job NAME that runs COMMAND where `--endpoint parsl:SITE` works."""
     from sitekit.cluster.job import run_job
 
@@ -154,10 +156,10 @@ def _install(*, seconds: int, try_it: bool, **given: Any) -> None:
     require_helm()
     present, _ = _open(**given)
     _examine(present)
-    if not present.site.get("kubernetes.credentials_secret"):
+    if not present.site.pods.credentials_secret:
         # What an earlier deployment was given is in the release's own secret.
         present.log_in()
-    given["function_id"] = _function_id(given["site"], given["function_id"])
+    given["function_id"] = _function_id(present.site, given["function_id"])
     release, rendering = _open(**given, warn=False)
     done = release.install(seconds=seconds)
     where = f"in namespace {release.namespace}"
@@ -190,7 +192,7 @@ def _examine(release: Release) -> None:
     findings = list(look(Patient(site=site, rendering=rendering, home=Path.home(), submit=False)))
     shown = [one for one in findings if one.level in {"failure", "warning"}]
     if shown:
-        click.echo(report(site, shown), err=True)
+        click.echo(report(site.origin, shown), err=True)
     bad = [one for one in shown if one.level == "failure"]
     if bad:
         raise BackendError(
@@ -209,20 +211,19 @@ def _undo(release: Release, done: Installed, seconds: int, error: BackendError) 
     error.cause = f"{error.cause}; what served before serves again"
 
 
-def _function_id(site: str, given: str | None) -> str | None:
+def _function_id(site: Site, given: str | None) -> str | None:
     """Return the id of the function that the endpoint lets run, registered if need be."""
-    loaded, _ = load_site(site)
-    if given or loaded.get("access.functions"):
+    if given or site.access.functions:
         return given
     if credentials():
         from fitserve_worker.function import register
 
-        sharing = loaded.get("access.function_sharing")
+        sharing = site.access.function_sharing
         group = None if sharing in {"public", "private"} else sharing
         return register(public=sharing == "public", group=group).function_id
-    if loaded.get("kubernetes.credentials_secret"):
+    if site.pods.credentials_secret:
         raise RequestError(
-            f"no function is known that the endpoint of {loaded.name} may run",
+            f"no function is known that the endpoint of {site.name} may run",
             hint="--function-id with what `fitserve-worker function register` prints, or "
             "access.functions in the site file",
         )
@@ -249,7 +250,7 @@ def _directory(release: Release) -> Path:
 @cluster.command()
 @_site
 @_as_json
-def status(*, site: str, as_json: bool) -> None:
+def status(*, site: Loaded, as_json: bool) -> None:
     """Say what SITE's pods are doing, and what they wait for."""
     from sitekit.cluster import watch
 
@@ -261,7 +262,7 @@ def status(*, site: str, as_json: bool) -> None:
 @_site
 @_as_json
 @_seconds
-def smoke(*, site: str, as_json: bool, seconds: int) -> None:
+def smoke(*, site: Loaded, as_json: bool, seconds: int) -> None:
     """Have a real fit done by a worker pod of SITE, through its endpoint if it has one."""
     _smoke(*_open(site), seconds, as_json=as_json)
 
@@ -285,7 +286,7 @@ def _smoke(release: Release, rendering: Rendering, seconds: int, *, as_json: boo
 @_site
 @_seconds
 @_try_it
-def rollback(*, site: str, seconds: int, try_it: bool) -> None:
+def rollback(*, site: Loaded, seconds: int, try_it: bool) -> None:
     """Let the revision of SITE that served before, and was another, serve again."""
     release, rendering = _open(site)
     revision = release.rollback(seconds=seconds)
@@ -296,7 +297,7 @@ def rollback(*, site: str, seconds: int, try_it: bool) -> None:
 
 @cluster.command()
 @_site
-def stop(*, site: str) -> None:
+def stop(*, site: Loaded) -> None:
     """End the endpoint of SITE and its workers; deploying again starts them."""
     release, _ = _open(site)
     release.stop()
@@ -306,7 +307,7 @@ def stop(*, site: str) -> None:
 @cluster.command()
 @_site
 @click.option("--lines", default=40, show_default=True, help="Of each pod.")
-def logs(*, site: str, lines: int) -> None:
+def logs(*, site: Loaded, lines: int) -> None:
     """Show the end of what SITE's pods have said."""
     click.echo(_open(site)[0].logs(lines), nl=False)
 
@@ -314,7 +315,7 @@ def logs(*, site: str, lines: int) -> None:
 @cluster.command()
 @_site
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def destroy(*, site: str, yes: bool) -> None:
+def destroy(*, site: Loaded, yes: bool) -> None:
     """Take SITE out of its cluster, with everything that deploying made."""
     release, _ = _open(site)
     if not yes:

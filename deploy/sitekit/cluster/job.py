@@ -12,6 +12,7 @@ from sitekit.cluster.release import CREDENTIALS
 from sitekit.cluster.tools import run
 from sitekit.derive import derive
 from sitekit.documents import text
+from sitekit.helm_values import resources
 from sitekit.pods import labels, site_files
 from sitekit.render import write_files
 
@@ -46,15 +47,14 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
     command
         Program and arguments; ``/tmp`` alone can be written.
     """
-    pinned = site.pinned(rendering.version)
     endpoint = derive(site).endpoint_name
-    pod = pinned.get("kubernetes.endpoint_pod")
-    secret = site.get("kubernetes.pull_secret")
+    pods = site.pinned(rendering.version).pods
+    pod, secret = pods.endpoint_pod, pods.pull_secret
     volume, mount = site_files(site, endpoint)
 
     container = {
         "name": "client",
-        "image": pod["image"],
+        "image": pod.image,
         "command": list(command),
         "workingDir": "/tmp",  # noqa: S108 -- the pod's own
         "env": [
@@ -63,10 +63,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
             # Worker pods belong to this one, so that they go with it.
             *owner_environment(),
         ],
-        "resources": {
-            f"{kind}s": {"cpu": f"{pod['cpu'][kind]:g}", "memory": pod["memory"][kind]}
-            for kind in ("request", "limit")
-        },
+        "resources": resources(pod.cpu, pod.memory),
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
@@ -78,9 +75,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
         "serviceAccountName": endpoint,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
-        "securityContext": pod_security(
-            site.get("kubernetes.user_id"), site.get("kubernetes.group_id")
-        ),
+        "securityContext": pod_security(pods.user_id, pods.group_id),
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}},

@@ -192,7 +192,7 @@ class Release:
         self._rendering = rendering
         self._overrides = overrides or {}
         self.name = derive(site).endpoint_name
-        self.namespace: str = site.get("kubernetes.namespace")
+        self.namespace: str = site.pods.namespace
         self.selector = f"app.kubernetes.io/instance={self.name}"
         self.history = History(self.name, self.namespace)
 
@@ -212,7 +212,7 @@ class Release:
 
     def credentials(self) -> tuple[str, str] | None:
         """Return the endpoint's own credentials, from its secret in the cluster."""
-        name = self.site.get("kubernetes.credentials_secret") or f"{self.name}-credentials"
+        name = self.site.pods.credentials_secret or f"{self.name}-credentials"
         text = ask("kubectl", "get", "secret", name, *self._here(), "--output", "json")
         data = json.loads(text).get("data", {}) if text else {}
         ident, word = (base64.b64decode(data.get(key, "")).decode() for key in CREDENTIALS)
@@ -257,7 +257,7 @@ class Release:
 
     def values(self, client: tuple[str, str] | None) -> dict[str, Any]:
         """Return the values to install with; without any credentials there is no endpoint."""
-        existing = self.site.get("kubernetes.credentials_secret")
+        existing = self.site.pods.credentials_secret
         values = helm_values(self.site, self._rendering, endpoint=bool(existing or client))
         if client and not existing:
             ident, word = client

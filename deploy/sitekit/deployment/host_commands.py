@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fitserve.errors import BackendError
-from sitekit.load import find_site, load_site
+from sitekit.load import open_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sitekit.deployment.playbook import Deployment
+    from sitekit.load import Loaded
+    from sitekit.site import Site
 
 __all__ = ["add_commands", "stages_words", "status_words"]
 
@@ -27,7 +29,7 @@ _SECRETS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 def _deployment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add what every command says of the machine."""
     options = (
-        click.argument("site"),
+        click.argument("site", callback=open_site),
         click.option("--host", help="Log in there, instead of the site file's login.host."),
         click.option("--user", help="Log in as this user."),
         click.option("--here", is_flag=True, help="This machine is the login node."),
@@ -47,14 +49,13 @@ def _deployment_options(command: Callable[..., None]) -> Callable[..., None]:
 def _open(given: dict[str, Any]) -> tuple[Deployment, list[str]]:
     from sitekit.deployment.playbook import Deployment, Reach
 
-    path, warnings = find_site(given.pop("site"))
-    site, more = load_site(str(path))
-    for warning in [*warnings, *more]:
+    site, warnings = given.pop("site")
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     verbose = given.pop("verbose")
     names = ("host", "user", "here", "ssh_config", "python")
     reach = Reach(**{name: given.pop(name) for name in names})
-    return Deployment(site, path, reach), [f"-{'v' * verbose}"] if verbose else []
+    return Deployment(site, reach), [f"-{'v' * verbose}"] if verbose else []
 
 
 @contextlib.contextmanager
@@ -268,9 +269,9 @@ def logs(*, lines: int, **given: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def destroy(*, yes: bool, **given: Any) -> None:
     """Take the endpoint of SITE away, with everything that deploying made."""
-    site = given["site"]
+    site: Site = given["site"].site
     if not yes:
-        click.confirm(f"Remove the endpoint of {site}, its logs and kept answers?", abort=True)
+        click.confirm(f"Remove the endpoint of {site.name}, its logs and kept answers?", abort=True)
     deployment, found = _ask(given, "destroy")
     (deployment.directory / "site-card.json").unlink(missing_ok=True)
     click.echo(
@@ -295,14 +296,14 @@ def bundle(python: str, machine: str) -> None:
 
 
 @click.command(hidden=True)
-@click.argument("site")
+@click.argument("site", callback=open_site)
 @click.option("--venv")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def flat(site: str, venv: str | None, out: Path) -> None:
+def flat(site: Loaded, venv: str | None, out: Path) -> None:
     """Write a site with all that it extends into a directory."""
     from sitekit.load import flat_site
 
-    loaded, _ = load_site(site)
+    loaded = site.site
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{loaded.name}.yaml").write_text(flat_site(loaded, venv), encoding="utf-8")
 

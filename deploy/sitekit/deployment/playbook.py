@@ -69,17 +69,17 @@ def inventory(site: Site, reach: Reach) -> dict[str, Any]:
     InputError
         The endpoint does not run on a machine that one logs in to.
     """
-    if site.get("scheduler.type") == "kubernetes":
+    if site.scheduler.type == "kubernetes":
         raise InputError(
             f"site {site.name} is a Kubernetes cluster, which has no login node to deploy to",
             hint="deploy/kubernetes holds what is applied there",
         )
-    if site.get("status") == "retired":
+    if site.status == "retired":
         raise InputError(
             f"the machine of site {site.name} is gone",
             hint="write a site file of your own that extends this one",
         )
-    host = reach.host or site.get("login.host")
+    host = reach.host or site.login.host
     variables: dict[str, Any] = {"ansible_python_interpreter": reach.python or "auto_silent"}
     if reach.here or host is None:
         variables["ansible_connection"] = "local"
@@ -87,17 +87,17 @@ def inventory(site: Site, reach: Reach) -> dict[str, Any]:
         variables["ansible_python_interpreter"] = reach.python or sys.executable
     else:
         variables |= {"ansible_connection": "ssh", "ansible_host": host}
-        user = reach.user or site.get("login.user")
+        user = reach.user or site.login.user
         if user:
             variables["ansible_user"] = user
         options = ["-o BatchMode=yes", "-o ConnectTimeout=15"]
         if reach.ssh_config:
             options.append(f"-F {Path(reach.ssh_config).resolve()}")
-        if site.get("login.jump_host"):
-            options.append(f"-J {site.get('login.jump_host')}")
+        if site.login.jump_host:
+            options.append(f"-J {site.login.jump_host}")
         variables["ansible_ssh_common_args"] = " ".join(options)
     # A multi-user endpoint is root's; without a password asked for, as by a deploy user.
-    variables["ansible_become"] = site.get("access.mode") == "multi-user"
+    variables["ansible_become"] = site.access.mode == "multi-user"
     return {"all": {"children": {"site": {"hosts": {site.name: variables}}}}}
 
 
@@ -110,10 +110,9 @@ class Deployment:
         What is kept here of it: the site card that came back.
     """
 
-    def __init__(self, site: Site, site_file: Path, reach: Reach) -> None:
+    def __init__(self, site: Site, reach: Reach) -> None:
         require_valid(site)
         self._site = site
-        self._file = site_file
         self._reach = reach
         self._inventory = inventory(site, reach)
         self.directory = Path("build") / "deploy" / site.name
@@ -193,18 +192,18 @@ class Deployment:
         return {
             "fitserve_version": __version__,
             "fitserve_site": site.name,
-            "fitserve_site_file": str(self._file.resolve()),
+            "fitserve_site_file": str(Path(site.origin.file).resolve()),
             "fitserve_endpoint": derive(site).endpoint_name,
             "fitserve_digest": site.digest,
-            "fitserve_scheduler": site.get("scheduler.type"),
-            "fitserve_multi_user": site.get("access.mode") == "multi-user",
+            "fitserve_scheduler": site.scheduler.type,
+            "fitserve_multi_user": site.access.mode == "multi-user",
             "fitserve_places": places_of(site).as_data(),
             "fitserve_kit": [sys.executable, "-m", "sitekit"],
             "fitserve_kit_path": paths,
             "fitserve_python": self._reach.python or "",
             "fitserve_this_python": f"python3.{sys.version_info.minor}",
             "fitserve_smoke_seconds": _SMOKE_SECONDS,
-            "fitserve_drain_seconds": longest + 120 * site.get("endpoint.idle_minutes"),
+            "fitserve_drain_seconds": longest + 120 * site.endpoint.idle_minutes,
             **{f"fitserve_{name}": value for name, value in more.items() if value is not None},
         }
 

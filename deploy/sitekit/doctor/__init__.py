@@ -36,11 +36,11 @@ def examine(patient: Patient) -> Iterator[Finding]:
         job is run if that is wanted.
     """
     site = patient.site
-    if site.get("status") == "retired":
+    if site.status == "retired":
         yield failed("status", "this machine is gone", field="status", change="status: active")
         return
     files, _ = render_site(site, patient.rendering)
-    kind = site.get("scheduler.type")
+    kind = site.scheduler.type
     yield from machine.look(patient)
     yield from network.look(patient)
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,7 +57,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
 def _of_users(patient: Patient, findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield findings, without what is not for root: on a multi-user site jobs are its users'."""
-    roots = patient.site.get("access.mode") == "multi-user" and os.getuid() == 0
+    roots = patient.site.access.mode == "multi-user" and os.getuid() == 0
     for finding in findings:
         if roots and finding.check in _OF_USERS and finding.level == "failure":
             why = f"{finding.cause}; but jobs are not root's here: `make doctor` as a user tells"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sitekit.site import Site
+    from sitekit.site import Origin
 
 __all__ = ["Finding", "as_json", "failed", "good", "report", "skipped", "warned"]
 
@@ -69,14 +69,14 @@ def skipped(check: str, why: str, evidence: str = "") -> Finding:
     return Finding(check, "skipped", why, evidence.strip())
 
 
-def report(site: Site, findings: Iterable[Finding]) -> str:
-    """Return findings as text, with the file and line of each field.
+def report(origin: Origin, findings: Iterable[Finding]) -> str:
+    """Return findings as text, with the file and line of each field of the site.
 
     Examples
     --------
-    >>> from sitekit.site import Location, Site
-    >>> site = Site("x", {}, {}, {"network.interface": Location("x.yaml", 7)}, "x.yaml")
-    >>> print(report(site, [failed("address", "there is no interface ib0", evidence="eth0, lo",
+    >>> from sitekit.site import Location, Origin
+    >>> origin = Origin("x.yaml", {}, {"network.interface": Location("x.yaml", 7)})
+    >>> print(report(origin, [failed("address", "there is no interface ib0", evidence="eth0, lo",
     ...                            field="network.interface", change="interface: eth0")]))
     FAILED   address: there is no interface ib0
                seen: eth0, lo
@@ -90,18 +90,18 @@ def report(site: Site, findings: Iterable[Finding]) -> str:
         if finding.change:
             where = ""
             if finding.field:
-                location = site.where(finding.field)
+                location = origin.where(finding.field)
                 where = f"{location.file}:{location.line}: {finding.field}: "
             lines.append(f"           change: {where}{finding.change}")
     return "\n".join(lines)
 
 
-def as_json(site: Site, findings: Iterable[Finding]) -> list[dict[str, Any]]:
+def as_json(origin: Origin, findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """Return findings as plain data, with the file and line of each field."""
     rows = []
     for finding in findings:
         row = asdict(finding)
         if finding.field:
-            row["file"], row["line"] = site.where(finding.field)
+            row["file"], row["line"] = origin.where(finding.field)
         rows.append(row)
     return rows

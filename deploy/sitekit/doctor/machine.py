@@ -29,9 +29,9 @@ _NEARLY_FULL = 0.9
 _PROC = Path("/proc")
 
 
-def place(patient: Patient, field: str) -> Path | None:
-    """Return a directory of the site as it is on this machine, or None if a variable is unset."""
-    text = str(patient.site.get(field)).replace("~", str(patient.home), 1)
+def place(patient: Patient, path: str) -> Path | None:
+    """Return a path of the site as it is on this machine, or None if a variable is unset."""
+    text = path.replace("~", str(patient.home), 1)
     text = text.replace("$HOME", str(patient.home))
     expanded = os.path.expandvars(text)
     return None if "$" in expanded else Path(expanded)
@@ -53,9 +53,9 @@ def _wanted_version() -> str:
 
 
 def _endpoint(patient: Patient) -> Finding:
-    if patient.site.get("scheduler.type") == "kubernetes":
+    if patient.site.scheduler.type == "kubernetes":
         return skipped("endpoint", "it runs in a pod, from the image")
-    venv = expand_home(patient.site.get("endpoint.venv"), patient.rendering)
+    venv = expand_home(patient.site.endpoint.venv, patient.rendering)
     command = f"{venv}/bin/globus-compute-endpoint"
     wanted = _wanted_version()
     # As a systemd unit would start it: with hardly any environment.
@@ -104,9 +104,9 @@ def _image(patient: Patient) -> Iterator[Finding]:
                 field="environment.container.image",
                 change="build it (`make sif`) and copy it there, or the path where it is",
             )
-    venv = site.get("environment.venv")
+    venv = site.environment.venv
     if venv is not None:
-        path = place(patient, "environment.venv") or Path(venv)
+        path = place(patient, venv) or Path(venv)
         yield _worker(patient, path / "bin" / "python3")
 
 
@@ -134,15 +134,15 @@ def _worker(patient: Patient, python: Path) -> Finding:
 
 
 def _run_directory(patient: Patient) -> Finding:
-    if patient.site.get("scheduler.type") == "kubernetes":
+    if patient.site.scheduler.type == "kubernetes":
         return skipped("run directory", "it is in a pod")
-    path = place(patient, "directories.run")
+    path = place(patient, patient.site.directories.run)
     field = "directories.run"
     if path is None:
         return failed(
             "run directory",
             "it has a variable that is not set here",
-            evidence=str(patient.site.get(field)),
+            evidence=patient.site.directories.run,
             field=field,
             change="a path whose variables are set at login",
         )
@@ -209,7 +209,7 @@ def _quota() -> Finding:
 def _credentials(patient: Patient) -> Finding:
     name = derive(patient.site).endpoint_name
     path = patient.home / ".config" / "fitserve" / f"{name}.env"
-    if patient.site.get("access.mode") == "multi-user":
+    if patient.site.access.mode == "multi-user":
         path = Path("/etc/fitserve") / f"{name}.env"
     if not path.exists():
         return skipped("credentials", "there is no credentials file yet", str(path))

@@ -45,8 +45,8 @@ def look(patient: Patient, script: str) -> Iterator[Finding]:
     if not patient.submit:
         yield skipped("job", "no job was wanted")
         return
-    base = place(patient, "directories.run")
-    if patient.site.get("scheduler.type") == "kubernetes":
+    base = place(patient, patient.site.directories.run)
+    if patient.site.scheduler.type == "kubernetes":
         yield from _pod(patient, script)
         return
     if base is None or not base.is_dir():
@@ -55,7 +55,7 @@ def look(patient: Patient, script: str) -> Iterator[Finding]:
     nonce = secrets.token_hex(8)
     directory = base / f"preflight-{nonce}"
     directory.mkdir(mode=0o700)
-    with Answering(patient.site.get("network.worker_port")) as listener:
+    with Answering(patient.site.network.worker_port) as listener:
         asked = {
             "nonce": nonce,
             "address": address_of(patient.site) or "127.0.0.1",
@@ -73,7 +73,7 @@ def look(patient: Patient, script: str) -> Iterator[Finding]:
 
 def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]:
     """Run the job; returns whether it ended."""
-    kind = patient.site.get("scheduler.type")
+    kind = patient.site.scheduler.type
     if kind == "local":
         # Workers inherit the environment of what starts them, which is this Python's.
         own = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -141,7 +141,7 @@ def _settle(directory: Path) -> None:
 
 def _state(patient: Patient, job: str) -> str:
     """Return what the scheduler says of a job, or ``gone``."""
-    if patient.site.get("scheduler.type") == "slurm":
+    if patient.site.scheduler.type == "slurm":
         done = run(
             "squeue", "--noheader", f"--jobs={job}", "--format=%T %r", timeout=patient.timeout
         )
@@ -167,8 +167,8 @@ def _pod(patient: Patient, overrides: str) -> Iterator[Finding]:
     site = patient.site.pinned(patient.rendering.version)
     done = run(
         "kubectl", "run", f"fitserve-preflight-{nonce}", "--rm", "--stdin", "--quiet",
-        "--restart=Never", f"--namespace={site.get('kubernetes.namespace')}",
-        f"--image={site.get('kubernetes.image')}", f"--overrides={overrides}",
+        "--restart=Never", f"--namespace={site.pods.namespace}",
+        f"--image={site.pods.image}", f"--overrides={overrides}",
         f"--pod-running-timeout={patient.job_seconds:.0f}s",
         timeout=patient.job_seconds + 60, text=probe,
     )  # fmt: skip
@@ -277,7 +277,7 @@ def read_probe(
 
 def _versions(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
     wanted, have = patient.rendering.version, found["packages"].get("fitserve-worker")
-    field = "kubernetes.image" if patient.site.get("kubernetes") else "environment"
+    field = "kubernetes.image" if patient.site.kubernetes else "environment"
     if have is None:
         yield failed(
             "worker version",
@@ -317,10 +317,10 @@ def _versions(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _reach(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
-    if patient.site.get("scheduler.type") == "kubernetes":
+    if patient.site.scheduler.type == "kubernetes":
         return
     if found["back"]:
-        kind = "interface" if patient.site.get("network.interface") else "address"
+        kind = "interface" if patient.site.network.interface else "address"
         yield failed(
             "way back",
             "a node cannot reach this machine, and its workers would never connect",
@@ -350,7 +350,7 @@ def _share(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _gpus(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
-    device = patient.site.get("workers.device")
+    device = patient.site.workers.device
     if device == "cpu":
         return
     wanted = derive(patient.site).gpus

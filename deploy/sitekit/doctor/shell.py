@@ -96,7 +96,7 @@ class Patient:
     @property
     def timeout(self) -> int:
         """Seconds that Parsl gives a command of the scheduler."""
-        return int(self.site.get("scheduler.cmd_timeout"))
+        return int(self.site.scheduler.cmd_timeout)
 
 
 def run(
@@ -146,7 +146,7 @@ def answers(
     asked
         Commands to run and time, none of which changes anything.
     """
-    kind = patient.site.get("scheduler.type")
+    kind = patient.site.scheduler.type
     absent = [name for name in needed if shutil.which(name) is None]
     if absent:
         yield failed(

@@ -31,8 +31,10 @@ _ASKED = ("slurm", "pbspro", "torque")
 
 def mode(site: Site) -> Iterator[Problem]:
     """Check that a multi-user endpoint maps identities to accounts, and no other does."""
-    multi = site.get("access.mode") == "multi-user"
-    mapping = [name for name in ("identity_mapping", "domains") if site.get(f"access.{name}")]
+    access = site.access
+    multi = access.mode == "multi-user"
+    ways = {"identity_mapping": access.identity_mapping, "domains": access.domains}
+    mapping = [name for name, value in ways.items() if value]
     if multi and len(mapping) != 1:
         yield site.problem(
             "access",
@@ -41,13 +43,13 @@ def mode(site: Site) -> Iterator[Problem]:
             "domains: [<your identity provider's domain>]",
         )
     if not multi:
-        for name in (*mapping, *(["pam_service"] if site.get("access.pam_service") else [])):
+        for name in (*mapping, *(["pam_service"] if access.pam_service else [])):
             yield site.problem(
                 f"access.{name}",
                 "expected none for a single-user endpoint, which ignores it",
                 "nothing, or mode: multi-user",
             )
-    if multi and not site.get("access.authentication_policy"):
+    if multi and not site.access.authentication_policy:
         yield site.problem(
             "access.authentication_policy",
             "anyone whose identity maps to a local account can run fits here; a Globus "
@@ -55,21 +57,25 @@ def mode(site: Site) -> Iterator[Problem]:
             "authentication_policy: <id of the policy>",
             "warning",
         )
-    if multi and site.get("endpoint.venv").startswith("~"):
+    if multi and site.endpoint.venv.startswith("~"):
         yield site.problem(
             "endpoint.venv",
             "expected an absolute path for a multi-user endpoint: users' children must read it",
             "venv: /opt/fitserve/venv",
         )
-    if multi and not site.get("contact").startswith("mailto:"):
+    if multi and not site.contact.startswith("mailto:"):
         yield site.problem(
             "contact",
-            f"expected a mailto: address for a multi-user endpoint, found {site.get('contact')}: "
+            f"expected a mailto: address for a multi-user endpoint, found {site.contact}: "
             "one of root does not start without an e-mail address",
             "contact: mailto:<address of those who run it>",
         )
-    for field in ("environment.venv", "environment.conda.base", "environment.container.image"):
-        path = site.get(field)
+    conda, box = site.environment.conda, site.environment.container
+    for field, path in (
+        ("environment.venv", site.environment.venv),
+        ("environment.conda.base", conda.base if conda else None),
+        ("environment.container.image", box.image if box else None),
+    ):
         if multi and path and path.startswith(("~", "$HOME")):
             yield site.problem(
                 field,
@@ -77,7 +83,7 @@ def mode(site: Site) -> Iterator[Problem]:
                 "each user's own home",
                 f"{field.rpartition('.')[2]}: /opt/fitserve/{path.rpartition('/')[2]}",
             )
-    if multi and site.get("scheduler.type") == "kubernetes":
+    if multi and site.scheduler.type == "kubernetes":
         yield site.problem(
             "access.mode", "expected single-user on Kubernetes: a pod has one user", "single-user"
         )
@@ -85,22 +91,27 @@ def mode(site: Site) -> Iterator[Problem]:
 
 def assurance(site: Site) -> Iterator[Problem]:
     """Check that high assurance has its subscription, policy and encryption."""
-    if site.get("access.admins") and not site.get("access.subscription"):
+    if site.access.admins and not site.access.subscription:
         yield site.problem(
             "access.admins", "expected access.subscription as well", "subscription: <id>"
         )
-    if not site.get("access.high_assurance"):
-        if site.get("access.audit_log"):
+    if not site.access.high_assurance:
+        if site.access.audit_log:
             yield site.problem(
                 "access.audit_log", "expected high_assurance: true as well", "high_assurance: true"
             )
         return
-    for name in ("subscription", "authentication_policy"):
-        if not site.get(f"access.{name}"):
+    access = site.access
+    needed = {
+        "subscription": access.subscription,
+        "authentication_policy": access.authentication_policy,
+    }
+    for name, value in needed.items():
+        if not value:
             yield site.problem(
                 f"access.{name}", "expected with high_assurance, it is missing", f"{name}: <id>"
             )
-    if not site.get("network.encrypted"):
+    if not site.network.encrypted:
         yield site.problem(
             "access.high_assurance", "expected network.encrypted: true as well", "encrypted: true"
         )
@@ -108,20 +119,20 @@ def assurance(site: Site) -> Iterator[Problem]:
 
 def options_apply(site: Site) -> Iterator[Problem]:
     """Check that users can set only what the scheduler has, the site's own value included."""
-    kind = site.get("scheduler.type")
-    for name in site.get("user_options") or {}:
+    kind = site.scheduler.type
+    for name in site.user_options.given():
         if kind not in _OPTION_APPLIES[name]:
             yield site.problem(
                 f"user_options.{name}", f"{kind} has no such thing", "nothing: remove it"
             )
-    for name, own in (
-        ("partition", "scheduler.partition"),
-        ("queue", "scheduler.queue"),
-        ("qos", "scheduler.qos"),
-        ("account", "scheduler.account"),
+    options, own = site.user_options, site.scheduler
+    for name, option, value in (
+        ("partition", options.partition, own.partition),
+        ("queue", options.queue, own.queue),
+        ("qos", options.qos, own.qos),
+        ("account", options.account, own.account),
     ):
-        choices = site.get(f"user_options.{name}.choices")
-        value = site.get(own)
+        choices = option.choices if option else None
         if choices and value and value not in choices:
             yield site.problem(
                 f"user_options.{name}.choices",
@@ -134,17 +145,16 @@ def option_bounds(site: Site) -> Iterator[Problem]:
     """Check that bounds are in order and hold the site's own value, the users' default."""
     derived = derive(site)
     walltime = derived.walltime_seconds
-    defaults = {
-        "walltime_minutes": walltime // 60 if walltime else None,
-        "max_blocks": site.get("blocks.max"),
-        "nodes_per_block": site.get("blocks.nodes"),
-        "workers_per_node": derived.workers_per_node,
-    }
-    for name, default in defaults.items():
-        bounds = site.get(f"user_options.{name}")
+    options = site.user_options
+    for name, bounds, default in (
+        ("walltime_minutes", options.walltime_minutes, walltime // 60 if walltime else None),
+        ("max_blocks", options.max_blocks, site.blocks.max),
+        ("nodes_per_block", options.nodes_per_block, site.blocks.nodes),
+        ("workers_per_node", options.workers_per_node, derived.workers_per_node),
+    ):
         if bounds is None:
             continue
-        least, most = bounds["minimum"], bounds["maximum"]
+        least, most = bounds.minimum, bounds.maximum
         if least > most:
             yield site.problem(
                 f"user_options.{name}.minimum",
@@ -166,41 +176,42 @@ def option_bounds(site: Site) -> Iterator[Problem]:
 def option_limits(site: Site) -> Iterator[Problem]:
     """Check that what users set is within the facility's limits, and a block still holds a task."""
     derived = derive(site)
-    bounds = site.get("user_options.walltime_minutes")
-    limit = site.get("limits.walltime")
+    options = site.user_options
+    bounds = options.walltime_minutes
+    longest = site.limits.walltime
     if bounds:
-        needed = derived.longest_seconds + site.get("tasks.startup_seconds")
-        if bounds["minimum"] * 60 <= needed:
+        needed = derived.longest_seconds + site.tasks.startup_seconds
+        if bounds.minimum * 60 <= needed:
             yield site.problem(
                 "user_options.walltime_minutes.minimum",
                 f"expected more than {hms(needed)}, the start of a block and the longest task, "
-                f"found {bounds['minimum']} minutes",
+                f"found {bounds.minimum} minutes",
                 f"minimum: {needed // 60 + 1}",
             )
-        if limit and bounds["maximum"] * 60 > seconds(limit):
+        if longest and bounds.maximum * 60 > seconds(longest):
             yield site.problem(
                 "user_options.walltime_minutes.maximum",
-                f"expected at most the facility's {limit}, found {bounds['maximum']} minutes",
-                f"maximum: {seconds(limit) // 60}",
+                f"expected at most the facility's {longest}, found {bounds.maximum} minutes",
+                f"maximum: {seconds(longest) // 60}",
             )
-    blocks = site.get("user_options.max_blocks.maximum") or site.get("blocks.max")
-    nodes = site.get("user_options.nodes_per_block.maximum") or site.get("blocks.nodes")
+    blocks = options.max_blocks.maximum if options.max_blocks else site.blocks.max
+    nodes = options.nodes_per_block.maximum if options.nodes_per_block else site.blocks.nodes
     for limit, found, what in (
-        (site.get("limits.nodes"), blocks * nodes, "nodes"),
-        (site.get("limits.jobs"), blocks, "jobs"),
+        (site.limits.nodes, blocks * nodes, "nodes"),
+        (site.limits.jobs, blocks, "jobs"),
     ):
-        if limit and found > limit and site.get("user_options"):
+        if limit and found > limit and options.given():
             yield site.problem(
                 "user_options.max_blocks.maximum",
                 f"expected at most {limit} {what} of one user, found {found}",
                 f"maximum: {max(1, limit // (nodes if what == 'nodes' else 1))}",
             )
-    bounds = site.get("user_options.workers_per_node")
-    cores = site.get("node.cores")
-    if bounds and cores and bounds["maximum"] > cores:
+    bounds = options.workers_per_node
+    cores = site.node.cores
+    if bounds and cores and bounds.maximum > cores:
         yield site.problem(
             "user_options.workers_per_node.maximum",
-            f"expected at most the {cores} cores of a node, found {bounds['maximum']}",
+            f"expected at most the {cores} cores of a node, found {bounds.maximum}",
             f"maximum: {cores}",
         )
     if bounds and derived.gpus:
@@ -209,18 +220,18 @@ def option_limits(site: Site) -> Iterator[Problem]:
             "expected none on GPUs, where each GPU has one worker",
             "nothing: remove it",
         )
-    if site.get("blocks.min") > (site.get("user_options.max_blocks.minimum") or 10**9):
+    if options.max_blocks and site.blocks.min > options.max_blocks.minimum:
         yield site.problem(
             "user_options.max_blocks.minimum",
-            f"expected at least blocks.min ({site.get('blocks.min')})",
-            f"minimum: {site.get('blocks.min')}",
+            f"expected at least blocks.min ({site.blocks.min})",
+            f"minimum: {site.blocks.min}",
         )
 
 
 def sharing(site: Site) -> Iterator[Problem]:
     """Check that whoever may use the endpoint may also call its function."""
-    multi = site.get("access.mode") == "multi-user"
-    if multi and site.get("access.function_sharing") == "private":
+    multi = site.access.mode == "multi-user"
+    if multi and site.access.function_sharing == "private":
         yield site.problem(
             "access.function_sharing",
             "expected public or a group for a multi-user endpoint: its users could not call "
@@ -231,13 +242,13 @@ def sharing(site: Site) -> Iterator[Problem]:
 
 def asking(site: Site) -> Iterator[Problem]:
     """Check that there is a host and a scheduler where users are to ask one."""
-    if not site.get("login.ask_scheduler"):
+    if not site.login.ask_scheduler:
         return
-    if not site.get("login.host"):
+    if not site.login.host:
         yield site.problem(
             "login.ask_scheduler", "expected login.host as well", "host: <the login host's name>"
         )
-    kind = site.get("scheduler.type")
+    kind = site.scheduler.type
     if kind not in _ASKED:
         yield site.problem(
             "login.ask_scheduler",
@@ -248,7 +259,7 @@ def asking(site: Site) -> Iterator[Problem]:
 
 def retired(site: Site) -> Iterator[Problem]:
     """Warn that a retired machine's file is a blueprint, not a site."""
-    if site.get("status") == "retired":
+    if site.status == "retired":
         yield site.problem(
             "status",
             "this machine is gone: the file is kept as a blueprint and cannot be deployed",

@@ -20,12 +20,12 @@ _MINUTE = 60
 def walltime(site: Site) -> Iterator[Problem]:
     """Check that a block holds its start, the longest task and some time to take tasks in."""
     derived = derive(site)
-    given = site.get("blocks.walltime")
+    given = site.blocks.walltime
     if not derived.batch:
         if given is not None:
             yield site.problem(
                 "blocks.walltime",
-                f"expected no time limit for {site.get('scheduler.type')}, found {given}",
+                f"expected no time limit for {site.scheduler.type}, found {given}",
                 "nothing: remove the line",
             )
         return
@@ -36,7 +36,7 @@ def walltime(site: Site) -> Iterator[Problem]:
             'walltime: "01:00:00"',
         )
         return
-    startup = site.get("tasks.startup_seconds")
+    startup = site.tasks.startup_seconds
     needed = derived.longest_seconds + startup
     advised = hms(_round_up(2 * derived.longest_seconds + startup))
     if derived.drain_seconds <= 0:
@@ -69,43 +69,41 @@ def _round_up(total: int) -> int:
 def facility_limits(site: Site) -> Iterator[Problem]:
     """Check that what one user gets at most is within the facility's limits."""
     derived = derive(site)
-    limit = site.get("limits.walltime")
-    if limit and derived.walltime_seconds and derived.walltime_seconds > seconds(limit):
+    limits = site.limits
+    longest = limits.walltime
+    if longest and derived.walltime_seconds and derived.walltime_seconds > seconds(longest):
         yield site.problem(
             "blocks.walltime",
-            f"expected at most the facility's {limit}, found {site.get('blocks.walltime')}",
-            f'walltime: "{limit}"',
+            f"expected at most the facility's {longest}, found {site.blocks.walltime}",
+            f'walltime: "{longest}"',
         )
-    nodes, per_block = derived.nodes_max, site.get("blocks.nodes")
-    limit = site.get("limits.nodes")
-    if limit and nodes > limit:
+    nodes, per_block = derived.nodes_max, site.blocks.nodes
+    if limits.nodes and nodes > limits.nodes:
         yield site.problem(
             "blocks.max",
-            f"expected at most {limit} nodes of one user, found {nodes} "
-            f"({site.get('blocks.max')} blocks of {per_block})",
-            f"max: {max(1, limit // per_block)}",
+            f"expected at most {limits.nodes} nodes of one user, found {nodes} "
+            f"({site.blocks.max} blocks of {per_block})",
+            f"max: {max(1, limits.nodes // per_block)}",
         )
-    limit = site.get("limits.jobs")
-    if limit and site.get("blocks.max") > limit:
+    if limits.jobs and site.blocks.max > limits.jobs:
         yield site.problem(
             "blocks.max",
-            f"expected at most {limit} jobs of one user, found {site.get('blocks.max')}",
-            f"max: {limit}",
+            f"expected at most {limits.jobs} jobs of one user, found {site.blocks.max}",
+            f"max: {limits.jobs}",
         )
-    limit = site.get("limits.workers")
-    if limit and derived.workers_max and derived.workers_max > limit:
+    if limits.workers and derived.workers_max and derived.workers_max > limits.workers:
         per_node = derived.workers_per_node or 1
         yield site.problem(
             "blocks.max",
-            f"expected at most {limit} workers of one user, found {derived.workers_max} "
+            f"expected at most {limits.workers} workers of one user, found {derived.workers_max} "
             f"({nodes} nodes of {per_node})",
-            f"max: {max(1, limit // (per_node * per_block))}",
+            f"max: {max(1, limits.workers // (per_node * per_block))}",
         )
 
 
 def blocks(site: Site) -> Iterator[Problem]:
     """Check that the numbers of blocks are in order."""
-    least, first, most = (site.get(f"blocks.{name}") for name in ("min", "init", "max"))
+    least, first, most = site.blocks.min, site.blocks.init, site.blocks.max
     if least > most:
         yield site.problem(
             "blocks.min", f"expected at most blocks.max ({most}), found {least}", "min: 0"
@@ -116,18 +114,18 @@ def blocks(site: Site) -> Iterator[Problem]:
             f"expected a number from blocks.min ({least}) to blocks.max ({most}), found {first}",
             f"init: {min(least, most)}",
         )
-    if site.get("scheduler.type") in {"kubernetes", "local"} and site.get("blocks.nodes") != 1:
+    if site.scheduler.type in {"kubernetes", "local"} and site.blocks.nodes != 1:
         yield site.problem(
             "blocks.nodes",
-            f"expected 1 for {site.get('scheduler.type')}, found {site.get('blocks.nodes')}",
+            f"expected 1 for {site.scheduler.type}, found {site.blocks.nodes}",
             "nodes: 1",
         )
 
 
 def node(site: Site) -> Iterator[Problem]:
     """Check that workers fit into a node: its cores and its memory."""
-    kind = site.get("scheduler.type")
-    cores = site.get("node.cores")
+    kind = site.scheduler.type
+    cores = site.node.cores
     if cores is None and kind not in {"local", "kubernetes"}:
         yield site.problem(
             "node.cores",
@@ -141,24 +139,26 @@ def node(site: Site) -> Iterator[Problem]:
         )
         return
     derived = derive(site)
-    have = cores if cores is not None else site.get("kubernetes.cpu.limit")
+    have: float | None = cores
+    if cores is None and site.kubernetes:
+        have = site.kubernetes.cpu.limit
     workers, threads = derived.workers_per_node, derived.threads
     if have and workers and threads and workers * threads > max(1, have):
         yield site.problem(
-            "workers.threads" if site.get("workers.threads") else "workers.per_node",
+            "workers.threads" if site.workers.threads else "workers.per_node",
             f"expected workers x threads to be at most the {have} cores of a node, "
             f"found {workers} x {threads}",
             f"per_node: {max(1, int(have) // threads)}",
         )
-    memory, each = memory_gb(site), site.get("workers.memory_gb")
+    memory, each = memory_gb(site), site.workers.memory_gb
     if memory and workers and workers * each > memory:
         yield site.problem(
-            "workers.per_node" if site.get("workers.per_node") else "workers.memory_gb",
+            "workers.per_node" if site.workers.per_node else "workers.memory_gb",
             f"expected workers x memory to be at most the {memory:g} GiB of a node, "
             f"found {workers} x {each:g} GiB",
             f"per_node: {max(1, int(memory // each))}",
         )
-    if site.get("workers.threads") and cores is None and kind == "local":
+    if site.workers.threads and cores is None and kind == "local":
         yield site.problem(
             "workers.threads", "expected node.cores to be given as well", "node: {cores: <number>}"
         )
@@ -166,8 +166,8 @@ def node(site: Site) -> Iterator[Problem]:
 
 def gpus(site: Site) -> Iterator[Problem]:
     """Check that GPU workers have one GPU each, asked for in the scheduler's way."""
-    device, kind = site.get("workers.device"), site.get("scheduler.type")
-    count = site.get("node.gpus.count")
+    device, kind = site.workers.device, site.scheduler.type
+    count = site.node.gpu_count
     if device == "cpu":
         if count:
             yield site.problem(
@@ -184,7 +184,7 @@ def gpus(site: Site) -> Iterator[Problem]:
             "node: {gpus: {count: 1, kind: <model>, request: <how>}}",
         )
         return
-    per_node = site.get("workers.per_node")
+    per_node = site.workers.per_node
     if per_node and per_node != count:
         yield site.problem(
             "workers.per_node",
@@ -199,7 +199,7 @@ def gpus(site: Site) -> Iterator[Problem]:
         "kubernetes": ("nvidia.com/gpu",),
         "local": ("none",),
     }[kind]
-    request = site.get("node.gpus.request")
+    request = site.node.gpus.request if site.node.gpus else None
     if request not in allowed:
         found = f"found {request}" if request else "it is missing"
         yield site.problem(
@@ -211,16 +211,16 @@ def gpus(site: Site) -> Iterator[Problem]:
 
 def kubernetes(site: Site) -> Iterator[Problem]:
     """Check that a pod asks for no more than its limit."""
-    if site.get("scheduler.type") != "kubernetes" or site.get("kubernetes") is None:
+    pods = site.kubernetes
+    if site.scheduler.type != "kubernetes" or pods is None:
         return
-    request, limit = site.get("kubernetes.cpu.request"), site.get("kubernetes.cpu.limit")
-    if request > limit:
+    if pods.cpu.request > pods.cpu.limit:
         yield site.problem(
             "kubernetes.cpu.request",
-            f"expected at most the limit of {limit:g}, found {request:g}",
-            f"request: {limit:g}",
+            f"expected at most the limit of {pods.cpu.limit:g}, found {pods.cpu.request:g}",
+            f"request: {pods.cpu.limit:g}",
         )
-    request, limit = site.get("kubernetes.memory.request"), site.get("kubernetes.memory.limit")
+    request, limit = pods.memory.request, pods.memory.limit
     if quantity_gb(request) > quantity_gb(limit):
         yield site.problem(
             "kubernetes.memory.request",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sitekit.fields import Container
     from sitekit.problems import Problem
     from sitekit.site import Site
 
@@ -28,8 +29,10 @@ _VERSIONED = re.compile(r"(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9_.-]*)\Z"
 
 def address(site: Site) -> Iterator[Problem]:
     """Check that workers are told one address that they can reach."""
-    kind = site.get("scheduler.type")
-    ways = [name for name in ("interface", "address", "method") if site.get(f"network.{name}")]
+    kind = site.scheduler.type
+    network = site.network
+    named = {"interface": network.interface, "address": network.address, "method": network.method}
+    ways = [name for name, value in named.items() if value]
     advice = {
         "kubernetes": "method: route",
         "local": "address: 127.0.0.1",
@@ -50,22 +53,22 @@ def address(site: Site) -> Iterator[Problem]:
             "has several",
             advice,
         )
-    loopback = str(site.get("network.address") or site.get("network.interface") or "")
+    loopback = network.address or network.interface or ""
     if kind != "local" and (loopback.startswith("127.") or loopback in {"localhost", "::1", "lo"}):
         yield site.problem(
             f"network.{ways[0]}",
             f"expected an address that other nodes reach, found {loopback}",
             advice,
         )
-    if site.get("network.lost_after_seconds") < 2 * site.get("network.heartbeat_seconds"):
+    if network.lost_after_seconds < 2 * network.heartbeat_seconds:
         yield site.problem(
             "network.lost_after_seconds",
             "expected at least two heartbeats "
-            f"({2 * site.get('network.heartbeat_seconds')} s), found "
-            f"{site.get('network.lost_after_seconds')}",
-            f"lost_after_seconds: {4 * site.get('network.heartbeat_seconds')}",
+            f"({2 * site.network.heartbeat_seconds} s), found "
+            f"{site.network.lost_after_seconds}",
+            f"lost_after_seconds: {4 * site.network.heartbeat_seconds}",
         )
-    if site.get("network.worker_port") and site.get("access.mode") == "multi-user":
+    if site.network.worker_port and site.access.mode == "multi-user":
         yield site.problem(
             "network.worker_port",
             "expected none for a multi-user endpoint: each user's child needs a port of its own",
@@ -75,8 +78,8 @@ def address(site: Site) -> Iterator[Problem]:
 
 def encryption(site: Site) -> Iterator[Problem]:
     """Check that encryption is off on Kubernetes, where keys reach no pod, and nowhere else."""
-    kind, encrypted = site.get("scheduler.type"), site.get("network.encrypted")
-    reason = site.get("network.encrypted_reason")
+    kind, encrypted = site.scheduler.type, site.network.encrypted
+    reason = site.network.encrypted_reason
     if kind != "kubernetes" and not encrypted:
         yield site.problem(
             "network.encrypted",
@@ -103,15 +106,17 @@ def encryption(site: Site) -> Iterator[Problem]:
 
 def environment(site: Site) -> Iterator[Problem]:
     """Check that a worker runs in exactly one environment, which the scheduler can start."""
-    kind = site.get("scheduler.type")
-    given = site.get("environment") or {}
-    ways = [name for name in ("venv", "conda", "inherit") if given.get(name)]
-    if given.get("container", {}).get("type", "none") != "none":
+    kind = site.scheduler.type
+    given = site.environment
+    named = {"venv": given.venv, "conda": given.conda, "inherit": given.inherit}
+    ways = [name for name, value in named.items() if value]
+    box = given.container if given.container and given.container.type != "none" else None
+    if box:
         ways.append("container")
     if kind == "kubernetes":
         yield from _environment_of_pods(site, ways)
         return
-    if site.get("kubernetes") is not None:
+    if site.kubernetes is not None:
         yield site.problem("kubernetes", f"expected nothing for {kind}", "nothing")
     if len(ways) != 1:
         yield site.problem(
@@ -120,14 +125,14 @@ def environment(site: Site) -> Iterator[Problem]:
             f"{' and '.join(ways) or 'none'}",
             "container: {type: apptainer, image: <path of the image>}",
         )
-    if given.get("inherit") and kind != "local":
+    if given.inherit and kind != "local":
         yield site.problem(
             "environment.inherit",
             f"expected an environment that compute nodes of {kind} see, found the endpoint's own",
             "venv: <path on a shared file system>",
         )
-    if "container" in ways:
-        yield from _container(site, kind, given["container"])
+    if box:
+        yield from _container(site, kind, box)
 
 
 def _environment_of_pods(site: Site, ways: list[str]) -> Iterator[Problem]:
@@ -137,11 +142,11 @@ def _environment_of_pods(site: Site, ways: list[str]) -> Iterator[Problem]:
             "expected none on Kubernetes, which starts containers itself",
             "type: none, and kubernetes.image",
         )
-    elif ways or site.get("environment.modules"):
+    elif ways or site.environment.modules:
         yield site.problem(
             "environment", "expected only variables: everything is in kubernetes.image", ""
         )
-    if site.get("kubernetes") is None:
+    if site.kubernetes is None:
         yield site.problem(
             "kubernetes",
             "expected where and how pods run",
@@ -149,14 +154,14 @@ def _environment_of_pods(site: Site, ways: list[str]) -> Iterator[Problem]:
         )
 
 
-def _container(site: Site, kind: str, given: dict[str, Any]) -> Iterator[Problem]:
-    if given["type"] not in _CONTAINERS[kind]:
+def _container(site: Site, kind: str, box: Container) -> Iterator[Problem]:
+    if box.type not in _CONTAINERS[kind]:
         yield site.problem(
             "environment.container.type",
-            f"expected one of {', '.join(_CONTAINERS[kind])} for {kind}, found {given['type']}",
+            f"expected one of {', '.join(_CONTAINERS[kind])} for {kind}, found {box.type}",
             f"type: {_CONTAINERS[kind][0]}",
         )
-    if given.get("image") is None:
+    if box.image is None:
         yield site.problem(
             "environment.container.image",
             "expected the image",
@@ -166,8 +171,11 @@ def _container(site: Site, kind: str, given: dict[str, Any]) -> Iterator[Problem
 
 def images(site: Site) -> Iterator[Problem]:
     """Check that images are pinned: what runs tomorrow is what was checked today."""
-    for field in ("environment.container.image", "kubernetes.image"):
-        image = site.get(field)
+    box, pods = site.environment.container, site.kubernetes
+    for field, image in (
+        ("environment.container.image", box.image if box else None),
+        ("kubernetes.image", pods.image if pods else None),
+    ):
         if image is None or (image.startswith(("/", "~", "$")) and "://" not in image):
             continue
         name = image.rpartition("/")[2].replace("{version}", "0")
@@ -188,8 +196,8 @@ def images(site: Site) -> Iterator[Problem]:
 
 def scratch(site: Site) -> Iterator[Problem]:
     """Check that the scratch directory is there on every node of a block."""
-    most = max(site.get("blocks.nodes"), site.get("user_options.nodes_per_block.maximum") or 1)
-    path = site.get("directories.scratch")
+    most = site.nodes_max
+    path = site.directories.scratch
     base = next((base for base in _NODE_LOCAL if path.startswith(f"{base}/")), None)
     if most > 1 and base:
         yield site.problem(
@@ -202,9 +210,9 @@ def scratch(site: Site) -> Iterator[Problem]:
 
 def directories(site: Site) -> Iterator[Problem]:
     """Check that login and compute nodes can both see the run directory."""
-    if site.get("scheduler.type") not in {"slurm", "pbspro", "torque"}:
+    if site.scheduler.type not in {"slurm", "pbspro", "torque"}:
         return
-    run = site.get("directories.run")
+    run = site.directories.run
     if any(run == base or run.startswith(f"{base}/") for base in _NOT_SHARED):
         yield site.problem(
             "directories.run",

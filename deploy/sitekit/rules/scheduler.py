@@ -68,8 +68,8 @@ _OWN_RESOURCES = {"ncpus": "node.cores", "ngpus": "node.gpus", "mem": "node.memo
 
 def scheduler_fields(site: Site) -> Iterator[Problem]:
     """Check that the scheduler knows its fields: others would be dropped silently."""
-    kind = site.get("scheduler.type")
-    given = site.given.get("scheduler", {})
+    kind = site.scheduler.type
+    given = site.origin.given.get("scheduler", {})
     for name, known in _APPLIES.items():
         if name in given and kind not in known:
             instead = {"partition": "queue: ...", "queue": "partition: ..."}.get(name, "nothing")
@@ -86,8 +86,8 @@ def scheduler_fields(site: Site) -> Iterator[Problem]:
             "exclusive: false",
         )
     yield from _said_twice(site, kind)
-    if kind == "slurm" and site.get("blocks.nodes") > 1:
-        options = site.get("scheduler.directives") or []
+    if kind == "slurm" and site.blocks.nodes > 1:
+        options = site.scheduler.directives
         if not any(option.startswith("--no-requeue") for option in options):
             yield site.problem(
                 "scheduler.directives",
@@ -100,14 +100,14 @@ def scheduler_fields(site: Site) -> Iterator[Problem]:
 
 def _said_twice(site: Site, kind: str) -> Iterator[Problem]:
     own = _OWN_FIELDS.get(kind, {})
-    for index, option in enumerate(site.get("scheduler.directives") or []):
+    for index, option in enumerate(site.scheduler.directives):
         # `--name=value` and `-x value`, but also `-l resource=value`.
         names = {re.split(r"[= ]", option, maxsplit=1)[0], option.split("=", maxsplit=1)[0]}
         for name in sorted(names & set(own)):
             yield site.problem(
                 f"scheduler.directives.{index}", f"expected {name} in its own field", own[name]
             )
-    for index, resource in enumerate(site.get("scheduler.select") or []):
+    for index, resource in enumerate(site.scheduler.select):
         name = resource.partition("=")[0]
         if name in _OWN_RESOURCES:
             yield site.problem(
@@ -119,9 +119,9 @@ def _said_twice(site: Site, kind: str) -> Iterator[Problem]:
 
 def torque_share(site: Site) -> Iterator[Problem]:
     """Warn that Parsl asks Torque for one core of each node, whatever the site says."""
-    if site.get("scheduler.type") != "torque" or (site.get("node.cores") or 1) == 1:
+    if site.scheduler.type != "torque" or (site.node.cores or 1) == 1:
         return
-    options = site.get("scheduler.directives") or []
+    options = site.scheduler.directives
     if not any("naccesspolicy" in option or option == "-n" for option in options):
         yield site.problem(
             "scheduler.directives",
@@ -131,14 +131,14 @@ def torque_share(site: Site) -> Iterator[Problem]:
         )
 
 
-def launcher(site: Site) -> Iterator[Problem]:
+def starting(site: Site) -> Iterator[Problem]:
     """Check that the launcher is one that the scheduler has, and reaches every node of a block."""
-    kind = site.get("scheduler.type")
+    kind = site.scheduler.type
     allowed = _LAUNCHERS.get(kind)
     if allowed is None:
         return
-    chosen = site.get("scheduler.launcher.type")
-    if chosen is None:
+    launcher = site.scheduler.launcher
+    if launcher is None:
         yield site.problem(
             "scheduler.launcher",
             f"expected what starts the workers on a node, one of {', '.join(allowed)}; "
@@ -146,13 +146,14 @@ def launcher(site: Site) -> Iterator[Problem]:
             f"launcher: {{type: {allowed[0]}}}",
         )
         return
+    chosen, bind_option = launcher.type, launcher.bind_option
     if chosen not in allowed:
         yield site.problem(
             "scheduler.launcher.type",
             f"expected one of {', '.join(allowed)} for {kind}, found {chosen}",
             f"type: {allowed[0]}",
         )
-    most = max(site.get("blocks.nodes"), site.get("user_options.nodes_per_block.maximum") or 1)
+    most = site.nodes_max
     if chosen == "single-node" and most > 1:
         yield site.problem(
             "scheduler.launcher.type",
@@ -160,14 +161,14 @@ def launcher(site: Site) -> Iterator[Problem]:
             "which leaves all but the first idle",
             f"type: {'srun' if kind == 'slurm' else 'mpiexec'}",
         )
-    if chosen == "mpiexec" and site.get("scheduler.launcher.bind_option") is None:
+    if chosen == "mpiexec" and bind_option is None:
         yield site.problem(
             "scheduler.launcher.bind_option",
             "expected the name of mpiexec's binding option: --bind-to (Open MPI) or "
             "--cpu-bind (Cray MPICH)",
             "bind_option: --bind-to",
         )
-    if chosen != "mpiexec" and site.get("scheduler.launcher.bind_option") is not None:
+    if chosen != "mpiexec" and bind_option is not None:
         yield site.problem(
             "scheduler.launcher.bind_option", f"{chosen} has no such option", "nothing"
         )
@@ -176,5 +177,5 @@ def launcher(site: Site) -> Iterator[Problem]:
 RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
     scheduler_fields,
     torque_share,
-    launcher,
+    starting,
 )

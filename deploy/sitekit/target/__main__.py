@@ -87,9 +87,9 @@ def register(deployed: Deployed) -> None:
     """Register fitserve's function as the site wants it shared, or find it registered."""
     from fitserve_worker.function import register as register_function
 
-    given = deployed.site.get("access.functions")
+    given = deployed.site.access.functions
     manifest = deployed.manifest
-    sharing = deployed.site.get("access.function_sharing")
+    sharing = deployed.site.access.function_sharing
     if given:
         function = str(given[0])
     else:

@@ -57,7 +57,7 @@ class Deployed:
     @property
     def multi_user(self) -> bool:
         """Whether the endpoint is root's, with children under its users' accounts."""
-        return bool(self.site.get("access.mode") == "multi-user")
+        return bool(self.site.access.mode == "multi-user")
 
     @property
     def name(self) -> str:
@@ -128,12 +128,11 @@ class Deployed:
         The site's proxy, unless the credentials file names one (with its password), and the
         credentials.
         """
-        proxy = self.site.get("network.proxy") or {}
-        found = {
-            f"{name.upper()}_PROXY": proxy[name] for name in ("https", "http") if proxy.get(name)
-        }
-        if found:
-            found["NO_PROXY"] = ",".join(proxy["none_for"])
+        proxy, found = self.site.network.proxy, {}
+        if proxy is not None:
+            found = {"HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(proxy.none_for)}
+            if proxy.http:
+                found["HTTP_PROXY"] = proxy.http
         return {**found, **self.credentials()}
 
     def environment(self) -> dict[str, str]:

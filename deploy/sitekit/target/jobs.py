@@ -48,11 +48,11 @@ def find_jobs(site: Site, endpoint: str) -> list[Job]:
 
     They are this user's, or all users' for an endpoint that is root's.
     """
-    kind = site.get("scheduler.type")
-    timeout = float(site.get("scheduler.cmd_timeout"))
+    kind = site.scheduler.type
+    timeout = float(site.scheduler.cmd_timeout)
     if kind == "slurm":
         # Jobs of a multi-user endpoint are its users'.
-        whose = [] if site.get("access.mode") == "multi-user" else ["--me"]
+        whose = [] if site.access.mode == "multi-user" else ["--me"]
         done = run("squeue", "--noheader", *whose, f"--format={_SLURM}", timeout=timeout)
         rows = [line.split("|") for line in done.out.splitlines() if line.count("|") == 6]  # noqa: PLR2004
         found = [Job(*_told(row), of_endpoint=False) for row in rows]
@@ -82,7 +82,7 @@ def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
     It does so where it ignores the file that was asked for, as Debian's qsub over Slurm does.
     They are told by the job's name, or that of its script, with ``.o`` or ``.e`` and its number.
     """
-    if site.get("scheduler.type") not in {"pbspro", "torque"}:
+    if site.scheduler.type not in {"pbspro", "torque"}:
         return []
     ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+(\.submit)?\.[oe][0-9]+\Z")
     found = Path.home().glob("parsl.*.[oe][0-9]*")
@@ -125,7 +125,7 @@ def cancel_jobs(site: Site, endpoint: str) -> list[str]:
     list of str
         Ids that were cancelled.
     """
-    command = "scancel" if site.get("scheduler.type") == "slurm" else "qdel"
-    timeout = float(site.get("scheduler.cmd_timeout"))
+    command = "scancel" if site.scheduler.type == "slurm" else "qdel"
+    timeout = float(site.scheduler.cmd_timeout)
     found = [job.id for job in find_jobs(site, endpoint) if job.of_endpoint]
     return [ident for ident in found if run(command, ident, timeout=timeout).ok]

@@ -90,11 +90,11 @@ def _since(pid: int) -> str:
 def _workers(deployed: Deployed, jobs: list[Job], commands: list[str]) -> dict[str, int | None]:
     """Return how many workers there are: counted here, or expected of the jobs that run."""
     derived = derive(deployed.site)
-    if deployed.site.get("scheduler.type") == "local":
+    if deployed.site.scheduler.type == "local":
         here = sum("process_worker_pool" in one or "multiprocessing" in one for one in commands)
         return {"processes": here, "most": derived.workers_max}
     running = sum(job.state == "running" for job in jobs)
-    nodes = running * deployed.site.get("blocks.nodes")
+    nodes = running * deployed.site.blocks.nodes
     return {"of_running_jobs": nodes * (derived.workers_per_node or 0), "most": derived.workers_max}
 
 

@@ -85,7 +85,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._told_to_stop)
         signal.signal(signal.SIGINT, self._told_to_stop)
         signal.signal(signal.SIGHUP, self._told_to_start_again)
-        restart = self._deployed.site.get("endpoint.restart")
+        restart = self._deployed.site.endpoint.restart
         while not self._stop:
             self._again = False
             left = str(tidy(self._deployed))
@@ -120,7 +120,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         # Globus refuses a new start for three heartbeats after an endpoint was killed.
-        seconds = 3 * self._deployed.site.get("endpoint.heartbeat_seconds") + _SETTLE
+        seconds = 3 * self._deployed.site.endpoint.heartbeat_seconds + _SETTLE
         _say(f"starting it again in {seconds:.0f} s")
         deadline = time.monotonic() + seconds
         while not (self._stop or self._again) and time.monotonic() < deadline:
