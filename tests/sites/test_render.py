@@ -15,7 +15,7 @@ import yaml
 from fitserve.errors import RequestError, StoreError
 from sitekit.cli import commands
 from sitekit.documents import user_config
-from sitekit.golden import GOLDEN, GOLDEN_RENDERING, golden_differences
+from sitekit.golden import GOLDEN, GOLDEN_RENDERING, GOLDEN_SITES, golden_differences
 from sitekit.load import load_site, shipped_sites
 from sitekit.problems import SiteError
 from sitekit.render import Rendering, render_site, write_files
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 UUID = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
 SITES = shipped_sites()
+PROVIDERS = {
+    "slurm": "SlurmProvider",
+    "pbspro": "PBSProProvider",
+    "torque": "TorqueProvider",
+    "kubernetes": "PodProvider",
+    "local": "LocalProvider",
+}
 
 
 def _render(site: Site | str, **more: Any) -> dict[str, str]:
@@ -35,7 +42,7 @@ def _render(site: Site | str, **more: Any) -> dict[str, str]:
     return render_site(loaded, Rendering("1.2.3", Path("/home/admin"), **more))[0]
 
 
-@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("name", GOLDEN_SITES)
 def test_a_site_renders_to_its_golden_files(name: str) -> None:
     assert golden_differences(name) == "", "make golden, then review the diff"
     made = "pod.json" if load_site(name)[0].scheduler.type == "kubernetes" else "submit.sh"
@@ -43,7 +50,26 @@ def test_a_site_renders_to_its_golden_files(name: str) -> None:
 
 
 def test_there_are_no_golden_files_of_other_sites() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir()) == SITES
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(GOLDEN_SITES)
+    assert set(GOLDEN_SITES) < set(SITES)
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_what_a_site_renders_to_can_be_read(name: str) -> None:
+    scheduler = load_site(name)[0].scheduler.type
+    files = _render(name)
+    for file, text in files.items():
+        if file.endswith(".json"):
+            json.loads(text)
+        if file.endswith(".yaml"):
+            assert isinstance(yaml.safe_load(text), dict), file
+    engine = user_config(files["user_config_template.yaml.j2"], {})["engine"]
+    provider = engine["provider"]
+    assert provider["type"] == PROVIDERS[scheduler]
+    assert {"init_blocks", "min_blocks", "max_blocks", "parallelism"} <= set(provider)
+    batch = scheduler in {"slurm", "pbspro", "torque"}
+    assert ("walltime" in provider) == ("launcher" in provider) == batch
+    assert ("namespace" in provider) == (scheduler == "kubernetes")
 
 
 def test_golden_files_tell_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
