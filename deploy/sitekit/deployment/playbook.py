@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from fitserve._version import __version__
 from fitserve.errors import BackendError, InputError
 from sitekit.derive import derive
+from sitekit.load import flat_site
+from sitekit.render import write_files
 from sitekit.rules import require_valid
 from sitekit.target.places import places_of
 
@@ -147,6 +149,7 @@ class Deployment:
             (place / "inventory.json").write_text(json.dumps(self._inventory))
             given = {**self._variables(variables), "fitserve_build": str(place)}
             (place / "variables.json").write_text(json.dumps(given))
+            write_files({f"{self._site.name}.yaml": flat_site(self._site)}, place / "flat")
             command = [
                 *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
                 *("--inventory", str(place / "inventory.json")),
@@ -192,7 +195,6 @@ class Deployment:
         return {
             "fitserve_version": __version__,
             "fitserve_site": site.name,
-            "fitserve_site_file": str(Path(site.origin.file).resolve()),
             "fitserve_endpoint": derive(site).endpoint_name,
             "fitserve_digest": site.digest,
             "fitserve_scheduler": site.scheduler.type,
