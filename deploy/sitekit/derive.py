@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sitekit.fields import BATCH
+
 if TYPE_CHECKING:
     from sitekit.site import Site
 
@@ -95,7 +97,7 @@ class Derived:
 def derive(site: Site) -> Derived:
     """Derive what follows from a site's fields, which fit the schema."""
     kind = site.scheduler.type
-    batch = kind in {"slurm", "pbspro", "torque"}
+    batch = kind in BATCH
     gpus = site.node.gpu_count if site.workers.device != "cpu" else 0
     cores = _cores(site)
     workers = _workers(site, cores, gpus)

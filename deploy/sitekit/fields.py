@@ -11,17 +11,23 @@ from typing import Literal
 import msgspec
 
 __all__ = [
+    "BATCH",
+    "PBS",
     "Bounds",
     "Choice",
     "Container",
-    "Endpoint",
+    "Cpu",
     "Fields",
-    "Scheduler",
+    "Kubernetes",
+    "Memory",
     "SchedulerType",
     "Selection",
 ]
 
 SchedulerType = Literal["slurm", "pbspro", "torque", "kubernetes", "local"]
+PBS = ("pbspro", "torque")
+BATCH = ("slurm", *PBS)
+"""Schedulers with queues and time limits."""
 
 
 class _Part(

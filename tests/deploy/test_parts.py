@@ -15,11 +15,12 @@ import yaml
 from jinja2.nativetypes import NativeEnvironment
 
 from fitserve.errors import BackendError, InputError, StoreError
+from sitekit import jobs
 from sitekit.deployment.bundle import requirements_for
 from sitekit.deployment.host_commands import stages_words, status_words
 from sitekit.deployment.playbook import Reach, inventory
 from sitekit.load import flat_site, load_site, shipped_sites
-from sitekit.target import jobs, processes, removal, service, supervisor
+from sitekit.target import processes, removal, service, supervisor
 from sitekit.target import survey as survey_module
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, read_manifest, write_manifest

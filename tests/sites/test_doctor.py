@@ -244,7 +244,7 @@ def test_each_failure_is_found_with_its_evidence_and_field(  # noqa: PLR0913, PL
         name, _, script = broken.partition("=")
         fakes(name, script)
     if "sleep" in broken:
-        monkeypatch.setattr("sitekit.doctor.shell._PATIENCE", 0.05)
+        monkeypatch.setattr("sitekit.doctor.machine._PATIENCE", 0.05)
     examined = patient(kind, **changes)
     if "sleep" in broken:
         examined = replace(examined, submit=False)
@@ -350,8 +350,11 @@ def test_jobs_of_an_earlier_endpoint_are_named(patient: Callable[..., Patient], 
     fakes.slurm()
     fakes(
         "squeue",
-        'case "$*" in *%j*) echo "5|parsl.fitserve-mine-HighThroughputExecutor.block-0.1"\n'
-        'echo "6|parsl.fitserve-mine-2-HighThroughputExecutor.block-0"\necho "7|other" ;; esac',
+        'case "$*" in *--me*%j*)\n'
+        'rest="|RUNNING|None|0:01|1|n1"\n'
+        'echo "5|parsl.fitserve-mine-HighThroughputExecutor.block-0.1$rest"\n'
+        'echo "6|parsl.fitserve-mine-2-HighThroughputExecutor.block-0$rest"\n'
+        'echo "7|other$rest" ;; esac',
     )
     [finding] = [one for one in _examined(patient()) if one.check == "old jobs"]
     assert (finding.level, finding.evidence) == ("warning", "5")

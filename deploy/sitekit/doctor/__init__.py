@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sitekit.doctor import kubernetes, machine, network, pbs, preflight, slurm
-from sitekit.doctor.findings import Finding, as_json, failed, report, skipped
-from sitekit.doctor.shell import Patient
+from sitekit.doctor.findings import Finding, Patient, as_json, failed, report, skipped
+from sitekit.fields import PBS
 from sitekit.render import render_site, write_files
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         if kind == "slurm":
             found = slurm.look(patient, Path(scratch) / "preflight.sh")
             yield from _of_users(patient, found)
-    if kind in {"pbspro", "torque"}:
+    if kind in PBS:
         yield from _of_users(patient, pbs.look(patient))
     if kind == "kubernetes":
         yield from kubernetes.look(patient)

@@ -1,4 +1,4 @@
-"""What the doctor found: each finding with its cause, evidence and the line to change."""
+"""What the doctor examines, and what was found: cause, evidence and the line to change."""
 
 from __future__ import annotations
 
@@ -6,14 +6,53 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
-    from sitekit.site import Origin
+    from sitekit.render import Rendering
+    from sitekit.site import Origin, Site
 
-__all__ = ["Finding", "as_json", "failed", "good", "report", "skipped", "warned"]
+__all__ = ["Finding", "Patient", "as_json", "failed", "good", "report", "skipped", "warned"]
 
 Level = Literal["ok", "warning", "failure", "skipped"]
 _WORDS = {"ok": "ok", "warning": "WARNING", "failure": "FAILED", "skipped": "skipped"}
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is examined, and how.
+
+    Attributes
+    ----------
+    site
+        The site.
+    rendering
+        What its files are rendered for.
+    home
+        Home directory of the endpoint's user.
+    hosts
+        Hosts of the cloud service that must be reached, with their ports; none where the
+        site is used directly only.
+    messages
+        Host and port of its messages, which must be reached without a proxy.
+    submit
+        Whether a job is submitted.
+    job_seconds
+        How long to wait for that job.
+    """
+
+    site: Site
+    rendering: Rendering
+    home: Path
+    hosts: Sequence[tuple[str, int]] = ()
+    messages: tuple[str, int] | None = None
+    submit: bool = True
+    job_seconds: float = 600.0
+
+    @property
+    def timeout(self) -> int:
+        """Seconds that Parsl gives a command of the scheduler."""
+        return int(self.site.scheduler.cmd_timeout)
 
 
 @dataclass(frozen=True)

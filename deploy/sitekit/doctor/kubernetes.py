@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, quantity_gb
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import run
+from sitekit.shell import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.doctor.shell import Patient, Result
+    from sitekit.doctor.findings import Patient
+    from sitekit.shell import Result
 
 __all__ = ["look", "no_namespace"]
 

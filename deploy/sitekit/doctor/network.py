@@ -16,7 +16,7 @@ from sitekit.doctor.findings import Finding, failed, good, warned
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
     from sitekit.site import Site
 
 __all__ = ["GLOBUS_HOSTS", "MESSAGE_HOST", "Answering", "address_of", "clock", "interfaces", "look"]

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, hms
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import Result, answers, run
+from sitekit.doctor.machine import answers
 from sitekit.doctor.slurm import limit_seconds
+from sitekit.shell import Result, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
 
 __all__ = ["look"]
 

@@ -16,12 +16,13 @@ from sitekit.doctor.findings import Finding, failed, good, skipped, warned
 from sitekit.doctor.kubernetes import no_namespace
 from sitekit.doctor.machine import place
 from sitekit.doctor.network import Answering, address_of, clock
-from sitekit.doctor.shell import run
+from sitekit.jobs import cancel_job, job_state, submit_job
+from sitekit.shell import run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
 
 __all__ = ["look", "read_probe"]
 
@@ -73,8 +74,7 @@ def look(patient: Patient, script: str) -> Iterator[Finding]:
 
 def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]:
     """Run the job; returns whether it ended."""
-    kind = patient.site.scheduler.type
-    if kind == "local":
+    if patient.site.scheduler.type == "local":
         # Workers inherit the environment of what starts them, which is this Python's.
         own = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         done = run(
@@ -82,8 +82,7 @@ def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]
         )
         (directory / "preflight.out").write_text(done.out + done.err, encoding="utf-8")
         return True
-    command = ["sbatch", "--parsable"] if kind == "slurm" else ["qsub"]
-    done = run(*command, "preflight.sh", timeout=patient.timeout, cwd=directory)
+    done = submit_job(patient.site, directory / "preflight.sh")
     if not done.ok:
         yield failed(
             "job",
@@ -99,13 +98,12 @@ def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]
         if (directory / "seen-by-node").exists():
             _let_end(patient, job)
             return True
-        state = _state(patient, job)
+        state = job_state(patient.site, job)
         if state == "gone":
             _settle(directory)
             return True
         time.sleep(_POLL)
-    cancel = "scancel" if kind == "slurm" else "qdel"
-    run(cancel, job, timeout=patient.timeout)
+    cancel_job(patient.site, job)
     yield warned(
         "job",
         f"the pre-flight job did not run within {patient.job_seconds:.0f} s; it was cancelled",
@@ -123,7 +121,7 @@ def _let_end(patient: Patient, job: str) -> None:
     the user's home.
     """
     started = time.monotonic()
-    while time.monotonic() - started < _SETTLE and _state(patient, job) != "gone":
+    while time.monotonic() - started < _SETTLE and job_state(patient.site, job) != "gone":
         time.sleep(_POLL)
 
 
@@ -137,19 +135,6 @@ def _settle(directory: Path) -> None:
         time.sleep(_POLL)
     # Both files come at once from a job that ended well.
     time.sleep(_POLL)
-
-
-def _state(patient: Patient, job: str) -> str:
-    """Return what the scheduler says of a job, or ``gone``."""
-    if patient.site.scheduler.type == "slurm":
-        done = run(
-            "squeue", "--noheader", f"--jobs={job}", "--format=%T %r", timeout=patient.timeout
-        )
-        return done.out.strip() or "gone"
-    done = run("qstat", job, timeout=patient.timeout)
-    rows = [line.split() for line in done.out.splitlines() if line.split()]
-    states = [row[4] for row in rows if len(row) > 4 and job.startswith(row[0].rstrip("*"))]  # noqa: PLR2004
-    return states[0] if states and states[0] not in {"C", "F"} else "gone"
 
 
 def _pod(patient: Patient, overrides: str) -> Iterator[Finding]:

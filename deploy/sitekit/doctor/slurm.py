@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import Result, answers, run
+from sitekit.doctor.machine import answers
+from sitekit.jobs import find_jobs
+from sitekit.shell import Result, run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
 
 __all__ = ["limit_seconds", "look"]
 
@@ -303,13 +305,7 @@ def _trial(patient: Patient, script: Path) -> Finding:
 
 
 def _old_jobs(patient: Patient) -> Finding:
-    done = run("squeue", "--noheader", "--me", "--format=%i|%j", timeout=patient.timeout)
-    label = derive(patient.site).endpoint_name
-    old = [
-        line.split("|")[0]
-        for line in done.out.splitlines()
-        if re.match(rf"[^|]*\|parsl\.{re.escape(label)}(\.|-HighThroughputExecutor)", line)
-    ]
+    old = [job.id for job in find_jobs(patient.site, derive(patient.site).endpoint_name)]
     if old:
         return warned(
             "old jobs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms, seconds
+from sitekit.fields import BATCH, PBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,18 +16,15 @@ if TYPE_CHECKING:
 __all__ = ["RULES"]
 
 _OPTION_APPLIES = {
-    "account": ("slurm", "pbspro", "torque"),
+    "account": BATCH,
     "partition": ("slurm",),
     "qos": ("slurm",),
-    "queue": ("pbspro", "torque"),
-    "walltime_minutes": ("slurm", "pbspro", "torque"),
-    "nodes_per_block": ("slurm", "pbspro", "torque"),
-    "max_blocks": ("slurm", "pbspro", "torque", "kubernetes", "local"),
-    "workers_per_node": ("slurm", "pbspro", "torque", "local"),
+    "queue": PBS,
+    "walltime_minutes": BATCH,
+    "nodes_per_block": BATCH,
+    "max_blocks": (*BATCH, "kubernetes", "local"),
+    "workers_per_node": (*BATCH, "local"),
 }
-
-_ASKED = ("slurm", "pbspro", "torque")
-"""Schedulers that fitserve.backends.globus.scheduler can ask why a job waits."""
 
 
 def mode(site: Site) -> Iterator[Problem]:
@@ -249,10 +247,10 @@ def asking(site: Site) -> Iterator[Problem]:
             "login.ask_scheduler", "expected login.host as well", "host: <the login host's name>"
         )
     kind = site.scheduler.type
-    if kind not in _ASKED:
+    if kind not in BATCH:
         yield site.problem(
             "login.ask_scheduler",
-            f"expected one of the schedulers {', '.join(_ASKED)}, found {kind}",
+            f"expected one of the schedulers {', '.join(BATCH)}, found {kind}",
             "nothing: remove it",
         )
 

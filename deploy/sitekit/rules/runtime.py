@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from sitekit.fields import BATCH
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -210,7 +212,7 @@ def scratch(site: Site) -> Iterator[Problem]:
 
 def directories(site: Site) -> Iterator[Problem]:
     """Check that login and compute nodes can both see the run directory."""
-    if site.scheduler.type not in {"slurm", "pbspro", "torque"}:
+    if site.scheduler.type not in BATCH:
         return
     run = site.directories.run
     if any(run == base or run.startswith(f"{base}/") for base in _NOT_SHARED):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from sitekit.fields import BATCH, PBS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -14,16 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["RULES"]
 
 _APPLIES = {
-    "account": ("slurm", "pbspro", "torque"),
+    "account": BATCH,
     "partition": ("slurm",),
-    "queue": ("pbspro", "torque"),
+    "queue": PBS,
     "qos": ("slurm",),
     "constraint": ("slurm",),
     "clusters": ("slurm",),
     "exclusive": ("slurm",),
-    "launcher": ("slurm", "pbspro", "torque"),
+    "launcher": BATCH,
     "select": ("pbspro",),
-    "directives": ("slurm", "pbspro", "torque"),
+    "directives": BATCH,
 }
 """Which schedulers know which field of `scheduler`."""
 
@@ -131,14 +133,14 @@ def torque_share(site: Site) -> Iterator[Problem]:
         )
 
 
-def starting(site: Site) -> Iterator[Problem]:
+def launcher(site: Site) -> Iterator[Problem]:
     """Check that the launcher is one that the scheduler has, and reaches every node of a block."""
     kind = site.scheduler.type
     allowed = _LAUNCHERS.get(kind)
     if allowed is None:
         return
-    launcher = site.scheduler.launcher
-    if launcher is None:
+    own = site.scheduler.launcher
+    if own is None:
         yield site.problem(
             "scheduler.launcher",
             f"expected what starts the workers on a node, one of {', '.join(allowed)}; "
@@ -146,7 +148,7 @@ def starting(site: Site) -> Iterator[Problem]:
             f"launcher: {{type: {allowed[0]}}}",
         )
         return
-    chosen, bind_option = launcher.type, launcher.bind_option
+    chosen, bind_option = own.type, own.bind_option
     if chosen not in allowed:
         yield site.problem(
             "scheduler.launcher.type",
@@ -177,5 +179,5 @@ def starting(site: Site) -> Iterator[Problem]:
 RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
     scheduler_fields,
     torque_share,
-    starting,
+    launcher,
 )

@@ -158,7 +158,7 @@ def smoke(deployed: Deployed, seconds: float) -> None:
 @click.pass_obj
 def status(deployed: Deployed, *, keep: bool) -> None:
     """Say what the endpoint is doing."""
-    from sitekit.target.jobs import cancel_jobs
+    from sitekit.jobs import cancel_jobs
     from sitekit.target.processes import end_orphans, manager_pid
     from sitekit.target.status import status as look
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve_worker.outbox import Outbox
 from sitekit.derive import derive
-from sitekit.target.jobs import find_jobs
+from sitekit.jobs import find_jobs
 from sitekit.target.processes import (
     as_data,
     endpoint_version,
@@ -26,8 +26,8 @@ from sitekit.target.processes import (
 from sitekit.target.service import boot, manager_kind
 
 if TYPE_CHECKING:
+    from sitekit.jobs import Job
     from sitekit.target.deployed import Deployed
-    from sitekit.target.jobs import Job
 
 __all__ = ["STATUS_VERSION", "status"]
 
@@ -41,7 +41,7 @@ def status(deployed: Deployed) -> dict[str, Any]:
     manifest = deployed.manifest
     endpoint = deployed.endpoint_id
     found = find_processes(endpoint) if endpoint else []
-    jobs = find_jobs(deployed.site, deployed.name)
+    jobs = find_jobs(deployed.site, deployed.name, everyone=deployed.multi_user)
     return {
         "status_version": STATUS_VERSION,
         "site": deployed.site.name,

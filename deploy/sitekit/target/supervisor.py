@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sitekit.jobs import cancel_jobs
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed
-from sitekit.target.jobs import cancel_jobs
 from sitekit.target.processes import (
     alive,
     end,

@@ -1,4 +1,7 @@
-"""An endpoint's jobs in the site's scheduler, by the names that Parsl gives them."""
+"""Jobs of a batch system: its commands, and how each says what a job does and waits for.
+
+The jobs of an endpoint are found by the names that Parsl gives them.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fitserve.backends.qstat import read_qstat
-from sitekit.doctor.shell import run
+from sitekit.fields import PBS
+from sitekit.shell import run
 
 if TYPE_CHECKING:
+    from sitekit.shell import Result
     from sitekit.site import Site
 
-__all__ = ["Job", "cancel_jobs", "find_jobs", "outputs_at_home"]
+__all__ = [
+    "Job",
+    "cancel_job",
+    "cancel_jobs",
+    "find_jobs",
+    "job_state",
+    "outputs_at_home",
+    "submit_job",
+]
+
+_SUBMIT = {"slurm": ("sbatch", "--parsable"), "pbspro": ("qsub",), "torque": ("qsub",)}
+_CANCEL = {"slurm": "scancel", "pbspro": "qdel", "torque": "qdel"}
 
 _SLURM = "%i|%j|%T|%r|%M|%D|%N"
 _WAITING = {"PENDING": "queued", "Q": "queued", "H": "held", "W": "queued"}
@@ -43,20 +59,45 @@ class Job(NamedTuple):
     of_endpoint: bool
 
 
-def find_jobs(site: Site, endpoint: str) -> list[Job]:
+def submit_job(site: Site, script: Path) -> Result:
+    """Submit a script from its own directory; the job's id is in the last line of the answer."""
+    command = _SUBMIT[site.scheduler.type]
+    timeout = site.scheduler.cmd_timeout
+    return run(*command, script.name, timeout=timeout, cwd=script.parent)
+
+
+def cancel_job(site: Site, job: str) -> Result:
+    """Cancel a job."""
+    return run(_CANCEL[site.scheduler.type], job, timeout=site.scheduler.cmd_timeout)
+
+
+def job_state(site: Site, job: str) -> str:
+    """Return what the scheduler says of a job, or ``gone``."""
+    timeout = site.scheduler.cmd_timeout
+    if site.scheduler.type == "slurm":
+        done = run("squeue", "--noheader", f"--jobs={job}", "--format=%T %r", timeout=timeout)
+        return done.out.strip() or "gone"
+    done = run("qstat", job, timeout=timeout)
+    rows = [line.split() for line in done.out.splitlines() if line.split()]
+    states = [row[4] for row in rows if len(row) > 4 and job.startswith(row[0].rstrip("*"))]  # noqa: PLR2004
+    return states[0] if states and states[0] not in _ENDED else "gone"
+
+
+def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]:
     """Return the jobs of an endpoint and of direct runs on its site.
 
-    They are this user's, or all users' for an endpoint that is root's.
+    Parameters
+    ----------
+    everyone
+        All users' jobs, not this one's alone: those of an endpoint that is root's.
     """
-    kind = site.scheduler.type
-    timeout = float(site.scheduler.cmd_timeout)
+    kind, timeout = site.scheduler.type, site.scheduler.cmd_timeout
     if kind == "slurm":
-        # Jobs of a multi-user endpoint are its users'.
-        whose = [] if site.access.mode == "multi-user" else ["--me"]
+        whose = [] if everyone else ["--me"]
         done = run("squeue", "--noheader", *whose, f"--format={_SLURM}", timeout=timeout)
         rows = [line.split("|") for line in done.out.splitlines() if line.count("|") == 6]  # noqa: PLR2004
         found = [Job(*_told(row), of_endpoint=False) for row in rows]
-    elif kind in {"pbspro", "torque"}:
+    elif kind in PBS:
         found = _pbs_jobs(timeout)
     else:
         return []
@@ -82,7 +123,7 @@ def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
     It does so where it ignores the file that was asked for, as Debian's qsub over Slurm does.
     They are told by the job's name, or that of its script, with ``.o`` or ``.e`` and its number.
     """
-    if site.scheduler.type not in {"pbspro", "torque"}:
+    if site.scheduler.type not in PBS:
         return []
     ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+(\.submit)?\.[oe][0-9]+\Z")
     found = Path.home().glob("parsl.*.[oe][0-9]*")
@@ -95,7 +136,7 @@ def _told(row: list[str]) -> tuple[str, str, str, str, str, str]:
     return ident, name, word, "" if reason == "None" else reason, elapsed, nodes or count
 
 
-def _pbs_jobs(timeout: float) -> list[Job]:
+def _pbs_jobs(timeout: int) -> list[Job]:
     """Read `qstat -f`, which every PBS has: names are cut short in its tables."""
     done = run("qstat", "-f", timeout=timeout)
     jobs = []
@@ -125,7 +166,5 @@ def cancel_jobs(site: Site, endpoint: str) -> list[str]:
     list of str
         Ids that were cancelled.
     """
-    command = "scancel" if site.scheduler.type == "slurm" else "qdel"
-    timeout = float(site.scheduler.cmd_timeout)
-    found = [job.id for job in find_jobs(site, endpoint) if job.of_endpoint]
-    return [ident for ident in found if run(command, ident, timeout=timeout).ok]
+    jobs = find_jobs(site, endpoint, everyone=site.access.mode == "multi-user")
+    return [job.id for job in jobs if job.of_endpoint and cancel_job(site, job.id).ok]
