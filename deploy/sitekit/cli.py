@@ -108,7 +108,9 @@ def render(
     loaded, warnings = site
     place = home or Path.home()
     rendering = Rendering(__version__, place, endpoint_id, function_id, workers_venv)
-    files, problems = render_site(loaded, rendering, _options(loaded.user_options.given(), options))
+    files, problems = render_site(
+        loaded, rendering, _options(loaded.user_options.allowed(), options)
+    )
     for warning in [*warnings, *map(str, problems)]:
         _say(warning)
     directory = out or Path("build") / "sites" / loaded.name

@@ -138,7 +138,7 @@ def _threads(site: Site, derived: Derived) -> str:
 
 def _options(site: Site, derived: Derived) -> dict[str, str]:
     """Return the endpoint's expression of each value that users may be allowed to set."""
-    settable = site.user_options.given()
+    settable = site.user_options.allowed()
 
     def text(name: str, default: str | None) -> str:
         own = "none" if default is None else f"'\"{default}\"'"

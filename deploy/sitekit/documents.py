@@ -51,7 +51,7 @@ def text(document: Any) -> str:
 def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return the JSON schema of what users may set; all else is refused."""
     properties = {
-        name: _option_schema(option) for name, option in site.user_options.given().items()
+        name: _option_schema(option) for name, option in site.user_options.allowed().items()
     }
     properties[TRIAL_OPTION] = _option_schema(Choice())
     return {
@@ -127,7 +127,7 @@ def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
             "workers": derived.workers_max,
             "core_hours": derived.core_hours_max,
         },
-        "options": {name: _option_schema(one) for name, one in site.user_options.given().items()},
+        "options": {name: _option_schema(one) for name, one in site.user_options.allowed().items()},
     }
 
 

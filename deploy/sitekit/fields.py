@@ -290,7 +290,7 @@ class UserOptions(_Part, frozen=True, kw_only=True):
     nodes_per_block: Bounds | None = None
     workers_per_node: Bounds | None = None
 
-    def given(self) -> dict[str, Bounds | Selection | Choice]:
+    def allowed(self) -> dict[str, Bounds | Selection | Choice]:
         """Return the options that users may set, by name."""
         options = {name: getattr(self, name) for name in self.__struct_fields__}
         return {name: option for name, option in options.items() if option is not None}

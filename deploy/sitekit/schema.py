@@ -105,7 +105,9 @@ def schema_problems(origin: Origin) -> list[Problem]:
         for error in _validator().iter_errors(origin.given)
         for problem in _translate(origin, error)
     ]
-    return sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.field))
+    return sorted(
+        dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.field)
+    )
 
 
 def _secret_fields(value: Any, field: str) -> Iterator[str]:

@@ -92,10 +92,6 @@ class Site(Fields, frozen=True, kw_only=True):
         fields = msgspec.convert(filled, Fields)
         return cls(name=name, origin=origin, **msgspec.structs.asdict(fields))
 
-    def where(self, dotted: str) -> Location:
-        """Return the line of a field, or of the nearest enclosing one that is given."""
-        return self.origin.where(dotted)
-
     def problem(
         self,
         dotted: str,

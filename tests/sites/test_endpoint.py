@@ -135,7 +135,7 @@ def test_no_injection_reaches_a_scheduler(rendered: Path, tmp_path: Path) -> Non
     """Every attempt is refused by the schema, for every site and text option."""
     jobs: list[tuple[Path, dict[str, Any] | None]] = []
     for name in SITES:
-        options = load_site(name)[0].user_options.given()
+        options = load_site(name)[0].user_options.allowed()
         for option in ("account", "partition", "queue", "qos"):
             if option in options:
                 jobs += [(rendered / name, {option: text}) for text in INJECTIONS]

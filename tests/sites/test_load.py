@@ -152,10 +152,10 @@ def test_extends_merges_and_keeps_each_line(tmp_path: Path) -> None:
     assert site.scheduler.account == "one"
     assert site.scheduler.partition is None
     assert site.scheduler.directives == ["--hint=compute_bound"]
-    assert site.where("scheduler.account").file.endswith(base.name)
-    assert site.where("scheduler.account").line == 3
-    assert site.where("scheduler.directives").line == 5
-    assert site.where("blocks.walltime").file.endswith("slurm.yaml")
+    assert site.origin.where("scheduler.account").file.endswith(base.name)
+    assert site.origin.where("scheduler.account").line == 3
+    assert site.origin.where("scheduler.directives").line == 5
+    assert site.origin.where("blocks.walltime").file.endswith("slurm.yaml")
 
 
 def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:

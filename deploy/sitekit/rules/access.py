@@ -118,7 +118,7 @@ def assurance(site: Site) -> Iterator[Problem]:
 def options_apply(site: Site) -> Iterator[Problem]:
     """Check that users can set only what the scheduler has, the site's own value included."""
     kind = site.scheduler.type
-    for name in site.user_options.given():
+    for name in site.user_options.allowed():
         if kind not in _OPTION_APPLIES[name]:
             yield site.problem(
                 f"user_options.{name}", f"{kind} has no such thing", "nothing: remove it"
@@ -198,7 +198,7 @@ def option_limits(site: Site) -> Iterator[Problem]:
         (site.limits.nodes, blocks * nodes, "nodes"),
         (site.limits.jobs, blocks, "jobs"),
     ):
-        if limit and found > limit and options.given():
+        if limit and found > limit and options.allowed():
             yield site.problem(
                 "user_options.max_blocks.maximum",
                 f"expected at most {limit} {what} of one user, found {found}",
