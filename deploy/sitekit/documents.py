@@ -33,7 +33,6 @@ __all__ = [
     "user_schema",
 ]
 
-
 CARD_VERSION = 1
 ENGINE_VERSION = 1
 TRIAL_OPTION = "trial"

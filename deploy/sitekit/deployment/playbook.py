@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Deployment", "Reach", "inventory"]
 
-
 _ROOT = Path(__file__).resolve().parents[3]
 _ANSIBLE = _ROOT / "deploy" / "ansible"
 _SMOKE_SECONDS = 900
