@@ -135,9 +135,9 @@ def test_no_injection_reaches_a_scheduler(rendered: Path, tmp_path: Path) -> Non
     """Every attempt is refused by the schema, for every site and text option."""
     jobs: list[tuple[Path, dict[str, Any] | None]] = []
     for name in SITES:
-        options = load_site(name)[0].user_options.allowed()
+        settable = load_site(name)[0].user_options.allowed()
         for option in ("account", "partition", "queue", "qos"):
-            if option in options:
+            if option in settable:
                 jobs += [(rendered / name, {option: text}) for text in INJECTIONS]
     assert len(jobs) > 20 * len(INJECTIONS)
     for (directory, options), result in zip(jobs, build(jobs, tmp_path), strict=True):
