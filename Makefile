@@ -161,7 +161,7 @@ destroy: install ansible-venv ## Remove an endpoint and all that deploying made
 new-site: install ## Write a site file: make new-site NAME=mine SCHEDULER=slurm
 	@$(SITEKIT) new-site "$(NAME)" --scheduler $(or $(SCHEDULER),ask) $(ARGS)
 
-golden: dev endpoint-venv ## Write what every shipped site renders to, to be reviewed as a diff
+golden: dev endpoint-venv ## Write what blueprints render to, and the study's sites, to be reviewed as a diff
 	@$(SITEKIT) golden --submit
 
 golden-check: dev ## Fail if a golden file would change

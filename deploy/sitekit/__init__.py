@@ -7,10 +7,10 @@ checkout as ``python -m sitekit`` (the Makefile's targets do).
 
 from __future__ import annotations
 
-from sitekit.check import check_site
 from sitekit.load import find_site, load_site, shipped_sites
 from sitekit.problems import Problem, SiteError
 from sitekit.render import render_site
+from sitekit.rules import check_site
 from sitekit.site import Site
 
 __all__ = [

@@ -11,18 +11,29 @@ import click
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
-from sitekit.check import require_valid
-from sitekit.cluster.commands import SiteGroup, cluster
-from sitekit.deployment.commands import add_commands
+from sitekit.cluster.cluster_commands import SiteGroup, cluster
+from sitekit.deployment.host_commands import add_commands
 from sitekit.derive import derive
-from sitekit.fields import PAGE, fields_page
-from sitekit.golden import GOLDEN, golden_differences, write_golden, write_submissions
-from sitekit.load import load_site, shipped_sites
+from sitekit.fields import Bounds
+from sitekit.golden import (
+    GOLDEN,
+    GOLDEN_SITES,
+    PAGE,
+    fields_page,
+    golden_differences,
+    write_golden,
+    write_submissions,
+)
+from sitekit.load import load_site, open_site, shipped_sites
 from sitekit.new_site import QUESTIONS, SCHEDULERS, Question, answers_for, write_site
 from sitekit.render import Rendering, render_site, write_files
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sitekit.fields import Choice, Selection
+    from sitekit.load import Loaded
 
 __all__ = ["main"]
 
@@ -45,15 +56,15 @@ def list_command() -> None:
     """List the shipped sites."""
     for name in shipped_sites():
         site, _ = load_site(name)
-        status = " (retired)" if site.get("status") == "retired" else ""
-        click.echo(f"{name:16} {site.get('scheduler.type'):10} {site.get('description')}{status}")
+        status = " (retired)" if site.status == "retired" else ""
+        click.echo(f"{name:16} {site.scheduler.type:10} {site.description}{status}")
 
 
 @commands.command()
-@click.argument("site")
-def check(site: str) -> None:
+@click.argument("site", callback=open_site)
+def check(site: Loaded) -> None:
     """Check SITE: a name, or the path of a site file."""
-    loaded, warnings = load_site(site)
+    loaded, warnings = site
     for warning in warnings:
         _say(f"warning: {warning}")
     for problem in require_valid(loaded):
@@ -64,9 +75,9 @@ def check(site: str) -> None:
         threads = _count(derived.threads or 1, "thread")
         workers = f"{_count(derived.workers_per_node, 'worker')} a node of {threads} each"
     click.echo(
-        f"{loaded.name} is in order: {loaded.get('scheduler.type')}, at most "
-        f"{_count(loaded.get('blocks.max'), 'block')} of "
-        f"{_count(loaded.get('blocks.nodes'), 'node')}, {workers} ({loaded.get('workers.device')})"
+        f"{loaded.name} is in order: {loaded.scheduler.type}, at most "
+        f"{_count(loaded.blocks.max, 'block')} of "
+        f"{_count(loaded.blocks.nodes, 'node')}, {workers} ({loaded.workers.device})"
     )
     if derived.core_hours_max:
         click.echo(
@@ -76,7 +87,7 @@ def check(site: str) -> None:
 
 
 @commands.command()
-@click.argument("site")
+@click.argument("site", callback=open_site)
 @click.option("--out", type=click.Path(path_type=Path), help="Directory; build/sites/SITE if none.")
 @click.option("--home", type=click.Path(path_type=Path), help="Home of the endpoint's user.")
 @click.option("--endpoint-id", help="Id of the registered endpoint.")
@@ -85,7 +96,7 @@ def check(site: str) -> None:
 @click.option("--option", "options", multiple=True, help="NAME=VALUE for engine.json.")
 def render(
     *,
-    site: str,
+    site: Loaded,
     out: Path | None,
     home: Path | None,
     endpoint_id: str | None,
@@ -94,10 +105,12 @@ def render(
     options: tuple[str, ...],
 ) -> None:
     """Render the endpoint directory of SITE."""
-    loaded, warnings = load_site(site)
+    loaded, warnings = site
     place = home or Path.home()
     rendering = Rendering(__version__, place, endpoint_id, function_id, workers_venv)
-    files, problems = render_site(loaded, rendering, _options(loaded.get("user_options"), options))
+    files, problems = render_site(
+        loaded, rendering, _options(loaded.user_options.allowed(), options)
+    )
     for warning in [*warnings, *map(str, problems)]:
         _say(warning)
     directory = out or Path("build") / "sites" / loaded.name
@@ -105,7 +118,9 @@ def render(
     click.echo(f"{directory}: {', '.join(sorted(files))}")
 
 
-def _options(allowed: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
+def _options(
+    allowed: dict[str, Bounds | Selection | Choice], given: tuple[str, ...]
+) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")
@@ -114,36 +129,36 @@ def _options(allowed: dict[str, Any], given: tuple[str, ...]) -> dict[str, Any]:
                 f"--option {item} is not one that this site lets users set",
                 hint=f"one of {', '.join(allowed) or 'none'}, as NAME=VALUE",
             )
-        bounds = allowed[name]
-        if "minimum" in bounds:
-            if not value.isdecimal() or not bounds["minimum"] <= int(value) <= bounds["maximum"]:
+        option = allowed[name]
+        if isinstance(option, Bounds):
+            if not value.isdecimal() or not option.minimum <= int(value) <= option.maximum:
                 raise RequestError(
                     f"--option {item} is out of bounds",
-                    hint=f"{name}={bounds['minimum']} to {bounds['maximum']}",
+                    hint=f"{name}={option.minimum} to {option.maximum}",
                 )
             options[name] = int(value)
-        elif value in bounds.get("choices", [value]) and value.replace("-", "").isidentifier():
+        elif value in (option.choices or [value]) and value.replace("-", "").isidentifier():
             options[name] = value
         else:
             raise RequestError(
                 f"--option {item} is not one of the site's choices",
-                hint=", ".join(bounds.get("choices", [])) or "a name of letters, digits, - and _",
+                hint=", ".join(option.choices or []) or "a name of letters, digits, - and _",
             )
     return options
 
 
 @commands.command()
-@click.argument("site")
+@click.argument("site", callback=open_site)
 @click.option("--direct", is_flag=True, help="The cloud service is not used: do not look for it.")
 @click.option("--no-job", is_flag=True, help="Submit no job.")
 @click.option("--job-seconds", default=600.0, show_default=True, help="How long to wait for it.")
 @click.option("--json", "as_data", is_flag=True, help="Print the findings as JSON.")
-def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data: bool) -> None:
+def doctor(*, site: Loaded, direct: bool, no_job: bool, job_seconds: float, as_data: bool) -> None:
     """Examine SITE on its login node, before anything is registered."""
     from sitekit.doctor import Patient, as_json, examine, report
     from sitekit.doctor.network import GLOBUS_HOSTS, MESSAGE_HOST
 
-    loaded, warnings = load_site(site)
+    loaded, warnings = site
     for warning in [*warnings, *map(str, require_valid(loaded))]:
         _say(warning)
     patient = Patient(
@@ -151,7 +166,7 @@ def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data
         rendering=Rendering(__version__, Path.home()),
         home=Path.home(),
         hosts=() if direct else GLOBUS_HOSTS,
-        messages=None if direct else (MESSAGE_HOST, loaded.get("endpoint.amqp_port")),
+        messages=None if direct else (MESSAGE_HOST, loaded.endpoint.amqp_port),
         submit=not no_job,
         job_seconds=job_seconds,
     )
@@ -159,9 +174,9 @@ def doctor(*, site: str, direct: bool, no_job: bool, job_seconds: float, as_data
     for finding in examine(patient):
         findings.append(finding)
         if not as_data:
-            click.echo(report(loaded, [finding]))
+            click.echo(report(loaded.origin, [finding]))
     if as_data:
-        click.echo(json.dumps(as_json(loaded, findings), indent=2))
+        click.echo(json.dumps(as_json(loaded.origin, findings), indent=2))
     bad = [finding for finding in findings if finding.level == "failure"]
     if bad:
         raise BackendError(
@@ -207,7 +222,7 @@ def new_site(name: str, scheduler: str, out: Path | None, **given: Any) -> None:
 @click.option("--check", "only_check", is_flag=True, help="Fail if a golden file would change.")
 @click.option("--submit", is_flag=True, help="Also what the real endpoint would submit.")
 def golden(*, only_check: bool, submit: bool) -> None:
-    """Write the golden files of every shipped site and the page of fields, or check them."""
+    """Write the golden files and the page of fields, or check them."""
     if not only_check:
         changed = write_golden()
         PAGE.write_text(fields_page(), encoding="utf-8")
@@ -215,7 +230,7 @@ def golden(*, only_check: bool, submit: bool) -> None:
             write_submissions()
         click.echo(f"changed: {', '.join(changed)}" if changed else "nothing changed")
         return
-    differences = "".join(golden_differences(site) for site in shipped_sites())
+    differences = "".join(golden_differences(site) for site in GOLDEN_SITES)
     click.echo(differences, nl=False)
     if PAGE.read_text(encoding="utf-8") != fields_page():
         raise RequestError(f"{PAGE} is not what the schema says", hint="make golden")

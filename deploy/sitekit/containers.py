@@ -68,7 +68,8 @@ def home(path: str) -> str:
 
 def image_file(site: Site) -> str | None:
     """Return the path of the image where it is a file that a node must be able to read."""
-    image: str | None = site.get("environment.container.image")
+    box = site.environment.container
+    image = box.image if box else None
     if image is None or "://" in image or not image.startswith(("/", "~", "$")):
         return None
     return home(image)
@@ -76,21 +77,22 @@ def image_file(site: Site) -> str | None:
 
 def container(site: Site) -> Container | None:
     """Return the container of a site's workers, or None where they run without one."""
-    kind = site.get("environment.container.type") or "none"
-    if kind == "none":
+    box, directories = site.environment.container, site.directories
+    if box is None or box.type == "none":
         return None
+    kind = box.type
     gpu = _GPU_OPTIONS[kind] if derive(site).gpus else []
-    image = home(site.get("environment.container.image"))
-    own_directories = [site.get(f"directories.{name}") for name in ("run", "cache", "scratch")]
+    image = home(box.image or "")
+    own_directories = [directories.run, directories.cache, directories.scratch]
     binds = [
         # Every runtime has a /tmp of its own accord.
         *(home(path) for path in own_directories if path != "/tmp"),  # noqa: S108
-        *(home(bind) for bind in site.get("environment.container.binds")),
+        *(home(bind) for bind in box.binds),
     ]
-    own = site.get("environment.container.options")
+    own = box.options
     if kind in DOCKER_LIKE:
         options = [*_locked_down(kind), *gpu]
-        passed = [*_PASSED, *site.get("environment.variables")]
+        passed = [*_PASSED, *site.environment.variables]
         if gpu:
             passed += ["XLA_PYTHON_CLIENT_PREALLOCATE"]
         options += [f"-e {name}" for name in passed] + ["-e HOME=/tmp"]
@@ -105,8 +107,10 @@ def container(site: Site) -> Container | None:
 
 def probe_command(site: Site) -> str:
     """Return the shell command that runs ``probe.py`` where a worker would run."""
-    launcher = site.get("scheduler.launcher.type")
-    words = ["aprun", "-n", "1", "-N", "1", "-b"] if launcher == "aprun" else []
+    launcher = site.scheduler.launcher
+    words = []
+    if launcher is not None and launcher.type == "aprun":
+        words = ["aprun", "-n", "1", "-N", "1", "-b"]
     box = container(site)
     if box is None:
         words += ["python3", "probe.py"]

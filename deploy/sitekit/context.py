@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sitekit.containers import container, home, image_file, probe_command
 from sitekit.derive import LAUNCHERS, Derived, derive
-from sitekit.kubernetes import COMMANDS, labels, worker_account
+from sitekit.pods import COMMANDS, labels, worker_account
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,33 +82,33 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
     said = header(site, rendering)
     site = site.pinned(rendering.version)
     derived = derive(site)
-    heartbeat = site.get("endpoint.heartbeat_seconds")
-    venv = expand_home(site.get("endpoint.venv"), rendering)
-    functions = [rendering.function_id] if rendering.function_id else site.get("access.functions")
-    fields = {**site.fields, "access": {**site.get("access"), "functions": functions}}
-    cores = site.get("node.cores")
-    multi = site.get("access.mode") == "multi-user"
+    heartbeat = site.endpoint.heartbeat_seconds
+    venv = expand_home(site.endpoint.venv, rendering)
+    functions = [rendering.function_id] if rendering.function_id else site.access.functions
+    access = msgspec.structs.replace(site.access, functions=functions)
+    cores = site.node.cores
+    multi = site.access.mode == "multi-user"
     path = endpoint_path(venv)
-    if site.get("scheduler.type") == "kubernetes":
+    if site.scheduler.type == "kubernetes":
         path = f"{COMMANDS}:{path}"
     config = "/etc/fitserve" if multi else f"{rendering.home}/.config/fitserve"
     return {
-        "site": _Fields.of(fields),
+        "site": msgspec.structs.replace(site, access=access),
         "name": site.name,
         "derived": derived,
         "header": said,
         "options": _options(site, derived),
         "cores": derived.workers_per_node,
         "threads_expression": _threads(site, derived),
-        "cpus": (cores or derived.workers_per_node or 1) * site.get("node.cpus_per_core"),
+        "cpus": (cores or derived.workers_per_node or 1) * site.node.cpus_per_core,
         "request_memory": _request_memory(site),
         "select": _select(site),
         "launcher": _launcher(site),
         "container": container(site),
         "image_file": image_file(site),
         "probe_command": probe_command(site),
-        "idle_soft": max(1, site.get("endpoint.idle_minutes") * 60 // heartbeat),
-        "idle_hard": max(1, site.get("endpoint.stuck_hours") * 3600 // heartbeat),
+        "idle_soft": max(1, site.endpoint.idle_minutes * 60 // heartbeat),
+        "idle_hard": max(1, site.endpoint.stuck_hours * 3600 // heartbeat),
         "endpoint_venv": venv,
         # Of the deployment, as in `sitekit.target.places`.
         "state": f"{PurePosixPath(venv).parent}/{derived.endpoint_name}",
@@ -115,33 +117,20 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "worker_labels": labels(derived.endpoint_name, "worker"),
         "worker_account": worker_account(site, derived.endpoint_name),
         "credentials_file": f"{config}/{derived.endpoint_name}.env",
-        "identity_mapping_path": site.get("access.identity_mapping")
+        "identity_mapping_path": site.access.identity_mapping
         or f"{rendering.home}/.globus_compute/{derived.endpoint_name}/identity_mapping.json",
     }
 
 
 def _workers_venv(site: Site, rendering: Rendering) -> str | None:
-    named: str | None = site.get("environment.venv")
+    named = site.environment.venv
     return named and (rendering.workers_venv or named)
-
-
-class _Fields(dict[str, Any]):
-    """A mapping whose absent fields are None, so that a template can ask for any field."""
-
-    def __missing__(self, key: str) -> None:
-        return None
-
-    @classmethod
-    def of(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return cls({key: cls.of(below) for key, below in value.items()})
-        return value
 
 
 def _threads(site: Site, derived: Derived) -> str:
     """Return the endpoint's expression of a worker's threads, which follow its workers."""
-    given = site.get("workers.threads")
-    cores = site.get("node.cores")
+    given = site.workers.threads
+    cores = site.node.cores
     if given is not None or cores is None:
         return str(given or derived.threads or 1)
     return f"{cores} // _workers_per_node"
@@ -149,7 +138,7 @@ def _threads(site: Site, derived: Derived) -> str:
 
 def _options(site: Site, derived: Derived) -> dict[str, str]:
     """Return the endpoint's expression of each value that users may be allowed to set."""
-    settable = site.get("user_options")
+    settable = site.user_options.allowed()
 
     def text(name: str, default: str | None) -> str:
         own = "none" if default is None else f"'\"{default}\"'"
@@ -160,48 +149,53 @@ def _options(site: Site, derived: Derived) -> dict[str, str]:
 
     options: dict[str, str] = {}
     if derived.batch:
-        names = ["account", "partition", "qos"]
-        if site.get("scheduler.type") != "slurm":
-            names = ["account", "queue"]
-        options |= {name: text(name, site.get(f"scheduler.{name}")) for name in names}
+        own = site.scheduler
+        options["account"] = text("account", own.account)
+        if own.type == "slurm":
+            options["partition"] = text("partition", own.partition)
+            options["qos"] = text("qos", own.qos)
+        else:
+            options["queue"] = text("queue", own.queue)
         minutes = (derived.walltime_seconds or 0) // 60
         options["walltime_minutes"] = number("walltime_minutes", minutes)
-        options["nodes_per_block"] = number("nodes_per_block", site.get("blocks.nodes"))
-    options["max_blocks"] = number("max_blocks", site.get("blocks.max"))
+        options["nodes_per_block"] = number("nodes_per_block", site.blocks.nodes)
+    options["max_blocks"] = number("max_blocks", site.blocks.max)
     if derived.workers_per_node is not None:
         options["workers_per_node"] = number("workers_per_node", derived.workers_per_node)
     return options
 
 
 def _request_memory(site: Site) -> bool:
-    asked = site.get("node.request_memory")
+    asked = site.node.request_memory
     if asked is None:
-        asked = site.get("scheduler.exclusive") is False
-    return bool(asked) and site.get("node.memory_gb") is not None
+        asked = site.scheduler.exclusive is False
+    return bool(asked) and site.node.memory_gb is not None
 
 
 def _select(site: Site) -> list[str]:
     """Return what each chunk of a PBS Pro block asks for besides its cores."""
-    resources = list(site.get("scheduler.select") or [])
-    if site.get("node.gpus.request") == "ngpus":
-        resources.insert(0, f"ngpus={site.get('node.gpus.count')}")
-    if site.get("node.request_memory") and site.get("node.memory_gb"):
-        resources.append(f"mem={site.get('node.memory_gb')}gb")
+    resources = list(site.scheduler.select)
+    gpus = site.node.gpus
+    if gpus is not None and gpus.request == "ngpus":
+        resources.insert(0, f"ngpus={gpus.count}")
+    if site.node.request_memory and site.node.memory_gb:
+        resources.append(f"mem={site.node.memory_gb}gb")
     return resources
 
 
 def _launcher(site: Site) -> dict[str, Any] | None:
-    kind = site.get("scheduler.launcher.type")
-    if kind is None:
+    launcher = site.scheduler.launcher
+    if launcher is None:
         return None
-    options = [home(option) for option in site.get("scheduler.launcher.options")]
-    if kind == "srun" and not any(o.startswith(("--cpus-per-task", "-c")) for o in options):
+    options = [home(option) for option in launcher.options]
+    if launcher.type == "srun" and not any(
+        o.startswith(("--cpus-per-task", "-c")) for o in options
+    ):
         # Since Slurm 22.05, srun no longer takes this from the job: without it, all workers
         # of a node would share one core.
-        cpus = site.get("node.cores") * site.get("node.cpus_per_core")
-        options.insert(0, f"--cpus-per-task={cpus}")
+        options.insert(0, f"--cpus-per-task={site.node.cpus}")
     return {
-        "cls": LAUNCHERS[kind],
-        "bind_option": site.get("scheduler.launcher.bind_option"),
+        "cls": LAUNCHERS[launcher.type],
+        "bind_option": launcher.bind_option,
         "options": " ".join(options),
     }

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sitekit.fields import BATCH
 
 if TYPE_CHECKING:
     from sitekit.site import Site
@@ -94,21 +96,21 @@ class Derived:
 
 def derive(site: Site) -> Derived:
     """Derive what follows from a site's fields, which fit the schema."""
-    kind = site.get("scheduler.type")
-    batch = kind in {"slurm", "pbspro", "torque"}
-    gpus = int(site.get("node.gpus.count") or 0) if site.get("workers.device") != "cpu" else 0
+    kind = site.scheduler.type
+    batch = kind in BATCH
+    gpus = site.node.gpu_count if site.workers.device != "cpu" else 0
     cores = _cores(site)
     workers = _workers(site, cores, gpus)
-    threads = site.get("workers.threads")
+    threads = site.workers.threads
     if threads is None and cores is not None and workers:
         threads = max(1, cores // workers)
-    walltime = seconds(site.get("blocks.walltime")) if site.get("blocks.walltime") else None
-    longest = math.ceil(site.get("tasks.longest_minutes") * 60)
-    drain = walltime - longest - site.get("tasks.startup_seconds") if walltime else None
-    nodes_max = site.get("blocks.max") * site.get("blocks.nodes")
+    walltime = seconds(site.blocks.walltime) if site.blocks.walltime else None
+    longest = math.ceil(site.tasks.longest_minutes * 60)
+    drain = walltime - longest - site.tasks.startup_seconds if walltime else None
+    nodes_max = site.blocks.max * site.blocks.nodes
     hours = cores * nodes_max * walltime / 3600 if cores and walltime else None
     return Derived(
-        endpoint_name=site.get("endpoint.name") or f"fitserve-{site.name}",
+        endpoint_name=site.endpoint.name or f"fitserve-{site.name}",
         batch=batch,
         workers_per_node=workers,
         threads=threads,
@@ -123,33 +125,31 @@ def derive(site: Site) -> Derived:
 
 
 def _cores(site: Site) -> int | None:
-    cores = site.get("node.cores")
-    if cores is None and site.get("scheduler.type") == "kubernetes":
-        limit: Any = site.get("kubernetes.cpu.limit")
-        cores = max(1, int(limit)) if limit is not None else None
-    return int(cores) if cores is not None else None
+    cores = site.node.cores
+    if cores is None and site.scheduler.type == "kubernetes" and site.kubernetes:
+        return max(1, int(site.kubernetes.cpu.limit))
+    return cores
 
 
 def _workers(site: Site, cores: int | None, gpus: int) -> int | None:
-    workers = site.get("workers.per_node")
+    workers = site.workers.per_node
     if workers is not None:
-        return int(workers)
+        return workers
     if gpus:
         return gpus
     if cores is None:
         return None
-    by_cores = cores // (site.get("workers.threads") or 1)
+    by_cores = cores // (site.workers.threads or 1)
     memory = memory_gb(site)
-    by_memory = int(memory // site.get("workers.memory_gb")) if memory else by_cores
+    by_memory = int(memory // site.workers.memory_gb) if memory else by_cores
     return max(1, min(by_cores, by_memory))
 
 
 def memory_gb(site: Site) -> float | None:
     """Return the GiB of memory of a block's node, or None where it is not known."""
-    if site.get("scheduler.type") == "kubernetes":
-        limit: str | None = site.get("kubernetes.memory.limit")
-        return quantity_gb(limit) if limit else None
-    memory = site.get("node.memory_gb")
+    if site.scheduler.type == "kubernetes":
+        return quantity_gb(site.kubernetes.memory.limit) if site.kubernetes else None
+    memory = site.node.memory_gb
     return float(memory) if memory is not None else None
 
 

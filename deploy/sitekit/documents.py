@@ -1,16 +1,25 @@
-"""The rendered files that are JSON: users' options, the engine, the card, the mapping."""
+"""The rendered files that are JSON: users' options, the engine, the card, the mapping.
+
+`user_config` reads a rendered template as the endpoint reads it, without an endpoint.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+import yaml
+from jinja2.sandbox import SandboxedEnvironment
+
 from sitekit.context import header
 from sitekit.derive import derive, hms
-from sitekit.endpoint_view import user_config
+from sitekit.fields import Bounds, Choice, Selection
 from sitekit.schema import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sitekit.context import Rendering
     from sitekit.site import Site
 
@@ -20,6 +29,7 @@ __all__ = [
     "identity_mapping",
     "site_card",
     "text",
+    "user_config",
     "user_schema",
 ]
 
@@ -39,8 +49,10 @@ def text(document: Any) -> str:
 
 def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return the JSON schema of what users may set; all else is refused."""
-    properties = {name: _option_schema(bounds) for name, bounds in site.get("user_options").items()}
-    properties[TRIAL_OPTION] = _option_schema({})
+    properties = {
+        name: _option_schema(option) for name, option in site.user_options.allowed().items()
+    }
+    properties[TRIAL_OPTION] = _option_schema(Choice())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$comment": header(site, rendering),
@@ -50,11 +62,11 @@ def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
     }
 
 
-def _option_schema(bounds: dict[str, Any]) -> dict[str, Any]:
-    if "minimum" in bounds:
-        return {"type": "integer", "minimum": bounds["minimum"], "maximum": bounds["maximum"]}
-    if "choices" in bounds:
-        return {"type": "string", "enum": bounds["choices"]}
+def _option_schema(option: Bounds | Selection | Choice) -> dict[str, Any]:
+    if isinstance(option, Bounds):
+        return {"type": "integer", "minimum": option.minimum, "maximum": option.maximum}
+    if option.choices is not None:
+        return {"type": "string", "enum": option.choices}
     word = schema()["$defs"]["word"]
     # `pattern` alone would let a final newline pass in Python; `not` does not.
     return {
@@ -77,7 +89,7 @@ def engine_description(
         "engine_version": ENGINE_VERSION,
         "site": site.name,
         "rendered": header(site, rendering),
-        "run_dir": site.get("directories.run"),
+        "run_dir": site.directories.run,
         "engine": user_config(template, options)["engine"],
     }
 
@@ -85,24 +97,24 @@ def engine_description(
 def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
     """Return what a client needs to know of a site."""
     derived = derive(site)
-    functions = site.get("access.functions")
+    functions = site.access.functions
     walltime = derived.walltime_seconds
     return {
         "card_version": CARD_VERSION,
         "name": site.name,
-        "description": site.get("description"),
-        "contact": site.get("contact"),
-        "url": site.get("url"),
-        "verified": site.get("verified"),
+        "description": site.description,
+        "contact": site.contact,
+        "url": site.url,
+        "verified": site.verified,
         "rendered": header(site, rendering),
-        "endpoint_id": rendering.endpoint_id or site.get("endpoint.id"),
+        "endpoint_id": rendering.endpoint_id or site.endpoint.id,
         "function_id": rendering.function_id or (functions[0] if functions else None),
-        "scheduler": site.get("scheduler.type"),
-        "login_host": site.get("login.host") if site.get("login.ask_scheduler") else None,
+        "scheduler": site.scheduler.type,
+        "login_host": site.login.host if site.login.ask_scheduler else None,
         "worker": {
             "version": rendering.version,
-            "device": site.get("workers.device"),
-            "gpu": site.get("node.gpus.kind") if derived.gpus else None,
+            "device": site.workers.device,
+            "gpu": site.node.gpus.kind if derived.gpus and site.node.gpus else None,
             "per_node": derived.workers_per_node,
             "threads": derived.threads,
         },
@@ -114,7 +126,7 @@ def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
             "workers": derived.workers_max,
             "core_hours": derived.core_hours_max,
         },
-        "options": {name: _option_schema(one) for name, one in site.get("user_options").items()},
+        "options": {name: _option_schema(one) for name, one in site.user_options.allowed().items()},
     }
 
 
@@ -132,7 +144,31 @@ def identity_mapping(site: Site, rendering: Rendering) -> list[dict[str, Any]]:
                     "match": "(.*)@" + domain.replace(".", "\\."),
                     "output": "{0}",
                 }
-                for domain in site.get("access.domains")
+                for domain in site.access.domains or ()
             ],
         }
     ]
+
+
+def user_config(template: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Render a user configuration template as globus-compute-endpoint 4.19 does.
+
+    Parameters
+    ----------
+    template
+        Text of ``user_config_template.yaml.j2``.
+    options
+        What a user sets. Strings reach the template in their JSON quotes.
+
+    Returns
+    -------
+    dict
+        The configuration of a child endpoint.
+    """
+    environment = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+    quoted = {
+        name: json.dumps(value) if isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    loaded: dict[str, Any] = yaml.safe_load(environment.from_string(template).render(**quoted))
+    return loaded

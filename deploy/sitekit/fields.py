@@ -1,101 +1,351 @@
-"""The page of all fields of a site file, from the schema itself."""
+"""The fields of a site file, typed as the schema has them.
+
+A field has no default here but None, for what may be absent: all others are in the schema, which
+also says what each field is and reports what is wrong with a file, line by line.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
-from sitekit.schema import resolve, schema
+import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = [
+    "BATCH",
+    "PBS",
+    "Bounds",
+    "Choice",
+    "Container",
+    "Cpu",
+    "Fields",
+    "Kubernetes",
+    "Memory",
+    "SchedulerType",
+    "Selection",
+]
 
-__all__ = ["PAGE", "fields_page"]
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "sites" / "fields.md"
-
-_HEAD = """\
-# Fields of a site file
-
-*This page is made from `endpoint_configs/site.schema.json` by `make golden`.*
-
-A site file is YAML, read by the rules of YAML 1.2: `no` is text, and `02:00:00` is a time. There
-are no other fields than these. Fields in **bold** must be given, here or in the site that
-`extends` names; a field set to `null` is taken away again.
-
-"""
-
-
-def fields_page() -> str:
-    """Return the page, in Markdown.
-
-    Examples
-    --------
-    >>> "## scheduler" in fields_page()
-    True
-    """
-    root = schema()
-    simple = {name: node for name, node in root["properties"].items() if not _fields(resolve(node))}
-    lines = [_HEAD, "## At the top\n", *_table(simple, root.get("required", []), "")]
-    for name, node in root["properties"].items():
-        resolved = resolve(node)
-        if _fields(resolved):
-            lines += ["", f"## {name}\n", resolved["description"], ""]
-            lines += _table(resolved["properties"], resolved.get("required", []), "")
-    return "\n".join(lines).rstrip() + "\n"
+SchedulerType = Literal["slurm", "pbspro", "torque", "kubernetes", "local"]
+PBS = ("pbspro", "torque")
+BATCH = ("slurm", *PBS)
+"""Schedulers with queues and time limits."""
 
 
-def _fields(node: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = node.get("properties", {})
-    return found
+class _Part(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """Fields that stand together."""
 
 
-def _table(fields: dict[str, Any], required: list[str], prefix: str) -> list[str]:
-    return [
-        "| field | what it takes | default | what it is |",
-        "|---|---|---|---|",
-        *_rows(fields, required, prefix),
-    ]
+class Reference(_Part, frozen=True, kw_only=True):
+    """A page of documentation, and which facts are from it."""
+
+    url: str
+    says: str
 
 
-def _rows(fields: dict[str, Any], required: list[str], prefix: str) -> Iterator[str]:
-    for name, node in fields.items():
-        resolved = resolve(node)
-        shown = f"`{prefix}{name}`"
-        if name in required:
-            shown = f"**{shown}**"
-        default = "" if "default" not in resolved else f"`{json.dumps(resolved['default'])}`"
-        about = str(resolved.get("description", "")).replace("|", "\\|")
-        example = resolved.get("examples")
-        if example:
-            about += f" Example: `{json.dumps(example[0])}`."
-        yield f"| {shown} | {_takes(resolved)} | {default} | {about} |"
-        below = resolved
-        dotted = f"{prefix}{name}."
-        if resolved.get("type") == "array":
-            below = resolve(resolved.get("items", {}))
-            dotted = f"{prefix}{name}[]."
-        if _fields(below):
-            yield from _rows(_fields(below), below.get("required", []), dotted)
+class Login(_Part, frozen=True, kw_only=True):
+    """How an administrator reaches the machine that runs the endpoint."""
+
+    host: str | None = None
+    user: str | None = None
+    jump_host: str | None = None
+    ask_scheduler: bool
 
 
-def _takes(node: dict[str, Any]) -> str:
-    if "const" in node:
-        return f"`{json.dumps(node['const'])}`"
-    if "enum" in node:
-        return ", ".join(f"`{value}`" for value in node["enum"])
-    kind = node.get("type")
-    if kind == "array":
-        return f"list of: {_takes(resolve(node.get('items', {})))}"
-    if kind == "object":
-        return "fields below" if _fields(node) else "names and values"
-    if kind in {"integer", "number"}:
-        return _range("whole number" if kind == "integer" else "number", node)
-    words = "`true`, `false`" if kind == "boolean" else str(node.get("title", "text"))
-    return words.replace("|", "\\|")
+class Launcher(_Part, frozen=True, kw_only=True):
+    """What starts the worker pool on each node of a block."""
+
+    type: Literal["single-node", "srun", "mpiexec", "mpirun", "aprun"]
+    bind_option: Literal["--bind-to", "--cpu-bind"] | None = None
+    options: list[str]
 
 
-def _range(word: str, node: dict[str, Any]) -> str:
-    words = (("minimum", "from {}"), ("exclusiveMinimum", "above {}"), ("maximum", "to {}"))
-    return " ".join([word, *(text.format(node[key]) for key, text in words if key in node)])
+class Scheduler(_Part, frozen=True, kw_only=True):
+    """The batch system and what every block (job) asks it for."""
+
+    type: SchedulerType
+    account: str | None = None
+    partition: str | None = None
+    queue: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    clusters: str | None = None
+    exclusive: bool | None = None
+    launcher: Launcher | None = None
+    select: list[str]
+    directives: list[str]
+    cmd_timeout: int
+
+
+class Blocks(_Part, frozen=True, kw_only=True):
+    """How many blocks (jobs or pods) there may be and how large each is."""
+
+    nodes: int
+    init: int
+    min: int
+    max: int
+    parallelism: int | float
+    walltime: str | None = None
+    idle_seconds: int
+    strategy_seconds: int | float
+
+
+class Limits(_Part, frozen=True, kw_only=True):
+    """The facility's own limits, which a check holds everything else against."""
+
+    walltime: str | None = None
+    nodes: int | None = None
+    jobs: int | None = None
+    workers: int | None = None
+
+
+class Tasks(_Part, frozen=True, kw_only=True):
+    """What a block must be able to hold."""
+
+    longest_minutes: int | float
+    startup_seconds: int
+    retries: int
+
+
+class Proxy(_Part, frozen=True, kw_only=True):
+    """Web proxy between the endpoint and the internet; workers need none."""
+
+    https: str
+    http: str | None = None
+    none_for: list[str]
+
+
+class Network(_Part, frozen=True, kw_only=True):
+    """How workers reach the endpoint."""
+
+    interface: str | None = None
+    address: str | None = None
+    method: Literal["route", "hostname"] | None = None
+    worker_port: int | None = None
+    encrypted: bool
+    encrypted_reason: str | None = None
+    heartbeat_seconds: int
+    lost_after_seconds: int
+    proxy: Proxy | None = None
+
+
+class Gpus(_Part, frozen=True, kw_only=True):
+    """GPUs of a node."""
+
+    count: int
+    kind: str
+    request: Literal["gpus-per-node", "gres", "gpus", "ngpus", "nvidia.com/gpu", "none"] | None = (
+        None
+    )
+
+
+class Node(_Part, frozen=True, kw_only=True):
+    """The share of a node that a block gets."""
+
+    cores: int | None = None
+    cpus_per_core: int
+    memory_gb: int | None = None
+    request_memory: bool | None = None
+    gpus: Gpus | None = None
+
+    @property
+    def gpu_count(self) -> int:
+        """GPUs of a node; 0 where there are none."""
+        return self.gpus.count if self.gpus else 0
+
+    @property
+    def cpus(self) -> int:
+        """CPUs that the scheduler counts for the cores, which a batch system's site gives."""
+        return (self.cores or 1) * self.cpus_per_core
+
+
+class Workers(_Part, frozen=True, kw_only=True):
+    """Worker processes."""
+
+    device: Literal["cpu", "cuda12", "cuda13"]
+    per_node: int | None = None
+    threads: int | None = None
+    memory_gb: int | float
+    affinity: Literal["none", "block", "alternating", "block-reverse"]
+
+
+class Container(_Part, frozen=True, kw_only=True):
+    """A container image that holds the worker."""
+
+    type: Literal["apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter", "none"]
+    image: str | None = None
+    binds: list[str]
+    options: list[str]
+
+
+class Conda(_Part, frozen=True, kw_only=True):
+    """A Conda environment."""
+
+    base: str
+    name: str
+
+
+class Environment(_Part, frozen=True, kw_only=True):
+    """What a worker runs in."""
+
+    container: Container | None = None
+    venv: str | None = None
+    conda: Conda | None = None
+    inherit: bool | None = None
+    module_paths: list[str]
+    modules: list[str]
+    variables: dict[str, str]
+
+
+class Directories(_Part, frozen=True, kw_only=True):
+    """Where files are, as a job sees it."""
+
+    run: str
+    cache: str
+    scratch: str
+
+
+class Cpu(_Part, frozen=True, kw_only=True):
+    """CPUs of a pod."""
+
+    request: int | float
+    limit: int | float
+
+
+class Memory(_Part, frozen=True, kw_only=True):
+    """Memory of a pod."""
+
+    request: str
+    limit: str
+
+
+class Toleration(_Part, frozen=True, kw_only=True):
+    """A taint of nodes that may run workers nevertheless."""
+
+    key: str
+    operator: Literal["Exists", "Equal"]
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class EndpointPod(_Part, frozen=True, kw_only=True):
+    """The pod that the endpoint runs in."""
+
+    image: str
+    cpu: Cpu
+    memory: Memory
+    state: str | None = None
+    storage_class: str | None = None
+    priority_class: str | None = None
+
+
+class Kubernetes(_Part, frozen=True, kw_only=True):
+    """Where and how worker pods run."""
+
+    namespace: str
+    image: str
+    service_account: str | None = None
+    pull_secret: str | None = None
+    cpu: Cpu
+    memory: Memory
+    user_id: int
+    group_id: int
+    annotations: dict[str, str]
+    node_selector: dict[str, str]
+    tolerations: list[Toleration]
+    priority_class: str | None = None
+    scratch: str
+    credentials_secret: str | None = None
+    endpoint_pod: EndpointPod
+
+
+class Choice(_Part, frozen=True, kw_only=True):
+    """What of a list, or any name, users may choose."""
+
+    choices: list[str] | None = None
+
+
+class Selection(_Part, frozen=True, kw_only=True):
+    """What of a list users may choose."""
+
+    choices: list[str]
+
+
+class Bounds(_Part, frozen=True, kw_only=True):
+    """Least and most that users may set."""
+
+    minimum: int
+    maximum: int
+
+
+class UserOptions(_Part, frozen=True, kw_only=True):
+    """What users may set when they submit; what is absent cannot be set."""
+
+    account: Choice | None = None
+    partition: Selection | None = None
+    queue: Selection | None = None
+    qos: Selection | None = None
+    walltime_minutes: Bounds | None = None
+    max_blocks: Bounds | None = None
+    nodes_per_block: Bounds | None = None
+    workers_per_node: Bounds | None = None
+
+    def allowed(self) -> dict[str, Bounds | Selection | Choice]:
+        """Return the options that users may set, by name."""
+        options = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: option for name, option in options.items() if option is not None}
+
+
+class Access(_Part, frozen=True, kw_only=True):
+    """Who may use the endpoint and what may run."""
+
+    mode: Literal["single-user", "multi-user"]
+    functions: list[str]
+    function_sharing: str
+    authentication_policy: str | None = None
+    identity_mapping: str | None = None
+    domains: list[str] | None = None
+    pam_service: str | None = None
+    public: bool
+    subscription: str | None = None
+    admins: list[str]
+    high_assurance: bool
+    audit_log: str | None = None
+
+
+class Endpoint(_Part, frozen=True, kw_only=True):
+    """The endpoint process itself."""
+
+    name: str | None = None
+    id: str | None = None
+    venv: str
+    heartbeat_seconds: int
+    idle_minutes: int
+    stuck_hours: int
+    restart: Literal["always", "on-failure", "no"]
+    amqp_port: Literal[443, 5671]
+
+
+class Fields(_Part, frozen=True, kw_only=True):
+    """A site: what its scheduler is asked for, what runs on a node and who may use it."""
+
+    description: str
+    contact: str
+    url: str
+    verified: str
+    sources: list[Reference]
+    status: Literal["active", "retired"]
+    login: Login
+    scheduler: Scheduler
+    blocks: Blocks
+    limits: Limits
+    tasks: Tasks
+    network: Network
+    node: Node
+    workers: Workers
+    environment: Environment
+    directories: Directories
+    kubernetes: Kubernetes | None = None
+    user_options: UserOptions
+    access: Access
+    endpoint: Endpoint

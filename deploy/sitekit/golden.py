@@ -1,30 +1,61 @@
-"""Golden files: what every shipped site renders to, kept so that a change is seen as a diff."""
+"""Files that are made and kept, so that a change is seen as a diff.
+
+Golden files are what blueprints and the study's three sites render to, and so what every template
+gives; other sites are rendered and held against the endpoint by tests, and not kept. The page of
+all fields is made from the schema.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import BackendError
 from sitekit.endpoint import build, submission
-from sitekit.load import CONFIGS, load_site, shipped_sites
+from sitekit.load import CONFIGS, load_site
 from sitekit.render import Rendering, render_site, write_files
+from sitekit.schema import resolve, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "GOLDEN",
     "GOLDEN_RENDERING",
+    "GOLDEN_SITES",
+    "PAGE",
+    "fields_page",
     "golden_differences",
     "write_golden",
     "write_submissions",
 ]
 
 GOLDEN = CONFIGS / "golden"
+GOLDEN_SITES = (
+    *("bluewaters", "expanse", "river"),  # of the study
+    *("kubernetes", "kubernetes-gpu", "local", "pbspro", "slurm", "slurm-gpu", "torque"),
+)
 GOLDEN_RENDERING = Rendering(version="0.0.0", home=Path("/home/fitserve"))
 """A version and a home that no release and no machine changes."""
 
 # Made with the endpoint itself, by `write_submissions`.
 _MADE_ELSEWHERE = {"submit.sh", "pod.json"}
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "sites" / "fields.md"
+
+_HEAD = """\
+# Fields of a site file
+
+*This page is made from `endpoint_configs/site.schema.json` by `make golden`.*
+
+A site file is YAML, read by the rules of YAML 1.2: `no` is text, and `02:00:00` is a time. There
+are no other fields than these. Fields in **bold** must be given, here or in the site that
+`extends` names; a field set to `null` is taken away again.
+
+"""
 
 
 def golden_differences(site: str) -> str:
@@ -46,9 +77,9 @@ def golden_differences(site: str) -> str:
 
 
 def write_golden() -> list[str]:
-    """Write the golden files of every shipped site; return the sites that changed."""
+    """Write the golden files; return the sites that changed."""
     changed = []
-    for site in shipped_sites():
+    for site in GOLDEN_SITES:
         if not golden_differences(site):
             continue
         changed.append(site)
@@ -59,7 +90,7 @@ def write_golden() -> list[str]:
                 path.unlink()
         write_files(files, directory)
     for directory in GOLDEN.iterdir():
-        if directory.name not in shipped_sites():
+        if directory.name not in GOLDEN_SITES:
             for path in directory.iterdir():
                 path.unlink()
             directory.rmdir()
@@ -68,14 +99,14 @@ def write_golden() -> list[str]:
 
 
 def write_submissions() -> None:
-    """Write what the real endpoint would submit for every shipped site.
+    """Write what the real endpoint would submit for the sites with golden files.
 
     Raises
     ------
     BackendError
         globus-compute-endpoint is not installed, or refuses a site.
     """
-    directories = [GOLDEN / site for site in shipped_sites()]
+    directories = [GOLDEN / site for site in GOLDEN_SITES]
     with tempfile.TemporaryDirectory() as scratch:
         results = build([(directory, None) for directory in directories], Path(scratch))
     for directory, built in zip(directories, results, strict=True):
@@ -84,3 +115,77 @@ def write_submissions() -> None:
                 f"globus-compute-endpoint refuses site {directory.name}", evidence=built["error"]
             )
         write_files(submission(built), directory)
+
+
+def fields_page() -> str:
+    """Return the page, in Markdown.
+
+    Examples
+    --------
+    >>> "## scheduler" in fields_page()
+    True
+    """
+    root = schema()
+    simple = {name: node for name, node in root["properties"].items() if not _fields(resolve(node))}
+    lines = [_HEAD, "## At the top\n", *_table(simple, root.get("required", []), "")]
+    for name, node in root["properties"].items():
+        resolved = resolve(node)
+        if _fields(resolved):
+            lines += ["", f"## {name}\n", resolved["description"], ""]
+            lines += _table(resolved["properties"], resolved.get("required", []), "")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _fields(node: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = node.get("properties", {})
+    return found
+
+
+def _table(fields: dict[str, Any], required: list[str], prefix: str) -> list[str]:
+    return [
+        "| field | what it takes | default | what it is |",
+        "|---|---|---|---|",
+        *_rows(fields, required, prefix),
+    ]
+
+
+def _rows(fields: dict[str, Any], required: list[str], prefix: str) -> Iterator[str]:
+    for name, node in fields.items():
+        resolved = resolve(node)
+        shown = f"`{prefix}{name}`"
+        if name in required:
+            shown = f"**{shown}**"
+        default = "" if "default" not in resolved else f"`{json.dumps(resolved['default'])}`"
+        about = str(resolved.get("description", "")).replace("|", "\\|")
+        example = resolved.get("examples")
+        if example:
+            about += f" Example: `{json.dumps(example[0])}`."
+        yield f"| {shown} | {_takes(resolved)} | {default} | {about} |"
+        below = resolved
+        dotted = f"{prefix}{name}."
+        if resolved.get("type") == "array":
+            below = resolve(resolved.get("items", {}))
+            dotted = f"{prefix}{name}[]."
+        if _fields(below):
+            yield from _rows(_fields(below), below.get("required", []), dotted)
+
+
+def _takes(node: dict[str, Any]) -> str:
+    if "const" in node:
+        return f"`{json.dumps(node['const'])}`"
+    if "enum" in node:
+        return ", ".join(f"`{value}`" for value in node["enum"])
+    kind = node.get("type")
+    if kind == "array":
+        return f"list of: {_takes(resolve(node.get('items', {})))}"
+    if kind == "object":
+        return "fields below" if _fields(node) else "names and values"
+    if kind in {"integer", "number"}:
+        return _range("whole number" if kind == "integer" else "number", node)
+    words = "`true`, `false`" if kind == "boolean" else str(node.get("title", "text"))
+    return words.replace("|", "\\|")
+
+
+def _range(word: str, node: dict[str, Any]) -> str:
+    words = (("minimum", "from {}"), ("exclusiveMinimum", "above {}"), ("maximum", "to {}"))
+    return " ".join([word, *(text.format(node[key]) for key, text in words if key in node)])

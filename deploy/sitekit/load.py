@@ -1,20 +1,35 @@
-"""Find a site file, read it with the line of every field, and follow `extends`."""
+"""Find a site file, read it with the line of every field, and follow `extends`.
+
+`flat_site` writes what was read as one file, for a machine that has none of the others.
+"""
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from sitekit.problems import Problem, SiteError
 from sitekit.schema import fill_defaults, schema_problems, secret_problems
-from sitekit.site import Location, Site
+from sitekit.site import Location, Origin, Site
 
-__all__ = ["CONFIGS", "find_site", "load_site", "shipped_sites"]
+if TYPE_CHECKING:
+    import click
+
+__all__ = [
+    "CONFIGS",
+    "Loaded",
+    "find_site",
+    "flat_site",
+    "load_site",
+    "open_site",
+    "shipped_sites",
+]
 
 CONFIGS = Path(__file__).resolve().parents[2] / "endpoint_configs"
 """The directory of the schema, the templates and the shipped sites."""
@@ -29,6 +44,21 @@ _SCALARS = {
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 # Both renderings of a template read these: ours and the endpoint's.
 _DELIMITERS = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}|\[\[|\]\]|\[%|%\]|\[#|#\]")
+
+
+class Loaded(NamedTuple):
+    """A site, and what whoever named it should know."""
+
+    site: Site
+    warnings: list[str]
+
+
+def open_site(context: click.Context, _: click.Parameter | None, name: str) -> Loaded:
+    """Load the site that a command is told, once for all of the command: click's callback."""
+    known: dict[str, Loaded] = context.meta.setdefault(__name__, {})
+    if name not in known:
+        known[name] = load_site(name)
+    return known[name]
 
 
 def shipped_sites() -> list[str]:
@@ -92,7 +122,7 @@ def find_site(site: str) -> tuple[Path, list[str]]:
     return found[0], hidden
 
 
-def load_site(site: str | Path) -> tuple[Site, list[str]]:
+def load_site(site: str | Path) -> Loaded:
     """Read a site and hold it against the schema.
 
     Parameters
@@ -102,7 +132,7 @@ def load_site(site: str | Path) -> tuple[Site, list[str]]:
 
     Returns
     -------
-    Site, list of str
+    Loaded
         The site with defaults filled in, and warnings.
 
     Raises
@@ -114,11 +144,11 @@ def load_site(site: str | Path) -> tuple[Site, list[str]]:
     path, warnings = find_site(str(site))
     given, locations = _read_with_bases(path, ())
     shown = _shown(path)
-    probe = Site(path.stem, given, given, locations, shown)
-    problems = schema_problems(probe)
+    origin = Origin(shown, given, locations)
+    problems = schema_problems(origin)
     if problems:
         raise SiteError(f"{shown} does not describe a site", problems)
-    return Site(path.stem, fill_defaults(given), given, locations, shown), warnings
+    return Loaded(Site.of(path.stem, fill_defaults(given), origin), warnings)
 
 
 def _shown(path: Path) -> str:
@@ -287,3 +317,26 @@ class _Plain:
         if _FLOAT.match(text):
             return float(text)
         return text
+
+
+def flat_site(site: Site, venv: str | None = None) -> str:
+    """Return the text of a site file with all that it extends.
+
+    Parameters
+    ----------
+    site
+        The site.
+    venv
+        Where the environments that it names are instead, for trying a release before it
+        serves.
+    """
+    fields: dict[str, Any] = copy.deepcopy(dict(site.origin.given))
+    fields.pop("extends", None)
+    if venv is not None:
+        fields["endpoint"] = {**fields["endpoint"], "venv": venv}
+        if site.environment.venv is not None:
+            fields["environment"] = {**fields["environment"], "venv": venv}
+    text: str = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    return (
+        f"# Site {site.name} with all that it extends: change the site file, not this one.\n{text}"
+    )

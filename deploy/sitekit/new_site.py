@@ -7,16 +7,17 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fitserve.errors import RequestError, StoreError
-from sitekit.check import require_valid
 from sitekit.derive import seconds
 from sitekit.doctor.network import interfaces
-from sitekit.doctor.shell import run
+from sitekit.fields import BATCH, PBS, SchedulerType
 from sitekit.load import CONFIGS, load_site
 from sitekit.problems import SiteError
 from sitekit.render import template_environment
+from sitekit.rules import require_valid
+from sitekit.shell import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUESTIONS", "SCHEDULERS", "Question", "answers_for", "write_site"]
 
-SCHEDULERS = ("slurm", "pbspro", "torque", "kubernetes", "local")
-_BATCH = ("slurm", "pbspro", "torque")
+SCHEDULERS: tuple[str, ...] = get_args(SchedulerType)
 _GPU_REQUESTS = {"slurm": "gpus-per-node", "pbspro": "ngpus", "torque": "none"}
 
 
@@ -77,19 +77,19 @@ QUESTIONS = (
     Question("contact", "Where do users get help (https://... or mailto:...)", SCHEDULERS),
     Question("url", "The site's own documentation (https://...)", SCHEDULERS),
     Question("partition", "Slurm partition (empty: the default one)", ("slurm",), _partition),
-    Question("queue", "Queue", ("pbspro", "torque"),
+    Question("queue", "Queue", PBS,
              lambda a: "workq" if a["scheduler"] == "pbspro" else "batch"),
-    Question("account", "Account to charge (empty: users give theirs)", _BATCH, lambda _: ""),
-    Question("interface", "Interface of this machine that compute nodes reach", _BATCH, _interface),
-    Question("cores", "Cores that one block gets of a node", _BATCH, lambda _: 8),
-    Question("memory_gb", "Memory that it gets, in GiB", _BATCH, lambda a: 2 * int(a["cores"])),
+    Question("account", "Account to charge (empty: users give theirs)", BATCH, lambda _: ""),
+    Question("interface", "Interface of this machine that compute nodes reach", BATCH, _interface),
+    Question("cores", "Cores that one block gets of a node", BATCH, lambda _: 8),
+    Question("memory_gb", "Memory that it gets, in GiB", BATCH, lambda a: 2 * int(a["cores"])),
     Question("gpus", "GPUs that it gets", ("slurm", "pbspro"), lambda _: 0),
-    Question("walltime", "Time limit of a block (HH:MM:SS)", _BATCH, lambda _: "02:00:00"),
-    Question("longest_minutes", "Longest task, in minutes", _BATCH, lambda _: 30),
-    Question("max_blocks", "Most blocks of one user", ("slurm", "pbspro", "torque", "kubernetes"),
+    Question("walltime", "Time limit of a block (HH:MM:SS)", BATCH, lambda _: "02:00:00"),
+    Question("longest_minutes", "Longest task, in minutes", BATCH, lambda _: 30),
+    Question("max_blocks", "Most blocks of one user", (*BATCH, "kubernetes"),
              lambda _: 4),
     Question("namespace", "Namespace of the pods", ("kubernetes",), lambda _: "fitserve"),
-    Question("image", "Image of the workers", (*_BATCH, "kubernetes"),
+    Question("image", "Image of the workers", (*BATCH, "kubernetes"),
              _image),
 )  # fmt: skip
 
@@ -207,7 +207,7 @@ def _text(answers: Mapping[str, Any]) -> str:
         "gpus": gpus,
         "base": base,
     }
-    if scheduler in _BATCH:
+    if scheduler in BATCH:
         limit = str(fields["walltime"])
         try:
             minutes = seconds(limit) // 60

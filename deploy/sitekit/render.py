@@ -8,13 +8,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import msgspec
 
 from fitserve.errors import StoreError
-from sitekit.check import require_valid
 from sitekit.containers import home
 from sitekit.context import Rendering, build_context
 from sitekit.documents import engine_description, identity_mapping, site_card, text, user_schema
 from sitekit.load import CONFIGS
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,9 @@ def template_environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701
     )
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.filters["json"] = lambda value: json.dumps(
+        value, ensure_ascii=False, default=msgspec.to_builtins
+    )
     environment.filters["home"] = home
     environment.filters["shell_path"] = lambda path: f'"{home(path)}"'
     return environment
@@ -94,11 +97,11 @@ def render_site(
         "site-card.json": text(site_card(site, rendering)),
         "engine.json": text(engine_description(site, rendering, template, options or {})),
     }
-    if site.get("scheduler.type") == "kubernetes":
+    if site.scheduler.type == "kubernetes":
         files["preflight.json"] = fill("preflight.json")
     else:
         files["preflight.sh"] = fill("preflight.sh", worker_init=init.strip())
-    if site.get("access.domains"):
+    if site.access.domains:
         files["identity_mapping.json"] = text(identity_mapping(site, rendering))
     return files, warnings
 

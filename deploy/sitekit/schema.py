@@ -17,7 +17,7 @@ from sitekit.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.site import Site
+    from sitekit.site import Origin
 
 __all__ = ["fill_defaults", "resolve", "schema", "schema_problems", "secret_problems"]
 
@@ -88,24 +88,26 @@ def secret_problems(file: str, text: str) -> list[Problem]:
     return problems
 
 
-def schema_problems(site: Site) -> list[Problem]:
+def schema_problems(origin: Origin) -> list[Problem]:
     """Return what the schema finds wrong with the fields that a site gives, by line."""
     secret = [
-        site.problem(
+        origin.problem(
             field,
             "expected no secrets, found a field that is named like one",
             "nothing here: put it in the endpoint's environment file",
         )
-        for field in _secret_fields(site.given, "")
+        for field in _secret_fields(origin.given, "")
     ]
     if secret:
         return secret
     problems = [
         problem
-        for error in _validator().iter_errors(site.given)
-        for problem in _translate(site, error)
+        for error in _validator().iter_errors(origin.given)
+        for problem in _translate(origin, error)
     ]
-    return sorted(set(problems), key=lambda problem: (problem.file, problem.line, problem.field))
+    return sorted(
+        dict.fromkeys(problems), key=lambda problem: (problem.file, problem.line, problem.field)
+    )
 
 
 def _secret_fields(value: Any, field: str) -> Iterator[str]:
@@ -118,41 +120,41 @@ def _secret_fields(value: Any, field: str) -> Iterator[str]:
                 yield from _secret_fields(below, dotted)
 
 
-def _translate(site: Site, error: jsonschema.ValidationError) -> Iterator[Problem]:
+def _translate(origin: Origin, error: jsonschema.ValidationError) -> Iterator[Problem]:
     field = ".".join(str(part) for part in error.absolute_path)
     rule: Any = error.validator
     node: Any = error.schema
     bound: Any = error.validator_value
     if rule == "required":
-        yield from _missing(site, field, error)
+        yield from _missing(origin, field, error)
     elif rule == "additionalProperties":
-        yield from _unknown(site, field, error)
+        yield from _unknown(origin, field, error)
     else:
         expected = _expected(rule, node, bound)
-        yield site.problem(
+        yield origin.problem(
             field, f"expected {expected}, found {_short(error.instance)}", _write(field, node)
         )
 
 
-def _missing(site: Site, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
+def _missing(origin: Origin, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
     node: Any = error.schema
     for name in node["required"]:
         if name not in cast("dict[str, Any]", error.instance):
             about = resolve(node["properties"][name])
-            yield site.problem(
+            yield origin.problem(
                 f"{field}.{name}" if field else name,
                 "expected this field, it is missing",
                 f"{name}: {_example(about)}",
             )
 
 
-def _unknown(site: Site, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
+def _unknown(origin: Origin, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
     node: Any = error.schema
     known = list(node.get("properties", {}))
     for name in cast("dict[str, Any]", error.instance):
         if name not in known:
             dotted = f"{field}.{name}" if field else name
-            yield site.problem(dotted, "there is no such field", _instead(name, known))
+            yield origin.problem(dotted, "there is no such field", _instead(name, known))
 
 
 _BOUNDS = {
@@ -238,6 +240,8 @@ def _fill(node: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         below_resolved = resolve(below)
         if name in given:
             value = given[name]
+            if below_resolved.get("type") == "integer":
+                value = int(value)  # 8.0 is one to JSON Schema
         elif "default" in below_resolved:
             value = copy.deepcopy(below_resolved["default"])
         else:

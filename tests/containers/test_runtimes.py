@@ -12,9 +12,9 @@ import yaml
 
 from containerrig.sif import SIF
 from fitserve._version import __version__
-from sitekit.check import require_valid
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from containerrig.users import User
@@ -26,7 +26,7 @@ PATCHES = "X_600_*"
 
 def _site(user: User, kind: str, image: str) -> Path:
     """Render a site whose workers run in a container, as a site admin would."""
-    given = dict(load_site("local")[0].given)
+    given = dict(load_site("local")[0].origin.given)
     given["environment"] = {"container": {"type": kind, "image": image}}
     given["directories"] = {"run": "~/run", "cache": f"~/cache-{kind}", "scratch": "/tmp"}  # noqa: S108
     given["blocks"] = {**given["blocks"], "strategy_seconds": 1}

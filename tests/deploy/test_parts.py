@@ -15,12 +15,12 @@ import yaml
 from jinja2.nativetypes import NativeEnvironment
 
 from fitserve.errors import BackendError, InputError, StoreError
+from sitekit import jobs
 from sitekit.deployment.bundle import requirements_for
-from sitekit.deployment.flat import flat_site
-from sitekit.deployment.inventory import Reach, inventory
-from sitekit.deployment.words import stages_words, status_words
-from sitekit.load import load_site, shipped_sites
-from sitekit.target import jobs, processes, removal, running, service, tidying
+from sitekit.deployment.host_commands import stages_words, status_words
+from sitekit.deployment.playbook import Reach, inventory
+from sitekit.load import flat_site, load_site, shipped_sites
+from sitekit.target import processes, removal, service, supervisor
 from sitekit.target import survey as survey_module
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, read_manifest, write_manifest
@@ -115,7 +115,7 @@ def test_a_trial_names_its_own_release(make_site: Callable[..., Site], tmp_path:
     place.mkdir()
     (place / "mine.yaml").write_text(flat_site(site, "/home/a/releases/1-ab"))
     trial, _ = load_site(str(place / "mine.yaml"))
-    assert trial.get("environment.venv") == trial.get("endpoint.venv") == "/home/a/releases/1-ab"
+    assert trial.environment.venv == trial.endpoint.venv == "/home/a/releases/1-ab"
 
 
 def test_everything_is_made_after_what_it_is_in(make_site: Callable[..., Site]) -> None:
@@ -209,12 +209,12 @@ def test_only_what_an_endpoint_reads_at_its_start_starts_it_anew(deployed: Deplo
     config = deployed.configuration / "config.yaml"
     config.write_text("# by fitserve 1\nheartbeat_period: 30\n")
     (deployed.configuration / "user_environment.yaml").write_text("PATH: /usr/bin\n")
-    before = running.wanted_digest(deployed)
+    before = processes.wanted_digest(deployed)
     config.write_text("# by fitserve 2\nheartbeat_period: 30\n")
     (deployed.configuration / "user_config_template.yaml.j2").write_text("engine: {}\n")
-    assert running.wanted_digest(deployed) == before
+    assert processes.wanted_digest(deployed) == before
     config.write_text("# by fitserve 2\nheartbeat_period: 31\n")
-    assert running.wanted_digest(deployed) != before
+    assert processes.wanted_digest(deployed) != before
 
 
 def _fake(directory: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
@@ -367,7 +367,7 @@ def test_what_a_killed_endpoint_left_is_ended_with_its_jobs(
 ) -> None:
     cancelled = tmp_path / "cancelled"
     _fake(tmp_path / "bin", monkeypatch, squeue=SQUEUE, scancel=f'echo "$@" >> {cancelled}')
-    assert str(tidying.tidy(deployed)) == ""  # never registered: it had no jobs
+    assert str(supervisor.tidy(deployed)) == ""  # never registered: it had no jobs
     deployed.configuration.mkdir(parents=True)
     endpoint, child = (f"{digit * 8}-2222-4333-8444-555555555555" for digit in "34")
     registered = json.dumps({"endpoint_id": endpoint})
@@ -381,7 +381,7 @@ def test_what_a_killed_endpoint_left_is_ended_with_its_jobs(
         seen = Path(f"/proc/{manager.pid}/cmdline"), Path(f"/proc/{orphan.pid}/environ")
         wait_for("the command", lambda: deployed.name in seen[0].read_text())
         wait_for("the variable", lambda: child in seen[1].read_text())
-        found = tidying.tidy(deployed)
+        found = supervisor.tidy(deployed)
         # By SIGKILL where the machine was too busy for the other.
         for process in (manager, orphan):
             assert process.wait(10) in {-signal.SIGTERM, -signal.SIGKILL}

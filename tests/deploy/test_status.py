@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fitserve_worker.outbox import Outbox
-from sitekit.deployment.words import status_words
+from sitekit.deployment.host_commands import status_words
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, write_manifest

@@ -15,8 +15,8 @@ from sitekit.cluster.job import run_job
 from sitekit.cluster.release import namespace_manifest
 from sitekit.golden import GOLDEN
 from sitekit.helm_values import CHART, FILES, helm_values
-from sitekit.kubernetes import labels
 from sitekit.load import load_site
+from sitekit.pods import labels
 
 pytestmark = [pytest.mark.containers, pytest.mark.usefixtures("tools")]
 

@@ -14,7 +14,7 @@ from fitserve._version import __version__
 from kuberig.fixtures import NAMESPACE, Admin
 from kuberig.jobs import Run, local_cls, same_results, staus
 from kuberig.notebooks import Notebook, code_cells, notebook_pod
-from sitekit.cluster.hub import hub_values
+from sitekit.helm_values import hub_values
 from sitekit.load import load_site
 from waiting import wait_for
 

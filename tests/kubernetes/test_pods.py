@@ -28,7 +28,7 @@ FIELDS: dict[str, Any] = {
     "group_id": "1000",
     "init_blocks": 0,
 }
-SITES = [name for name in shipped_sites() if load_site(name)[0].get("kubernetes")]
+SITES = [name for name in shipped_sites() if load_site(name)[0].kubernetes]
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def test_each_verb_is_needed(kube: Cluster, provider: Callable[..., Any], lackin
 def test_a_pod_waits_for_a_gpu_and_says_so(
     kube: Cluster, provider: Callable[..., Any], admin: Admin
 ) -> None:
-    from sitekit.kubernetes import labels
+    from sitekit.pods import labels
 
     taint = "nvidia.com/gpu=present:NoSchedule"
     kube.kubectl("taint", "nodes", "node", taint)

@@ -18,10 +18,10 @@ from kuberig.notebooks import notebook_pod
 from kuberig.policy import pod_specs, violations
 from sitekit.cli import commands
 from sitekit.cluster import watch
-from sitekit.cluster.commands import cluster
-from sitekit.cluster.hub import hub_values
+from sitekit.cluster.cluster_commands import cluster
 from sitekit.cluster.job import run_job
 from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
+from sitekit.helm_values import hub_values
 from sitekit.load import load_site
 from sitekit.render import Rendering
 
@@ -168,7 +168,7 @@ def test_what_is_left_is_said(fake: Fake) -> None:
 
 
 def _pod(component: str, **status: Any) -> dict[str, Any]:
-    from sitekit.kubernetes import labels
+    from sitekit.pods import labels
 
     return {
         "metadata": {
@@ -258,7 +258,7 @@ def test_the_commands_of_every_site_find_the_cluster(fake: Fake) -> None:
 
 
 def test_other_sites_are_left_to_ansible() -> None:
-    from sitekit.deployment.commands import status as by_ansible
+    from sitekit.deployment.host_commands import status as by_ansible
 
     context = commands.make_context("sitekit", ["status", "slurm"], resilient_parsing=True)
     assert commands.resolve_command(context, ["status", "slurm"])[1] is by_ansible

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from sitekit.load import CONFIGS, load_site
+from sitekit.golden import GOLDEN_RENDERING
+from sitekit.load import CONFIGS, load_site, shipped_sites
+from sitekit.render import render_site, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +39,7 @@ def write_site(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a shipped site with changes as a file of its own."""
 
     def write(base: str = "slurm", /, name: str = "mine", **changes: Any) -> Path:
-        given = dict(load_site(CONFIGS / "sites" / f"{base}.yaml")[0].given)
+        given = dict(load_site(CONFIGS / "sites" / f"{base}.yaml")[0].origin.given)
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(merge(given, changes), sort_keys=False), encoding="utf-8")
         return path
@@ -49,6 +51,16 @@ def write_site(tmp_path: Path) -> Callable[..., Path]:
 def make_site(write_site: Callable[..., Path]) -> Callable[..., Site]:
     """Return a function that loads a shipped site with changes."""
     return lambda base="slurm", /, **changes: load_site(write_site(base, **changes))[0]
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory of what every shipped site renders to, below its name."""
+    directory = tmp_path_factory.mktemp("rendered")
+    for name in shipped_sites():
+        files, _ = render_site(load_site(CONFIGS / "sites" / f"{name}.yaml")[0], GOLDEN_RENDERING)
+        write_files(files, directory / name)
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sitekit.check import check_site, require_valid
 from sitekit.derive import derive
 from sitekit.load import load_site, shipped_sites
 from sitekit.problems import SiteError
+from sitekit.rules import check_site, require_valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ def test_shipped_sites_are_in_order(name: str) -> None:
     site, _ = load_site(name)
     problems = check_site(site)
     assert [problem for problem in problems if problem.level == "error"] == []
-    if site.get("status") != "retired":
+    if site.status != "retired":
         assert problems == []
 
 

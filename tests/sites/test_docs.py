@@ -9,8 +9,7 @@ import pytest
 
 from sitekit.cli import commands
 from sitekit.doctor.machine import _wanted_version
-from sitekit.fields import PAGE, fields_page
-from sitekit.golden import GOLDEN
+from sitekit.golden import GOLDEN, PAGE, fields_page
 from sitekit.load import load_site, shipped_sites
 from sitekit.schema import schema
 
@@ -38,7 +37,7 @@ def test_the_list_of_sites_is_complete() -> None:
     assert [name for name, _, _ in listed] == shipped_sites()
     for name, scheduler, description in listed:
         site, _ = load_site(name)
-        assert (scheduler, description) == (site.get("scheduler.type"), site.get("description"))
+        assert (scheduler, description) == (site.scheduler.type, site.description)
 
 
 def test_rendered_files_are_listed() -> None:
@@ -53,8 +52,8 @@ def test_what_add_your_site_shows_is_what_is_said(
     write_site: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The error in the page is the tool's own, but for the path and line."""
-    from sitekit.check import require_valid
     from sitekit.problems import SiteError
+    from sitekit.rules import require_valid
 
     page = (DOCS / "add.md").read_text(encoding="utf-8")
     path = write_site("slurm", "mysite", blocks={"walltime": "00:30:00"}, user_options=None)

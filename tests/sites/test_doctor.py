@@ -14,16 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import pytest
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError
 from sitekit.cli import commands
-from sitekit.doctor import Finding, Patient, as_json, examine, report
-from sitekit.doctor import job as job_module
+from sitekit.doctor import Finding, Patient, as_json, examine, preflight, report
 from sitekit.doctor import machine as machine_module
 from sitekit.doctor.network import Answering, address_of, clock, interfaces
-from sitekit.doctor.node import read_probe
+from sitekit.doctor.preflight import read_probe
 from sitekit.doctor.slurm import limit_seconds
 from sitekit.load import load_site
 from sitekit.render import Rendering
@@ -51,8 +51,8 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         endpoint.chmod(0o755)
         monkeypatch.setenv("HOME", directory)
         monkeypatch.setenv("USER", "ada")
-        monkeypatch.setattr(job_module, "_POLL", 0.1)
-        monkeypatch.setattr(job_module, "_SETTLE", 2.0)
+        monkeypatch.setattr(preflight, "_POLL", 0.1)
+        monkeypatch.setattr(preflight, "_SETTLE", 2.0)
         yield home
 
 
@@ -110,7 +110,7 @@ def test_a_site_in_order_has_no_failures(
     getattr(fakes, kind)()
     examined = patient(kind)
     findings = _examined(examined)
-    assert _failures(findings) == [], report(examined.site, findings)
+    assert _failures(findings) == [], report(examined.site.origin, findings)
     good = {finding.check for finding in findings if finding.level == "ok"}
     expected = {
         "endpoint",
@@ -142,7 +142,7 @@ def test_the_local_site_is_examined_by_running_it_here(
         node={"cores": None, "memory_gb": None},
     )
     findings = _examined(examined)
-    assert _failures(findings) == [], report(examined.site, findings)
+    assert _failures(findings) == [], report(examined.site.origin, findings)
     assert "way back" in {finding.check for finding in findings}
 
 
@@ -244,17 +244,17 @@ def test_each_failure_is_found_with_its_evidence_and_field(  # noqa: PLR0913, PL
         name, _, script = broken.partition("=")
         fakes(name, script)
     if "sleep" in broken:
-        monkeypatch.setattr("sitekit.doctor.answers._PATIENCE", 0.05)
+        monkeypatch.setattr("sitekit.doctor.machine._PATIENCE", 0.05)
     examined = patient(kind, **changes)
     if "sleep" in broken:
         examined = replace(examined, submit=False)
     failures = _failures(_examined(examined))
     matching = [one for one in failures if one.check == check and one.field == field]
-    assert matching, report(examined.site, failures)
+    assert matching, report(examined.site.origin, failures)
     assert any(said in f"{one.cause} {one.evidence}" for one in matching), matching
     assert all(one.change for one in matching)
     if field:
-        assert f"{field}: " in report(examined.site, matching)
+        assert f"{field}: " in report(examined.site.origin, matching)
 
 
 def test_slow_commands_are_warned_of(patient: Callable[..., Patient], fakes: Any) -> None:
@@ -262,8 +262,9 @@ def test_slow_commands_are_warned_of(patient: Callable[..., Patient], fakes: Any
     fakes("squeue", "sleep 0.6")
     examined = patient(scheduler={"cmd_timeout": 10})
     # Less than the schema lets anyone ask for, so that the test need not wait.
-    fields = _merged(dict(examined.site.fields), {"scheduler": {"cmd_timeout": 1}})
-    examined = replace(examined, site=replace(examined.site, fields=fields), submit=False)
+    scheduler = msgspec.structs.replace(examined.site.scheduler, cmd_timeout=1)
+    site = msgspec.structs.replace(examined.site, scheduler=scheduler)
+    examined = replace(examined, site=site, submit=False)
     [finding] = [one for one in _examined(examined) if one.check == "answer"]
     assert finding.level == "warning"
     assert finding.change == "cmd_timeout: 2"
@@ -349,8 +350,11 @@ def test_jobs_of_an_earlier_endpoint_are_named(patient: Callable[..., Patient], 
     fakes.slurm()
     fakes(
         "squeue",
-        'case "$*" in *%j*) echo "5|parsl.fitserve-mine-HighThroughputExecutor.block-0.1"\n'
-        'echo "6|parsl.fitserve-mine-2-HighThroughputExecutor.block-0"\necho "7|other" ;; esac',
+        'case "$*" in *--me*%j*)\n'
+        'rest="|RUNNING|None|0:01|1|n1"\n'
+        'echo "5|parsl.fitserve-mine-HighThroughputExecutor.block-0.1$rest"\n'
+        'echo "6|parsl.fitserve-mine-2-HighThroughputExecutor.block-0$rest"\n'
+        'echo "7|other$rest" ;; esac',
     )
     [finding] = [one for one in _examined(patient()) if one.check == "old jobs"]
     assert (finding.level, finding.evidence) == ("warning", "5")
@@ -383,7 +387,7 @@ def test_a_cluster_in_order_has_no_failures(patient: Callable[..., Patient], fak
         "kubernetes", kubernetes={"pull_secret": "registry", "service_account": "workers"}
     )
     findings = _examined(examined)
-    assert _failures(findings) == [], report(examined.site, findings)
+    assert _failures(findings) == [], report(examined.site.origin, findings)
     good = {finding.check for finding in findings if finding.level == "ok"}
     assert {"cluster", "rights", "serviceaccount", "secret", "quota", "worker version"} <= good
 
@@ -612,7 +616,7 @@ def test_a_node_that_cannot_reach_back_is_found(
                 self.port = closed.getsockname()[1]
                 return self
 
-        monkeypatch.setattr(job_module, "Answering", Firewalled)
+        monkeypatch.setattr(preflight, "Answering", Firewalled)
         failures = _failures(_examined(patient()))
     [finding] = failures
     assert (finding.check, finding.field) == ("way back", "network.interface")
@@ -826,6 +830,6 @@ def test_the_command_reports_and_ends_with_the_class_of_what_failed(
 
 def test_findings_as_data_name_their_line(make_site: Callable[..., Site]) -> None:
     site = make_site()
-    [row] = as_json(site, [Finding("a", "failure", "b", field="network.interface")])
+    [row] = as_json(site.origin, [Finding("a", "failure", "b", field="network.interface")])
     assert row["file"].endswith("mine.yaml")
     assert row["line"] > 1

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fitserve.errors import BackendError
+from sitekit.cli import commands
 from sitekit.load import CONFIGS, find_site, load_site, shipped_sites
 from sitekit.problems import SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from sitekit.load import Loaded
 
 
 def _write(path: Path, text: str) -> Path:
@@ -45,8 +50,8 @@ def test_every_site_file_is_shipped() -> None:
 def test_a_shipped_site_says_where_its_facts_are_from(name: str) -> None:
     site, warnings = load_site(name)
     assert warnings == []
-    assert site.get("sources")
-    assert site.get("verified") == "not verified on the machine"
+    assert site.sources
+    assert site.verified == "not verified on the machine"
 
 
 def test_a_walltime_stays_text_and_no_is_not_false(tmp_path: Path) -> None:
@@ -64,8 +69,8 @@ def test_a_walltime_stays_text_and_no_is_not_false(tmp_path: Path) -> None:
         "extends: slurm\nscheduler: {account: no}\nblocks: {walltime: 01:30:00}\n",
     )
     site, _ = load_site(path)
-    assert site.get("scheduler.account") == "no"
-    assert site.get("blocks.walltime") == "01:30:00"
+    assert site.scheduler.account == "no"
+    assert site.blocks.walltime == "01:30:00"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +135,8 @@ def test_a_site_of_ones_own_hides_a_shipped_one_with_a_warning(
     site, [warning] = load_site("expanse")
     assert str(own) in warning
     assert "hides" in warning
-    assert site.get("scheduler.account") == "abc123"
-    assert site.get("network.interface") == "ib0"
+    assert site.scheduler.account == "abc123"
+    assert site.network.interface == "ib0"
 
 
 def test_extends_merges_and_keeps_each_line(tmp_path: Path) -> None:
@@ -144,13 +149,13 @@ def test_extends_merges_and_keeps_each_line(tmp_path: Path) -> None:
         "  directives: [--hint=compute_bound]\n",
     )
     site, _ = load_site(path)
-    assert site.get("scheduler.account") == "one"
-    assert site.get("scheduler.partition") is None
-    assert site.get("scheduler.directives") == ["--hint=compute_bound"]
-    assert site.where("scheduler.account").file.endswith(base.name)
-    assert site.where("scheduler.account").line == 3
-    assert site.where("scheduler.directives").line == 5
-    assert site.where("blocks.walltime").file.endswith("slurm.yaml")
+    assert site.scheduler.account == "one"
+    assert site.scheduler.partition is None
+    assert site.scheduler.directives == ["--hint=compute_bound"]
+    assert site.origin.where("scheduler.account").file.endswith(base.name)
+    assert site.origin.where("scheduler.account").line == 3
+    assert site.origin.where("scheduler.directives").line == 5
+    assert site.origin.where("blocks.walltime").file.endswith("slurm.yaml")
 
 
 def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
@@ -196,4 +201,27 @@ def test_words_that_only_sound_secret_are_let_through(write_site: Callable[..., 
         encoding="utf-8",
     )
     site, _ = load_site(path)
-    assert site.get("kubernetes.pull_secret") == "registry"
+    assert site.pods.pull_secret == "registry"  # noqa: S105 -- its name
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["check slurm", "flat slurm --out .", "cluster values river", "deploy local", "status river"],
+)
+def test_a_command_loads_its_site_once(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def counting(site: str) -> Loaded:
+        loaded.append(site)
+        return load_site(site)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("FITSERVE_ANSIBLE_VENV", str(tmp_path))
+    monkeypatch.setattr("sitekit.load.load_site", counting)
+    # There is neither Ansible nor kubectl: both are asked once the site is known.
+    with contextlib.suppress(BackendError):
+        commands.main(words.split(), standalone_mode=False)
+    assert len(loaded) == 1

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from fitserve.errors import RequestError, StoreError
-from sitekit.check import require_valid
 from sitekit.cli import commands
 from sitekit.load import load_site
 from sitekit.new_site import QUESTIONS, SCHEDULERS, answers_for, write_site
 from sitekit.problems import SiteError
 from sitekit.render import Rendering, render_site
+from sitekit.rules import require_valid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def test_defaults_make_a_working_site(scheduler: str, tmp_path: Path) -> None:
     path, warnings = write_site(_answers(scheduler=scheduler), tmp_path)
     assert warnings == []
     site, _ = load_site(path)
-    assert site.get("scheduler.type") == scheduler
+    assert site.scheduler.type == scheduler
     files, _ = render_site(site, Rendering("1", tmp_path))
     assert "fitserve-mine" in files["config.yaml"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine.yaml"]
@@ -67,13 +68,13 @@ def test_answers_reach_the_file(tmp_path: Path) -> None:
         "environment.venv": "~/venv",
         "environment.container": None,
     }
-    assert {field: site.get(field) for field in expected} == expected
+    assert {field: operator.attrgetter(field)(site) for field in expected} == expected
     assert require_valid(site) == []
 
 
 def test_gpus_of_a_blueprint_do_not_bring_its_partition(tmp_path: Path) -> None:
     site, _ = load_site(write_site(_answers(scheduler="slurm", gpus=1), tmp_path)[0])
-    assert site.get("scheduler.partition") is None
+    assert site.scheduler.partition is None
 
 
 def test_every_line_of_it_is_explained(tmp_path: Path) -> None:
@@ -155,6 +156,6 @@ def test_the_command_takes_flags(tmp_path: Path) -> None:
     arguments = ["new-site", "mine", "--scheduler", "torque", "--out", str(tmp_path), *flags]
     done = runner.invoke(commands, [*arguments, "--cores", "4"], catch_exceptions=False)
     assert "is in order" in done.output
-    assert load_site(tmp_path / "mine.yaml")[0].get("node.cores") == 4
+    assert load_site(tmp_path / "mine.yaml")[0].node.cores == 4
     done = runner.invoke(commands, ["new-site", "other", "--out", str(tmp_path)])
     assert isinstance(done.exception, RequestError)

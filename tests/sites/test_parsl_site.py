@@ -62,8 +62,8 @@ def _changed(name: str, **changes: Any) -> EngineDescription:
 
 
 @pytest.mark.parametrize("name", SITES)
-def test_every_site_gives_a_configuration(name: str, tmp_path: Path) -> None:
-    described = _description(name)
+def test_every_site_gives_a_configuration(name: str, rendered: Path, tmp_path: Path) -> None:
+    described = read_engine(rendered / name / "engine.json")
     config = parsl_config(described)
     [executor] = config.executors
     engine = described.engine
@@ -210,10 +210,13 @@ def test_a_missing_interface_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "network.interface" in hint
 
 
-def test_a_missing_directory_variable_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_directory_variable_says_so(
+    rendered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = read_engine(rendered / "perlmutter" / "engine.json")
     monkeypatch.delenv("SCRATCH")
     with pytest.raises(BackendError, match="run directory") as refused:
-        parsl_config(_description("perlmutter"))
+        parsl_config(described)
     assert "SCRATCH" in refused.value.evidence
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 
 from fitserve.errors import RequestError, StoreError
 from sitekit.cli import commands
-from sitekit.endpoint_view import user_config
-from sitekit.golden import GOLDEN, GOLDEN_RENDERING, golden_differences
+from sitekit.documents import user_config
+from sitekit.golden import GOLDEN, GOLDEN_RENDERING, GOLDEN_SITES, golden_differences
 from sitekit.load import load_site, shipped_sites
 from sitekit.problems import SiteError
 from sitekit.render import Rendering, render_site, write_files
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 UUID = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
 SITES = shipped_sites()
+PROVIDERS = {
+    "slurm": "SlurmProvider",
+    "pbspro": "PBSProProvider",
+    "torque": "TorqueProvider",
+    "kubernetes": "PodProvider",
+    "local": "LocalProvider",
+}
 
 
 def _render(site: Site | str, **more: Any) -> dict[str, str]:
@@ -34,15 +42,34 @@ def _render(site: Site | str, **more: Any) -> dict[str, str]:
     return render_site(loaded, Rendering("1.2.3", Path("/home/admin"), **more))[0]
 
 
-@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("name", GOLDEN_SITES)
 def test_a_site_renders_to_its_golden_files(name: str) -> None:
     assert golden_differences(name) == "", "make golden, then review the diff"
-    made = "pod.json" if load_site(name)[0].get("scheduler.type") == "kubernetes" else "submit.sh"
+    made = "pod.json" if load_site(name)[0].scheduler.type == "kubernetes" else "submit.sh"
     assert (GOLDEN / name / made).is_file()
 
 
 def test_there_are_no_golden_files_of_other_sites() -> None:
-    assert sorted(path.name for path in GOLDEN.iterdir()) == SITES
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(GOLDEN_SITES)
+    assert set(GOLDEN_SITES) < set(SITES)
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_what_a_site_renders_to_can_be_read(name: str) -> None:
+    scheduler = load_site(name)[0].scheduler.type
+    files = _render(name)
+    for file, text in files.items():
+        if file.endswith(".json"):
+            json.loads(text)
+        if file.endswith(".yaml"):
+            assert isinstance(yaml.safe_load(text), dict), file
+    engine = user_config(files["user_config_template.yaml.j2"], {})["engine"]
+    provider = engine["provider"]
+    assert provider["type"] == PROVIDERS[scheduler]
+    assert {"init_blocks", "min_blocks", "max_blocks", "parallelism"} <= set(provider)
+    batch = scheduler in {"slurm", "pbspro", "torque"}
+    assert ("walltime" in provider) == ("launcher" in provider) == batch
+    assert ("namespace" in provider) == (scheduler == "kubernetes")
 
 
 def test_golden_files_tell_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +132,12 @@ def test_an_endpoint_is_closed_by_default(name: str) -> None:
 def test_a_block_ends_before_its_tasks_are_cut_off(name: str) -> None:
     site, _ = load_site(name)
     engine = json.loads(_render(name)["engine.json"])["engine"]
-    if site.get("blocks.walltime") is None:
+    if site.blocks.walltime is None:
         assert "drain_period" not in engine
         return
     hours, minutes, _ = map(int, engine["provider"]["walltime"].split(":"))
-    longest = site.get("tasks.longest_minutes") * 60
-    startup = site.get("tasks.startup_seconds")
+    longest = site.tasks.longest_minutes * 60
+    startup = site.tasks.startup_seconds
     assert engine["drain_period"] + longest + startup == hours * 3600 + minutes * 60
 
 
@@ -270,7 +297,7 @@ def test_the_engine_for_parsl_is_the_endpoints_own(make_site: Callable[..., Site
 
 
 def _bounds(site: Site) -> list[dict[str, Any]]:
-    given = site.get("user_options")
+    given = msgspec.to_builtins(site.user_options)
     low = {name: b.get("minimum", b.get("choices", ["abc"])[0]) for name, b in given.items()}
     high = {name: b.get("maximum", b.get("choices", ["abc"])[-1]) for name, b in given.items()}
     return [low, high]
@@ -288,7 +315,7 @@ def test_users_may_set_options_up_to_their_bounds(name: str) -> None:
         assert provider["init_blocks"] <= provider["max_blocks"]
         if "account" in options:
             assert provider["account"] == options["account"]
-    for option, bounds in site.get("user_options").items():
+    for option, bounds in msgspec.to_builtins(site.user_options).items():
         if "minimum" in bounds:
             wrong: list[Any] = [bounds["minimum"] - 1, bounds["maximum"] + 1, "2", 1.5, True, None]
         else:

@@ -6,14 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sitekit.fields import Fields
 from sitekit.load import load_site, shipped_sites
 from sitekit.problems import SiteError
 from sitekit.schema import fill_defaults, resolve, schema, schema_problems
-from sitekit.site import Site
+from sitekit.site import Origin, Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +50,55 @@ def test_every_field_is_described() -> None:
     for path, node in _objects(schema()):
         for name, field in node.get("properties", {}).items():
             assert len(resolve(field).get("description", "")) > 3, f"{path}/{name}"
+
+
+def _kind(node: dict[str, Any]) -> Any:
+    """Return what a schema node takes, as `_kind_of` says it of a type."""
+    node = resolve(node)
+    if "properties" in node:
+        own = {name: below for name, below in node["properties"].items() if name != "extends"}
+        # A field with a default is always there, once defaults are filled in.
+        always = {name for name in own if "default" in resolve(own[name])}
+        always |= set(node.get("required", []))
+        return {name: (name in always, _kind(below)) for name, below in own.items()}
+    if "enum" in node:
+        return sorted(node["enum"])
+    if "const" in node:
+        return type(node["const"]).__name__
+    if node["type"] == "array":
+        return [_kind(node["items"])]
+    if node["type"] == "object":
+        return {str: _kind(node["additionalProperties"])}
+    return {"string": "str", "integer": "int", "number": "int or float", "boolean": "bool"}[
+        node["type"]
+    ]
+
+
+def _kind_of(known: msgspec.inspect.Type) -> Any:
+    inspect = msgspec.inspect
+    if isinstance(known, inspect.UnionType):
+        some = [_kind_of(one) for one in known.types if not isinstance(one, inspect.NoneType)]
+        return some[0] if len(some) == 1 else " or ".join(some)
+    if isinstance(known, inspect.StructType):
+        return {one.name: (one.required, _kind_of(one.type)) for one in known.fields}
+    if isinstance(known, inspect.LiteralType):
+        return sorted(known.values)
+    if isinstance(known, inspect.ListType):
+        return [_kind_of(known.item_type)]
+    if isinstance(known, inspect.DictType):
+        return {str: _kind_of(known.value_type)}
+    return type(known).__name__.removesuffix("Type").lower()
+
+
+def test_the_typed_fields_are_those_of_the_schema() -> None:
+    assert _kind_of(msgspec.inspect.type_info(Fields)) == _kind(schema())
+
+
+def test_every_default_of_the_schema_fits_its_type() -> None:
+    for name in shipped_sites():
+        site, _ = load_site(name)
+        filled = fill_defaults(dict(site.origin.given))
+        assert msgspec.to_builtins(msgspec.convert(filled, Fields)) == filled
 
 
 @pytest.mark.parametrize(
@@ -180,7 +231,7 @@ json_values = st.recursive(
 @given(data=st.data())
 def test_a_mutilated_site_gives_problems_and_never_a_traceback(data: st.DataObject) -> None:
     given_fields = json.loads(
-        json.dumps(load_site(data.draw(st.sampled_from(shipped_sites())))[0].given)
+        json.dumps(load_site(data.draw(st.sampled_from(shipped_sites())))[0].origin.given)
     )
     node: Any = given_fields
     while True:
@@ -190,9 +241,9 @@ def test_a_mutilated_site_gives_problems_and_never_a_traceback(data: st.DataObje
             continue
         node[key] = data.draw(json_values)
         break
-    problems = schema_problems(Site("x", given_fields, given_fields, {}, "x.yaml"))
+    origin = Origin("x.yaml", given_fields, {})
+    problems = schema_problems(origin)
     if not problems:
-        from sitekit.check import check_site
+        from sitekit.rules import check_site
 
-        filled = fill_defaults(given_fields)
-        check_site(Site("x", filled, given_fields, {}, "x.yaml"))
+        check_site(Site.of("x", fill_defaults(given_fields), origin))

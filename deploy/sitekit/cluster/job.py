@@ -1,25 +1,34 @@
-"""A Job that drives a site's workers itself: `fitserve run --endpoint parsl:SITE` in a pod."""
+"""A Job that drives a site's workers itself, and the smoke test: by such a Job, or an endpoint."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fitserve.errors import BackendError
 from fitserve.onsite.pod_fields import container_security, owner_environment, pod_security
+from sitekit.cluster.release import CREDENTIALS
 from sitekit.cluster.tools import run
 from sitekit.derive import derive
-from sitekit.kubernetes import labels, site_files
+from sitekit.documents import text
+from sitekit.helm_values import resources
+from sitekit.pods import labels, site_files
+from sitekit.render import write_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from sitekit.cluster.release import Release
     from sitekit.context import Rendering
     from sitekit.site import Site
+    from sitekit.target.smoke import Stage
 
-__all__ = ["run_job", "smoke"]
+__all__ = ["CARD", "have_a_fit", "run_job"]
 
+CARD = "site-card.json"
+_REFUSED = "refused-function"
 _POLL_SECONDS = 1.0
 _KEPT_SECONDS = 3600
 _HYPOTHESIS = "X_200_0"
@@ -38,15 +47,14 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
     command
         Program and arguments; ``/tmp`` alone can be written.
     """
-    pinned = site.pinned(rendering.version)
     endpoint = derive(site).endpoint_name
-    pod = pinned.get("kubernetes.endpoint_pod")
-    secret = site.get("kubernetes.pull_secret")
+    pods = site.pinned(rendering.version).pods
+    pod, secret = pods.endpoint_pod, pods.pull_secret
     volume, mount = site_files(site, endpoint)
 
     container = {
         "name": "client",
-        "image": pod["image"],
+        "image": pod.image,
         "command": list(command),
         "workingDir": "/tmp",  # noqa: S108 -- the pod's own
         "env": [
@@ -55,10 +63,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
             # Worker pods belong to this one, so that they go with it.
             *owner_environment(),
         ],
-        "resources": {
-            f"{kind}s": {"cpu": f"{pod['cpu'][kind]:g}", "memory": pod["memory"][kind]}
-            for kind in ("request", "limit")
-        },
+        "resources": resources(pod.cpu, pod.memory),
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108
@@ -70,9 +75,7 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
         "serviceAccountName": endpoint,
         "automountServiceAccountToken": True,
         "enableServiceLinks": False,
-        "securityContext": pod_security(
-            site.get("kubernetes.user_id"), site.get("kubernetes.group_id")
-        ),
+        "securityContext": pod_security(pods.user_id, pods.group_id),
         "containers": [container],
         "volumes": [
             {"name": "scratch", "emptyDir": {"sizeLimit": "2Gi"}},
@@ -94,14 +97,52 @@ def run_job(site: Site, rendering: Rendering, name: str, command: Sequence[str])
     }
 
 
-def smoke(release: Release, rendering: Rendering, seconds: float) -> dict[str, Any]:
-    """Have a hypothesis of the bundled example fitted by a worker pod; returns what happened.
+class _Served(NamedTuple):
+    """What `sitekit.target.smoke` must know of an endpoint."""
+
+    site: Site
+    endpoint_id: str | None
+    serving: str | None
+    multi_user: bool = False
+
+
+def have_a_fit(
+    release: Release, rendering: Rendering, directory: Path, seconds: float
+) -> list[dict[str, Any]]:
+    """Have a fit done by a worker pod; returns the stages, as `stages_words` shows them.
+
+    Through the endpoint, if there is one; a function that is not fitserve's must be refused then.
+
+    Parameters
+    ----------
+    directory
+        Of what this machine keeps of the site.
+    seconds
+        How long the fit may take.
 
     Raises
     ------
     BackendError
-        kubectl fails.
+        There are no credentials, or kubectl or helm fails; a stage that is not in order says so.
     """
+    card = release.card()
+    if card is None:
+        return [_by_a_job(release, rendering, seconds)]
+    write_files({CARD: text(card)}, directory)
+    if not release.log_in():
+        raise BackendError(
+            f"the smoke test of {release.site.name} needs the endpoint's credentials",
+            evidence=f"they are in no secret that can be read in namespace {release.namespace}",
+            hint=f"set {' and '.join(CREDENTIALS)}",
+        )
+    # A child of the revision before would be asked otherwise, while there is one.
+    serving = f"{rendering.version}-{release.revisions()[-1]['revision']}"
+    served = _Served(release.site, card["endpoint_id"], serving)
+    return [one.as_data() for one in _through_the_service(served, directory, seconds)]
+
+
+def _by_a_job(release: Release, rendering: Rendering, seconds: float) -> dict[str, Any]:
+    """Have a hypothesis of the bundled example fitted by a worker pod; returns the stage."""
     name = f"{release.name}-smoke"
     endpoint = f"parsl:{release.site.name}"
     command = ["fitserve", "run", "example", "--patch", _HYPOTHESIS, "--endpoint", endpoint]
@@ -117,12 +158,12 @@ def smoke(release: Release, rendering: Rendering, seconds: float) -> dict[str, A
         said = run("kubectl", "logs", f"job/{name}", *here, "--ignore-errors") if ended else ""
     finally:
         run("kubectl", *delete)
-    return {
-        "ok": ended == "Complete",
-        "ended": ended or f"not within {seconds:g} s",
-        "seconds": round(time.monotonic() - started, 1),
-        "said": said.strip(),
-    }
+    told = "the example was fitted by a worker pod"
+    if ended != "Complete":
+        reason = ended or f"not within {seconds:g} s"
+        told = f"the example was not fitted: {reason}; {said.strip()[-2000:]}"
+    took = round(time.monotonic() - started, 1)
+    return {"what": "fit", "told": told, "seconds": took, "ok": ended == "Complete", "next": ""}
 
 
 def _end(name: str, here: tuple[str, str], deadline: float) -> str | None:
@@ -133,3 +174,19 @@ def _end(name: str, here: tuple[str, str], deadline: float) -> str | None:
                 return str(condition["type"])
         time.sleep(_POLL_SECONDS)
     return None
+
+
+def _through_the_service(served: _Served, directory: Path, seconds: float) -> Iterator[Stage]:
+    from sitekit.target.smoke import refusal, through_the_service
+
+    good = True
+    for stage in through_the_service(served, directory / CARD, seconds):
+        good = good and stage.ok
+        yield stage
+    if good:
+        kept = directory / _REFUSED
+        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        stage, function = refusal(served, known)
+        if function:
+            write_files({_REFUSED: f"{function}\n"}, directory)
+        yield stage

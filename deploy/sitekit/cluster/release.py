@@ -1,4 +1,4 @@
-"""A site's Helm release: installed, upgraded, rolled back, stopped, destroyed."""
+"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.errors import BackendError
-from sitekit.cluster.history import History
 from sitekit.cluster.tools import ask, differs, items, run
 from sitekit.derive import derive
 from sitekit.helm_values import CHART, helm_values
-from sitekit.kubernetes import HOME
+from sitekit.pods import HOME
 
 if TYPE_CHECKING:
-    from sitekit.cluster.history import Revision
+    from collections.abc import Iterator
+
     from sitekit.context import Rendering
     from sitekit.site import Site
 
-__all__ = ["CREDENTIALS", "Installed", "Release", "credentials", "namespace_manifest"]
+__all__ = [
+    "CREDENTIALS",
+    "History",
+    "Installed",
+    "Release",
+    "Revision",
+    "credentials",
+    "namespace_manifest",
+]
 
 CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 """Variables that hold a client's credentials, here and in the endpoint's secret."""
@@ -31,6 +39,98 @@ _KINDS = (
     *("deployments", "pods", "jobs", "configmaps", "secrets", "persistentvolumeclaims"),
     *("serviceaccounts", "roles", "rolebindings", "networkpolicies", "poddisruptionbudgets"),
 )
+
+
+class Revision(NamedTuple):
+    """A revision, as Helm keeps it.
+
+    Attributes
+    ----------
+    manifest
+        The objects that the chart rendered to.
+    values
+        What was given to the chart.
+    """
+
+    number: int
+    manifest: str
+    values: dict[str, Any]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it has an endpoint."""
+        return bool(self._endpoint.get("enabled", True))
+
+    @property
+    def endpoint_id(self) -> str | None:
+        """Id under which its endpoint is registered, if the revision itself knows it."""
+        known: str | None = self._endpoint.get("id")
+        return known
+
+    def keeps_endpoint_of(self, other: Revision) -> bool:
+        """Return whether users of the other's endpoint would find the same one."""
+        if not other.enabled:
+            return True
+        if not self.enabled:
+            return False
+        # On a volume, the endpoint's state knows the id, whatever the values say.
+        on_volume = self.on_volume and other.on_volume
+        known = {self.endpoint_id, other.endpoint_id} - {None}
+        return len(known) <= 1 and (on_volume or self.endpoint_id is not None)
+
+    @property
+    def on_volume(self) -> bool:
+        """Whether the endpoint's state is on a volume, which outlives its pod."""
+        return bool((self._endpoint.get("state") or {}).get("size"))
+
+    @property
+    def _endpoint(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.values.get("endpoint") or {}
+        return found
+
+
+class History:
+    """The revisions of a release.
+
+    Parameters
+    ----------
+    name, namespace
+        Of the release.
+    """
+
+    def __init__(self, name: str, namespace: str) -> None:
+        self._name = name
+        self._here = ("--namespace", namespace)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what Helm lists, the oldest first; empty where nothing is installed."""
+        text = ask("helm", "history", self._name, *self._here, "--output", "json")
+        found: list[dict[str, Any]] = json.loads(text) if text else []
+        return found
+
+    def serving(self) -> Revision | None:
+        """Return the revision that serves, or None."""
+        numbers = self._numbers("deployed")
+        return self._read(numbers[-1]) if numbers else None
+
+    def before(self, serving: Revision) -> Revision | None:
+        """Return the last revision that served and is something else, with the same endpoint."""
+        for found in self._superseded():
+            if found.manifest != serving.manifest and found.keeps_endpoint_of(serving):
+                return found
+        return None
+
+    def _superseded(self) -> Iterator[Revision]:
+        for number in reversed(self._numbers("superseded")):
+            yield self._read(number)
+
+    def _numbers(self, status: str) -> list[int]:
+        return [int(one["revision"]) for one in self.rows() if one["status"] == status]
+
+    def _read(self, number: int) -> Revision:
+        asked = (self._name, *self._here, "--revision", str(number))
+        values = json.loads(run("helm", "get", "values", *asked, "--output", "json")) or {}
+        return Revision(number, run("helm", "get", "manifest", *asked).strip(), values)
 
 
 def namespace_manifest(name: str) -> dict[str, Any]:
@@ -92,7 +192,7 @@ class Release:
         self._rendering = rendering
         self._overrides = overrides or {}
         self.name = derive(site).endpoint_name
-        self.namespace: str = site.get("kubernetes.namespace")
+        self.namespace: str = site.pods.namespace
         self.selector = f"app.kubernetes.io/instance={self.name}"
         self.history = History(self.name, self.namespace)
 
@@ -112,7 +212,7 @@ class Release:
 
     def credentials(self) -> tuple[str, str] | None:
         """Return the endpoint's own credentials, from its secret in the cluster."""
-        name = self.site.get("kubernetes.credentials_secret") or f"{self.name}-credentials"
+        name = self.site.pods.credentials_secret or f"{self.name}-credentials"
         text = ask("kubectl", "get", "secret", name, *self._here(), "--output", "json")
         data = json.loads(text).get("data", {}) if text else {}
         ident, word = (base64.b64decode(data.get(key, "")).decode() for key in CREDENTIALS)
@@ -157,7 +257,7 @@ class Release:
 
     def values(self, client: tuple[str, str] | None) -> dict[str, Any]:
         """Return the values to install with; without any credentials there is no endpoint."""
-        existing = self.site.get("kubernetes.credentials_secret")
+        existing = self.site.pods.credentials_secret
         values = helm_values(self.site, self._rendering, endpoint=bool(existing or client))
         if client and not existing:
             ident, word = client

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sitekit.cluster.tools import items
-from sitekit.kubernetes import labels
+from sitekit.pods import labels
 
 if TYPE_CHECKING:
     from sitekit.cluster.release import Release

@@ -1,4 +1,7 @@
-"""Run one of Ansible's playbooks for a site, with nothing secret on a command line."""
+"""Run one of Ansible's playbooks for a site, with nothing secret on a command line.
+
+How its machine is reached follows from the site file and what the administrator gives besides.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,96 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve._version import __version__
-from fitserve.errors import BackendError
-from sitekit.check import require_valid
-from sitekit.deployment.inventory import inventory
+from fitserve.errors import BackendError, InputError
 from sitekit.derive import derive
+from sitekit.load import flat_site
+from sitekit.render import write_files
+from sitekit.rules import require_valid
 from sitekit.target.places import places_of
 
 if TYPE_CHECKING:
-    from sitekit.deployment.inventory import Reach
     from sitekit.site import Site
 
-__all__ = ["Deployment"]
+__all__ = ["Deployment", "Reach", "inventory"]
 
 _ROOT = Path(__file__).resolve().parents[3]
 _ANSIBLE = _ROOT / "deploy" / "ansible"
 _SMOKE_SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an administrator gives besides the site file.
+
+    Attributes
+    ----------
+    host, user
+        Instead of the site file's.
+    here
+        This machine is the login node.
+    ssh_config
+        Instead of ``~/.ssh/config``.
+    python
+        The target's Python for a release; by default the first that will do.
+    """
+
+    host: str | None = None
+    user: str | None = None
+    here: bool = False
+    ssh_config: Path | None = None
+    python: str | None = None
+
+
+def inventory(site: Site, reach: Reach) -> dict[str, Any]:
+    """Return Ansible's inventory of a site: one host, of the site's name.
+
+    Examples
+    --------
+    >>> from sitekit.load import load_site
+    >>> found = inventory(load_site("local")[0], Reach())
+    >>> found["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
+    'local'
+
+    Raises
+    ------
+    InputError
+        The endpoint does not run on a machine that one logs in to.
+    """
+    if site.scheduler.type == "kubernetes":
+        raise InputError(
+            f"site {site.name} is a Kubernetes cluster, which has no login node to deploy to",
+            hint="deploy/kubernetes holds what is applied there",
+        )
+    if site.status == "retired":
+        raise InputError(
+            f"the machine of site {site.name} is gone",
+            hint="write a site file of your own that extends this one",
+        )
+    host = reach.host or site.login.host
+    variables: dict[str, Any] = {"ansible_python_interpreter": reach.python or "auto_silent"}
+    if reach.here or host is None:
+        variables["ansible_connection"] = "local"
+        # This one works. What is found on the path may be a shim of pyenv that leads nowhere.
+        variables["ansible_python_interpreter"] = reach.python or sys.executable
+    else:
+        variables |= {"ansible_connection": "ssh", "ansible_host": host}
+        user = reach.user or site.login.user
+        if user:
+            variables["ansible_user"] = user
+        options = ["-o BatchMode=yes", "-o ConnectTimeout=15"]
+        if reach.ssh_config:
+            options.append(f"-F {Path(reach.ssh_config).resolve()}")
+        if site.login.jump_host:
+            options.append(f"-J {site.login.jump_host}")
+        variables["ansible_ssh_common_args"] = " ".join(options)
+    # A multi-user endpoint is root's; without a password asked for, as by a deploy user.
+    variables["ansible_become"] = site.access.mode == "multi-user"
+    return {"all": {"children": {"site": {"hosts": {site.name: variables}}}}}
 
 
 class Deployment:
@@ -37,10 +111,9 @@ class Deployment:
         What is kept here of it: the site card that came back.
     """
 
-    def __init__(self, site: Site, site_file: Path, reach: Reach) -> None:
+    def __init__(self, site: Site, reach: Reach) -> None:
         require_valid(site)
         self._site = site
-        self._file = site_file
         self._reach = reach
         self._inventory = inventory(site, reach)
         self.directory = Path("build") / "deploy" / site.name
@@ -75,6 +148,7 @@ class Deployment:
             (place / "inventory.json").write_text(json.dumps(self._inventory))
             given = {**self._variables(variables), "fitserve_build": str(place)}
             (place / "variables.json").write_text(json.dumps(given))
+            write_files({f"{self._site.name}.yaml": flat_site(self._site)}, place / "flat")
             command = [
                 *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
                 *("--inventory", str(place / "inventory.json")),
@@ -120,18 +194,17 @@ class Deployment:
         return {
             "fitserve_version": __version__,
             "fitserve_site": site.name,
-            "fitserve_site_file": str(self._file.resolve()),
             "fitserve_endpoint": derive(site).endpoint_name,
             "fitserve_digest": site.digest,
-            "fitserve_scheduler": site.get("scheduler.type"),
-            "fitserve_multi_user": site.get("access.mode") == "multi-user",
+            "fitserve_scheduler": site.scheduler.type,
+            "fitserve_multi_user": site.access.mode == "multi-user",
             "fitserve_places": places_of(site).as_data(),
             "fitserve_kit": [sys.executable, "-m", "sitekit"],
             "fitserve_kit_path": paths,
             "fitserve_python": self._reach.python or "",
             "fitserve_this_python": f"python3.{sys.version_info.minor}",
             "fitserve_smoke_seconds": _SMOKE_SECONDS,
-            "fitserve_drain_seconds": longest + 120 * site.get("endpoint.idle_minutes"),
+            "fitserve_drain_seconds": longest + 120 * site.endpoint.idle_minutes,
             **{f"fitserve_{name}": value for name, value in more.items() if value is not None},
         }
 

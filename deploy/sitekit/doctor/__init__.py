@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sitekit.doctor import job, kubernetes, machine, network, pbs, slurm
-from sitekit.doctor.findings import Finding, as_json, failed, report, skipped
-from sitekit.doctor.shell import Patient
+from sitekit.doctor import kubernetes, machine, network, pbs, preflight, slurm
+from sitekit.doctor.findings import Finding, Patient, as_json, failed, report, skipped
+from sitekit.fields import PBS
 from sitekit.render import render_site, write_files
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def examine(patient: Patient) -> Iterator[Finding]:
         job is run if that is wanted.
     """
     site = patient.site
-    if site.get("status") == "retired":
+    if site.status == "retired":
         yield failed("status", "this machine is gone", field="status", change="status: active")
         return
     files, _ = render_site(site, patient.rendering)
-    kind = site.get("scheduler.type")
+    kind = site.scheduler.type
     yield from machine.look(patient)
     yield from network.look(patient)
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,16 +48,16 @@ def examine(patient: Patient) -> Iterator[Finding]:
         if kind == "slurm":
             found = slurm.look(patient, Path(scratch) / "preflight.sh")
             yield from _of_users(patient, found)
-    if kind in {"pbspro", "torque"}:
+    if kind in PBS:
         yield from _of_users(patient, pbs.look(patient))
     if kind == "kubernetes":
         yield from kubernetes.look(patient)
-    yield from job.look(patient, files.get("preflight.sh") or files["preflight.json"])
+    yield from preflight.look(patient, files.get("preflight.sh") or files["preflight.json"])
 
 
 def _of_users(patient: Patient, findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield findings, without what is not for root: on a multi-user site jobs are its users'."""
-    roots = patient.site.get("access.mode") == "multi-user" and os.getuid() == 0
+    roots = patient.site.access.mode == "multi-user" and os.getuid() == 0
     for finding in findings:
         if roots and finding.check in _OF_USERS and finding.level == "failure":
             why = f"{finding.cause}; but jobs are not root's here: `make doctor` as a user tells"

@@ -1,4 +1,4 @@
-"""What the doctor found: each finding with its cause, evidence and the line to change."""
+"""What the doctor examines, and what was found: cause, evidence and the line to change."""
 
 from __future__ import annotations
 
@@ -6,14 +6,53 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
-    from sitekit.site import Site
+    from sitekit.render import Rendering
+    from sitekit.site import Origin, Site
 
-__all__ = ["Finding", "as_json", "failed", "good", "report", "skipped", "warned"]
+__all__ = ["Finding", "Patient", "as_json", "failed", "good", "report", "skipped", "warned"]
 
 Level = Literal["ok", "warning", "failure", "skipped"]
 _WORDS = {"ok": "ok", "warning": "WARNING", "failure": "FAILED", "skipped": "skipped"}
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is examined, and how.
+
+    Attributes
+    ----------
+    site
+        The site.
+    rendering
+        What its files are rendered for.
+    home
+        Home directory of the endpoint's user.
+    hosts
+        Hosts of the cloud service that must be reached, with their ports; none where the
+        site is used directly only.
+    messages
+        Host and port of its messages, which must be reached without a proxy.
+    submit
+        Whether a job is submitted.
+    job_seconds
+        How long to wait for that job.
+    """
+
+    site: Site
+    rendering: Rendering
+    home: Path
+    hosts: Sequence[tuple[str, int]] = ()
+    messages: tuple[str, int] | None = None
+    submit: bool = True
+    job_seconds: float = 600.0
+
+    @property
+    def timeout(self) -> int:
+        """Seconds that Parsl gives a command of the scheduler."""
+        return int(self.site.scheduler.cmd_timeout)
 
 
 @dataclass(frozen=True)
@@ -69,14 +108,14 @@ def skipped(check: str, why: str, evidence: str = "") -> Finding:
     return Finding(check, "skipped", why, evidence.strip())
 
 
-def report(site: Site, findings: Iterable[Finding]) -> str:
-    """Return findings as text, with the file and line of each field.
+def report(origin: Origin, findings: Iterable[Finding]) -> str:
+    """Return findings as text, with the file and line of each field of the site.
 
     Examples
     --------
-    >>> from sitekit.site import Location, Site
-    >>> site = Site("x", {}, {}, {"network.interface": Location("x.yaml", 7)}, "x.yaml")
-    >>> print(report(site, [failed("address", "there is no interface ib0", evidence="eth0, lo",
+    >>> from sitekit.site import Location, Origin
+    >>> origin = Origin("x.yaml", {}, {"network.interface": Location("x.yaml", 7)})
+    >>> print(report(origin, [failed("address", "there is no interface ib0", evidence="eth0, lo",
     ...                            field="network.interface", change="interface: eth0")]))
     FAILED   address: there is no interface ib0
                seen: eth0, lo
@@ -90,18 +129,18 @@ def report(site: Site, findings: Iterable[Finding]) -> str:
         if finding.change:
             where = ""
             if finding.field:
-                location = site.where(finding.field)
+                location = origin.where(finding.field)
                 where = f"{location.file}:{location.line}: {finding.field}: "
             lines.append(f"           change: {where}{finding.change}")
     return "\n".join(lines)
 
 
-def as_json(site: Site, findings: Iterable[Finding]) -> list[dict[str, Any]]:
+def as_json(origin: Origin, findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """Return findings as plain data, with the file and line of each field."""
     rows = []
     for finding in findings:
         row = asdict(finding)
         if finding.field:
-            row["file"], row["line"] = site.where(finding.field)
+            row["file"], row["line"] = origin.where(finding.field)
         rows.append(row)
     return rows

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, quantity_gb
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import run
+from sitekit.shell import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.doctor.shell import Patient, Result
+    from sitekit.doctor.findings import Patient
+    from sitekit.shell import Result
 
 __all__ = ["look", "no_namespace"]
 
@@ -35,7 +36,7 @@ def _amount(text: str) -> float:
 def look(patient: Patient) -> Iterator[Finding]:
     """Look at a cluster as the site asks for it."""
     site = patient.site
-    namespace = site.get("kubernetes.namespace")
+    namespace = site.pods.namespace
     ready = _ask(patient, "get", "--raw=/readyz")
     if ready.missing:
         yield failed(
@@ -59,8 +60,10 @@ def look(patient: Patient) -> Iterator[Finding]:
     if absent is not None:
         yield _namespace(patient, namespace, absent)
     yield from _rights(patient, namespace)
-    for field, kind in (("service_account", "serviceaccount"), ("pull_secret", "secret")):
-        name = site.get(f"kubernetes.{field}")
+    for field, kind, name in (
+        ("service_account", "serviceaccount", site.pods.service_account),
+        ("pull_secret", "secret", site.pods.pull_secret),
+    ):
         if name:
             yield _object(patient, namespace, kind, name, f"kubernetes.{field}")
     yield from _quota(patient, namespace)
@@ -70,7 +73,7 @@ def look(patient: Patient) -> Iterator[Finding]:
 
 def no_namespace(patient: Patient) -> Result | None:
     """Return the answer of a cluster that has no namespace of the site's name, or None."""
-    namespace = patient.site.get("kubernetes.namespace")
+    namespace = patient.site.pods.namespace
     found = _ask(patient, "get", "namespace", namespace, "--output=name")
     return found if not found.ok and "NotFound" in found.err else None
 
@@ -139,17 +142,17 @@ def _items(result: Result) -> list[dict[str, Any]]:
 
 def _quota(patient: Patient, namespace: str) -> Iterator[Finding]:
     site = patient.site
-    most = site.get("blocks.max")
+    most = site.blocks.max
     done = _ask(patient, "get", "resourcequota", f"--namespace={namespace}", "--output=json")
     if not done.ok:
         yield skipped("quota", "it cannot be seen", done.words)
         return
     wanted = {
         "pods": float(most),
-        "requests.cpu": most * site.get("kubernetes.cpu.request"),
-        "limits.cpu": most * site.get("kubernetes.cpu.limit"),
-        "requests.memory": most * quantity_gb(site.get("kubernetes.memory.request")),
-        "limits.memory": most * quantity_gb(site.get("kubernetes.memory.limit")),
+        "requests.cpu": most * site.pods.cpu.request,
+        "limits.cpu": most * site.pods.cpu.limit,
+        "requests.memory": most * quantity_gb(site.pods.memory.request),
+        "limits.memory": most * quantity_gb(site.pods.memory.limit),
         "requests.nvidia.com/gpu": float(most * derive(site).gpus),
     }
     short = []

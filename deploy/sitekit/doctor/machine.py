@@ -1,4 +1,4 @@
-"""Look at this machine: the endpoint's environment, directories, quotas, and leftovers."""
+"""Look at this machine: the endpoint's environment, directories, quotas, leftovers, commands."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ from sitekit.containers import image_file
 from sitekit.context import expand_home
 from sitekit.derive import derive
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import run
+from sitekit.shell import run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
+    from sitekit.shell import Result
 
-__all__ = ["look", "place"]
+__all__ = ["answers", "look", "place"]
 
 _LOCK = Path(__file__).resolve().parents[3] / "requirements" / "endpoint.lock"
 _NEEDED_GB = 1.0
+_SLOW = 0.5
+# A command is waited for beyond Parsl's own limit, to say how long it takes.
+_PATIENCE = 3
 _NEARLY_FULL = 0.9
 _PROC = Path("/proc")
 
 
-def place(patient: Patient, field: str) -> Path | None:
-    """Return a directory of the site as it is on this machine, or None if a variable is unset."""
-    text = str(patient.site.get(field)).replace("~", str(patient.home), 1)
+def place(patient: Patient, path: str) -> Path | None:
+    """Return a path of the site as it is on this machine, or None if a variable is unset."""
+    text = path.replace("~", str(patient.home), 1)
     text = text.replace("$HOME", str(patient.home))
     expanded = os.path.expandvars(text)
     return None if "$" in expanded else Path(expanded)
@@ -53,9 +57,9 @@ def _wanted_version() -> str:
 
 
 def _endpoint(patient: Patient) -> Finding:
-    if patient.site.get("scheduler.type") == "kubernetes":
+    if patient.site.scheduler.type == "kubernetes":
         return skipped("endpoint", "it runs in a pod, from the image")
-    venv = expand_home(patient.site.get("endpoint.venv"), patient.rendering)
+    venv = expand_home(patient.site.endpoint.venv, patient.rendering)
     command = f"{venv}/bin/globus-compute-endpoint"
     wanted = _wanted_version()
     # As a systemd unit would start it: with hardly any environment.
@@ -104,9 +108,9 @@ def _image(patient: Patient) -> Iterator[Finding]:
                 field="environment.container.image",
                 change="build it (`make sif`) and copy it there, or the path where it is",
             )
-    venv = site.get("environment.venv")
+    venv = site.environment.venv
     if venv is not None:
-        path = place(patient, "environment.venv") or Path(venv)
+        path = place(patient, venv) or Path(venv)
         yield _worker(patient, path / "bin" / "python3")
 
 
@@ -134,15 +138,15 @@ def _worker(patient: Patient, python: Path) -> Finding:
 
 
 def _run_directory(patient: Patient) -> Finding:
-    if patient.site.get("scheduler.type") == "kubernetes":
+    if patient.site.scheduler.type == "kubernetes":
         return skipped("run directory", "it is in a pod")
-    path = place(patient, "directories.run")
+    path = place(patient, patient.site.directories.run)
     field = "directories.run"
     if path is None:
         return failed(
             "run directory",
             "it has a variable that is not set here",
-            evidence=str(patient.site.get(field)),
+            evidence=patient.site.directories.run,
             field=field,
             change="a path whose variables are set at login",
         )
@@ -209,7 +213,7 @@ def _quota() -> Finding:
 def _credentials(patient: Patient) -> Finding:
     name = derive(patient.site).endpoint_name
     path = patient.home / ".config" / "fitserve" / f"{name}.env"
-    if patient.site.get("access.mode") == "multi-user":
+    if patient.site.access.mode == "multi-user":
         path = Path("/etc/fitserve") / f"{name}.env"
     if not path.exists():
         return skipped("credentials", "there is no credentials file yet", str(path))
@@ -269,3 +273,64 @@ def _processes(name: str) -> list[tuple[int, str]]:
         if "process_worker_pool" in command and ours.search(command):
             found.append((int(entry.name), command))
     return found
+
+
+def answers(
+    patient: Patient, needed: Sequence[str], asked: Sequence[tuple[str, ...]]
+) -> Iterator[Finding | list[Result]]:
+    """Look for commands and time some of them; yields findings, and last the results.
+
+    Parameters
+    ----------
+    patient
+        What is examined.
+    needed
+        Commands that must be there.
+    asked
+        Commands to run and time, none of which changes anything.
+    """
+    kind = patient.site.scheduler.type
+    absent = [name for name in needed if shutil.which(name) is None]
+    if absent:
+        yield failed(
+            "commands",
+            f"{', '.join(absent)} of {kind} are not on the PATH",
+            evidence=f"looked for {', '.join(needed)}",
+            field="scheduler.type",
+            change="the scheduler that this machine has, or run this on its login node with the "
+            "scheduler's module loaded",
+        )
+    results = [
+        run(*command, timeout=_PATIENCE * patient.timeout)
+        for command in asked
+        if command[0] not in absent
+    ]
+    slowest = max(results, key=lambda result: result.seconds, default=None)
+    if slowest is None:
+        yield []
+        return
+    if slowest.silent or slowest.seconds > patient.timeout:
+        advised = min(600, max(120, round(2 * slowest.seconds)))
+        yield failed(
+            "answer",
+            f"{slowest.command.split()[0]} takes longer than the {patient.timeout} s that Parsl "
+            "gives it",
+            evidence=f"{slowest.command}: {slowest.seconds:.1f} s"
+            + (" and no answer" if slowest.silent else ""),
+            field="scheduler.cmd_timeout",
+            change=f"cmd_timeout: {advised}",
+        )
+    elif slowest.seconds > _SLOW * patient.timeout:
+        yield warned(
+            "answer",
+            f"{slowest.command.split()[0]} takes more than half of the {patient.timeout} s that "
+            "Parsl gives it",
+            evidence=f"{slowest.command}: {slowest.seconds:.1f} s",
+            field="scheduler.cmd_timeout",
+            change=f"cmd_timeout: {min(600, 2 * patient.timeout)}",
+        )
+    elif not absent:
+        yield good(
+            "answer", f"{len(results)} commands answer, the slowest in {slowest.seconds:.1f} s"
+        )
+    yield results

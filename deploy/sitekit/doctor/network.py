@@ -16,7 +16,7 @@ from sitekit.doctor.findings import Finding, failed, good, warned
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
     from sitekit.site import Site
 
 __all__ = ["GLOBUS_HOSTS", "MESSAGE_HOST", "Answering", "address_of", "clock", "interfaces", "look"]
@@ -48,13 +48,13 @@ def interfaces() -> dict[str, str]:
 
 def address_of(site: Site) -> str | None:
     """Return the address that workers are told, or None if this machine has it not."""
-    interface = site.get("network.interface")
+    interface = site.network.interface
     if interface:
         return interfaces().get(interface)
-    address = site.get("network.address")
+    address = site.network.address
     if address:
         return str(address)
-    if site.get("network.method") == "hostname":
+    if site.network.method == "hostname":
         with contextlib.suppress(OSError):
             return socket.gethostbyname(socket.gethostname())
         return None
@@ -75,8 +75,8 @@ def look(patient: Patient) -> Iterator[Finding]:
     shown = ", ".join(f"{name} {address}" for name, address in known.items())
     address = address_of(site)
     if address is None:
-        field = "network.interface" if site.get("network.interface") else "network"
-        wanted = site.get("network.interface") or site.get("network.method")
+        field = "network.interface" if site.network.interface else "network"
+        wanted = site.network.interface or site.network.method
         yield failed(
             "address",
             f"this machine has no address by {wanted}",
@@ -100,7 +100,7 @@ def look(patient: Patient) -> Iterator[Finding]:
 
 
 def _port(patient: Patient) -> Finding:
-    fixed = patient.site.get("network.worker_port")
+    fixed = patient.site.network.worker_port
     ports = [fixed] if fixed else WORKER_PORTS
     with contextlib.suppress(OSError), _listening(list(ports)) as (_, port):
         return good("ports", f"workers can be listened for, for instance on {port}")
@@ -139,7 +139,8 @@ def _listening(ports: list[int]) -> Iterator[tuple[socket.socket, int]]:
 
 
 def _outbound(patient: Patient) -> Iterator[Finding]:
-    proxy = patient.site.get("network.proxy.https")
+    through = patient.site.network.proxy
+    proxy = through.https if through else None
     for host, port in patient.hosts:
         yield _reached(host, port, proxy)
     if patient.messages is not None:

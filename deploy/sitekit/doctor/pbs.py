@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, hms
-from sitekit.doctor.answers import answers
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import Result, run
+from sitekit.doctor.machine import answers
 from sitekit.doctor.slurm import limit_seconds
+from sitekit.shell import Result, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
 
 __all__ = ["look"]
 
@@ -35,7 +35,7 @@ _COMPLAINTS = (
 
 def look(patient: Patient) -> Iterator[Finding]:
     """Look at PBS Pro or Torque as the site asks for it."""
-    pro = patient.site.get("scheduler.type") == "pbspro"
+    pro = patient.site.scheduler.type == "pbspro"
     asked = [("qstat", "-B"), ("qstat", "-Q")]
     results: list[Result] = []
     for item in answers(patient, _COMMANDS, asked):
@@ -107,7 +107,7 @@ def _queue_fields(patient: Patient, name: str, *, pro: bool) -> tuple[dict[str, 
 
 
 def _queue(patient: Patient, *, pro: bool) -> Iterator[Finding]:
-    name = patient.site.get("scheduler.queue")
+    name = patient.site.scheduler.queue
     if name is None:
         yield skipped("queue", "the server's default is used; the trial below tells")
         return
@@ -143,10 +143,10 @@ def _queue(patient: Patient, *, pro: bool) -> Iterator[Finding]:
             change=f'walltime: "{hms(most)}"',
         )
     nodes = fields.get("resources_max.nodect", "")
-    if nodes.isdigit() and patient.site.get("blocks.nodes") > int(nodes):
+    if nodes.isdigit() and patient.site.blocks.nodes > int(nodes):
         yield failed(
             "nodes",
-            f"queue {name} allows {nodes} nodes, {patient.site.get('blocks.nodes')} are asked for",
+            f"queue {name} allows {nodes} nodes, {patient.site.blocks.nodes} are asked for",
             evidence=f"resources_max.nodect = {nodes}",
             field="blocks.nodes",
             change=f"nodes: {nodes}",
@@ -158,20 +158,19 @@ def _held(patient: Patient, *, pro: bool) -> Result:
     """Submit a job as a block would be, held so that it never runs."""
     site = patient.site
     words = ["qsub", "-h", "-N", "fitserve-trial"]
-    if site.get("scheduler.queue"):
-        words += ["-q", site.get("scheduler.queue")]
-    if site.get("scheduler.account"):
-        words += ["-A", site.get("scheduler.account")]
+    if site.scheduler.queue:
+        words += ["-q", site.scheduler.queue]
+    if site.scheduler.account:
+        words += ["-A", site.scheduler.account]
     words += ["-l", f"walltime={hms(derive(site).walltime_seconds or 0)}"]
     if pro:
-        cpus = site.get("node.cores") * site.get("node.cpus_per_core")
-        chunk = [f"{site.get('blocks.nodes')}", f"ncpus={cpus}", *site.get("scheduler.select")]
-        if site.get("node.gpus.request") == "ngpus":
-            chunk.append(f"ngpus={site.get('node.gpus.count')}")
+        chunk = [f"{site.blocks.nodes}", f"ncpus={site.node.cpus}", *site.scheduler.select]
+        if site.node.gpus and site.node.gpus.request == "ngpus":
+            chunk.append(f"ngpus={site.node.gpus.count}")
         words += ["-l", f"select={':'.join(chunk)}"]
     else:
-        words += ["-l", f"nodes={site.get('blocks.nodes')}:ppn=1"]
-    for option in site.get("scheduler.directives"):
+        words += ["-l", f"nodes={site.blocks.nodes}:ppn=1"]
+    for option in site.scheduler.directives:
         words += option.split(" ")
     # As a file: not every qsub reads a script from its standard input.
     with tempfile.TemporaryDirectory() as scratch:

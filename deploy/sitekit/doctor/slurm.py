@@ -6,16 +6,17 @@ import getpass
 import re
 from typing import TYPE_CHECKING
 
-from sitekit.derive import derive, hms, seconds
-from sitekit.doctor.answers import answers
+from sitekit.derive import derive, hms
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
-from sitekit.doctor.shell import Result, run
+from sitekit.doctor.machine import answers
+from sitekit.jobs import find_jobs
+from sitekit.shell import Result, run
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-    from sitekit.doctor.shell import Patient
+    from sitekit.doctor.findings import Patient
 
 __all__ = ["limit_seconds", "look"]
 
@@ -109,7 +110,7 @@ def _accounting(result: Result) -> Finding:
 
 def _partition(patient: Patient) -> Generator[Finding, None, str | None]:
     site, timeout = patient.site, patient.timeout
-    name: str | None = site.get("scheduler.partition")
+    name: str | None = site.scheduler.partition
     listed = run("sinfo", "--noheader", "--format=%P", timeout=timeout)
     names = listed.out.split()
     if name is None:
@@ -153,15 +154,15 @@ def _partition(patient: Patient) -> Generator[Finding, None, str | None]:
             change=f'walltime: "{hms(most)}"',
         )
     nodes = fields.get("MaxNodes", "")
-    if nodes.isdigit() and site.get("blocks.nodes") > int(nodes):
+    if nodes.isdigit() and site.blocks.nodes > int(nodes):
         yield failed(
             "nodes",
-            f"partition {name} allows {nodes} nodes, {site.get('blocks.nodes')} are asked for",
+            f"partition {name} allows {nodes} nodes, {site.blocks.nodes} are asked for",
             evidence=f"MaxNodes={nodes}",
             field="blocks.nodes",
             change=f"nodes: {nodes}",
         )
-    account, allowed = site.get("scheduler.account"), fields.get("AllowAccounts", "ALL")
+    account, allowed = site.scheduler.account, fields.get("AllowAccounts", "ALL")
     if account and allowed != "ALL" and account not in allowed.split(","):
         yield failed(
             "account",
@@ -184,16 +185,16 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Finding]:
         return
     cpus = max(int(row[0].rstrip("+")) for row in rows)
     memory = max(int(row[1].rstrip("+")) for row in rows) / 1024
-    wanted = site.get("node.cores") * site.get("node.cpus_per_core")
+    wanted = site.node.cpus
     if wanted > cpus:
         yield failed(
             "node shape",
             f"nodes of {partition} have {cpus} CPUs at most, {wanted} are asked for",
             evidence=f"sinfo %c: {', '.join(sorted({row[0] for row in rows}))}",
             field="node.cores",
-            change=f"cores: {cpus // site.get('node.cpus_per_core')}",
+            change=f"cores: {cpus // site.node.cpus_per_core}",
         )
-    asked = site.get("node.memory_gb") or 0
+    asked = site.node.memory_gb or 0
     if asked > memory:
         yield failed(
             "node shape",
@@ -202,7 +203,7 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Finding]:
             field="node.memory_gb",
             change=f"memory_gb: {int(memory)}",
         )
-    if site.get("node.gpus") and not any("gpu" in row[2] for row in rows):
+    if site.node.gpus and not any("gpu" in row[2] for row in rows):
         yield failed(
             "GPUs",
             f"nodes of {partition} have no GPUs",
@@ -210,7 +211,7 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Finding]:
             field="scheduler.partition",
             change="a partition with GPUs, see `sinfo -o '%P %G'`",
         )
-    feature = site.get("scheduler.constraint")
+    feature = site.scheduler.constraint
     plain = feature and re.fullmatch(r"\w+", feature)
     if plain and not any(feature in re.split(r"[,|&]", row[3]) for row in rows):
         yield failed(
@@ -223,7 +224,7 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Finding]:
 
 
 def _account(patient: Patient) -> Finding:
-    account = patient.site.get("scheduler.account")
+    account = patient.site.scheduler.account
     done = run(
         "sacctmgr", "--noheader", "--parsable2", "show", "associations",
         f"user={getpass.getuser()}", "format=account,qos", timeout=patient.timeout,
@@ -243,7 +244,7 @@ def _account(patient: Patient) -> Finding:
 
 
 def _qos(patient: Patient) -> Iterator[Finding]:
-    name = patient.site.get("scheduler.qos")
+    name = patient.site.scheduler.qos
     if name is None:
         return
     done = run(
@@ -278,9 +279,9 @@ def _qos(patient: Patient) -> Iterator[Finding]:
 
 def _trial(patient: Patient, script: Path) -> Finding:
     site = patient.site
-    walltime = hms(seconds(site.get("blocks.walltime")))
+    walltime = hms(derive(site).walltime_seconds or 0)
     done = run(
-        "sbatch", "--test-only", f"--time={walltime}", f"--nodes={site.get('blocks.nodes')}",
+        "sbatch", "--test-only", f"--time={walltime}", f"--nodes={site.blocks.nodes}",
         script.name, timeout=patient.timeout, cwd=script.parent,
     )  # fmt: skip
     if done.ok:
@@ -304,13 +305,7 @@ def _trial(patient: Patient, script: Path) -> Finding:
 
 
 def _old_jobs(patient: Patient) -> Finding:
-    done = run("squeue", "--noheader", "--me", "--format=%i|%j", timeout=patient.timeout)
-    label = derive(patient.site).endpoint_name
-    old = [
-        line.split("|")[0]
-        for line in done.out.splitlines()
-        if re.match(rf"[^|]*\|parsl\.{re.escape(label)}(\.|-HighThroughputExecutor)", line)
-    ]
+    old = [job.id for job in find_jobs(patient.site, derive(patient.site).endpoint_name)]
     if old:
         return warned(
             "old jobs",

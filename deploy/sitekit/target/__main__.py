@@ -87,9 +87,9 @@ def register(deployed: Deployed) -> None:
     """Register fitserve's function as the site wants it shared, or find it registered."""
     from fitserve_worker.function import register as register_function
 
-    given = deployed.site.get("access.functions")
+    given = deployed.site.access.functions
     manifest = deployed.manifest
-    sharing = deployed.site.get("access.function_sharing")
+    sharing = deployed.site.access.function_sharing
     if given:
         function = str(given[0])
     else:
@@ -110,7 +110,7 @@ def register(deployed: Deployed) -> None:
 @click.pass_obj
 def render(deployed: Deployed) -> None:
     """Write the configuration anew, as this release renders it."""
-    from sitekit.target.rendering import render as render_here
+    from sitekit.target.deployed import render as render_here
 
     _emit({"changed": render_here(deployed)})
 
@@ -158,9 +158,8 @@ def smoke(deployed: Deployed, seconds: float) -> None:
 @click.pass_obj
 def status(deployed: Deployed, *, keep: bool) -> None:
     """Say what the endpoint is doing."""
-    from sitekit.target.jobs import cancel_jobs
-    from sitekit.target.processes import end_orphans
-    from sitekit.target.running import manager_pid
+    from sitekit.jobs import cancel_jobs
+    from sitekit.target.processes import end_orphans, manager_pid
     from sitekit.target.status import status as look
 
     found = look(deployed)
@@ -176,7 +175,7 @@ def status(deployed: Deployed, *, keep: bool) -> None:
 @click.pass_obj
 def tidy(deployed: Deployed) -> None:
     """End what a killed endpoint left: systemd does so before it starts one."""
-    from sitekit.target.tidying import tidy as end_what_is_left
+    from sitekit.target.supervisor import tidy as end_what_is_left
 
     _emit(end_what_is_left(deployed)._asdict())
 

@@ -1,4 +1,4 @@
-"""An endpoint as it is deployed on this machine: its site, its paths, its credentials."""
+"""An endpoint as it is deployed on this machine: its site, paths, credentials, configuration."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitserve._version import __version__
 from fitserve.errors import BackendError
 from sitekit.context import endpoint_path
 from sitekit.derive import derive
+from sitekit.render import Rendering, render_site
 from sitekit.target.manifest import read_manifest
 from sitekit.target.places import places_of
 
@@ -20,9 +22,14 @@ if TYPE_CHECKING:
     from sitekit.target.manifest import Manifest
     from sitekit.target.places import Places
 
-__all__ = ["Deployed"]
+__all__ = ["Deployed", "render"]
 
 _PASSED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ")
+_DIRECT = ("engine.json", "site-card.json")
+_ENDPOINT = (
+    *("config.yaml", "user_config_template.yaml.j2", "user_config_schema.json"),
+    *("user_environment.yaml", "identity_mapping.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Deployed:
     @property
     def multi_user(self) -> bool:
         """Whether the endpoint is root's, with children under its users' accounts."""
-        return bool(self.site.get("access.mode") == "multi-user")
+        return bool(self.site.access.mode == "multi-user")
 
     @property
     def name(self) -> str:
@@ -121,15 +128,45 @@ class Deployed:
         The site's proxy, unless the credentials file names one (with its password), and the
         credentials.
         """
-        proxy = self.site.get("network.proxy") or {}
-        found = {
-            f"{name.upper()}_PROXY": proxy[name] for name in ("https", "http") if proxy.get(name)
-        }
-        if found:
-            found["NO_PROXY"] = ",".join(proxy["none_for"])
+        proxy, found = self.site.network.proxy, {}
+        if proxy is not None:
+            found = {"HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(proxy.none_for)}
+            if proxy.http:
+                found["HTTP_PROXY"] = proxy.http
         return {**found, **self.credentials()}
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the endpoint, as a systemd unit would have it."""
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
         return {**passed, "PATH": endpoint_path(self.link), **self.variables()}
+
+
+def render(deployed: Deployed) -> bool:
+    """Write every file that deploying writes; returns whether one changed."""
+    manifest = deployed.manifest
+    release = str(deployed.path(deployed.places.releases) / str(manifest.current))
+    ids = (deployed.endpoint_id, manifest.function_id)
+    rendering = Rendering(__version__, Path.home(), *ids, release)
+    files, _ = render_site(deployed.site, rendering)
+    direct = deployed.path(deployed.places.direct)
+    wanted = {direct / name: files[name] for name in _DIRECT}
+    if deployed.in_the_cloud:
+        wanted |= {
+            deployed.configuration / name: files[name] for name in _ENDPOINT if name in files
+        }
+        unit = deployed.path(deployed.places.unit)
+        if unit.is_file():
+            wanted[unit] = files[unit.name]
+    written = [path for path, text in wanted.items() if _write(path, text)]
+    return bool(written)
+
+
+def _write(path: Path, text: str) -> bool:
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    mode = path.stat().st_mode & 0o777 if path.is_file() else 0o600
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.chmod(mode)
+    part.replace(path)
+    return True

@@ -103,9 +103,9 @@ def places_of(site: Site) -> Places:
     '~/.config/fitserve/fitserve-local.env'
     """
     name = derive(site).endpoint_name
-    multi = site.get("access.mode") == "multi-user"
-    venv = site.get("endpoint.venv")
-    workers = site.get("environment.venv")
+    multi = site.access.mode == "multi-user"
+    venv = site.endpoint.venv
+    workers = site.environment.venv
     links = (venv,) if workers in {None, venv} else (venv, workers)
     root = str(PurePosixPath(venv).parent)
     settings = "/etc/fitserve" if multi else "~/.config/fitserve"
@@ -122,8 +122,8 @@ def places_of(site: Site) -> Places:
         direct=f"/etc/xdg/fitserve/sites/{site.name}" if multi else f"{settings}/sites/{site.name}",
         unit=f"{units}/{name}.service",
         command="" if multi else "~/.local/bin/fitserve",
-        run=site.get("directories.run"),
-        cache=site.get("directories.cache"),
+        run=site.directories.run,
+        cache=site.directories.cache,
         image=image_file(site.pinned(__version__)) or "",
         functions="~/.config/fitserve/functions.json",
         tokens="~/.globus_compute/storage.db",

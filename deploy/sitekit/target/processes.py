@@ -1,9 +1,13 @@
-"""Processes of an endpoint on this machine, alive ones and those that a dead one left."""
+"""Processes of an endpoint here: whether it runs, with what, and what a dead one left."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
+import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -15,8 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fitserve_worker.processes import Found
+    from sitekit.target.deployed import Deployed
 
-__all__ = ["alive", "end", "end_all", "end_orphans", "find_processes"]
+__all__ = [
+    "alive",
+    "end",
+    "end_all",
+    "end_orphans",
+    "endpoint_version",
+    "find_processes",
+    "lock_file",
+    "manager_pid",
+    "running_digest",
+    "running_file",
+    "supervisor_pid",
+    "wanted_digest",
+]
 
 _POLL = 0.2
 
@@ -59,3 +77,68 @@ def as_data(found: Iterable[Found]) -> list[dict[str, object]]:
 def _signal(pid: int, sign: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, sign)
+
+
+def lock_file(deployed: Deployed) -> Path:
+    """Return the file that the supervisor locks, with its process id."""
+    return deployed.state / "supervisor.lock"
+
+
+def running_file(deployed: Deployed) -> Path:
+    """Return the file that says with what the endpoint was started."""
+    return deployed.state / "running.json"
+
+
+def supervisor_pid(deployed: Deployed) -> int | None:
+    """Return the process that looks after the endpoint, or None if there is none."""
+    lock = lock_file(deployed)
+    if not lock.is_file():
+        return None
+    with lock.open(encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            text = stream.read().strip()
+            return int(text) if text.isdigit() else None
+    return None
+
+
+def manager_pid(deployed: Deployed) -> int | None:
+    """Return the process of the endpoint itself, or None if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((deployed.configuration / "daemon.pid").read_text(encoding="utf-8"))
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        # The number may be another process' by now.
+        if alive(pid) and ("globus-compute-endpoint" in title or deployed.name in title):
+            return pid
+    return None
+
+
+def endpoint_version(deployed: Deployed) -> str | None:
+    """Return the version of globus-compute-endpoint in the release that serves."""
+    found = list(
+        deployed.link.glob("lib/python*/site-packages/globus_compute_endpoint-*.dist-info")
+    )
+    return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else None
+
+
+def running_digest(deployed: Deployed) -> str | None:
+    """Return the digest of what the endpoint was last started with."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(running_file(deployed).read_text(encoding="utf-8"))["digest"])
+    return None
+
+
+def wanted_digest(deployed: Deployed) -> str:
+    """Return a digest of what the endpoint reads once, when it starts.
+
+    The template and the schema of users' options are not among it: it reads them for each
+    child that it starts. Comments are not either, so that a new version of fitserve alone
+    does not start an endpoint anew.
+    """
+    parts = [endpoint_version(deployed) or "", json.dumps(sorted(deployed.credentials().items()))]
+    files = [deployed.configuration / name for name in ("config.yaml", "user_environment.yaml")]
+    for path in (*files, deployed.path(deployed.places.unit)):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        parts.append(re.sub(r"(?m)^#.*\n", "", text))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

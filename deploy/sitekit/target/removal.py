@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sitekit.doctor.shell import run
-from sitekit.target.jobs import outputs_at_home
+from sitekit.jobs import outputs_at_home
+from sitekit.shell import run
 from sitekit.target.manifest import read_manifest
 from sitekit.target.service import stop
 

@@ -11,10 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import BackendError
-from sitekit.doctor.shell import run
-from sitekit.target.jobs import cancel_jobs
-from sitekit.target.processes import alive, end, end_all, find_processes
-from sitekit.target.running import (
+from sitekit.jobs import cancel_jobs
+from sitekit.shell import run
+from sitekit.target.processes import (
+    alive,
+    end,
+    end_all,
+    find_processes,
     manager_pid,
     running_digest,
     running_file,
@@ -23,7 +26,7 @@ from sitekit.target.running import (
 )
 
 if TYPE_CHECKING:
-    from sitekit.doctor.shell import Result
+    from sitekit.shell import Result
     from sitekit.target.deployed import Deployed
 
 __all__ = ["busy_children", "ensure", "manager_kind", "stop", "wait_until_idle"]

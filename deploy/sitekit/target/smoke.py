@@ -137,7 +137,7 @@ def through_the_service(served: Served, card: Path, timeout: float) -> Iterator[
     timeout
         Seconds to wait for the fit, queue included.
     """
-    port = served.site.get("endpoint.amqp_port")
+    port = served.site.endpoint.amqp_port
     # Not a thing that users set: the site takes it, and its card does not tell of it.
     known = msgspec.structs.replace(read_card(str(card)), options=None)
     profile = Profile(name=served.site.name, card=known, amqp_port=port)
@@ -173,7 +173,7 @@ def refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
     from globus_compute_sdk import Executor
 
     began = time.monotonic()
-    port = served.site.get("endpoint.amqp_port")
+    port = served.site.endpoint.amqp_port
     try:
         client = Service().client
         function = known or str(client.register_source_code(_NOT_OURS, "fitserve_must_not_run"))

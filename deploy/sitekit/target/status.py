@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve_worker.outbox import Outbox
 from sitekit.derive import derive
-from sitekit.target.jobs import find_jobs
-from sitekit.target.processes import as_data, find_processes
-from sitekit.target.running import (
+from sitekit.jobs import find_jobs
+from sitekit.target.processes import (
+    as_data,
     endpoint_version,
+    find_processes,
     manager_pid,
     running_digest,
     supervisor_pid,
@@ -25,8 +26,8 @@ from sitekit.target.running import (
 from sitekit.target.service import boot, manager_kind
 
 if TYPE_CHECKING:
+    from sitekit.jobs import Job
     from sitekit.target.deployed import Deployed
-    from sitekit.target.jobs import Job
 
 __all__ = ["STATUS_VERSION", "status"]
 
@@ -40,7 +41,7 @@ def status(deployed: Deployed) -> dict[str, Any]:
     manifest = deployed.manifest
     endpoint = deployed.endpoint_id
     found = find_processes(endpoint) if endpoint else []
-    jobs = find_jobs(deployed.site, deployed.name)
+    jobs = find_jobs(deployed.site, deployed.name, everyone=deployed.multi_user)
     return {
         "status_version": STATUS_VERSION,
         "site": deployed.site.name,
@@ -89,11 +90,11 @@ def _since(pid: int) -> str:
 def _workers(deployed: Deployed, jobs: list[Job], commands: list[str]) -> dict[str, int | None]:
     """Return how many workers there are: counted here, or expected of the jobs that run."""
     derived = derive(deployed.site)
-    if deployed.site.get("scheduler.type") == "local":
+    if deployed.site.scheduler.type == "local":
         here = sum("process_worker_pool" in one or "multiprocessing" in one for one in commands)
         return {"processes": here, "most": derived.workers_max}
     running = sum(job.state == "running" for job in jobs)
-    nodes = running * deployed.site.get("blocks.nodes")
+    nodes = running * deployed.site.blocks.nodes
     return {"of_running_jobs": nodes * (derived.workers_per_node or 0), "most": derived.workers_max}
 
 

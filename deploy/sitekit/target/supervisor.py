@@ -16,18 +16,57 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from sitekit.jobs import cancel_jobs
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed
-from sitekit.target.processes import alive
-from sitekit.target.running import lock_file, running_file, wanted_digest
-from sitekit.target.tidying import tidy
+from sitekit.target.processes import (
+    alive,
+    end,
+    end_orphans,
+    lock_file,
+    manager_pid,
+    running_file,
+    wanted_digest,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["Supervisor", "main"]
+__all__ = ["Supervisor", "Tidied", "main", "tidy"]
+
+_GRACE = 120.0
+
+
+class Tidied(NamedTuple):
+    """What was ended: an endpoint that nobody looked after, orphans of its children, jobs."""
+
+    endpoint: int | None
+    orphans: int
+    jobs: list[str]
+
+    def __str__(self) -> str:
+        """Say it in one line; nothing where there was nothing."""
+        if self == (None, 0, []):
+            return ""
+        endpoint = f"endpoint {self.endpoint}, " if self.endpoint else ""
+        return f"{endpoint}{self.orphans} processes, jobs {', '.join(self.jobs) or 'none'}"
+
+
+def tidy(deployed: Deployed) -> Tidied:
+    """End an endpoint that nobody looks after, what its children left, and their jobs.
+
+    Only where none is meant to run: the jobs of one that does would be cancelled too.
+    """
+    pid = manager_pid(deployed)
+    if pid is not None:
+        end([pid], _GRACE)
+    if deployed.endpoint_id is None:
+        return Tidied(pid, 0, [])
+    orphans = end_orphans(deployed.endpoint_id)
+    return Tidied(pid, orphans, cancel_jobs(deployed.site, deployed.name))
+
 
 _SETTLE = 10.0
 
@@ -46,7 +85,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._told_to_stop)
         signal.signal(signal.SIGINT, self._told_to_stop)
         signal.signal(signal.SIGHUP, self._told_to_start_again)
-        restart = self._deployed.site.get("endpoint.restart")
+        restart = self._deployed.site.endpoint.restart
         while not self._stop:
             self._again = False
             left = str(tidy(self._deployed))
@@ -81,7 +120,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         # Globus refuses a new start for three heartbeats after an endpoint was killed.
-        seconds = 3 * self._deployed.site.get("endpoint.heartbeat_seconds") + _SETTLE
+        seconds = 3 * self._deployed.site.endpoint.heartbeat_seconds + _SETTLE
         _say(f"starting it again in {seconds:.0f} s")
         deadline = time.monotonic() + seconds
         while not (self._stop or self._again) and time.monotonic() < deadline:

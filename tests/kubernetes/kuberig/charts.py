@@ -16,7 +16,7 @@ from sitekit.render import Rendering
 __all__ = ["RENDERING", "SITES", "helm", "manifests", "merged", "site_values"]
 
 RENDERING = Rendering("0.0.0", Path("/home/fitserve"))
-SITES = [name for name in shipped_sites() if load_site(name)[0].get("kubernetes")]
+SITES = [name for name in shipped_sites() if load_site(name)[0].kubernetes]
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Run:
         loaded, _ = load_site(str(site))
         self._kube = kube
         self._name = name
-        self._namespace: str = loaded.get("kubernetes.namespace")
+        self._namespace: str = loaded.pods.namespace
         given = f"/pallet/{pallet.name}" if isinstance(pallet, Path) else pallet
         words = " ".join(["fitserve run", given, f"--endpoint parsl:{loaded.name}", *options])
         script = f"{words} --quiet --output /tmp/run && echo '{_MARK}' && cat /tmp/run/results.json"
