@@ -79,9 +79,10 @@ tension: dev ## Judge the kernel on generated models, against the lowest of many
 gpu-check: dev ## Check and time the kernel on the device that JAX has here
 	@$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
-lint: dev ## Check style
+lint: dev ## Check style and spelling
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 
 types: dev ## Check types
 	@$(BIN)/mypy client/src worker/src deploy/sitekit containers/imagekit
