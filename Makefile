@@ -25,7 +25,7 @@ OWN_NETWORK := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set 
 # A release for this machine, with the wheels that hosts of such a network cannot fetch.
 BUNDLE = $(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
 	--machine "$$(uname -m)" > /dev/null
-.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-slow lint types docs lock benchmark tension gpu-check
+.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-slow lint types docs dist lock benchmark tension gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -89,6 +89,11 @@ types: dev ## Check types
 
 docs: dev ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet
+
+dist: dev ## Build both distributions into dist/, as a release publishes them
+	@rm -rf dist
+	@$(BIN)/uv build --quiet --out-dir dist client
+	@$(BIN)/uv build --quiet --out-dir dist worker
 
 lock: dev ## Write the lock files anew, within their versions
 	@$(BIN)/python tools/lock.py
