@@ -30,9 +30,10 @@ dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
 # As many processes as cores; each has whole files, so that what a file shares is made once.
+# They compile modules once too, whatever the environment says of that.
 BESIDE := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: dev ## Run the fast tests: no root, no network, no other software
-	@$(BIN)/python -m pytest -m "not ($(ELSEWHERE))" $(BESIDE) --durations=10
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -m "not ($(ELSEWHERE))" $(BESIDE) --durations=10
 
 test-published: dev ## Compare fits of published analyses with their reference results
 	@$(BIN)/python -m pytest -m "published and not slow" --durations=10
