@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Other processes of tests have the other cores. NumPy reads it when it is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from fitserve.contract import (
     HypotestRequest,
@@ -27,15 +31,40 @@ from fitserve.runs.records import Inputs, Manifest, StoredResult
 from fitserve.runs.store import RunStore, SavedRun, read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
+
+
+# How long an example takes says nothing where other tests run beside it.
+settings.register_profile(
+    "tests", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 def pytest_configure() -> None:
     """Have Ctrl-C reach what tests start: a shell has that ignored in the background."""
     if getsignal(SIGINT) is SIG_IGN:
         set_signal(SIGINT, default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no process has it to do when others are done."""
+    long = ("kernel", "requests", "backends", "worker", "generated", "pallet")
+    places = {ROOT / "tests" / area: rank for rank, area in enumerate(long)}
+    items.sort(key=lambda item: places.get(item.path.parent, len(long)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have each program compiled once: by one process of all that tests start or are run by."""
+    base = tmp_path_factory.getbasetemp()
+    # The directory of a process of pytest-xdist is within that of the whole session.
+    session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FITSERVE_JIT_CACHE", str(session / "programs"))
+        yield
 
 
 @pytest.fixture(autouse=True)

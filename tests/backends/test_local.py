@@ -73,7 +73,7 @@ def client(pallet_directory: Path, tmp_path: Path) -> Iterator[Callable[..., sub
             one.kill()
 
 
-def _wait(condition: Callable[[], object], seconds: float = 60.0) -> object:
+def _wait(condition: Callable[[], object], seconds: float = 120.0) -> object:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()

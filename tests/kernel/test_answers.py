@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from fitserve.contract import (
     KERNEL_DOUBT,
-    EngineOptions,
     FitRequest,
     LimitRequest,
     ModelOptions,
@@ -46,7 +45,7 @@ def _answers(case: Case, request: Request) -> list[HypothesisResult]:
         for one in case.hypotheses
     ]
     work = Work(digest(workspace), workspace, hypotheses, request, request_digest(request))
-    engine = KernelEngine(lambda: PyhfEngine(EngineOptions(optimizer="minuit")))
+    engine = KernelEngine(lambda: PyhfEngine(request.engine))
     found = {one.name: one for one in engine.answers(work)}
     return [found[hypothesis.name] for hypothesis in case.hypotheses]
 

@@ -39,13 +39,6 @@ TOLERANCE = 2e-5
 MUS = (1.0, 0.5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("FITSERVE_JIT_CACHE", str(tmp_path_factory.mktemp("jit")))
-        yield
-
-
 def _run(task: Task, engine: str, **changes: object) -> dict[str, HypothesisResult]:
     options = EngineOptions(engine=engine)
     request = HypotestRequest(mu=MUS, engine=options)

@@ -35,13 +35,6 @@ KERNEL = EngineOptions(engine="kernel")
 EXPECTED = [0.01, 0.04, 0.1, 0.3, 0.6]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("FITSERVE_JIT_CACHE", str(tmp_path_factory.mktemp("jit")))
-        yield
-
-
 def _answer(engine: str, reason: str | None, *cls: float | None, **more: Any) -> HypothesisResult:
     """Return an answer with an observed CLs at 1 and, if there is one, at 2."""
     status = "ok" if reason is None else "suspect"
