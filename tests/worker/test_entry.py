@@ -11,6 +11,7 @@ import pytest
 
 import fitserve_worker
 from fitserve.contract import (
+    STAGE_VARIABLE,
     ContractError,
     EngineOptions,
     HypotestRequest,
@@ -28,7 +29,6 @@ from fitserve.contract import (
 from fitserve_worker import entry as staging
 from fitserve_worker.engines import pyhf_engine
 from fitserve_worker.engines.pyhf_hypotest import Evaluation
-from fitserve_worker.entry import STAGE_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path

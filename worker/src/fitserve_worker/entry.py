@@ -18,6 +18,7 @@ import msgspec
 from cachetools import LRUCache
 
 from fitserve.contract import (
+    STAGE_VARIABLE,
     ContractError,
     HypothesisResult,
     TaskResult,
@@ -44,15 +45,11 @@ if TYPE_CHECKING:
     from fitserve.contract import Task
 
 __all__ = [
-    "STAGE_VARIABLE",
     "answer",
     "limit_memory",
     "perform",
     "worker_version",
 ]
-
-STAGE_VARIABLE = "FITSERVE_STAGE"
-"""Environment variable of the worker: the directory with staged workspaces."""
 
 # Decoded workspaces stay for the next task, up to this many bytes of their JSON.
 _CACHE_BYTES = 64 * 1024**2

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_DECODED_BYTES",
     "QUICK",
     "SMALL",
+    "STAGE_VARIABLE",
     "compress",
     "decode_result",
     "decode_task",
@@ -247,6 +248,9 @@ def _decode(kind: str, text: str, type_: type[_T], limit: int) -> _T:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ContractError(f"the {kind} does not fit the contract", evidence=str(error)) from error
 
+
+STAGE_VARIABLE = "FITSERVE_STAGE"
+"""Environment variable of a worker: the directory with staged workspaces."""
 
 FUNCTION_NAME = "fitserve_run"
 

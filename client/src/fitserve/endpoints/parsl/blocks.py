@@ -8,6 +8,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fitserve.contract import STAGE_VARIABLE
 from fitserve.endpoints.parsl.site import parsl_config
 from fitserve.endpoints.parsl.watch import PodWatch, Watch, ask_pods, watched
 from fitserve.errors import BackendError
@@ -207,8 +208,6 @@ class Engine:
             self._guardian.watch("job", f"{self._scheduler.cancel} {job}")
 
     def _export_stage(self, directory: Path) -> None:
-        from fitserve_worker.entry import STAGE_VARIABLE
-
         stage = directory / STAGE_DIRECTORY
         # A block that begins when the run is over would wait for its client.
         self.provider.worker_init += (

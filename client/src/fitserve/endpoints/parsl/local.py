@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitserve.contract import QUICK
+from fitserve.contract import QUICK, STAGE_VARIABLE
 from fitserve.endpoints.base import LOCAL, BackendStatus, Limits, Outcome
 from fitserve.endpoints.parsl import interchange
 from fitserve.endpoints.parsl.tended import Tended
@@ -282,8 +282,6 @@ def _config(guardian: Guardian, stage: Path, workers: int) -> Config:
 
 
 def _worker_environment(temporary: Path, stage: Path) -> str:
-    from fitserve_worker.entry import STAGE_VARIABLE
-
     flags = f"{os.environ.get('XLA_FLAGS', '')} {_XLA_ONE_THREAD}".strip()
     settings = {
         **_ONE_THREAD,
