@@ -14,7 +14,7 @@ import pytest
 import fitserve_worker
 from fitserve.contract import ContractError, decode_result, encode_task
 from fitserve.runs.store import read_run
-from globusrig.client import FIT, Client, complete, events
+from globusrig.client import FIT, MANY, Client, complete, events
 from globusrig.other_python import OtherPython, find_other_python
 from globusrig.rig import ROOT, Endpoint
 
@@ -135,7 +135,7 @@ def test_client_and_worker_have_different_versions_of_python(
 def test_two_endpoints_share_a_run(client: Client, tmp_path: Path, mu: tuple[str, str]) -> None:
     run = tmp_path / "run"
     options = ("--workers", 2, "--max-task-hypotheses", 1)
-    client("run", "example", *FIT, *mu, *options, "-e", "rig", "-e", "local", "-o", run)
+    client("run", "example", *MANY, *mu, *options, "-e", "rig", "-e", "local", "-o", run)
     complete(run)
     saved = read_run(run)
     assert saved.manifest.endpoint == "rig,local"

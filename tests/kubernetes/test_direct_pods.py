@@ -178,6 +178,19 @@ def engine(description: EngineDescription, cluster: Cluster, tmp_path: Path) -> 
     guardian.dismiss()
 
 
+def test_a_run_keeps_to_its_share_before_it_asks_for_the_first_block(
+    description: EngineDescription, tmp_path: Path
+) -> None:
+    guardian = Guardian()
+    assert description.engine["provider"]["max_blocks"] > 1
+    engine = Engine(description, tmp_path, guardian, staged=False, most=1)
+    try:
+        assert engine.provider.max_blocks == 1
+    finally:
+        engine.stop()
+        guardian.dismiss()
+
+
 def test_a_first_pod_that_fails_breaks_no_run(
     description: EngineDescription, engine: Engine, cluster: Cluster
 ) -> None:

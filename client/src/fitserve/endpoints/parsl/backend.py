@@ -186,8 +186,10 @@ class SiteBackend:
         except OSError as error:
             raise self._no_directory(base, error) from error
         staged, guardian = _sees_stage(self._site.engine), self._tended.guardian
-        directory = self._directory
-        self._tended.set_up(lambda: Engine(self._site, directory, guardian, staged=staged))
+        directory, most = self._directory, self._share.blocks(self._most)
+        self._tended.set_up(
+            lambda: Engine(self._site, directory, guardian, staged=staged, most=most)
+        )
 
     def stage(self, digest: str, compressed: bytes) -> bool:
         """Put a compressed workspace into the run's directory, which workers see.

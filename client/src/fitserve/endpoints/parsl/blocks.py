@@ -45,6 +45,8 @@ class Engine:
         Sees to what is left if the client is gone.
     staged
         Whether workers find workspaces in the run's directory.
+    most
+        Blocks to ask for at first, at most; by default what the site allows.
 
     Attributes
     ----------
@@ -66,6 +68,7 @@ class Engine:
         guardian: Guardian,
         *,
         staged: bool,
+        most: int | None = None,
     ) -> None:
         from fitserve.endpoints.parsl.engine import ParslEngine
 
@@ -96,6 +99,10 @@ class Engine:
         config.initialize_logging = False
         [self.executor] = config.executors
         self.provider = self.executor.provider
+        if most is not None:
+            # Before Parsl begins to ask: another run of this user may have the rest.
+            self.provider.max_blocks = min(self.provider.max_blocks, most)
+            self.provider.init_blocks = min(self.provider.init_blocks, most)
         if isinstance(self.watch, PodWatch):
             self.watch.ask = partial(ask_pods, self.provider)
         self.executor.worker_logdir_root = str(directory)
