@@ -57,6 +57,8 @@ TIMES = re.compile(r"time|seconds|started|finished|created|host|version|path|pid
 NOISE = [
     (re.compile(r"\d\d\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00| UTC)?"), "DATE"),
     (re.compile(r"\b\d+(\.\d+)? ?(ms|s|min|h|MB|kB|GB)\b"), "AMOUNT"),
+    # How far a run was, where it took long.
+    (re.compile(r"(?m)^\d+ of \d+ hypotheses are done\n"), ""),
     (re.compile(r"\b\d+(\.\d+)? (times|per second|hypotheses per second)"), "RATE"),
 ]
 
@@ -200,6 +202,7 @@ def _question(freezer: Freezer, name: str, pallet: str, question: list[str]) -> 
 def _words(page: str) -> str:
     """Return what a page says, without its pictures and markup."""
     page = re.sub(r"(?s)<(svg|style|script)\b.*?</\1>", "", page)
+    page = re.sub(r'(?s)<section id="timing".*?</section>', "", page)
     return "\n".join(filter(None, (line.strip() for line in re.split(r"<[^>]*>", page))))
 
 

@@ -195,6 +195,7 @@ def _check_impacts(found: HypothesisResult, model: Any, data: list[float]) -> No
         assert impact.postfit_up == pytest.approx(shift, abs=2e-3)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(
     max_examples=5,

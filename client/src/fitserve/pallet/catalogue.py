@@ -60,7 +60,7 @@ def catalogue() -> tuple[Analysis, ...]:
 
     Examples
     --------
-    >>> from fitserve.pallet import catalogue
+    >>> from fitserve.pallet.catalogue import catalogue
     >>> [analysis.name for analysis in catalogue()]
     ['example', '1Lbb', '3L-RJ', 'staus', 'SS3L']
     """

@@ -97,6 +97,7 @@ def makespan(costs: Costs, loads: Sequence[Load], workers: int) -> float:
     --------
     Three tasks on two workers that need 2 s before their first fit:
 
+    >>> from fitserve.endpoints.base import Costs
     >>> makespan(Costs(setup=2.0), [Load(3.0, 0), Load(1.0, 0), Load(1.0, 0)], 2)
     5.0
     """
@@ -108,6 +109,7 @@ def first_fit(costs: Costs, workers: int) -> float:
 
     Examples
     --------
+    >>> from fitserve.endpoints.base import Costs
     >>> first_fit(Costs(client=1.0, start=2.0, setup=4.0), 2)
     7.0
     """
@@ -136,6 +138,7 @@ def simulate(costs: Costs, work: Work, workers: int, size: int, *, runs: int = _
     --------
     Ten fits of a second on two workers that are there at once, in tasks of one:
 
+    >>> from fitserve.endpoints.base import Costs
     >>> work = Work(10, 1.0, spread=0.0, doubt=0.0)
     >>> simulate(Costs(), work, 2, 1)
     Estimate(size=1, tasks=10, makespan=5.0, efficiency=1.0)
@@ -177,6 +180,7 @@ def best_size(
     Twelve fits of a second on three workers: one task for each of them if all are ready at the
     same time and tasks cost something, smaller ones if some workers are ready later.
 
+    >>> from fitserve.endpoints.base import Costs
     >>> work = Work(12, 1.0, spread=0.0, doubt=0.0)
     >>> best_size(Costs(task=0.5), work, 3)
     Estimate(size=4, tasks=3, makespan=4.5, efficiency=0.888889)

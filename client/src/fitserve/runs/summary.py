@@ -115,6 +115,7 @@ def cautions(request: Request) -> list[str]:
 
     Examples
     --------
+    >>> from fitserve.contract import HypotestRequest
     >>> cautions(HypotestRequest())
     []
     """
