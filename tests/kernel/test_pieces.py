@@ -21,7 +21,10 @@ from fitserve_worker.kernel.local import LocalTerms, minimum
 from fitserve_worker.kernel.newton import Problem, minimise
 from fitserve_worker.kernel.runtime import runtime
 
-runtime()  # float64 from here on
+
+@pytest.fixture(scope="module", autouse=True)
+def _float64() -> None:
+    runtime()
 
 
 def _objective(g: float, rest: float, scaled: float, data: float, terms: LocalTerms) -> float:
