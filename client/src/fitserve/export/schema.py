@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
@@ -24,6 +25,9 @@ def results_schema() -> dict[str, Any]:
     True
     """
     schema = msgspec.json.schema(dict[str, HypothesisResult])
+    for definition in schema["$defs"].values():
+        # msgspec leaves docstrings indented before version 0.23.
+        definition["description"] = inspect.cleandoc(definition["description"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "fitserve results.json",
