@@ -20,7 +20,10 @@ from fitserve_worker.kernel.likelihood import Evaluation, LocalTerms, minimum
 from fitserve_worker.kernel.newton import Problem, minimise
 from fitserve_worker.kernel.runtime import runtime
 
-runtime()  # float64 from here on
+
+@pytest.fixture(scope="module", autouse=True)
+def _float64() -> None:
+    runtime()
 
 
 def _objective(g: float, rest: float, scaled: float, data: float, terms: LocalTerms) -> float:
