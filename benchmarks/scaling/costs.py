@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from simulation import Estimate, simulate
+
 from fitserve.endpoints.base import CLOUD, DIRECT, Costs, Limits
-from fitserve.runs.makespan import Estimate, Work, simulate
+from fitserve.runs.makespan import Work
 from fitserve.runs.plan import MOST_TOYS, Bounds, task_size
 
 __all__ = ["BATCHES", "WAYS", "Batch", "Way", "planned"]

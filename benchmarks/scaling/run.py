@@ -15,9 +15,10 @@ import matplotlib as mpl
 import numpy as np
 from costs import BATCHES, WAYS, planned
 from matplotlib import pyplot as plt
+from simulation import Estimate, Scatter, simulate
 
 from fitserve.endpoints.base import LOCAL, QUEUE_SECONDS, Costs
-from fitserve.runs.makespan import Estimate, Work, simulate
+from fitserve.runs.makespan import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = Path(__file__).with_name("measured.json")
@@ -61,8 +62,9 @@ def _compared(run: dict[str, Any]) -> dict[str, float]:
     fits = np.array(run["fit_seconds"])
     start = median(run["workers_began"])
     costs = Costs(task=run["task_overhead"], start=start, dispatch=LOCAL.dispatch)
-    work = Work(run["hypotheses"], float(fits.mean()), spread=pstdev(np.log(fits)), doubt=0.0)
-    predicted = simulate(costs, work, run["workers"], 1)
+    work = Work(run["hypotheses"], float(fits.mean()))
+    scatter = Scatter(pstdev(np.log(fits)), doubt=0.0)
+    predicted = simulate(costs, work, run["workers"], 1, scatter)
     return {
         "workers": run["workers"],
         "load": max(run["load"]),

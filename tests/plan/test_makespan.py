@@ -1,22 +1,17 @@
-"""Plans are those that end a run soonest in the simulation."""
+"""Tasks are of a size that lets a run end soon, and plans say when."""
 
 from __future__ import annotations
 
 import math
-import sys
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fitserve.contract import HypotestRequest, Hypothesis, ToysRequest
 from fitserve.endpoints.base import CLOUD, DIRECT, LOCAL, Costs, Limits
-from fitserve.runs.makespan import Estimate, Load, Work, best_size, makespan, simulate
+from fitserve.runs.makespan import Load, Work, makespan
 from fitserve.runs.plan import Bounds, Plan, make_plan, task_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 WORKSPACE = {"channels": [], "observations": [], "measurements": []}
 MOST = Bounds().hypotheses
@@ -73,30 +68,35 @@ def test_blocks_leave_the_queue_one_after_the_other() -> None:
 @pytest.mark.parametrize("costs", [LOCAL, DIRECT, CLOUD])
 @pytest.mark.parametrize("each", [0.02, 2.0])
 @pytest.mark.parametrize("workers", [2, 7, 60])
-def test_a_plan_has_the_best_size(
+def test_a_plan_has_tasks_of_the_chosen_size(
     costs: Costs, each: float, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def spy(*given: object, **bounds: int) -> Estimate:
-        asked.append((given, best_size(*given, **bounds)))
-        return asked[-1][1]
-
-    monkeypatch.setattr("fitserve.runs.plan.best_size", spy)
     monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: each)
     plan = _plan(300, _limits(workers, costs), HypotestRequest())
-    [((asked_costs, work, asked_workers), best)] = asked
-    assert (asked_costs, work.number, work.fit, asked_workers) == (costs, 300, each, workers)
-    assert (len(plan.tasks[0].hypotheses), len(plan.tasks)) == (best.size, best.tasks)
+    sizes = [len(task.hypotheses) for task in plan.tasks]
+    work = Work(300, each, task_bytes=1024.0)
+    size = task_size(work, _limits(workers, costs), most=MOST)
+    assert sizes == [size] * (300 // size) + ([300 % size] if 300 % size else [])
     loads = [Load(task.seconds, task.bytes) for task in plan.tasks]
     assert plan.seconds == makespan(costs, loads, workers)
 
 
+def test_every_worker_has_several_tasks_that_are_worth_what_they_cost() -> None:
+    assert task_size(Work(640, 1.0), _limits(10, Costs()), most=MOST) == 8
+    # Five times the 0.5 s that a task costs, in fits of 0.1 s.
+    assert task_size(Work(640, 0.1), _limits(10, Costs(task=0.5)), most=MOST) == 25
+    # What is sent to ten workers one after the other costs each of them ten times as much.
+    assert task_size(Work(640, 0.1), _limits(10, Costs(dispatch=0.05)), most=MOST) == 25
+    by_bytes = Work(640, 0.1, task_bytes=1e6)
+    assert task_size(by_bytes, _limits(10, Costs(byte=5e-8)), most=MOST) == 25
+    requests = Costs(request=5.0, request_tasks=100)
+    assert task_size(Work(640, 0.1), _limits(10, requests), most=MOST) == 25
+
+
 def test_no_worker_that_comes_first_is_left_without_a_task() -> None:
-    # By the model alone it would not be worth the setup of a second worker.
+    # What a task costs would be worth one of all of them.
     work = Work(60, 0.002)
-    assert best_size(LOCAL, work, 2).tasks == 1
-    assert task_size(work, _limits(2), most=MOST) <= 30
+    assert task_size(work, _limits(2), most=MOST) == 30
     assert task_size(work, _limits(10_000, DIRECT), most=MOST) <= 2
 
 
@@ -110,65 +110,10 @@ def test_what_tasks_and_workers_cost_decides() -> None:
     assert sizes[2] < sizes[1] <= sizes[0]
 
 
-@given(
-    number=st.integers(1, 300),
-    each=st.floats(1e-3, 10.0),
-    workers=st.integers(1, 50),
-    costs=st.sampled_from([LOCAL, DIRECT, CLOUD, Costs(task=1.0), Costs(dispatch=0.5)]),
-)
-@settings(max_examples=20, deadline=None)
-def test_no_other_size_is_much_better(number: int, each: float, workers: int, costs: Costs) -> None:
-    work = Work(number, each, each_bytes=1e4)
-    first = min(workers, costs.workers_per_block or workers)
-    most = max(1, min(MOST, int(60 / each), math.ceil(number / first)))
-    chosen = task_size(work, _limits(workers, costs), most=MOST)
-    shortest = min(simulate(costs, work, workers, size).makespan for size in range(1, most + 1))
-    assert simulate(costs, work, workers, chosen).makespan <= 1.05 * shortest
-
-
-def test_1lbb_on_this_machine_is_no_slower_than_in_tasks_of_16() -> None:
-    work = Work(125, 0.027, task_bytes=1024, each_bytes=16_500)
-    chosen = task_size(work, _limits(2), most=MOST)
-    before, now = (simulate(LOCAL, work, 2, size).makespan for size in (16, chosen))
-    assert now <= 1.005 * before
-    assert 8 <= chosen <= 32
-
-
-@pytest.mark.parametrize("workers", [1, 100, 1_000, 10_000])
-@pytest.mark.parametrize(("number", "most"), [(10_000, MOST), (10_000_000, 200_000)])
-def test_choosing_simulates_no_more_than_it_may(
-    workers: int, number: int, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However much there is to do: a run of the product begins with this."""
-    counted = _count(monkeypatch)
-    task_size(Work(number, 0.0135, each_bytes=1e4), _limits(workers, CLOUD), most=most)
-    assert 0 < counted() < 300_000
-
-
-def test_a_large_plan_simulates_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = _count(monkeypatch)
-    plan = _plan(10_000, _limits(100, DIRECT), HypotestRequest())
-    assert 0 < counted() < 300_000
-    assert sum(len(task.hypotheses) for task in plan.tasks) == 10_000
-
-
-def _count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Return a function that says how many tasks and workers were gone through since."""
-    steps = []
-    real = vars(sys.modules["fitserve.runs.makespan"])["_end"]
-
-    def end(costs: Costs, loads: Any, workers: Any) -> float:
-        steps.append(len(loads) + len(workers))
-        return real(costs, loads, workers)
-
-    monkeypatch.setattr("fitserve.runs.makespan._end", end)
-    return lambda: sum(steps)
-
-
-def test_toys_are_cut_to_the_best_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_toys_are_cut_to_the_chosen_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fitserve.runs.plan.seconds_per_hypothesis", lambda *_: 1_000.0)
     plan = _plan(1, _limits(20, DIRECT), ToysRequest(toys=100_000))
     work = Work(100_000, 0.01, task_bytes=plan.tasks[0].bytes)
-    best = best_size(DIRECT, work, 20, most=5_000)
-    assert len(plan.tasks) == best.tasks
-    assert max(task.toys.count for task in plan.tasks) <= best.size
+    size = task_size(work, _limits(20, DIRECT), most=5_000)
+    assert len(plan.tasks) == math.ceil(100_000 / size)
+    assert max(task.toys.count for task in plan.tasks) <= size

@@ -1,6 +1,7 @@
 """From a pallet and a request to self-contained tasks of bounded size and time.
 
-A task has as many hypotheses, or toys of them, as end the run soonest within the bounds.
+A task has so many hypotheses, or toys of them, that every worker has several tasks, and that its
+fits take much longer than what it costs to send it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 from fitserve.contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
 from fitserve.runs.estimate import seconds_per_hypothesis, seconds_to_verify
-from fitserve.runs.makespan import Load, Work, best_size, first_fit, makespan
+from fitserve.runs.makespan import Load, Work, first_fit, makespan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,10 @@ __all__ = [
     "toy_parts",
 ]
 
+# Each worker has so many tasks that none waits long for another in the end; but the fits of a task
+# take at least so many times what it costs. `benchmarks/scaling` shows what other sizes give.
+_ROUNDS = 8
+_WORTH = 5.0
 # Unless the user bounds it, a task is cut to this time where more tasks cost little to send.
 _TASK_SECONDS = 60.0
 # All the workspaces of a run may take this many bytes, and this part of those of its patches ...
@@ -47,7 +52,7 @@ _WORTH_SECONDS = 5.0
 def task_size(
     work: Work, limits: Limits, *, most: int, longest: float | None = None, carried: float = 0
 ) -> int:
-    """Return the size that ends a run soonest in the simulation, of those that are allowed.
+    """Return how many hypotheses (or toys) a task has.
 
     Parameters
     ----------
@@ -84,7 +89,13 @@ def task_size(
     # the workers that come first is left without a task.
     first = min(limits.workers, limits.costs.workers_per_block or limits.workers)
     most = max(least, min(most, _within(_TASK_SECONDS, work), math.ceil(work.number / first)))
-    return best_size(limits.costs, work, limits.workers, least=least, most=most).size
+    costs = limits.costs
+    # What all workers wait for together is handed out one after the other.
+    sending = costs.dispatch + costs.byte * work.task_bytes + costs.request / costs.request_tasks
+    each = costs.task + limits.workers * sending
+    worth = math.ceil(_WORTH * each / work.fit) if work.fit > 0 else most
+    even = math.ceil(work.number / (_ROUNDS * limits.workers))
+    return max(1, least, min(most, max(worth, even)))
 
 
 def _within(seconds: float | None, work: Work) -> int:
@@ -116,9 +127,8 @@ def toy_parts(
 ) -> Iterator[ToyPart]:
     """Yield parts of the toys of hypotheses, none longer than allowed.
 
-    Parts are of the size with which the run ends soonest in the simulation. Hypotheses of which
-    a part has all toys come together in one part. Which toys are made in which part has no effect
-    on them.
+    Hypotheses of which a part has all toys come together in one part. Which toys are made in which
+    part has no effect on them.
 
     Parameters
     ----------
@@ -218,10 +228,9 @@ def make_plan(
 ) -> Plan:
     """Cut hypotheses into tasks.
 
-    Tasks are within every bound, and of the size with which the run ends soonest in the
-    simulation of `fitserve.runs.makespan`; but where every task carries the workspace, there are no
-    more than keep the workspaces below the patches in bytes, or than there are workers with
-    something to do.
+    Tasks are within every bound, and of the size of `task_size`; but where every task carries the
+    workspace, there are no more than keep the workspaces below the patches in bytes, or than there
+    are workers with something to do.
 
     Parameters
     ----------
