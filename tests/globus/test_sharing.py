@@ -34,10 +34,10 @@ def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place.chmod(0o755)
     for package in ("client/src/fitserve", "worker/src/fitserve_worker"):
         shutil.copytree(ROOT / package, place / Path(package).name)
-    types = place / "fitserve" / "contract" / "types.py"
-    text = types.read_text()
+    messages = place / "fitserve" / "contract" / "messages.py"
+    text = messages.read_text()
     assert "CONTRACT_VERSION = 1\n" in text
-    types.write_text(text.replace("CONTRACT_VERSION = 1\n", "CONTRACT_VERSION = 2\n"))
+    messages.write_text(text.replace("CONTRACT_VERSION = 1\n", "CONTRACT_VERSION = 2\n"))
     return place
 
 

@@ -158,7 +158,7 @@ def contour(
     )
     contours = contour_lines(saved.manifest, saved.results, options)
     if output is not None:
-        save_figure(draw_contour(saved.manifest, saved.results, options), output)
+        save_figure(draw_contour(saved.manifest, saved.results, options, contours), output)
         say(f"{output}: {_summary(contours.grid)}")
         for note in contours.grid.notes:
             say(f"note: {note}")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.draw.curves import CURVES, curve_surface, level_lines
+from fitserve.draw.curves import Contours, contour_lines
 from fitserve.draw.frame import add_header, add_legend, caption, heading
-from fitserve.draw.grid import add_points, mass_grid, point_entries
+from fitserve.draw.grid import add_points, point_entries
 from fitserve.draw.reference import read_reference
 from fitserve.draw.style import (
     BAND,
@@ -25,7 +26,7 @@ from fitserve.draw.style import (
     pictures,
     safe_text,
 )
-from fitserve.draw.surface import ContourOptions, Mesh, Surface, significance
+from fitserve.draw.surface import ContourOptions, Surface, significance
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def draw_contour(
     manifest: Manifest,
     results: Mapping[str, HypothesisResult],
     options: ContourOptions | None = None,
+    contours: Contours | None = None,
 ) -> Any:
     """Draw the exclusion contour of a run, or its CLs where only one mass varies.
 
@@ -130,6 +132,8 @@ def draw_contour(
         A run: what was asked for and what is finished, by name.
     options
         What to draw and how to title it.
+    contours
+        What `fitserve.draw.curves.contour_lines` returns for the same, where that is known.
 
     Returns
     -------
@@ -145,7 +149,8 @@ def draw_contour(
     """
     need_pictures()
     options = options or ContourOptions()
-    grid = mass_grid(manifest, results, options)
+    contours = contours or contour_lines(manifest, results, options)
+    grid = contours.grid
     # Where the plane was chosen among several, what lies over it is drawn in the same one.
     several = grid.dimension > 1 and len(manifest.pallet.labels) > grid.dimension
     same = replace(options, plane=grid.labels) if several else options
@@ -165,7 +170,7 @@ def draw_contour(
             entries = draw_along_one_mass(axes, grid, references)
             axes.set_ylabel(r"$\mathrm{CL}_\mathrm{s}$")
         else:
-            entries = _draw_plane(axes, grid, references, options)
+            entries = _draw_plane(axes, contours, references)
             axes.set_ylabel(axis_title(grid.titles[1], grid.labels[1], chosen=options.y))
         axes.set_xlabel(axis_title(grid.titles[0], grid.labels[0], chosen=options.x))
         add_header(axes, caption(manifest))
@@ -184,21 +189,19 @@ def _lines(manifest: Manifest, grid: MassGrid, options: ContourOptions) -> list[
 
 
 def _draw_plane(
-    axes: Any, grid: MassGrid, references: list[Reference], options: ContourOptions
+    axes: Any, contours: Contours, references: list[Reference]
 ) -> list[tuple[Any, str]]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch, PathPatch
     from matplotlib.path import Path
 
     entries: list[tuple[Any, str]] = []
-    mesh = Mesh(grid.points)
-    surfaces = {name: curve_surface(mesh, grid, name, options) for name in CURVES}
-    holes = mesh.holes(grid.cls_obs)
-    if len(holes):
+    grid, surfaces = contours.grid, contours.surfaces
+    holes = [] if contours.mesh is None else list(contours.mesh.holes(grid.cls_obs))
+    if holes:
         triangles = [Path([*corners, corners[0]], closed=True) for corners in holes]
         axes.add_patch(PathPatch(Path.make_compound_path(*triangles), **_HOLES, zorder=0.5))
-    expected = surfaces["expected"]
-    lines = level_lines(expected, grid.threshold)
+    expected, lines = surfaces["expected"], contours.expected
     _fill_band(
         axes,
         surfaces["expected_minus_1_sigma"],
@@ -218,8 +221,7 @@ def _draw_plane(
             + _why_none(expected, lines, grid.threshold),
         )
     )
-    observed = surfaces["observed"]
-    lines = level_lines(observed, grid.threshold)
+    observed, lines = surfaces["observed"], contours.observed
     for line in lines:
         axes.plot(*line.T, color=OBSERVED, linewidth=2.4, zorder=4)
     handle = Line2D([], [], color=OBSERVED, linewidth=2.4)
@@ -233,7 +235,7 @@ def _draw_plane(
         entries.append((handle, safe_text(reference.label)))
     add_points(axes, grid.points[:, 0], grid.points[:, 1], grid)
     entries += point_entries(grid)
-    if len(holes):
+    if holes:
         entries.append((Patch(**_HOLES), "Not interpolated: next to a hole"))
     _set_limits(axes, np.concatenate(extent))
     return entries
@@ -246,7 +248,7 @@ def _fill_band(axes: Any, more: Surface | None, less: Surface | None, level: flo
     inside = np.minimum(more.values - level, level - less.values)
     # Both need a number at each corner.
     hidden = more.triangulation.mask | less.triangulation.mask
-    triangulation = more.triangulation
+    triangulation = copy(more.triangulation)
     triangulation.set_mask(hidden)
     shown = inside[triangulation.get_masked_triangles()]
     if not shown.size or shown.max() <= 0:

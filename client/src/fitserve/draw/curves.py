@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,8 @@ class Contours:
         Polylines, each of shape (k, 2) in the units of the mass values; a closed one ends
         where it begins. Along a single mass each crossing is one array of shape (1, 1).
         Empty where nothing or everything is excluded.
+    mesh, surfaces
+        What they are contours of, by the names of `CURVES`; none along a single mass.
     """
 
     grid: MassGrid
@@ -58,6 +60,8 @@ class Contours:
     expected: Polylines
     expected_minus_1_sigma: Polylines
     expected_plus_1_sigma: Polylines
+    mesh: Mesh | None = field(default=None, repr=False)
+    surfaces: Mapping[str, Surface | None] = field(default_factory=dict, repr=False)
 
     def curve(self, name: str) -> Polylines:
         """Return the polylines of one of `CURVES`."""
@@ -117,15 +121,14 @@ def contour_lines(
     need_pictures("a contour")
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
+    curves: dict[str, Any]
     if grid.dimension == 1:
         curves = {name: _crossings(grid, cls_of(grid, name)) for name in CURVES}
-    else:
-        mesh = Mesh(grid.points)
-        curves = {
-            name: level_lines(curve_surface(mesh, grid, name, options), grid.threshold)
-            for name in CURVES
-        }
-    return Contours(grid, options.interpolation, **curves)
+        return Contours(grid, options.interpolation, **curves)
+    mesh = Mesh(grid.points)
+    surfaces = {name: curve_surface(mesh, grid, name, options) for name in CURVES}
+    curves = {name: level_lines(surface, grid.threshold) for name, surface in surfaces.items()}
+    return Contours(grid, options.interpolation, **curves, mesh=mesh, surfaces=surfaces)
 
 
 def cls_of(grid: MassGrid, name: str) -> NDArray[np.float64]:

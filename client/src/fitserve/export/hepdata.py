@@ -183,7 +183,7 @@ def _write_files(
         tables.insert(0, _limit_table(library, manifest, results))
     contours = _contours(manifest, results)
     if contours is not None:
-        picture = draw_contour(manifest, results)
+        picture = draw_contour(manifest, results, contours=contours)
         (directory / _PICTURE).write_bytes(figure_bytes(picture, "png", dpi=200))
         (directory / _THUMBNAIL).write_bytes(figure_bytes(picture, "png", dpi=30))
         tables += [
