@@ -12,6 +12,7 @@ import msgspec
 from sitekit.containers import container, home, image_file, probe_command
 from sitekit.derive import LAUNCHERS, Derived, derive
 from sitekit.pods import COMMANDS, labels, worker_account
+from sitekit.schedulers.registry import scheduler_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,14 +149,9 @@ def _options(site: Site, derived: Derived) -> dict[str, str]:
         return f"{name} | default({default}) | int" if name in settable else str(default)
 
     options: dict[str, str] = {}
-    if derived.batch:
-        own = site.scheduler
-        options["account"] = text("account", own.account)
-        if own.type == "slurm":
-            options["partition"] = text("partition", own.partition)
-            options["qos"] = text("qos", own.qos)
-        else:
-            options["queue"] = text("queue", own.queue)
+    batch = scheduler_of(site)
+    if batch is not None:
+        options |= {name: text(name, getattr(site.scheduler, name)) for name in batch.options}
         minutes = (derived.walltime_seconds or 0) // 60
         options["walltime_minutes"] = number("walltime_minutes", minutes)
         options["nodes_per_block"] = number("nodes_per_block", site.blocks.nodes)

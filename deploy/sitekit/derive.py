@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sitekit.fields import BATCH
+from sitekit.schedulers.registry import scheduler_of
 
 if TYPE_CHECKING:
     from sitekit.site import Site
@@ -96,8 +96,6 @@ class Derived:
 
 def derive(site: Site) -> Derived:
     """Derive what follows from a site's fields, which fit the schema."""
-    kind = site.scheduler.type
-    batch = kind in BATCH
     gpus = site.node.gpu_count if site.workers.device != "cpu" else 0
     cores = _cores(site)
     workers = _workers(site, cores, gpus)
@@ -111,7 +109,7 @@ def derive(site: Site) -> Derived:
     hours = cores * nodes_max * walltime / 3600 if cores and walltime else None
     return Derived(
         endpoint_name=site.endpoint.name or f"fitserve-{site.name}",
-        batch=batch,
+        batch=scheduler_of(site) is not None,
         workers_per_node=workers,
         threads=threads,
         gpus=gpus,

@@ -11,8 +11,6 @@ from typing import Literal
 import msgspec
 
 __all__ = [
-    "BATCH",
-    "PBS",
     "Bounds",
     "Choice",
     "Container",
@@ -25,9 +23,6 @@ __all__ = [
 ]
 
 SchedulerType = Literal["slurm", "pbspro", "torque", "kubernetes", "local"]
-PBS = ("pbspro", "torque")
-BATCH = ("slurm", *PBS)
-"""Schedulers with queues and time limits."""
 
 
 class _Part(

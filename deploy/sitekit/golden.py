@@ -17,6 +17,7 @@ from fitserve.errors import BackendError
 from sitekit.endpoint import build, submission
 from sitekit.load import CONFIGS, load_site
 from sitekit.render import Rendering, render_site, write_files
+from sitekit.schedulers.registry import BATCH
 from sitekit.schema import resolve, schema
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ __all__ = [
 ]
 
 GOLDEN = CONFIGS / "golden"
+_BLUEPRINTS = [blueprint for one in BATCH.values() for blueprint in one.blueprints]
 GOLDEN_SITES = (
     *("bluewaters", "expanse", "river"),  # of the study
-    *("kubernetes", "kubernetes-gpu", "local", "pbspro", "slurm", "slurm-gpu", "torque"),
+    *sorted(["kubernetes", "kubernetes-gpu", "local", *_BLUEPRINTS]),
 )
 GOLDEN_RENDERING = Rendering(version="0.0.0", home=Path("/home/fitserve"))
 """A version and a home that no release and no machine changes."""

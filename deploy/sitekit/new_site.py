@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fitserve.errors import RequestError, StoreError
 from sitekit.derive import seconds
 from sitekit.doctor.network import interfaces
-from sitekit.fields import BATCH, PBS, SchedulerType
+from sitekit.fields import SchedulerType
 from sitekit.load import CONFIGS, load_site
 from sitekit.problems import SiteError
 from sitekit.render import template_environment
 from sitekit.rules import require_valid
-from sitekit.shell import run
+from sitekit.schedulers.base import Question
+from sitekit.schedulers.registry import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,34 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["QUESTIONS", "SCHEDULERS", "Question", "answers_for", "write_site"]
 
 SCHEDULERS: tuple[str, ...] = get_args(SchedulerType)
-_GPU_REQUESTS = {"slurm": "gpus-per-node", "pbspro": "ngpus", "torque": "none"}
-
-
-@dataclass(frozen=True)
-class Question:
-    """One thing that is asked for a new site.
-
-    Attributes
-    ----------
-    name
-        Name of the flag and of the answer.
-    text
-        The question.
-    schedulers
-        For which it is asked.
-    default
-        Answer that is offered, from the answers so far; None if there is none to offer.
-    """
-
-    name: str
-    text: str
-    schedulers: tuple[str, ...]
-    default: Callable[[Mapping[str, Any]], Any] | None = None
-
-
-def _partition(_: Mapping[str, Any]) -> str:
-    listed = run("sinfo", "--noheader", "--format=%P", timeout=10).out.split()
-    return next((name.rstrip("*") for name in listed if name.endswith("*")), "")
+_BATCH = tuple(BATCH)
+_WITH_GPUS = tuple(name for name, one in BATCH.items() if one.gpu_requests != ("none",))
 
 
 def _interface(_: Mapping[str, Any]) -> str:
@@ -76,20 +50,18 @@ QUESTIONS = (
              lambda a: f"{a['name']}, a site with {a['scheduler']}"),
     Question("contact", "Where do users get help (https://... or mailto:...)", SCHEDULERS),
     Question("url", "The site's own documentation (https://...)", SCHEDULERS),
-    Question("partition", "Slurm partition (empty: the default one)", ("slurm",), _partition),
-    Question("queue", "Queue", PBS,
-             lambda a: "workq" if a["scheduler"] == "pbspro" else "batch"),
-    Question("account", "Account to charge (empty: users give theirs)", BATCH, lambda _: ""),
-    Question("interface", "Interface of this machine that compute nodes reach", BATCH, _interface),
-    Question("cores", "Cores that one block gets of a node", BATCH, lambda _: 8),
-    Question("memory_gb", "Memory that it gets, in GiB", BATCH, lambda a: 2 * int(a["cores"])),
-    Question("gpus", "GPUs that it gets", ("slurm", "pbspro"), lambda _: 0),
-    Question("walltime", "Time limit of a block (HH:MM:SS)", BATCH, lambda _: "02:00:00"),
-    Question("longest_minutes", "Longest task, in minutes", BATCH, lambda _: 30),
-    Question("max_blocks", "Most blocks of one user", (*BATCH, "kubernetes"),
+    *dict.fromkeys(question for one in BATCH.values() for question in one.questions),
+    Question("account", "Account to charge (empty: users give theirs)", _BATCH, lambda _: ""),
+    Question("interface", "Interface of this machine that compute nodes reach", _BATCH, _interface),
+    Question("cores", "Cores that one block gets of a node", _BATCH, lambda _: 8),
+    Question("memory_gb", "Memory that it gets, in GiB", _BATCH, lambda a: 2 * int(a["cores"])),
+    Question("gpus", "GPUs that it gets", _WITH_GPUS, lambda _: 0),
+    Question("walltime", "Time limit of a block (HH:MM:SS)", _BATCH, lambda _: "02:00:00"),
+    Question("longest_minutes", "Longest task, in minutes", _BATCH, lambda _: 30),
+    Question("max_blocks", "Most blocks of one user", (*_BATCH, "kubernetes"),
              lambda _: 4),
     Question("namespace", "Namespace of the pods", ("kubernetes",), lambda _: "fitserve"),
-    Question("image", "Image of the workers", (*BATCH, "kubernetes"),
+    Question("image", "Image of the workers", (*_BATCH, "kubernetes"),
              _image),
 )  # fmt: skip
 
@@ -193,7 +165,8 @@ def write_site(answers: Mapping[str, Any], directory: Path | None) -> tuple[Path
 
 def _text(answers: Mapping[str, Any]) -> str:
     scheduler, gpus = answers["scheduler"], int(answers.get("gpus") or 0)
-    base = f"{scheduler}-gpu" if gpus and scheduler == "slurm" else scheduler
+    batch = BATCH.get(scheduler)
+    blueprints = batch.blueprints if batch else (scheduler,)
     fields: dict[str, Any] = {
         "partition": "",
         "account": "",
@@ -202,12 +175,13 @@ def _text(answers: Mapping[str, Any]) -> str:
         "exclusive": False,
         "gpu_kind": "NVIDIA",
         "device": "cuda12",
-        "gpu_request": _GPU_REQUESTS.get(scheduler, "none"),
+        "gpu_request": batch.gpu_requests[0] if batch else "none",
         **answers,
         "gpus": gpus,
-        "base": base,
+        "base": blueprints[-1 if gpus else 0],
+        "batch": batch is not None,
     }
-    if scheduler in BATCH:
+    if batch:
         limit = str(fields["walltime"])
         try:
             minutes = seconds(limit) // 60

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
+
+from sitekit.fields import SchedulerType
+from sitekit.schedulers.registry import BATCH
 
 SITEKIT = Path(__file__).parents[2] / "deploy" / "sitekit"
+NAMES_SCHEDULERS = {
+    "schedulers/slurm.py": "what Slurm is",
+    "schedulers/pbs.py": "what PBS Pro and Torque are",
+    "doctor/slurm_findings.py": "what the doctor looks at with Slurm",
+    "doctor/pbs_findings.py": "what the doctor looks at with PBS Pro and Torque",
+    "fields.py": "the values of a field, which are held against those of the schema",
+}
 
 
 def _modules() -> dict[str, Path]:
@@ -54,3 +66,28 @@ def test_no_two_modules_have_the_same_name() -> None:
     names = Counter(path.name for path in SITEKIT.rglob("*.py"))
     twice = {name for name, count in names.items() if count > 1}
     assert twice == {"__init__.py", "__main__.py"}
+
+
+def _strings(path: Path) -> list[str]:
+    """Return the text of a module's strings, without docstrings."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    alone = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone
+    ]
+
+
+def test_what_a_scheduler_is_stands_in_one_place() -> None:
+    names = re.compile(rf"\b({'|'.join([*BATCH, 'pbs'])})\b", re.IGNORECASE)
+    naming = {
+        str(path.relative_to(SITEKIT))
+        for path in SITEKIT.rglob("*.py")
+        if any(names.search(text) for text in _strings(path))
+    }
+    assert naming == set(NAMES_SCHEDULERS)
+
+
+def test_every_scheduler_of_the_schema_is_known() -> None:
+    assert {*BATCH, "kubernetes", "local"} == set(get_args(SchedulerType))

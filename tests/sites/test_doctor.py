@@ -24,7 +24,7 @@ from sitekit.doctor import Finding, Patient, as_json, examine, preflight, report
 from sitekit.doctor import machine as machine_module
 from sitekit.doctor.network import Answering, address_of, clock, interfaces
 from sitekit.doctor.preflight import read_probe
-from sitekit.doctor.slurm import limit_seconds
+from sitekit.doctor.slurm_findings import limit_seconds
 from sitekit.load import load_site
 from sitekit.render import Rendering
 

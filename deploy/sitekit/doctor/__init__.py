@@ -7,16 +7,24 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sitekit.doctor import kubernetes, machine, network, pbs, preflight, slurm
+from sitekit.doctor import kubernetes, machine, network, pbs_findings, preflight, slurm_findings
 from sitekit.doctor.findings import Finding, Patient, as_json, failed, report, skipped
-from sitekit.fields import PBS
 from sitekit.render import render_site, write_files
+from sitekit.schedulers.pbs import PBSPRO, TORQUE
+from sitekit.schedulers.slurm import SLURM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["Finding", "Patient", "as_json", "examine", "report"]
 
+# Here, and not with all else that a scheduler is: a look reads what follows from a site, which
+# asks the site's scheduler.
+_LOOKS = {
+    SLURM.name: slurm_findings.look,
+    PBSPRO.name: pbs_findings.look,
+    TORQUE.name: pbs_findings.look,
+}
 # What a scheduler says of who asks, and not of the site.
 _OF_USERS = {"account", "qos", "trial"}
 
@@ -45,11 +53,9 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from network.look(patient)
     with tempfile.TemporaryDirectory() as scratch:
         write_files(files, Path(scratch))
-        if kind == "slurm":
-            found = slurm.look(patient, Path(scratch) / "preflight.sh")
+        if kind in _LOOKS:
+            found = _LOOKS[kind](patient, Path(scratch) / "preflight.sh")
             yield from _of_users(patient, found)
-    if kind in PBS:
-        yield from _of_users(patient, pbs.look(patient))
     if kind == "kubernetes":
         yield from kubernetes.look(patient)
     yield from preflight.look(patient, files.get("preflight.sh") or files["preflight.json"])

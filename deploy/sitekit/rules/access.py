@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms, seconds
-from sitekit.fields import BATCH, PBS
+from sitekit.schedulers.registry import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES"]
 
-_OPTION_APPLIES = {
-    "account": BATCH,
-    "partition": ("slurm",),
-    "qos": ("slurm",),
-    "queue": PBS,
-    "walltime_minutes": BATCH,
-    "nodes_per_block": BATCH,
-    "max_blocks": (*BATCH, "kubernetes", "local"),
-    "workers_per_node": (*BATCH, "local"),
+_OF_BATCH = ("walltime_minutes", "nodes_per_block", "max_blocks", "workers_per_node")
+_OPTIONS = {
+    **{name: (*one.options, *_OF_BATCH) for name, one in BATCH.items()},
+    "kubernetes": ("max_blocks",),
+    "local": ("max_blocks", "workers_per_node"),
 }
+"""What users may be allowed to set, by scheduler."""
 
 
 def mode(site: Site) -> Iterator[Problem]:
@@ -119,7 +116,7 @@ def options_apply(site: Site) -> Iterator[Problem]:
     """Check that users can set only what the scheduler has, the site's own value included."""
     kind = site.scheduler.type
     for name in site.user_options.allowed():
-        if kind not in _OPTION_APPLIES[name]:
+        if name not in _OPTIONS[kind]:
             yield site.problem(
                 f"user_options.{name}", f"{kind} has no such thing", "nothing: remove it"
             )

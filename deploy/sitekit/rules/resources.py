@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms, memory_gb, quantity_gb, seconds
+from sitekit.schedulers.registry import scheduler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -192,13 +193,9 @@ def gpus(site: Site) -> Iterator[Problem]:
             "a GPU run out of its memory, fewer leave GPUs idle",
             f"per_node: {count}",
         )
-    allowed = {
-        "slurm": ("gpus-per-node", "gres", "gpus", "none"),
-        "pbspro": ("ngpus", "none"),
-        "torque": ("none",),
-        "kubernetes": ("nvidia.com/gpu",),
-        "local": ("none",),
-    }[kind]
+    batch = scheduler_of(site)
+    elsewhere = ("nvidia.com/gpu",) if kind == "kubernetes" else ("none",)
+    allowed = batch.gpu_requests if batch else elsewhere
     request = site.node.gpus.request if site.node.gpus else None
     if request not in allowed:
         found = f"found {request}" if request else "it is missing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sitekit.fields import BATCH
+from sitekit.schedulers.registry import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["RULES"]
 
 _CONTAINERS = {
-    "slurm": ("apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter"),
-    "pbspro": ("apptainer", "singularity", "docker", "podman", "podman-hpc", "shifter"),
-    "torque": ("apptainer", "singularity", "shifter"),
-    "kubernetes": (),
+    **{name: one.containers for name, one in BATCH.items()},
     "local": ("apptainer", "singularity", "docker", "podman"),
 }
 _NOT_SHARED = ("/tmp", "/var/tmp", "/dev/shm", "$TMPDIR")  # noqa: S108

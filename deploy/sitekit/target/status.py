@@ -26,7 +26,7 @@ from sitekit.target.processes import (
 from sitekit.target.service import boot, manager_kind
 
 if TYPE_CHECKING:
-    from sitekit.jobs import Job
+    from sitekit.schedulers.base import Job
     from sitekit.target.deployed import Deployed
 
 __all__ = ["STATUS_VERSION", "status"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sitekit.derive import derive, hms
 from sitekit.doctor.findings import Finding, failed, good, skipped, warned
 from sitekit.doctor.machine import answers
-from sitekit.doctor.slurm import limit_seconds
+from sitekit.doctor.slurm_findings import limit_seconds
 from sitekit.shell import Result, run
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _COMPLAINTS = (
 )
 
 
-def look(patient: Patient) -> Iterator[Finding]:
+def look(patient: Patient, _: Path) -> Iterator[Finding]:
     """Look at PBS Pro or Torque as the site asks for it."""
     pro = patient.site.scheduler.type == "pbspro"
     asked = [("qstat", "-B"), ("qstat", "-Q")]
