@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sitekit.problems import Problem
     from sitekit.site import Site
 
-__all__ = ["Job", "Question", "Scheduler"]
+__all__ = ["BatchScheduler", "Job", "Question"]
 
 
 class Job(NamedTuple):
@@ -63,7 +63,7 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scheduler:
+class BatchScheduler:
     """All that a site's files, rules and commands need to know of one scheduler.
 
     Attributes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitserve.schedulers import pbs as client
-from sitekit.schedulers.base import Job, Question, Scheduler
+from sitekit.schedulers.base import BatchScheduler, Job, Question
 from sitekit.shell import run
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _share(site: Site) -> Iterator[Problem]:
         )
 
 
-PBSPRO = Scheduler(
+PBSPRO = BatchScheduler(
     client=client.PBSPRO,
     submit=("qsub",),
     state=_state,
@@ -91,7 +91,7 @@ PBSPRO = Scheduler(
     questions=_QUESTIONS,
     blueprints=("pbspro",),
 )
-TORQUE = Scheduler(
+TORQUE = BatchScheduler(
     client=client.TORQUE,
     submit=("qsub",),
     state=_state,

@@ -8,7 +8,7 @@ from sitekit.schedulers.pbs import PBSPRO, TORQUE
 from sitekit.schedulers.slurm import SLURM
 
 if TYPE_CHECKING:
-    from sitekit.schedulers.base import Scheduler
+    from sitekit.schedulers.base import BatchScheduler
     from sitekit.site import Site
 
 __all__ = ["BATCH", "scheduler_of"]
@@ -17,6 +17,6 @@ BATCH = {one.name: one for one in (SLURM, PBSPRO, TORQUE)}
 """Schedulers with queues and time limits, in the order in which they are listed."""
 
 
-def scheduler_of(site: Site) -> Scheduler | None:
+def scheduler_of(site: Site) -> BatchScheduler | None:
     """Return a site's batch scheduler; None on Kubernetes and on one machine, which have none."""
     return BATCH.get(site.scheduler.type)

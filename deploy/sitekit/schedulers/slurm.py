@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fitserve.schedulers import slurm as client
-from sitekit.schedulers.base import Job, Question, Scheduler
+from sitekit.schedulers.base import BatchScheduler, Job, Question
 from sitekit.shell import run
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _partition(_: Mapping[str, Any]) -> str:
     return next((name.rstrip("*") for name in listed if name.endswith("*")), "")
 
 
-SLURM = Scheduler(
+SLURM = BatchScheduler(
     client=client.SLURM,
     submit=("sbatch", "--parsable"),
     state=_state,
