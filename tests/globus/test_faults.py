@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from fitserve.runs.store import read_run
-from globusrig.client import FIT, Client, complete, events, wait_for_events
+from globusrig.client import FIT, MANY, Client, complete, events, wait_for_events
 from globusrig.rig import wait_for
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ def running(
 ) -> Callable[..., subprocess.Popen[str]]:
     """Return a function that starts a run and waits until its tasks are at the service."""
 
-    def start(*options: str, accepted: bool = True) -> subprocess.Popen[str]:
+    def start(
+        *options: str, accepted: bool = True, fit: tuple[str, ...] = FIT
+    ) -> subprocess.Popen[str]:
         process = client.start(
-            "run", "example", *FIT, *mu, *options, "-e", "rig", "-o", tmp_path / "run"
+            "run", "example", *fit, *mu, *options, "-e", "rig", "-o", tmp_path / "run"
         )
         if accepted:
             wait_for_events(tmp_path / "run", "accepted", 2)
@@ -202,7 +204,8 @@ def _orphans(endpoint: Endpoint) -> list[str]:
 def test_an_endpoint_that_is_stopped_and_started(
     client: Client, endpoint: Endpoint, run: Path, running: Callable
 ) -> None:
-    process = running()
+    # So many that some are still to be done when it has stopped.
+    process = running(fit=MANY)
     endpoint.stop()
     time.sleep(3)
     endpoint.start()
