@@ -109,7 +109,7 @@ def test_workers_of_a_block_have_a_gpu_each(
     assert re.search(r"(Tres\w*|JobTRES|Gres)\S*=\S*gpu[:=]2", shown, re.IGNORECASE), shown
     [pool] = _environments(nodes)
     assert pool["CUDA_VISIBLE_DEVICES"] == "0,1"
-    logs = ada.sh("grep -rh 'Pinned worker to accelerator' ~/.fitserve/runs/direct-*")
+    logs = ada.sh("grep -rh 'Pinned worker to accelerator' ~/.fitserve/run/direct-*")
     assert sorted(re.findall(r"accelerator: (\S+)", logs)) == ["0", "1"]
     fitted_once(run.end())
 
