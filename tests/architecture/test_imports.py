@@ -7,14 +7,19 @@ import importlib.util
 import re
 import subprocess
 import sys
-from graphlib import CycleError, TopologicalSorter
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client" / "src" / "fitserve"
 WORKER = ROOT / "worker" / "src" / "fitserve_worker"
+SITEKIT = ROOT / "deploy" / "sitekit"
 
 # From what everything may import to what nothing may: a room imports only from those above it.
 ROOMS = [
@@ -71,39 +76,13 @@ def test_a_room_of_the_client_imports_only_from_rooms_above_it(path: Path) -> No
             assert other in above, f"{path.name} imports {module}"
 
 
-def _cycle(package: Path) -> list[str]:
-    """Return modules that import each other in a circle, types and inside functions included."""
-    names = {
-        ".".join(path.relative_to(package.parent).with_suffix("").parts): path
-        for path in _modules(package)
-    }
-    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
-    graph = {
-        name: {found for found in _imported(path) if found in names and found != name}
-        for name, path in names.items()
-    }
-    for name, path in names.items():
-        # `from package import module` runs the package's own file as well only if it is asked for
-        # a name of that file; the module is what is needed.
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.ImportFrom)
-                and node.module in graph[name]
-                and all(f"{node.module}.{alias.name}" in names for alias in node.names)
-            ):
-                graph[name].discard(node.module)
-    try:
-        tuple(TopologicalSorter(graph).static_order())
-    except CycleError as error:
-        return list(error.args[1])
-    return []
+@pytest.mark.parametrize("package", [CLIENT, WORKER, SITEKIT], ids=lambda path: path.name)
+def test_no_modules_import_each_other(package: Path, find_circle: Callable) -> None:
+    assert len(_modules(package)) > 1
+    assert find_circle(package) == []
 
 
-def test_no_modules_of_the_client_import_each_other() -> None:
-    assert _cycle(CLIENT) == []
-
-
-def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+def test_a_circle_of_imports_is_found(tmp_path: Path, find_circle: Callable) -> None:
     for name, content in {
         "__init__": "",
         "a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.b import B",
@@ -113,7 +92,7 @@ def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
     }.items():
         (tmp_path / "pack").mkdir(exist_ok=True)
         (tmp_path / "pack" / f"{name}.py").write_text(content)
-    assert set(_cycle(tmp_path / "pack")) == {"pack.a", "pack.b", "pack.c"}
+    assert set(find_circle(tmp_path / "pack")) == {"pack.a", "pack.b", "pack.c"}
 
 
 @pytest.mark.parametrize("path", _modules(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
@@ -211,38 +190,13 @@ def test_no_file_names_a_package_host() -> None:
             assert not sources.search(path.read_text(errors="replace")), name
 
 
-def _worker_imports() -> dict[str, set[str]]:
-    """Return which of the worker's modules each of them imports, in functions and for types too."""
-    paths = {
-        ".".join(path.relative_to(WORKER.parent).with_suffix("").parts): path
-        for path in _modules(WORKER)
-    }
-    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
-    imports: dict[str, set[str]] = {name: set() for name in paths}
-    for name, path in paths.items():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                imports[name].update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                # From a package: a module of it, or something that the package itself has.
-                inside = [f"{node.module}.{alias.name}" for alias in node.names]
-                imports[name].update(full if full in paths else str(node.module) for full in inside)
-    return {name: found & paths.keys() for name, found in imports.items()}
-
-
-def test_no_modules_of_the_worker_import_each_other() -> None:
-    left = _worker_imports()
-    assert len(left) > 1
-    # What imports nothing that is left is in no cycle, nor is what nothing that is left imports.
-    while left:
-        imported = set().union(*left.values())
-        stay = {name for name in left if left[name] & left.keys() and name in imported}
-        if stay == left.keys():
-            break
-        left = {name: left[name] & stay for name in stay}
-    assert not left, f"these import each other: {sorted(left)}"
-
-
-def test_no_two_modules_of_the_worker_have_the_same_name() -> None:
-    names = [name.rpartition(".")[2] for name in _worker_imports()]
-    assert sorted(names) == sorted(set(names))
+# `sitekit.tools` are programs of other environments, `sitekit.cluster.tools` Helm and kubectl.
+@pytest.mark.parametrize(
+    ("package", "twice"),
+    [(WORKER, set()), (SITEKIT, {"__main__", "tools"})],
+    ids=["worker", "sitekit"],
+)
+def test_no_two_modules_have_the_same_name(package: Path, twice: set[str]) -> None:
+    # A package has the name of its directory.
+    own = (path.parent.name if path.stem == "__init__" else path.stem for path in _modules(package))
+    assert {name for name, count in Counter(own).items() if count > 1} == twice

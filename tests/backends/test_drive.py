@@ -224,7 +224,7 @@ def test_what_a_worker_leaves_unanswered_is_sent_again(fit: Callable[..., api.Ru
 def test_failed_fits_are_results_and_are_retried_only_when_asked_to(
     fit: Callable[..., api.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fitserve.cli.show import require_complete
+    from fitserve.cli.terminal import require_complete
     from fitserve_worker.engines import pyhf_engine
 
     def breaks(*_: object) -> None:

@@ -1,36 +1,12 @@
-"""`fitserve show` and `fitserve runs`: a run, or all runs, on the terminal."""
+"""`fitserve show` and `fitserve runs`: a run, or all runs, that were made."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from fitserve.console import emit_json, say, show_table, tell, warn
-from fitserve.errors import IncompleteRunError
-from fitserve.kinds.shown import exclusion_words
-from fitserve.runs.recorded import other_owner
-from fitserve.runs.summary import (
-    asked,
-    cautions,
-    columns,
-    counts,
-    engine_counts,
-    excluded,
-    failures,
-    jumps,
-    most_common,
-    remarks,
-    summary,
-    table_rows,
-    times,
-)
-from fitserve.runs.verification import verification_summary
-
-if TYPE_CHECKING:
-    from fitserve.runs.store import SavedRun
-
-__all__ = ["require_complete", "runs", "show", "show_run"]
+__all__ = ["runs", "show"]
 
 
 @click.command()
@@ -38,6 +14,7 @@ __all__ = ["require_complete", "runs", "show", "show_run"]
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def show(run_directory: str, *, as_json: bool) -> None:
     """Show RUN: state, table, failures, times, provenance; also while it is worked on."""
+    from fitserve.cli.terminal import show_run
     from fitserve.runs.store import read_run
 
     show_run(read_run(run_directory), as_json=as_json)
@@ -87,125 +64,3 @@ def _cells(entry: dict[str, Any]) -> list[str]:
         return ["", "", "", entry["error"], entry["run"]]
     told = ", ".join(f"{number} {word}" for word, number in entry["hypotheses"].items() if number)
     return [entry["created"], entry["pallet"], entry["endpoint"], told, entry["run"]]
-
-
-def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
-    """Show a run's table, failures, times and provenance."""
-    if as_json:
-        there = {**run.partial(), **run.results}
-        names = filter(there.__contains__, run.manifest.hypotheses)
-        emit_json(summary(run), {name: there[name] for name in names})
-        return
-    if table:
-        show_table(
-            ["hypothesis", *run.manifest.pallet.labels, *columns(run.manifest.request)],
-            ([name, *row] for name, row in table_rows(run)),
-        )
-        tell("")
-    for found in failures(run):
-        warn(f"{found.name} is {found.status}: {found.reason}")
-    for name, told in jumps(run).items():
-        say(f"look at:     {name}: {told}")
-    for told in remarks(run):
-        say(f"note:        {told}")
-    for told in cautions(run.manifest.request):
-        warn(told)
-    _show_state(run)
-    _show_provenance(run)
-    results = run.path / "results.json"
-    if results.is_file():
-        tell(f"results:     {results}")
-    tell(f"run:         {run.path}")
-
-
-def require_complete(run: SavedRun) -> None:
-    """Raise where hypotheses have no valid result.
-
-    Raises
-    ------
-    IncompleteRunError
-        Some failed or are not finished; what there is stays as it is.
-    """
-    count = counts(run)
-    if not count["failed"] and not count["unfinished"]:
-        return
-    hint = f"fitserve resume {run.path}"
-    if count["failed"]:
-        # The same fit fails again, unless what it failed for is another.
-        hint = f"see the reasons above; after a fault of the endpoint {hint} --retry-failed"
-    raise IncompleteRunError(
-        "some hypotheses have no valid result",
-        evidence=f"{count['failed']} failed, {count['unfinished']} are not finished",
-        hint=hint,
-    )
-
-
-def _show_state(run: SavedRun) -> None:
-    total = len(run.manifest.hypotheses)
-    told = ", ".join(f"{count} {word}" for word, count in counts(run).items() if count)
-    out = excluded(run)
-    reused = sum(record.reused_from is not None for record in run.records.values())
-    tell(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
-    if out:
-        words = exclusion_words(run.manifest.request)
-        tell(f"excluded:    {out['observed']} observed, {out['expected']} expected at {words}")
-    _show_verification(run)
-    time = times(run)
-    if time:
-        tell(
-            f"time:        {time['wall']:.1f} s; in the queue {time['queue']:.2f} s; sums: "
-            f"set-up {time['setup']:.1f} s, fits {time['fit']:.1f} s "
-            f"(one: median {time['fit_median']:.2g} s, longest {time['fit_max']:.2g} s)"
-        )
-
-
-def _show_verification(run: SavedRun) -> None:
-    found = verification_summary(run)
-    if not found:
-        return
-    told = f"{found['verified']} of {found['of']} with pyhf"
-    if found["hypothesis"] is not None:
-        told += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
-    tell(f"verified:    {told}")
-    if found["beyond"]:
-        warn(
-            f"{len(found['beyond'])} of them are wrong by more than {found['tolerance']:g} by "
-            f"pyhf: {', '.join(found['beyond'])}"
-        )
-    for name, told in found["above"].items():
-        say(f"note:        {name}: pyhf has another CLs, which does not count: {told}")
-    for name, reason in found["unverified"].items():
-        warn(f"{name} could not be verified: {reason}")
-    if found["waiting"]:
-        say(
-            f"unverified:  {len(found['waiting'])} more were to be verified, and are not yet: "
-            f"fitserve resume {run.path}"
-        )
-
-
-def _show_provenance(run: SavedRun) -> None:
-    manifest = run.manifest
-    pallet = manifest.pallet
-    by = engine_counts(run.results.values())
-    engines = ", ".join(f"{name} ({count})" for name, count in by.engines.items())
-    devices = sorted({f"{r.worker.host} ({r.worker.device})" for r in run.records.values()})
-    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
-    verified = "verified" if pallet.digest_verified else "NOT verified"
-    told = "; ".join(
-        f"{name[:1].lower()}{name[1:]} {value}" for name, value in asked(manifest.request)
-    )
-    tell(f"asked:       {told}")
-    tell(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
-    for note in pallet.forced:
-        warn(f"ignored by --force: {note}")
-    for note in pallet.notes:
-        say(f"note:        {note}")
-    tell(f"fitted by:   {engines or '-'} on {', '.join(devices) or '-'}")
-    for told in most_common(by.not_for_the_kernel):
-        tell(f"pyhf for:    {told}")
-    for told in most_common(by.kernel_doubts):
-        tell(f"doubted:     {told} (the kernel's own doubt; pyhf was asked too)")
-    tell(f"made by:     {versions}; {manifest.created}")
-    tell(f"endpoint:    {manifest.endpoint}")
-    if (owner := other_owner(run.path)) is not None:
-        warn(f"the run directory belongs to {owner}, not to you")

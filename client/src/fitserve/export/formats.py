@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from fitserve.runs.records import Manifest
 
+    Results = Mapping[str, HypothesisResult]
+
 __all__ = ["FORMATS", "Format", "export_run", "results_schema", "to_csv", "to_json", "to_parquet"]
 
 _TEXT = {"name", "status", "reason", "engine", "key", "parameter", "limit_reasons", "neighbours"}
@@ -91,9 +93,23 @@ def to_json(results: Mapping[str, HypothesisResult]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(dict(results)), indent=1) + b"\n"
 
 
-def _write_submission(
-    manifest: Manifest, results: Mapping[str, HypothesisResult], path: Path
-) -> None:
+def _as_file(
+    encode: Callable[[Manifest, Results], bytes],
+) -> Callable[[Manifest, Results, Path], None]:
+    """Return what writes an encoded run into a file, or for ``-`` to the standard output."""
+
+    def write(manifest: Manifest, results: Results, path: Path) -> None:
+        content = encode(manifest, results)
+        if path == Path("-"):
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        else:
+            write_output(path, content)
+
+    return write
+
+
+def _write_submission(manifest: Manifest, results: Results, path: Path) -> None:
     from fitserve.export.hepdata import write_submission
 
     write_submission(manifest, results, path)
@@ -106,26 +122,23 @@ class Format(NamedTuple):
     ----------
     content
         What is in it, in a few words.
-    encode
-        Returns the bytes of a file; None where it is no single file.
     write
-        Writes what is no single file.
+        Writes a run: its manifest and results, to a path.
     text
         Whether it may go to the standard output.
     """
 
     content: str
-    encode: Callable[[Manifest, Mapping[str, HypothesisResult]], bytes] | None = None
-    write: Callable[[Manifest, Mapping[str, HypothesisResult], Path], None] | None = None
+    write: Callable[[Manifest, Results, Path], None]
     text: bool = False
 
 
 _TABLE = "one row for each hypothesis and signal strength"
 FORMATS = {
-    "json": Format("as results.json", lambda _, results: to_json(results), text=True),
-    "csv": Format(_TABLE, to_csv, text=True),
-    "parquet": Format(_TABLE, to_parquet),
-    "hepdata": Format("a submission with CLs, contours and the picture", write=_write_submission),
+    "json": Format("as results.json", _as_file(lambda _, results: to_json(results)), text=True),
+    "csv": Format(_TABLE, _as_file(to_csv), text=True),
+    "parquet": Format(_TABLE, _as_file(to_parquet)),
+    "hepdata": Format("a submission with CLs, contours and the picture", _write_submission),
 }
 """Formats by name: all that knows of them reads it here."""
 
@@ -162,15 +175,7 @@ def export_run(
         raise RequestError(
             f"{format_} cannot be written to the standard output", hint="name a file with -o"
         )
-    if chosen.write:
-        chosen.write(manifest, results, path)
-    elif chosen.encode:
-        content = chosen.encode(manifest, results)
-        if path == Path("-"):
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-        else:
-            write_output(path, content)
+    chosen.write(manifest, results, path)
 
 
 def results_schema() -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from fitserve.contract import Request, cls_strengths
-from fitserve.kinds.shown import at_strength, of_strength
+from fitserve.kinds.shown import at_strength
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CLS_COLUMNS",
     "FIT_COLUMNS",
-    "TEST_STATS",
+    "ROUNDING",
     "Detail",
     "Kind",
+    "OfStrengths",
     "cls_text",
     "fractions",
     "number_text",
@@ -25,11 +27,12 @@ __all__ = [
     "parameter_texts",
 ]
 
-TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
-"""Test statistics as they are written."""
-
-# Rounding of a fraction, or of a correlation.
+_TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
 ROUNDING = 1e-6
+"""Of a fraction, or of a correlation."""
+
+# Each further signal strength, on the published pallets.
+_KERNEL_STRENGTH = 0.4
 
 CLS_COLUMNS: Mapping[str, str] = {
     "name": "name of the hypothesis in the patchset",
@@ -79,11 +82,12 @@ AnyRequest = TypeVar("AnyRequest", bound=Request)
 class Detail(NamedTuple):
     """The numbers of one hypothesis: titles of the columns, and rows of as many cells."""
 
+    name: str
     titles: list[str]
     rows: list[list[str]]
 
 
-class Kind(Generic[AnyRequest]):
+class Kind(ABC, Generic[AnyRequest]):
     """One kind of question.
 
     Attributes
@@ -97,7 +101,7 @@ class Kind(Generic[AnyRequest]):
     answer
         The part of a result that answers it, without which a result has failed.
     pictures
-        What `fitserve plot` draws of it; ``of_one`` are those of a single hypothesis.
+        What `fitserve plot` draws of it.
     besides
         Columns that its table has besides those of CLs, with their meaning.
     has_cls
@@ -135,12 +139,12 @@ class Kind(Generic[AnyRequest]):
 
     # How long it takes.
 
+    @abstractmethod
     def tests(self, request: AnyRequest, parameters: int) -> float:
         """Return pyhf's cost in that of CLs at one signal strength.
 
         ``parameters`` is the number of free parameters.
         """
-        raise NotImplementedError
 
     def kernel_tests(self, request: AnyRequest, parameters: int) -> float:
         """Return the kernel's cost in that of its CLs at one signal strength."""
@@ -161,17 +165,23 @@ class Kind(Generic[AnyRequest]):
 
     # What is shown of it.
 
+    @abstractmethod
+    def question(self, request: AnyRequest) -> tuple[str, str]:
+        """Return what is asked for, as a name and a value."""
+
     def asked(self, request: AnyRequest) -> list[tuple[str, str]]:
         """Return what is asked for, besides model and engine, as names and values."""
-        raise NotImplementedError
+        statistic = getattr(request, "test_stat", None)
+        told = [] if statistic is None else [("Test statistic", _TEST_STATS[statistic])]
+        return [self.question(request), *told]
 
+    @abstractmethod
     def titles(self, request: AnyRequest) -> list[str]:
         """Return the titles of the numbers in the table of a run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cells(self, request: AnyRequest, result: HypothesisResult) -> list[str]:
         """Return as many numbers of a hypothesis."""
-        raise NotImplementedError
 
     @property
     def columns(self) -> dict[str, str]:
@@ -203,23 +213,30 @@ class Kind(Generic[AnyRequest]):
         return f"<kind {self.name}>"
 
 
-def cls_titles(request: Request) -> list[str]:
-    """Return the titles of observed and expected CLs."""
-    at = of_strength(request)
-    return [f"CLs obs{at}", f"CLs exp{at}"]
+class OfStrengths(Kind[AnyRequest]):
+    """A kind that asks for CLs at the signal strengths ``mu`` of its request."""
 
+    verifiable = True
 
-def strengths_of(request: Any, result: HypothesisResult) -> Iterator[str]:
-    """Yield what is wrong with the signal strengths of an answer to ``mu`` of a request."""
-    found = tuple(point.mu for point in result.points)
-    # Asked for twice, a signal strength may be answered once.
-    allowed = [request.mu, tuple(dict.fromkeys(request.mu))]
-    if found not in [*allowed, *([()] if result.status == "failed" else [])]:
-        yield f"signal strengths {_few(found)} instead of {_few(request.mu)}"
-    elif found:
-        first = result.points[0]
-        if [first.CLs_obs, *first.CLs_exp] != [result.CLs_obs, *result.CLs_exp]:
-            yield "its CLs is not that of the first signal strength"
+    def tests(self, request: AnyRequest, parameters: int) -> float:
+        return len(cls_strengths(request))
+
+    def kernel_tests(self, request: AnyRequest, parameters: int) -> float:
+        return 1 + _KERNEL_STRENGTH * (len(cls_strengths(request)) - 1)
+
+    def problems(
+        self, request: AnyRequest, result: HypothesisResult, toys: ToyRange | None
+    ) -> Iterator[str]:
+        asked = cls_strengths(request)
+        found = tuple(point.mu for point in result.points)
+        # Asked for twice, a signal strength may be answered once.
+        allowed = [asked, tuple(dict.fromkeys(asked))]
+        if found not in [*allowed, *([()] if result.status == "failed" else [])]:
+            yield f"signal strengths {_few(found)} instead of {_few(asked)}"
+        elif found:
+            first = result.points[0]
+            if [first.CLs_obs, *first.CLs_exp] != [result.CLs_obs, *result.CLs_exp]:
+                yield "its CLs is not that of the first signal strength"
 
 
 def _few(strengths: Sequence[float]) -> str:

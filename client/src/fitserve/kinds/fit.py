@@ -70,10 +70,10 @@ class Fit(Kind[FitRequest]):
         if result.fit:
             yield from _problems(result.fit)
 
-    def asked(self, request: FitRequest) -> list[tuple[str, str]]:
+    def question(self, request: FitRequest) -> tuple[str, str]:
         of = "the background-only workspace" if request.background_only else "each hypothesis"
         how = ", with profile-likelihood intervals" if request.intervals else ""
-        return [("Maximum-likelihood fit", f"of {of}{how}")]
+        return "Maximum-likelihood fit", f"of {of}{how}"
 
     def titles(self, request: FitRequest) -> list[str]:
         ends = ["interval from", "to"] if request.intervals else []
@@ -102,7 +102,7 @@ class Fit(Kind[FitRequest]):
         bounds = request.intervals
         titles = ["parameter", "best fit", "\u00b1", "pull", "constraint"]
         rows = [parameter_texts(one, intervals=bounds) for one in result.fit.parameters[:most]]
-        return Detail([*titles, *(["from", "to"] if bounds else [])], rows)
+        return Detail(result.name, [*titles, *(["from", "to"] if bounds else [])], rows)
 
 
 def _poi(found: HypothesisResult) -> FittedParameter | None:

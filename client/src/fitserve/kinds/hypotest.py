@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fitserve.contract import HypotestRequest
-from fitserve.kinds.base import TEST_STATS, Kind, cls_text, cls_titles, strengths_of
-from fitserve.kinds.shown import at_strength, shown_strength
+from fitserve.kinds.base import OfStrengths, cls_text
+from fitserve.kinds.shown import at_strength, of_strength, shown_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Hypotest"]
 
-# Each further signal strength, on the published pallets.
-_KERNEL_STRENGTH = 0.4
 
-
-class Hypotest(Kind[HypotestRequest]):
+class Hypotest(OfStrengths[HypotestRequest]):
     """CLs at signal strengths."""
 
     request = HypotestRequest
@@ -36,30 +33,20 @@ class Hypotest(Kind[HypotestRequest]):
         ),
     )
     flags = ("mu", "test_stat")
-    verifiable = True
-
-    def tests(self, request: HypotestRequest, parameters: int) -> float:
-        return len(request.mu)
-
-    def kernel_tests(self, request: HypotestRequest, parameters: int) -> float:
-        return 1 + _KERNEL_STRENGTH * (len(request.mu) - 1)
 
     def problems(
         self, request: HypotestRequest, result: HypothesisResult, toys: ToyRange | None
     ) -> Iterator[str]:
         if result.status == "ok" and None in (result.CLs_obs, *result.CLs_exp):
             yield "it is ok and has no CLs"
-        yield from strengths_of(request, result)
+        yield from super().problems(request, result, toys)
 
-    def asked(self, request: HypotestRequest) -> list[tuple[str, str]]:
-        strengths = ", ".join(f"{mu:g}" for mu in request.mu)
-        return [
-            ("Signal strengths", strengths),
-            ("Test statistic", TEST_STATS[request.test_stat]),
-        ]
+    def question(self, request: HypotestRequest) -> tuple[str, str]:
+        return "Signal strengths", ", ".join(f"{mu:g}" for mu in request.mu)
 
     def titles(self, request: HypotestRequest) -> list[str]:
-        return cls_titles(request)
+        at = of_strength(request)
+        return [f"CLs obs{at}", f"CLs exp{at}"]
 
     def cells(self, request: HypotestRequest, result: HypothesisResult) -> list[str]:
         point = at_strength(request, result, shown_strength(request) or 0.0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fitserve.contract import LimitRequest
-from fitserve.kinds.base import TEST_STATS, Kind
+from fitserve.kinds.base import Kind
 from fitserve.kinds.shown import limit_text
 
 if TYPE_CHECKING:
@@ -78,11 +78,8 @@ class Limit(Kind[LimitRequest]):
             if value is not None and value < 0:
                 yield f"an upper limit of {value:g} on the signal strength"
 
-    def asked(self, request: LimitRequest) -> list[tuple[str, str]]:
-        return [
-            ("Upper limits", f"on the signal strength, at {100 * request.level:g}% CL"),
-            ("Test statistic", TEST_STATS[request.test_stat]),
-        ]
+    def question(self, request: LimitRequest) -> tuple[str, str]:
+        return "Upper limits", f"on the signal strength, at {100 * request.level:g}% CL"
 
     def titles(self, request: LimitRequest) -> list[str]:
         return ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]

@@ -56,8 +56,8 @@ class Ranking(Kind[RankingRequest]):
     def kernel_tests(self, request: RankingRequest, parameters: int) -> float:
         return KERNEL_TESTS_OF_FIT + _KERNEL_IMPACT * parameters
 
-    def asked(self, request: RankingRequest) -> list[tuple[str, str]]:
-        return [("Ranking", "impact of each nuisance parameter on the parameter of interest")]
+    def question(self, request: RankingRequest) -> tuple[str, str]:
+        return "Ranking", "impact of each nuisance parameter on the parameter of interest"
 
     def titles(self, request: RankingRequest) -> list[str]:
         return ["mu-hat", "Hessian +-", "largest impact", "of"]
@@ -94,4 +94,4 @@ class Ranking(Kind[RankingRequest]):
             ]
             for one in result.ranking.impacts[:most]
         ]
-        return Detail([*titles, *shifts], rows)
+        return Detail(result.name, [*titles, *shifts], rows)

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fitserve.contract import MAX_STRENGTHS, ScanRequest
-from fitserve.kinds.base import TEST_STATS, Detail, Kind, cls_text, number_text, strengths_of
+from fitserve.kinds.base import Detail, OfStrengths, cls_text, number_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-    from fitserve.contract import HypothesisResult, ToyRange
+    from fitserve.contract import HypothesisResult
 
 __all__ = ["Scan"]
-
-# Each further signal strength, on the published pallets.
-_KERNEL_STRENGTH = 0.4
 
 
 def _strengths(_: click.Context, __: click.Parameter, text: str | None) -> list[float] | None:
@@ -40,7 +37,7 @@ def _strengths(_: click.Context, __: click.Parameter, text: str | None) -> list[
     return [round(start + i * step, 12) for i in range(count)]
 
 
-class Scan(Kind[ScanRequest]):
+class Scan(OfStrengths[ScanRequest]):
     """A scan of the signal strength."""
 
     request = ScanRequest
@@ -55,28 +52,13 @@ class Scan(Kind[ScanRequest]):
     flags = ("test_stat",)
     pictures = ("scan",)
     excludes = False
-    verifiable = True
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
         return {**super().arguments(options), "mu": options["scan"]}
 
-    def tests(self, request: ScanRequest, parameters: int) -> float:
-        return len(request.mu)
-
-    def kernel_tests(self, request: ScanRequest, parameters: int) -> float:
-        return 1 + _KERNEL_STRENGTH * (len(request.mu) - 1)
-
-    def problems(
-        self, request: ScanRequest, result: HypothesisResult, toys: ToyRange | None
-    ) -> Iterator[str]:
-        yield from strengths_of(request, result)
-
-    def asked(self, request: ScanRequest) -> list[tuple[str, str]]:
+    def question(self, request: ScanRequest) -> tuple[str, str]:
         ends = f"{min(request.mu):g} to {max(request.mu):g}"
-        return [
-            ("Scan", f"{len(request.mu)} signal strengths from {ends}"),
-            ("Test statistic", TEST_STATS[request.test_stat]),
-        ]
+        return "Scan", f"{len(request.mu)} signal strengths from {ends}"
 
     def titles(self, request: ScanRequest) -> list[str]:
         return ["mu-hat", "points", "ok"]
@@ -97,4 +79,4 @@ class Scan(Kind[ScanRequest]):
             for one in result.points[:most]
         ]
         titles = ["\u03bc", "\u22122 \u0394 log L", "CLs obs.", "CLs exp.", "status"]
-        return Detail(titles, rows)
+        return Detail(result.name, titles, rows)

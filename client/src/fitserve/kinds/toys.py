@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fitserve.contract import MAX_TOYS, ToysRequest
-from fitserve.kinds.base import TEST_STATS, Kind, cls_text, fractions
+from fitserve.kinds.base import Kind, cls_text, fractions
 from fitserve.kinds.shown import of_strength
 
 if TYPE_CHECKING:
@@ -86,12 +86,9 @@ class Toys(Kind[ToysRequest]):
         if result.toy_values:
             yield from _problems(result.toy_values, toys)
 
-    def asked(self, request: ToysRequest) -> list[tuple[str, str]]:
+    def question(self, request: ToysRequest) -> tuple[str, str]:
         each = f"{request.toys} with and {request.toys} without signal"
-        return [
-            ("Toys", f"{each}, signal strength {request.mu:g}, seed {request.seed}"),
-            ("Test statistic", TEST_STATS[request.test_stat]),
-        ]
+        return "Toys", f"{each}, signal strength {request.mu:g}, seed {request.seed}"
 
     def titles(self, request: ToysRequest) -> list[str]:
         at = of_strength(request)

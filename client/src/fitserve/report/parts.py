@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from fitserve.contract import (
-    ToysRequest,
-)
+from fitserve.contract import ToysRequest
 from fitserve.kinds.registry import kind
 from fitserve.kinds.shown import shown_strength
 
@@ -16,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fitserve.contract import HypothesisResult, Request
+    from fitserve.kinds.base import Detail
     from fitserve.runs.store import SavedRun
 
 __all__ = [
-    "Numbers",
     "details",
     "has_contour",
     "left_out",
@@ -33,20 +31,12 @@ _MOST_TABLES = 10
 _MOST_ROWS = 500
 
 
-class Numbers(NamedTuple):
-    """The numbers of one hypothesis: titles of the columns, and rows of as many cells."""
-
-    name: str
-    titles: list[str]
-    rows: list[list[str]]
-
-
 def has_contour(run: SavedRun) -> bool:
     """Return whether the request asks for CLs, of which a contour can be drawn."""
     return shown_strength(run.manifest.request) is not None
 
 
-def details(run: SavedRun) -> list[Numbers]:
+def details(run: SavedRun) -> list[Detail]:
     """Return parameters of fits, impacts of rankings or points of scans, of the first hypotheses.
 
     It is empty for other requests, whose numbers are all in the table of hypotheses.
@@ -80,13 +70,13 @@ def next_commands(run: SavedRun) -> list[str]:
     return commands
 
 
-def _tables(run: SavedRun) -> Iterator[Numbers]:
+def _tables(run: SavedRun) -> Iterator[Detail]:
     request = run.manifest.request
     for name in run.manifest.hypotheses:
         result = run.results.get(name)
         detail = result and kind(request).detail(request, result, _MOST_ROWS)
         if detail:
-            yield Numbers(name, *detail)
+            yield detail
 
 
 _COLUMNS = [
