@@ -197,6 +197,8 @@ def test_a_release_that_fails_once_it_serves_makes_way_again(
     assert "not tried" in said.err
     after = tower.status()
     assert after["versions"]["release"] == before["versions"]["release"]
+    # Nor does a rollback lead to what has just failed.
+    assert after["versions"]["previous"] == before["versions"]["previous"]
     assert after["endpoint"]["pid"] == before["endpoint"]["pid"]
     assert (tower.configuration / "user_config_template.yaml.j2").read_text() == kept
     client("run", "example", "--patch", "X_600_0", "-e", tower.name, "-o", "run", timeout=600)
@@ -206,6 +208,7 @@ def test_a_release_that_fails_once_it_serves_makes_way_again(
 def test_an_upgrade_leaves_running_fits_alone(
     tower: Tower, other_tree: Path, client: Client
 ) -> None:
+    wait_for(lambda: not tower.jobs(), 150, "the end of the idle blocks of runs before")
     run = client.place / "run"
     options = ("--engine", "pyhf", "--max-task-hypotheses", "1", "--set", "max_blocks=1")
     running = client.start("run", "example", *options, "-e", tower.name, "-o", run)

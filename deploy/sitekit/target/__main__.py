@@ -49,8 +49,9 @@ def _staged(stages: Iterable[Stage]) -> dict[str, Any]:
 @commands.command()
 @click.option("--release", required=True)
 @click.option("--examined", help="What the doctor found in order.")
+@click.option("--previous", help="The release to go back to, the one that served unless given.")
 @click.pass_obj
-def select(deployed: Deployed, release: str, examined: str | None) -> None:
+def select(deployed: Deployed, release: str, examined: str | None, previous: str | None) -> None:
     """Let RELEASE serve: the links of the site's environments lead to it from now on."""
     manifest = deployed.manifest
     target = deployed.path(deployed.places.releases) / release
@@ -73,7 +74,9 @@ def select(deployed: Deployed, release: str, examined: str | None) -> None:
     }
     if release not in manifest.releases:
         changes["releases"] = [*manifest.releases, release]
-    if before not in {None, release}:
+    if previous is not None:
+        changes["previous"] = previous or None
+    elif before not in {None, release}:
         changes["previous"] = before
     if examined is not None:
         changes["examined"] = examined
