@@ -159,9 +159,12 @@ def _by_pyhf(problem: Problem, sample: int) -> dict[str, list[float]]:
 
 
 def _references(name: str) -> dict[str, list[float]]:
+    """Return CLs by pyhf, or by a search of the lowest minima where pyhf's are above these."""
     path = pallet_file(name).parent.parent / "references" / f"{name}.json"
     if not path.exists():
         return {}
+    lowest = Path(__file__).with_name(f"{name}.json")
+    path = lowest if lowest.exists() else path
     told = json.loads(path.read_text())["hypotheses"]
     return {which: [one["CLs_obs"], *one["CLs_exp"]] for which, one in told.items()}
 

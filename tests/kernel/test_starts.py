@@ -24,6 +24,7 @@ from fitserve_worker.engines.base import Work
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import Loaded, load
 from fitserve_worker.kernel.runtime import runtime
+from fitserve_worker.kernel.spec import most_same_sided, read_sample
 from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def test_equally_deep_minima_without_signal_are_doubted() -> None:
     ],
 )
 def test_what_is_doubted(rival: float, same: int, starts: int, close: float, *, told: bool) -> None:
-    seen = SecondMinima(np.array([rival]), np.array([same]), np.array([starts]))
+    seen = SecondMinima(np.array([rival]), np.array([same]), np.array([starts]), np.zeros(1))
     assert bool(seen.doubts(0, close)) is told
 
 
@@ -257,3 +258,66 @@ def test_parameters_that_the_data_cannot_tell_apart_have_no_uncertainty_to_trust
 def test_signal_strengths_that_read_alike_are_told_apart() -> None:
     found = _answered(_workspace(), HypotestRequest(mu=(1.0, 1.0000001)))
     assert (found.status, len(found.points)) == ("ok", 2)
+
+
+def test_how_far_systematics_move_a_bin_to_one_side() -> None:
+    """100 events, so that one of them is a tenth of a standard deviation."""
+
+    def sample(name: str, data: list[float], **shifts: tuple[float, float]) -> Any:
+        modifiers: list[dict[str, Any]] = [
+            {
+                "name": one,
+                "type": "histosys",
+                "data": {"lo_data": [data[0] + low], "hi_data": [data[0] + high]},
+            }
+            for one, (low, high) in shifts.items()
+        ]
+        factor = {"hi": 1.1, "lo": 1.05}
+        modifiers.append({"name": "scale", "type": "normsys", "data": factor})
+        return read_sample("SR", {"name": name, "data": data, "modifiers": modifiers})
+
+    # Both ways: no. Down by 5 or 8: 5. Up by 6 and 3 or by 1 and 3, in two samples: 4.
+    first = sample("one", [60.0], both=(-9.0, 9.0), down=(-5.0, -8.0), up=(6.0, 1.0))
+    second = sample("two", [40.0], up=(3.0, 3.0))
+    # The factors of both samples move the bin up by 5 or 10.
+    assert most_same_sided([first, second]) == pytest.approx((4.0 + 5.0) / 10)
+    alone = first._replace(normsys=((), np.zeros((0, 2))))
+    assert most_same_sided([alone]) == pytest.approx(5.0 / np.sqrt(60.0))
+    assert most_same_sided([]) == 0.0
+
+
+def test_only_a_background_that_is_rugged_is_searched_with_weaker_constraints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The bin is moved by 12 of 100 events, up and down, which is 1.2 standard deviations."""
+    weaker = []
+    real = Loaded.weaker
+
+    def noted(self: Loaded, part: float) -> Loaded:
+        weaker.append(part)
+        return real(self, part)
+
+    monkeypatch.setattr(Loaded, "weaker", noted)
+    for up, wanted in ((12.0, False), (24.0, True)):
+        loaded = _loaded(_workspace(up=up))
+        assert loaded.rugged == wanted
+        deepened(loaded, *_held_at_zero(loaded, 0.1))
+        assert bool(weaker) == wanted
+
+
+def test_weaker_constraints_are_that_much_weaker() -> None:
+    loaded = _loaded(_workspace())
+    weaker = loaded.weaker(0.25)
+    assert weaker is loaded.weaker(0.25)
+    one, zero = np.zeros(1, dtype=int), np.zeros(1)
+    start = loaded.chunk.columns["init"][one]
+    ends = [each.fit(one, start, loaded.observed, zero) for each in (loaded, weaker)]
+    for part, end in zip((1.0, 0.25), ends, strict=True):
+        # The bin's own pull and that of the constraint cancel at the minimum.
+        pull = 1 - 115.0 / end.yields[0, loaded.slots[0]]
+        step = 1e-6
+        moved = loaded.evaluate(
+            one, end.x + step * np.eye(end.x.shape[1])[:1], end.local, loaded.observed
+        )[0]
+        slope = (moved.yields[0, loaded.slots[0]] - end.yields[0, loaded.slots[0]]) / step
+        assert pull * slope + part * end.x[0, 0] == pytest.approx(0.0, abs=1e-3)

@@ -12,18 +12,22 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Of staus: an excluded hypothesis, and one that has only some of its limits within the bounds.
-EXCLUDED, WEAK = "DS_200_1_Staus", "DS_280_200_Staus"
+# Of 1Lbb: an excluded hypothesis, and one that has only some of its limits within the bounds. Of
+# staus: one whose free fit pyhf ends at the lowest minimum, which it seldom does there.
+EXCLUDED, WEAK = "C1N2_Wh_hbb_300_75", "C1N2_Wh_hbb_1000_0"
+LOWEST = "DS_280_200_Staus"
 ENDS = ("postfit_up", "postfit_down", "prefit_up", "prefit_down")
 
 pytestmark = [pytest.mark.published, pytest.mark.timeout(3600)]
 
 
-def _run(shared: Path, output: Path, *options: str) -> list[dict]:
-    """Return the answers of hypotheses of staus to what the options ask for."""
+def _run(
+    shared: Path, output: Path, *options: str, analysis: str = "staus", status: str = "ok"
+) -> list[dict]:
+    """Return the answers of hypotheses of an analysis to what the options ask for."""
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "fitserve", "run", shared / "pallets" / "staus.tar.xz"),
+            *(sys.executable, "-m", "fitserve", "run", shared / "pallets" / f"{analysis}.tar.xz"),
             *("--output", output, *options),
         ],
         capture_output=True,
@@ -32,7 +36,7 @@ def _run(shared: Path, output: Path, *options: str) -> list[dict]:
     )
     assert done.returncode == 0, done.stderr
     found = list(json.loads((output / "results.json").read_text()).values())
-    assert [one["status"] for one in found] == ["ok"] * len(found)
+    assert [one["status"] for one in found] == [status] * len(found)
     return found
 
 
@@ -49,24 +53,24 @@ def _both(shared: Path, directory: Path, *options: str) -> tuple[dict, dict]:
 def test_limits(shared: Path, tmp_path: Path) -> None:
     """See that pyhf's CLs is 0.05 at the kernel's limits, observed and median expected."""
     patches = ("--patch", EXCLUDED, "--patch", WEAK)
-    found = _run(shared, tmp_path / "limits", "--engine", "kernel", "--limit", *patches)
+    limit = ("--engine", "kernel", "--limit")
+    found = _run(shared, tmp_path / "limits", *limit, *patches, analysis="1Lbb")
     assert [one["engine"] for one in found] == ["kernel", "kernel"]
     excluded, weak = (one["limit"] for one in found)
     assert excluded["reasons"] == {}
-    assert set(weak["reasons"]) == {"expected_p1", "expected_p2"}
+    assert set(weak["reasons"]) == {"expected_p2"}
     for one in found:
         observed, expected = one["limit"]["observed"], one["limit"]["expected"][2]
         mus = ("--mu", repr(observed), "--mu", repr(expected))
         patch = ("--patch", one["name"], "--engine", "pyhf")
-        ((first, second),) = (
-            other["points"] for other in _run(shared, tmp_path / one["name"], *patch, *mus)
-        )
+        (other,) = _run(shared, tmp_path / one["name"], *patch, *mus, analysis="1Lbb")
+        first, second = other["points"]
         assert first["CLs_obs"] == pytest.approx(0.05, abs=1e-4)
         assert second["CLs_exp"][2] == pytest.approx(0.05, abs=1e-4)
 
 
 def test_a_fit(shared: Path, tmp_path: Path) -> None:
-    ours, theirs = _both(shared, tmp_path, "--fit", "--patch", EXCLUDED)
+    ours, theirs = _both(shared, tmp_path, "--fit", "--patch", LOWEST)
     for one, other in zip(ours["fit"]["parameters"], theirs["fit"]["parameters"], strict=True):
         assert (one["name"], one["at_bound"]) == (other["name"], other["at_bound"])
         sigma = other["uncertainty"] or 0.1
@@ -75,28 +79,20 @@ def test_a_fit(shared: Path, tmp_path: Path) -> None:
             assert one["uncertainty"] == pytest.approx(sigma, rel=1e-2), one["name"]
 
 
-def test_toys_agree_with_the_asymptotic_formulae_where_these_hold(
-    shared: Path, tmp_path: Path
-) -> None:
-    """At signals of several events; 2000 toys of each.
-
-    Where a signal adds hardly any, the formulae do not hold: for DS_160_80_Staus toys give CLs of
-    0.530 +- 0.014 where the formulae have 0.435. There toys are held against pyhf's, on models
-    whose toys pyhf can fit (tests/requests/test_toys.py).
-    """
-    patches = ("--patch", "DS_300_1_Staus", "--patch", "DS_400_1_Staus")
-    toys = ("--toys", "2000", "--seed", "1", "--engine", "kernel")
-    for one in _run(shared, tmp_path / "toys", *toys, *patches):
-        made = one["toys"]
-        assert made["done"] == 2000
-        assert made["failed"] < 40
-        difference = one["CLs_obs"] - made["asymptotic"]["CLs_obs"]
-        assert abs(difference) < 3 * made["CLs_obs_error"], one["name"]
+def test_toys_of_a_likelihood_with_many_minima_are_doubted(shared: Path, tmp_path: Path) -> None:
+    """Toys are held against pyhf's where pyhf can fit them (tests/requests/test_toys.py)."""
+    toys = ("--toys", "500", "--seed", "1", "--engine", "kernel", "--patch", "DS_300_1_Staus")
+    (one,) = _run(shared, tmp_path / "toys", *toys, status="suspect")
+    assert "may end above the lowest" in one["reason"]
+    made = one["toys"]
+    assert made["done"] == 500
+    assert made["failed"] < 10
+    assert one["CLs_obs"] > made["asymptotic"]["CLs_obs"]
 
 
 @pytest.mark.slow  # pyhf fits for many minutes
 def test_a_ranking(shared: Path, tmp_path: Path) -> None:
-    ours, theirs = _both(shared, tmp_path, "--ranking", "--patch", EXCLUDED)
+    ours, theirs = _both(shared, tmp_path, "--ranking", "--patch", LOWEST)
     ours, theirs = ours["ranking"], theirs["ranking"]
     impacts = {one["parameter"]["name"]: one for one in ours["impacts"]}
     tolerance = 1e-2 * (ours["poi"]["uncertainty"] or 1.0)

@@ -1,6 +1,8 @@
 """Published analyses through `fitserve run`, compared with reference results.
 
-The references were made with pyhf's jax backend and scipy; see their files for how.
+The references were made with pyhf's jax backend and scipy; see their files for how. All of staus
+are above minima of pyhf's own likelihood: what is right there was found once by the independent
+search of tests/generated, with ``python -m tension --pallet staus.tar.xz``.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pyhf
@@ -21,8 +23,7 @@ from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
 from fitserve_worker.kernel.runtime import runtime
 
-if TYPE_CHECKING:
-    from pathlib import Path
+STAUS = json.loads((Path(__file__).parents[2] / "benchmarks" / "staus.json").read_text())
 
 TOLERANCE = 1e-3
 KERNEL_TOLERANCE = 1e-4
@@ -112,34 +113,37 @@ def test_1lbb_agrees_on_a_sample(shared: Path, references: dict[str, dict], tmp_
     _no_higher(kernel, found)
 
 
-@pytest.mark.parametrize(("analysis", "hypotheses"), [("1Lbb", 125), ("staus", 57)])
-def test_the_kernel_agrees_on_every_hypothesis(
-    shared: Path, references: dict[str, dict], tmp_path: Path, analysis: str, hypotheses: int
-) -> None:
-    pallet = shared / "pallets" / f"{analysis}.tar.xz"
-    found = _run(pallet, tmp_path / "run", engine="auto")
-    assert len(found) == hypotheses
-    assert {result["engine"] for result in found.values()} == {"kernel"}
-    _compare({name: found[name] for name in ABOVE if name in found}, references[analysis])
-    rest = {name: result for name, result in found.items() if name not in ABOVE}
-    _compare(rest, references[analysis], KERNEL_TOLERANCE)
-
-
-def test_a_lower_minimum_that_the_kernel_misses_is_found_by_verifying(
+def test_the_kernel_agrees_on_every_hypothesis_of_1lbb(
     shared: Path, references: dict[str, dict], tmp_path: Path
 ) -> None:
-    """At mu = 1, where some sixteen systematics move together; the reference is above it too."""
+    found = _run(shared / "pallets" / "1Lbb.tar.xz", tmp_path / "run", engine="auto")
+    assert len(found) == 125
+    assert {result["engine"] for result in found.values()} == {"kernel"}
+    _compare({name: found[name] for name in ABOVE}, references["1Lbb"])
+    rest = {name: result for name, result in found.items() if name not in ABOVE}
+    _compare(rest, references["1Lbb"], KERNEL_TOLERANCE)
+
+
+def test_the_kernel_finds_the_lowest_minima_of_every_hypothesis_of_staus(
+    shared: Path, references: dict[str, dict], tmp_path: Path
+) -> None:
+    found = _run(shared / "pallets" / "staus.tar.xz", tmp_path / "run", engine="auto")
+    assert found.keys() == STAUS["hypotheses"].keys() == references["staus"].keys()
+    assert {result["engine"] for result in found.values()} == {"kernel"}
+    _compare(found, STAUS["hypotheses"])
+    for name, result in found.items():
+        assert result["twice_nll"] <= references["staus"][name]["twice_nll"] + NLL_TOLERANCE, name
+
+
+def test_verifying_says_where_pyhf_ends_above_the_lowest_minimum(
+    shared: Path, tmp_path: Path
+) -> None:
+    """At mu = 1, where some sixteen systematics are on their other sides together."""
     pallet = shared / "pallets" / "staus.tar.xz"
     options = ("--patch", "DS_300_40_Staus", "--verify", "1")
     [result] = _run(pallet, tmp_path / "run", *options, engine="auto").values()
-    assert result["CLs_obs"] == pytest.approx(
-        references["staus"]["DS_300_40_Staus"]["CLs_obs"], abs=KERNEL_TOLERANCE
-    )
-    assert result["status"] == "suspect"
-    assert "which has the lower minimum" in result["reason"]
-    [second] = result["verification"]["points"]
-    # Where pyhf's own starts lead depends on their seed: 0.0125 or 0.0174 were seen.
-    assert second["CLs_obs"] > 0.01
+    assert result["status"] == "ok", result["reason"]
+    assert "pyhf ends above our minimum" in result["verification"]["above"]
 
 
 def test_reused_results_are_the_same_to_the_last_digit(shared: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from fitserve.contract import (
     EngineOptions,
     HypotestRequest,
     Hypothesis,
+    ModelOptions,
     Status,
     digest,
     request_digest,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tension.models import Model
     from tension.reference import Right
 
-__all__ = ["TOLERANCE", "Answer", "By", "Verdict", "answerer", "judged"]
+__all__ = ["TOLERANCE", "Answer", "By", "Verdict", "answerer", "judged", "kernel_ends"]
 
 TOLERANCE = 1e-3
 """A CLs that is further off is wrong, and a minimum of -2 log L that lies this far too high."""
@@ -78,6 +79,27 @@ def _fitserve(engine: Any) -> Callable[[Model], Answer]:
         return Answer(found.status, found.reason, cls, found.twice_nll)
 
     return answer
+
+
+def kernel_ends(workspace: dict[str, Any], hypothesis: Hypothesis) -> list[dict[str, float]]:
+    """Return the parameters, by name, where the kernel's fits for CLs at mu = 1 ended."""
+    from fitserve_worker.kernel.batch import compile_hypotheses
+    from fitserve_worker.kernel.fits import load
+    from fitserve_worker.kernel.hypotest import hypotest
+    from fitserve_worker.kernel.runtime import runtime
+
+    (batch,) = compile_hypotheses(workspace, [hypothesis], ModelOptions()).batches
+    tests = hypotest(load(batch, [0], runtime(), "qtilde"), (1.0,), "qtilde")
+    parameters = batch.parameters(0)
+    names = [
+        f"{made.name}[{index}]" if made.kind.per_bin else made.name
+        for made, _ in parameters.sets
+        for index in range(len(made))
+    ]
+    return [
+        dict(zip(names, parameters.join(fit.x[0], fit.local[0]).tolist(), strict=True))
+        for fit in (tests.null, tests.free, tests.fixed[0], tests.asimov[0])
+    ]
 
 
 def _plain(model: Model) -> Answer:

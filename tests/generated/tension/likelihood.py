@@ -48,10 +48,12 @@ class Likelihood:
 
     ``names``, ``inits``, ``lower``, ``upper`` and ``widths`` (of the constraints, NaN: none)
     describe the parameters, a parameter of several bins as ``name[i]``; ``poi`` is the index
-    of the parameter of interest.
+    of the parameter of interest. If it is ``positive``, it is infinite also where samples expect
+    fewer than no events, by more than a tenth of the standard deviation of the bin's.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], *, positive: bool = False) -> None:
+        self._positive = positive
         self.names: list[str] = []
         self._init: list[tuple[float, float, float]] = []
         self._normal: dict[int, tuple[float, float]] = {}
@@ -247,6 +249,9 @@ class Likelihood:
         factor = np.exp(log)
         cell = added * factor * product
         yields = np.ascontiguousarray((self._to_bins @ cell.T).T)
+        if self._positive:
+            missing = -(self._to_bins @ np.minimum(cell, 0.0).T).T
+            yields[(missing > 0.1 * np.sqrt(np.maximum(yields, 1.0))).any(axis=1)] = np.nan
         if not with_jacobian:
             return yields, np.empty(0)
         each = (added * factor)[:, None] * before * after

@@ -56,7 +56,11 @@ def descend(likelihood: Likelihood, data: Data, starts: Array, bounds: tuple[Arr
         scale = h[:, diagonal, diagonal]
         damped = scale * (1 + damping[open_, None]) + 1e-9 * (1 + scale.max(axis=1, keepdims=True))
         h[:, diagonal, diagonal] = np.where(held, 1.0, damped)
-        step = np.linalg.solve(h, np.where(held, 0.0, -g)[:, :, None])[:, :, 0]
+        downhill = np.where(held, 0.0, -g)
+        try:
+            step = np.linalg.solve(h, downhill[:, :, None])[:, :, 0]
+        except np.linalg.LinAlgError:  # of one of them; more damping makes it regular
+            step = downhill / np.abs(h[:, diagonal, diagonal])
         moved = np.clip(x + step, low[open_], high[open_])
         new = likelihood.derivatives(moved, data)
         gone = moved - x

@@ -16,6 +16,8 @@ from tension.likelihood import Data, Likelihood
 from tension.minimise import Minima, descend, distinct, polish
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tension.likelihood import Array
 
 __all__ = ["Right", "right"]
@@ -70,7 +72,13 @@ class _Fit(NamedTuple):
     mu: float | None
 
 
-def right(spec: dict[str, Any], seed: int) -> Right:
+def right(
+    spec: dict[str, Any],
+    seed: int,
+    known: Sequence[Mapping[str, float]] = (),
+    *,
+    positive: bool = False,
+) -> Right:
     """Return the right answer for a workspace with its signal.
 
     Parameters
@@ -79,24 +87,31 @@ def right(spec: dict[str, Any], seed: int) -> Right:
         The workspace, whose parameter of interest is 0 to 10.
     seed
         Of the random starts.
+    known
+        More starts: parameters by their names.
+    positive
+        See `Likelihood`.
     """
-    search = _Search(Likelihood(spec), np.random.default_rng(seed))
+    search = _Search(Likelihood(spec, positive=positive), np.random.default_rng(seed))
     data = search.likelihood.data
+    names = search.likelihood.names
+    more = np.array([[one[name] for name in names] for one in known]).reshape(-1, len(names))
     fits = {"free": _Fit(data, None), "null": _Fit(data, 0.0), "fixed": _Fit(data, _TESTED)}
     found = {name: search.minima(fit) for name, fit in fits.items()}
     for _ in range(2):
-        known = np.concatenate([one.points[:_CROSSED] for one in found.values()])
-        found = {name: search.more(fits[name], one, known) for name, one in found.items()}
+        starts = np.concatenate([more, *(one.points[:_CROSSED] for one in found.values())])
+        found = {name: search.more(fits[name], one, starts) for name, one in found.items()}
     polished = {name: search.polished(fits[name], one) for name, one in found.items()}
     below = max(float(found[name].values[0] - one.values[0]) for name, one in polished.items())
     found = polished
-    known = np.concatenate([found["fixed"].points[:_CROSSED], found["null"].points[:_CROSSED]])
+    crossed = (found[name].points[:_CROSSED] for name in ("fixed", "null"))
+    starts = np.concatenate([more, *crossed])
     null = found["null"]
     close = [i for i, value in enumerate(null.values[:3]) if value - null.values[0] < _CLOSE]
     asimov, expected = [], []
     for i in close:
         fit = _Fit(search.asimov(null.points[i]), _TESTED)
-        minima = search.polished(fit, search.more(fit, search.minima(fit), known))
+        minima = search.polished(fit, search.more(fit, search.minima(fit), starts))
         asimov.append(minima)
         own = search.likelihood.value(null.points[[i]], fit.data)[0]
         expected.append(max(0.0, float(minima.values[0] - own)))

@@ -103,7 +103,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 
 # Raised where the numbers of an engine change by more than rounding, so that results of before
 # are not taken for those of today: neither of earlier runs nor of workers of another version.
-_NUMBERS = 2
+_NUMBERS = 3
 
 _canonical = msgspec.json.Encoder(order="sorted")
 

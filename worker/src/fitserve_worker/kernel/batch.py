@@ -34,7 +34,7 @@ from fitserve_worker.kernel.constraints import (
     pyhf_order,
 )
 from fitserve_worker.kernel.patches import Background, resolve
-from fitserve_worker.kernel.spec import Kind, UnsupportedModelError
+from fitserve_worker.kernel.spec import Kind, UnsupportedModelError, most_same_sided
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -57,6 +57,10 @@ _SMALL_BINS = 64
 _SMALL_PARAMETERS = 48
 # The least sizes to pad to: blocks, samples of the background in a channel, and those added.
 _BLOCKS, _SLOTS, _ADDED = 8, 4, 1
+# By how many standard deviations of the events of a bin systematics move it to the same side up and
+# down, all together, where each choice of their sides may be a minimum: 2.6 in the published staus
+# analysis, which has such minima, and 1.0 in 1Lbb, which has not.
+_RUGGED = 1.5
 # Batches are made of this many hypotheses at most, so that what they hold at the same time
 # does not grow with the pallet.
 _LARGEST = 512
@@ -109,6 +113,9 @@ class Batch:
         The hypotheses, in the order of every array's leading axis.
     small
         Whether the model is padded to a size that small models share.
+    rugged
+        Whether the background may have many minima: its systematics can move a bin one way,
+        each with its parameter on either side of zero, and far for what the bin counts.
     """
 
     def __init__(
@@ -132,6 +139,7 @@ class Batch:
             for usage in usages
         ]
         self.small = self._is_small()
+        self.rugged = most_same_sided(self._background) > _RUGGED
         self.columns = assign_columns(
             self._usage,
             usages,

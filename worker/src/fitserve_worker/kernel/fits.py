@@ -85,6 +85,8 @@ class Loaded:
         Positions of the model's bins in arrays of bins, of shape (model bins,).
     small
         Whether a fit costs next to nothing.
+    rugged
+        Whether the background may have many minima, see `Batch`.
     """
 
     def __init__(self, batch: Batch, chunk: Chunk, size: int, setting: Runtime) -> None:
@@ -98,10 +100,13 @@ class Loaded:
         self.size = size
         self.slots = batch.slots
         self.small = batch.small
+        self.rugged = batch.rugged
         self._sizes = setting.calls(bytes_per_fit(batch.shape))
         self.at_once = self._sizes[-1]
+        self._batch = batch
         self._shape = batch.shape
         self._runtime = setting
+        self._weaker: dict[float, Loaded] = {}
         self._device_slots = batch.device_slots
         terms = Terms(
             precision=columns["precision"],
@@ -144,6 +149,21 @@ class Loaded:
             chunk.local["counted"],
         )
         return every.take(np.arange(self.size))
+
+    def weaker(self, part: float) -> Loaded:
+        """Return the same hypotheses with weaker Gaussian constraints.
+
+        Parameters
+        ----------
+        part
+            By what to multiply the second derivatives of the constraints.
+        """
+        if part not in self._weaker:
+            columns = self.chunk.columns
+            columns = {**columns, "precision": part * columns["precision"]}
+            chunk = self.chunk._replace(columns=columns)
+            self._weaker[part] = Loaded(self._batch, chunk, self.size, self._runtime)
+        return self._weaker[part]
 
     def asimov(self, fits: Fits, hypothesis: IntArray) -> Data:
         """Return the expected data of fits, main and auxiliary.
@@ -366,6 +386,29 @@ class Loaded:
         )
         at = np.searchsorted(self._device_slots, self.slots)
         return type(found)(*(np.asarray(array)[..., at] for array in found))
+
+    def negative(self, hypothesis: IntArray, fits: Fits) -> FloatArray:
+        """Return how far samples expect less than no events, of shape (fits,).
+
+        In standard deviations of the expected events of the bin where that is the most.
+
+        Parameters
+        ----------
+        hypothesis
+            Index of the hypothesis of each fit, of shape (fits,).
+        fits
+            Where they ended.
+        """
+        from fitserve_worker.kernel.program import negative_yields_at
+
+        at = np.searchsorted(self._device_slots, self.slots)
+        found = np.zeros(len(hypothesis))
+        for row, index in enumerate(hypothesis.tolist()):
+            point = fits.x[row], fits.local[row]
+            below = np.asarray(negative_yields_at(self._shape, self._models, index, point))[at]
+            width = np.sqrt(np.maximum(fits.yields[row, self.slots], 1.0))
+            found[row] = float((-below / width).max())
+        return found
 
     def _pieces(self, count: int) -> list[IntArray]:
         parts = max(-(-count // self.at_once), min(self._runtime.threads, count))

@@ -39,6 +39,7 @@ __all__ = [
     "Seconds",
     "evaluate_at",
     "local_bounds",
+    "negative_yields_at",
     "run",
     "sample_yields_at",
     "seconds_at",
@@ -210,6 +211,29 @@ def seconds_at(shape: Shape, models: Models, job: Jobs) -> Seconds:
         local=(bins.bend * bins.scaled**2 + of_constraint)[slots],
         gradient=found.gradient,
     )
+
+
+@functools.partial(jax.jit, static_argnames=("shape",))
+def negative_yields_at(
+    shape: Shape,
+    models: Models,
+    hypothesis: DeviceArray,
+    point: tuple[DeviceArray, DeviceArray],
+) -> DeviceArray:
+    """Return the events of samples that expect less than none, of shape (model bins,).
+
+    Parameters
+    ----------
+    shape, models, hypothesis, point
+        As in `sample_yields_at`.
+    """
+    added = jax.tree.map(lambda leaf: leaf[hypothesis], models.added)
+    x, local = jnp.asarray(point[0]), point[1]
+    rows = evaluate_rows(shape, (models.background, added), x, x[: shape.alphas] >= 0)
+    acts = jnp.broadcast_to(rows.local, rows.rates.shape) > 0
+    grid = local.reshape(shape.blocks, shape.width)
+    yields = rows.rates * jnp.where(acts, grid, 1.0)
+    return jnp.minimum(yields, 0.0).sum(axis=0).reshape(-1)[models.slots]
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fitserve_worker.kernel import FloatArray
 
-__all__ = ["Kind", "Sample", "UnsupportedModelError", "read_sample"]
+__all__ = ["Kind", "Sample", "UnsupportedModelError", "most_same_sided", "read_sample"]
 
 
 class UnsupportedModelError(Exception):
@@ -94,6 +94,38 @@ def read_sample(channel: str, spec: Any) -> Sample:
         raise UnsupportedModelError(
             f"sample {name!r} of channel {channel!r} cannot be read: {error}"
         ) from error
+
+
+def most_same_sided(samples: Iterable[Sample]) -> float:
+    """Return how far systematics move a bin to the same side up and down, all together.
+
+    In standard deviations of the nominal events of the bin for which this is the most. Of each
+    systematic the smaller one of its two variations counts, where both move the bin up or both
+    move it down.
+    """
+    nominal: dict[str, FloatArray] = {}
+    moved: dict[str, dict[str, FloatArray]] = {}
+    for sample in samples:
+        channel = sample.channel
+        nominal[channel] = nominal.get(channel, 0.0) + sample.nominal
+        by_name = moved.setdefault(channel, {})
+        factors = zip(*sample.normsys, strict=True)
+        shapes = zip(*sample.histosys, strict=True)
+        for name, shift in (
+            *((name, np.outer(lo_hi - 1.0, sample.nominal)) for name, lo_hi in factors),
+            *((name, lo_hi - sample.nominal) for name, lo_hi in shapes),
+        ):
+            by_name[name] = by_name.get(name, 0.0) + shift
+    most = 0.0
+    for channel, by_name in moved.items():
+        if by_name:
+            low, high = np.stack(list(by_name.values()), axis=1)
+            both = np.where(low * high > 0, np.minimum(np.abs(low), np.abs(high)), 0.0)
+            for side in (low > 0, low < 0):
+                total = np.where(side, both, 0.0).sum(axis=0)
+                width = np.sqrt(np.maximum(nominal[channel], 1.0))
+                most = max(most, float((total / width).max()))
+    return most
 
 
 def _read(channel: str, spec: dict[str, Any]) -> Sample:

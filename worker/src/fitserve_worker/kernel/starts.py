@@ -3,9 +3,11 @@
 A likelihood may have several minima, and Newton's method ends in the one that its start leads
 to. Fits are therefore looked at from other starts: free ones, and all of a small model, from
 initial values and stronger signals, every one from the other side of zero of parameters that may
-serve as well there, and those of a hypothesis for which something is unusual from many. These
-fits end early, as soon as they say which minimum they lead to; what may be lower is fitted to
-the end.
+serve as well there, and those of a hypothesis for which something is unusual from many. Where
+many systematics move a bin the same way up and down, each choice of their sides may be a minimum,
+and starts lead to one that is near. Fits with weak constraints have few minima: these fits come
+first there, and lead to the low ones. All of them end early, as soon as they say which minimum
+they lead to; what may be lower is fitted to the end.
 """
 
 from __future__ import annotations
@@ -66,6 +68,14 @@ _STRONG = 0.5
 _LEAST_FLIP = 0.5
 _FLIPS = 8
 _ROUNDS = 4
+# What constraints are multiplied by, one after the other, where fits with weaker ones lead to
+# minima; how far from their centres all parameters start, in their standard deviations; how many
+# free factors are held at their bounds there; and by how many standard deviations of a bin's events
+# samples may be below none in what they lead to.
+_WEAKER = (0.003, 0.1)
+_SIDES = (-1.0, 0.0, 1.0)
+_FACTORS = 4
+_NEGATIVE = 0.1
 # What is left between the data and a fit of it is unusual beyond so many standard deviations
 # of chi-squared.
 _TENSION = 3.0
@@ -92,11 +102,14 @@ class SecondMinima(NamedTuple):
 
     ``rival`` is how far the second minimum is above the lowest, in units of -log L, infinite
     where no start led to one. Of ``starts`` that led to any minimum ``same`` led to the lowest.
+    ``negative`` is how far below the lowest is one in which a sample expects less than no events:
+    zero if there is none.
     """
 
     rival: FloatArray
     same: IntArray
     starts: IntArray
+    negative: FloatArray
 
     def take(self, which: IntArray | BoolArray) -> SecondMinima:
         """Return those of some of the fits."""
@@ -105,10 +118,16 @@ class SecondMinima(NamedTuple):
     def second(self, at: int) -> dict[str, float | int | bool | str | None]:
         """Return for a result's diagnostics how far above the second minimum is, if there is one.
 
-        In units of -2 log L; what is too far above to matter is none.
+        In units of -2 log L; what is too far above to matter is none. So is how far below there
+        is a minimum in which a sample expects less than no events.
         """
-        rival = float(self.rival[at])
-        return {"second_minimum": 2 * rival} if rival < _RIVAL else {}
+        rival, negative = float(self.rival[at]), float(self.negative[at])
+        found: dict[str, float | int | bool | str | None] = {}
+        if rival < _RIVAL:
+            found["second_minimum"] = 2 * rival
+        if negative > 0:
+            found["negative_minimum"] = 2 * negative
+        return found
 
     def doubts(self, at: int, close: float = 0.0) -> list[str]:
         """Return what speaks against a fit, in words that go on from "the fit".
@@ -132,7 +151,8 @@ def nearest(several: Iterable[SecondMinima]) -> SecondMinima:
     """Return of fits to the same hypotheses, for each of these, those with the nearest rival."""
     fields = [np.stack(arrays) for arrays in zip(*several, strict=True)]
     best = np.argmin(fields[0], axis=0)
-    return SecondMinima._make(array[best, np.arange(len(best))] for array in fields)
+    found = SecondMinima._make(array[best, np.arange(len(best))] for array in fields)
+    return found._replace(negative=fields[-1].max(axis=0))
 
 
 def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) -> list[str]:
@@ -189,6 +209,13 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, SecondMini
         search.flip()
         # What one fit found may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
+    if loaded.rugged:
+        rows = search.different()
+        led = (search.led(rows, starts) for starts in search.spread(rows))
+        search.look(((rows, starts) for starts in (*led, *search.at_bounds(rows))), positive=True)
+        search.look([search.from_first(np.flatnonzero(asked.poi == 0))])
+        every = np.arange(len(initial))
+        search.look((every, starts) for starts in search.others(every))
     search.look(search.from_lowered())
     return search.fits, search.minima()
 
@@ -202,10 +229,11 @@ class _Search:
         columns = {name: array[asked.hypothesis] for name, array in loaded.chunk.columns.items()}
         normal, poisson = columns["precision"] > 0, columns["rate"] > 0
         rate = np.where(poisson, columns["rate"], 1.0)
+        measured, counted = asked.data.mean, asked.data.counted
         self._centre = np.where(
-            normal, columns["mean"], np.where(poisson, columns["counted"] / rate, columns["init"])
+            normal, measured, np.where(poisson, counted / rate, columns["init"])
         )
-        width = np.sqrt(np.maximum(columns["counted"], 1.0)) / rate
+        width = np.sqrt(np.maximum(counted, 1.0)) / rate
         self._width = np.where(
             normal, 1 / np.sqrt(np.where(normal, columns["precision"], 1.0)), width
         )
@@ -217,6 +245,7 @@ class _Search:
         self._starts = np.ones(count, dtype=int)
         self._first = fits.value.copy()
         self._improved = np.zeros(count, dtype=bool)
+        self._negative = np.zeros(count)
         self._flipped: set[tuple[int, int, bool]] = set()
 
     def stronger(self, part: float) -> tuple[IntArray, FloatArray]:
@@ -301,6 +330,59 @@ class _Search:
             made.append(x)
         return made
 
+    def different(self) -> IntArray:
+        """Return the fits that have minima of their own.
+
+        Without signal all are like the first, and free ones are like this or one that is held.
+        """
+        null = self._asked.poi == 0
+        free = np.isnan(self._asked.poi) & (self._poi >= 0)
+        return np.concatenate([np.flatnonzero(null)[:1], np.flatnonzero(~null & ~free)])
+
+    def spread(self, rows: IntArray) -> list[FloatArray]:
+        """Return starts with all constrained parameters below, at and above their centres."""
+        return [
+            np.where(self._constrained, self._centre + side * self._width, self.fits.x)[rows]
+            for side in _SIDES
+        ]
+
+    def led(self, rows: IntArray, starts: FloatArray) -> FloatArray:
+        """Return where fits with weaker constraints lead from starts."""
+        bounds = self._bounds.take(rows)
+        for part in _WEAKER:
+            starts = self._weakly(part, rows, starts, bounds)
+        return starts
+
+    def at_bounds(self, rows: IntArray) -> list[FloatArray]:
+        """Return where such fits lead with a free factor held at its lower bound.
+
+        A background that is not there at all may be a minimum, and seldom one that is near.
+        """
+        bounds = self._bounds.take(rows)
+        free = ~self._constrained[rows] & (bounds.lower < bounds.upper)
+        free[np.arange(len(rows)), self._poi[rows]] &= self._poi[rows] < 0
+        found = []
+        for column in np.flatnonzero(free.any(axis=0))[:_FACTORS].tolist():
+            upper = bounds.upper.copy()
+            upper[:, column] = np.where(free[:, column], bounds.lower[:, column], upper[:, column])
+            between = bounds._replace(upper=upper)
+            for side in _SIDES:
+                spread = self._centre[rows] + side * self._width[rows]
+                starts = np.where(self._constrained[rows], spread, self.fits.x[rows])
+                found.append(self._weakly(_WEAKER[-1], rows, starts, between))
+        return found
+
+    def _weakly(
+        self, part: float, rows: IntArray, starts: FloatArray, bounds: Bounds
+    ) -> FloatArray:
+        asked, nowhere = self._asked.take(rows), np.full(starts.shape, np.nan)
+        weaker = self._loaded.weaker(part)
+        return weaker.fit_roughly(asked.hypothesis, starts, asked.data, bounds, nowhere).x
+
+    def from_first(self, rows: IntArray) -> tuple[IntArray, FloatArray]:
+        """Return the end of the first of some fits as start for the others."""
+        return rows[1:], np.repeat(self.fits.x[rows[:1]], len(rows[1:]), axis=0)
+
     def others(self, rows: IntArray) -> list[FloatArray]:
         """Return as starts where the other fits of the same hypothesis ended, and rivals."""
         hypothesis = self._asked.hypothesis
@@ -323,6 +405,8 @@ class _Search:
         self,
         several: Iterable[tuple[IntArray, FloatArray]],
         flips: tuple[IntArray, FloatArray] | None = None,
+        *,
+        positive: bool = False,
     ) -> None:
         """Fit from other starts, and take what is lower.
 
@@ -332,6 +416,8 @@ class _Search:
             Rows and their starts.
         flips
             The same of `flips`. What is lower there is nothing unusual.
+        positive
+            Whether a lower minimum in which samples expect less than no events is only noted.
         """
         others = list(several)
         both = [*others, *([] if flips is None else [flips])]
@@ -364,6 +450,10 @@ class _Search:
                 asked.data.take(todo),
                 bounds.take(todo),
             )
+            if positive:
+                kept = self._positive(again[todo], ended)
+                settled[todo[~kept]] = False
+                todo, ended = todo[kept], ended.take(kept)
             value[todo], x[todo] = ended.value, ended.x
             self._take_lowest(again[todo], ended, flipped[todo])
         other = (value >= self.fits.value[again] + _SAME) | self._apart(again, x)
@@ -374,6 +464,17 @@ class _Search:
                 self._found[row].append((float(value[place]), x[place]))
             else:
                 self._same[row] += 1
+
+    def _positive(self, rows: IntArray, ended: Fits) -> BoolArray:
+        """Tell which minima count: not lower ones in which samples expect less than no events."""
+        below = self.fits.value[rows] - ended.value
+        lower = np.flatnonzero(sound(ended) & (below > _SAME))
+        found = self._loaded.negative(self._asked.hypothesis[rows[lower]], ended.take(lower))
+        negative = lower[found > _NEGATIVE]
+        np.maximum.at(self._negative, rows[negative], below[negative])
+        kept = np.ones(len(rows), dtype=bool)
+        kept[negative] = False
+        return kept
 
     def _apart(self, rows: IntArray, x: FloatArray) -> BoolArray:
         """Tell which points are not where the fits of these rows ended."""
@@ -402,7 +503,7 @@ class _Search:
                 for found, best in zip(self._found, self.fits.value, strict=True)
             ]
         )
-        return SecondMinima(rival, self._same, self._starts)
+        return SecondMinima(rival, self._same, self._starts, self._negative)
 
     def from_lowered(self) -> list[tuple[IntArray, FloatArray]]:
         """Return where fits are lower than at first as starts for the others of the hypothesis.
