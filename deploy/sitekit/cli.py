@@ -11,7 +11,7 @@ import click
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
-from sitekit.cluster.cluster_commands import SiteGroup, cluster
+from sitekit.deployment.cluster_commands import SiteGroup, cluster
 from sitekit.deployment.host_commands import add_commands
 from sitekit.derive import derive
 from sitekit.fields import Bounds

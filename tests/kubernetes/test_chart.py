@@ -11,8 +11,8 @@ import yaml
 from kuberig.charts import RENDERING, SITES, helm, manifests, merged, site_values
 from kuberig.policy import pod_specs, violations
 from kuberig.tools import missing
-from sitekit.cluster.job import run_job
-from sitekit.cluster.release import namespace_manifest
+from sitekit.deployment.job import run_job
+from sitekit.deployment.release import namespace_manifest
 from sitekit.golden import GOLDEN
 from sitekit.helm_values import CHART, FILES, helm_values
 from sitekit.load import load_site

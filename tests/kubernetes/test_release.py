@@ -17,10 +17,10 @@ from kuberig.fake import Fake
 from kuberig.notebooks import notebook_pod
 from kuberig.policy import pod_specs, violations
 from sitekit.cli import commands
-from sitekit.cluster import watch
-from sitekit.cluster.cluster_commands import cluster
-from sitekit.cluster.job import run_job
-from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
+from sitekit.deployment import watch
+from sitekit.deployment.cluster_commands import cluster
+from sitekit.deployment.job import run_job
+from sitekit.deployment.release import CREDENTIALS, Release, namespace_manifest
 from sitekit.helm_values import hub_values
 from sitekit.load import load_site
 from sitekit.render import Rendering

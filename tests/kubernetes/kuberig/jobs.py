@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitserve._version import __version__
-from sitekit.cluster.job import run_job
+from sitekit.deployment.job import run_job
 from sitekit.load import load_site
 from sitekit.render import Rendering
 from waiting import wait_for

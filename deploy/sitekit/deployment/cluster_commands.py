@@ -11,10 +11,10 @@ import yaml
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, RequestError
-from sitekit.cluster.job import CARD, have_a_fit
-from sitekit.cluster.release import CREDENTIALS, Release, credentials, namespace_manifest
-from sitekit.cluster.tools import require_helm
 from sitekit.context import Rendering
+from sitekit.deployment.helm import require_helm
+from sitekit.deployment.job import CARD, have_a_fit
+from sitekit.deployment.release import CREDENTIALS, Release, credentials, namespace_manifest
 from sitekit.documents import site_card, text
 from sitekit.helm_values import helm_values
 from sitekit.load import open_site
@@ -23,7 +23,7 @@ from sitekit.render import write_files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sitekit.cluster.release import Installed
+    from sitekit.deployment.release import Installed
     from sitekit.load import Loaded
     from sitekit.site import Site
 
@@ -125,7 +125,7 @@ def hub_command(site: Loaded) -> None:
 @click.argument("command", nargs=-1, required=True)
 def job_command(site: Loaded, name: str, command: tuple[str, ...]) -> None:
     """Print a Job NAME that runs COMMAND where `--endpoint parsl:SITE` works."""
-    from sitekit.cluster.job import run_job
+    from sitekit.deployment.job import run_job
 
     release, rendering = _open(site)
     job = run_job(release.site, rendering, name, command)
@@ -252,7 +252,7 @@ def _directory(release: Release) -> Path:
 @_as_json
 def status(*, site: Loaded, as_json: bool) -> None:
     """Say what SITE's pods are doing, and what they wait for."""
-    from sitekit.cluster import watch
+    from sitekit.deployment import watch
 
     found = watch.status(_open(site)[0])
     click.echo(json.dumps(found, indent=2) if as_json else watch.words(found))

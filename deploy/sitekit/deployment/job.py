@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.errors import BackendError
 from fitserve.onsite.pod_fields import container_security, owner_environment, pod_security
-from sitekit.cluster.release import CREDENTIALS
-from sitekit.cluster.tools import run
+from sitekit.deployment.helm import run
+from sitekit.deployment.release import CREDENTIALS
 from sitekit.derive import derive
 from sitekit.documents import text
 from sitekit.helm_values import resources
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from sitekit.cluster.release import Release
     from sitekit.context import Rendering
+    from sitekit.deployment.release import Release
     from sitekit.site import Site
     from sitekit.target.smoke import Stage
 

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.errors import BackendError
-from sitekit.cluster.tools import ask, differs, items, run
+from sitekit.deployment.helm import ask, differs, items, run
 from sitekit.derive import derive
 from sitekit.helm_values import CHART, helm_values
 from sitekit.pods import HOME

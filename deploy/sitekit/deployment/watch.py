@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sitekit.cluster.tools import items
+from sitekit.deployment.helm import items
 from sitekit.pods import labels
 
 if TYPE_CHECKING:
-    from sitekit.cluster.release import Release
+    from sitekit.deployment.release import Release
 
 __all__ = ["STATUS_VERSION", "pod_reason", "status", "words"]
 
