@@ -13,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from fitserve._version import __version__
 from fitserve.errors import BackendError
 from kuberig.fake import Fake
 from sitekit.cli import commands
@@ -85,6 +86,11 @@ def ansible(
 ) -> Ansible:
     monkeypatch.setenv("FITSERVE_ANSIBLE_VENV", str(tmp_path))
     return Ansible(tmp_path, capfd)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    return Fake(tmp_path, monkeypatch)
 
 
 def _apart() -> Iterator[tuple[click.Command, _Only]]:
@@ -194,6 +200,30 @@ def test_a_failed_fit_is_told_alike_everywhere(
     assert (given["verb"], given["words"]) == ("smoke", ["--seconds", "8"])
 
 
+def test_a_rollback_says_what_serves(ansible: Ansible) -> None:
+    said = {"site": "slurm", "release": "1-ab"}
+    assert ansible("rollback slurm --here --seconds 8", said)[0] == (
+        "slurm is served by release 1-ab\n"
+    )
+    words, given = ansible.asked
+    assert (Path(words[0]).name, given["smoke_seconds"]) == ("rollback.yml", 8)
+
+
+def test_orphans_are_ended_where_that_is_asked(ansible: Ansible) -> None:
+    for option, words in (("", []), ("--end-orphans", ["--end-orphans"])):
+        assert json.loads(ansible(f"status slurm --here --json {option}", {"a": 1})[0]) == {"a": 1}
+        assert ansible.asked[1]["words"] == words
+
+
+def test_a_site_that_hides_another_is_said_to(
+    ansible: Ansible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slurm.yaml").write_text("extends: slurm\n")
+    monkeypatch.setenv("FITSERVE_SITE_PATH", str(tmp_path))
+    _, err = ansible("status slurm --here --json", {})
+    assert err.startswith("warning: site 'slurm' is taken from ")
+
+
 def test_logs_are_shown_after_their_names(ansible: Ansible) -> None:
     out, _ = ansible("logs slurm --here --lines 2", {"logs": {"a.log": ["1", "2"], "b.log": []}})
     assert out == "==> a.log\n1\n2\n==> b.log\n"
@@ -237,10 +267,8 @@ def test_what_changes_a_site_is_done_by_one_command_at_a_time(
         ansible(f"{verb} {site} {yes}", {})
 
 
-def test_a_cluster_that_is_destroyed_leaves_no_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Fake(tmp_path, monkeypatch).tell({"kubectl get namespace": (1, "NotFound")})
+def test_a_cluster_that_is_destroyed_leaves_no_card(fake: Fake) -> None:
+    fake.tell({"kubectl get namespace": (1, "NotFound")})
     card = Path("build") / "deploy" / "kubernetes" / CARD
     card.parent.mkdir(parents=True)
     card.touch()
@@ -257,3 +285,63 @@ def test_half_of_the_credentials_is_an_error_on_a_login_node(
     with pytest.raises(BackendError, match=f"{CREDENTIALS[1]} is not set"):
         ansible(f"{verb} slurm --here", {})
     assert not (ansible.place / "asked.json").exists()
+
+
+def _on_cluster(words: str) -> str:
+    return CliRunner().invoke(commands, shlex.split(words), catch_exceptions=False).stdout
+
+
+def test_a_cluster_that_is_stopped_has_no_pods(fake: Fake) -> None:
+    assert _on_cluster("stop kubernetes") == "fitserve-kubernetes is stopped\n"
+    [(scaled, _)] = fake.calls("kubectl scale")
+    assert scaled.endswith("--replicas=0")
+    assert fake.calls("kubectl delete pods")
+
+
+def test_logs_of_a_cluster_are_as_long_as_asked(fake: Fake) -> None:
+    fake.tell({"kubectl logs": (0, "what it said")})
+    assert _on_cluster("logs kubernetes --lines 7") == "what it said\n"
+    assert "--tail=7" in fake.calls("kubectl logs")[0][0]
+
+
+def test_ids_that_are_given_are_installed(fake: Fake) -> None:
+    endpoint, function = (f"{digit * 8}-2222-4333-8444-555555555555" for digit in "12")
+    ids = f"--endpoint-id {endpoint} --function-id {function}"
+    _on_cluster(f"deploy kubernetes --no-smoke --seconds 9 {ids}")
+    [(words, values)] = fake.calls("helm upgrade --install")
+    assert "--timeout 9s" in words
+    assert json.loads(values)["endpoint"]["id"] == endpoint
+    assert function in values
+
+
+def test_a_fit_through_a_clusters_endpoint(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The function that must be refused is remembered, and asked for again."""
+    from sitekit.target import smoke
+
+    asked = []
+
+    def served(*words: Any) -> tuple[list[smoke.Stage], str]:
+        asked.append(words)
+        return [smoke.Stage("fit", "CLs 0.1", 1.0)], "refused-id"
+
+    monkeypatch.setattr(smoke, "through_the_service", served)
+    for name in CREDENTIALS:
+        monkeypatch.setenv(name, "a")
+    endpoint = {"enabled": True, "id": "the-id"}
+    values = {"endpoint": endpoint, "configuration": {"site-card.json": '{"site": "a"}'}}
+    fake.tell(
+        {
+            "helm history": (0, json.dumps([{"revision": 4, "status": "deployed"}])),
+            "helm get values": (0, json.dumps(values)),
+            "helm get manifest": (0, "objects"),
+        }
+    )
+    for _ in range(2):
+        said = _on_cluster("smoke kubernetes --seconds 6")
+        assert said == "ok      fit           1.0 s  CLs 0.1\n"
+    (first, card, seconds, known), second = asked
+    assert (first.endpoint_id, first.serving) == ("the-id", f"{__version__}-4")
+    assert (seconds, known, second[3]) == (6, None, "refused-id")
+    assert json.loads(card.read_text())["endpoint_id"] == "the-id"

@@ -197,6 +197,7 @@ def test_status_shows_what_pods_wait_for(fake: Fake) -> None:
         "lastState": {"terminated": ended},
     }
     pods = [
+        {**_pod("worker", phase="Running"), "metadata": {"name": "theirs", "labels": {}}},
         _pod("worker", phase="Pending", conditions=[condition]),
         _pod("endpoint", phase="Running", containerStatuses=[container]),
     ]
@@ -207,6 +208,7 @@ def test_status_shows_what_pods_wait_for(fake: Fake) -> None:
         }
     )
     found = _cluster().status()
+    assert [len(found[name]) for name in ("endpoint", "workers", "clients")] == [1, 1, 0]
     assert found["workers"][0]["reason"] == message
     assert (found["endpoint"][0]["ready"], found["endpoint"][0]["restarts"]) == (True, 2)
     said = Cluster.status_text(found)
