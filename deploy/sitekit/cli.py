@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import yaml
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
-from sitekit.cluster.cluster_commands import SiteGroup, cluster
-from sitekit.deployment.host_commands import add_commands
+from sitekit.deployment.release import namespace_manifest
+from sitekit.deployment.verbs import VERBS
 from sitekit.derive import derive
 from sitekit.fields import Bounds
 from sitekit.golden import (
@@ -24,8 +25,10 @@ from sitekit.golden import (
     write_golden,
     write_submissions,
 )
-from sitekit.load import load_site, open_site, shipped_sites
+from sitekit.helm_values import helm_values, hub_values
+from sitekit.load import flat_site, load_site, open_site, shipped_sites
 from sitekit.new_site import QUESTIONS, SCHEDULERS, Question, answers_for, write_site
+from sitekit.pods import run_job
 from sitekit.render import Rendering, render_site, write_files
 from sitekit.rules import require_valid
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from sitekit.fields import Choice, Selection
     from sitekit.load import Loaded
+    from sitekit.site import Site
 
 __all__ = ["main"]
 
@@ -46,7 +50,7 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-@click.group(cls=SiteGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """From one site file to a checked, rendered and examined endpoint."""
 
@@ -241,8 +245,82 @@ def golden(*, only_check: bool, submit: bool) -> None:
         )
 
 
-add_commands(commands)
-commands.add_command(cluster)
+@commands.command(hidden=True)
+@click.option("--python", required=True)
+@click.option("--machine", required=True)
+def bundle(python: str, machine: str) -> None:
+    """Pack a release; prints its name and file as JSON."""
+    from sitekit.deployment.bundle import make_bundle
+
+    made = make_bundle(python, machine)
+    click.echo(json.dumps({"release": made.release, "path": str(made.path)}))
+
+
+@commands.command(hidden=True)
+@click.argument("site", callback=open_site)
+@click.option("--venv")
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def flat(site: Loaded, venv: str | None, out: Path) -> None:
+    """Write a site with all that it extends into a directory."""
+    loaded = site.site
+    write_files({f"{loaded.name}.yaml": flat_site(loaded, venv)}, out)
+
+
+@commands.group()
+def cluster() -> None:
+    """Print what a site on Kubernetes is made of, to be applied by other tools."""
+
+
+def _open_cluster(context: click.Context, parameter: click.Parameter, name: str) -> Site:
+    """Load a site of Kubernetes: click's callback."""
+    site, warnings = open_site(context, parameter, name)
+    for warning in warnings:
+        _say(f"warning: {warning}")
+    helm_values(site, Rendering(__version__, Path.home()))  # which refuses any other
+    return site
+
+
+_cluster_site = click.argument("site", callback=_open_cluster)
+
+
+def _print(document: dict[str, Any]) -> None:
+    click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+
+
+@cluster.command()
+@_cluster_site
+@click.option("--function-id", help="Id of fitserve's registered function.")
+@click.option("--endpoint-id", help="Id of an endpoint that is registered already.")
+def values(site: Site, function_id: str | None, endpoint_id: str | None) -> None:
+    """Print the Helm values of SITE."""
+    _print(helm_values(site, Rendering(__version__, Path.home(), endpoint_id, function_id)))
+
+
+@cluster.command()
+@_cluster_site
+def namespace(site: Site) -> None:
+    """Print the namespace of SITE, which takes pods of the restricted profile alone."""
+    _print(namespace_manifest(site.pods.namespace))
+
+
+@cluster.command()
+@_cluster_site
+def hub(site: Site) -> None:
+    """Print Helm values of a JupyterHub whose notebooks use `parsl:SITE`."""
+    _print(hub_values(site))
+
+
+@cluster.command()
+@_cluster_site
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True)
+def job(site: Site, name: str, command: tuple[str, ...]) -> None:
+    """Print a Job NAME that runs COMMAND where `--endpoint parsl:SITE` works."""
+    _print(run_job(site, __version__, name, command))
+
+
+for verb in VERBS:
+    commands.add_command(verb)
 
 
 def main() -> None:

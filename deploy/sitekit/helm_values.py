@@ -13,15 +13,14 @@ from urllib.parse import urlsplit
 from fitserve.errors import RequestError
 from fitserve.onsite.pod_fields import container_security, owner_environment, pod_security
 from sitekit.derive import derive
-from sitekit.pods import labels, site_files, worker_account
+from sitekit.pods import labels, resources, site_files, worker_account
 from sitekit.render import render_site
 
 if TYPE_CHECKING:
-    from sitekit.fields import Cpu, Memory
     from sitekit.render import Rendering
     from sitekit.site import Site
 
-__all__ = ["CHART", "FILES", "helm_values", "hub_values", "resources"]
+__all__ = ["CHART", "FILES", "helm_values", "hub_values"]
 
 CHART = Path(__file__).resolve().parents[1] / "kubernetes" / "fitserve-endpoint"
 FILES = (
@@ -98,16 +97,6 @@ def helm_values(site: Site, rendering: Rendering, *, endpoint: bool = True) -> d
         "configuration": {file: files[file] for file in FILES},
     }
     return values
-
-
-def resources(
-    cpu: Cpu, memory: Memory, more: dict[str, str] | None = None
-) -> dict[str, dict[str, str]]:
-    """Return what a container asks for, and its limits."""
-    return {
-        "requests": {"cpu": f"{cpu.request:g}", "memory": memory.request, **(more or {})},
-        "limits": {"cpu": f"{cpu.limit:g}", "memory": memory.limit, **(more or {})},
-    }
 
 
 def _proxy(site: Site) -> dict[str, str]:

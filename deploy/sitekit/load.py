@@ -53,12 +53,9 @@ class Loaded(NamedTuple):
     warnings: list[str]
 
 
-def open_site(context: click.Context, _: click.Parameter | None, name: str) -> Loaded:
-    """Load the site that a command is told, once for all of the command: click's callback."""
-    known: dict[str, Loaded] = context.meta.setdefault(__name__, {})
-    if name not in known:
-        known[name] = load_site(name)
-    return known[name]
+def open_site(_: click.Context, __: click.Parameter, name: str) -> Loaded:
+    """Load the site that a command is told: click's callback."""
+    return load_site(name)
 
 
 def shipped_sites() -> list[str]:

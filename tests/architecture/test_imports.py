@@ -190,10 +190,9 @@ def test_no_file_names_a_package_host() -> None:
             assert not sources.search(path.read_text(errors="replace")), name
 
 
-# `sitekit.tools` are programs of other environments, `sitekit.cluster.tools` Helm and kubectl.
 @pytest.mark.parametrize(
     ("package", "twice"),
-    [(WORKER, set()), (SITEKIT, {"__main__", "tools"})],
+    [(WORKER, set()), (SITEKIT, {"__main__"})],
     ids=["worker", "sitekit"],
 )
 def test_no_two_modules_have_the_same_name(package: Path, twice: set[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fitserve_worker.outbox import Outbox
-from sitekit.deployment.host_commands import status_words
+from sitekit.deployment.host import Host
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed
 from sitekit.target.manifest import Manifest, write_manifest
@@ -64,7 +64,7 @@ def test_workers_of_jobs_are_expected_and_not_counted(
     found = status(make(**SHAPE))
     # One running job of three nodes with two workers each; the one that waits has none.
     assert found["workers"] == {"of_running_jobs": 6, "most": 12}
-    said = status_words(found)
+    said = Host.status_text(found)
     assert "workers    6 to be expected of the running jobs, at most 12" in said
     assert "job        12 queued: Resources" in said
 
@@ -94,7 +94,7 @@ def test_workers_here_are_counted(make: Callable[..., Deployed]) -> None:
             seen = found["processes"]
     assert found["workers"]["processes"] == 2
     assert found["children"] == [CHILD]
-    assert "workers    2 processes on this machine" in status_words(found)
+    assert "workers    2 processes on this machine" in Host.status_text(found)
 
 
 def test_disk_is_told_of_each_place_that_is_there(
@@ -131,7 +131,7 @@ def test_the_last_fits_are_the_newest_answers_kept(
     assert [int(fit["task"], 16) for fit in fits] == [6, 5, 4, 3, 2]
     assert [fit["bytes"] for fit in fits] == [7, 6, 5, 4, 3]
     assert [round(fit["ago_seconds"], -3) for fit in fits] == [1000, 2000, 3000, 4000, 5000]
-    assert status_words(found).count("fitted ") == 5
+    assert Host.status_text(found).count("fitted ") == 5
 
 
 def test_of_a_multi_user_endpoint_the_last_fits_are_not_known(
@@ -145,4 +145,4 @@ def test_of_a_multi_user_endpoint_the_last_fits_are_not_known(
     assert places_of(deployed.site).state.startswith(str(tmp_path / "opt"))
     found = status(deployed)
     assert found["last_fits"] is None
-    assert "not known here" in status_words(found)
+    assert "not known here" in Host.status_text(found)

@@ -11,12 +11,11 @@ import yaml
 from kuberig.charts import RENDERING, SITES, helm, manifests, merged, site_values
 from kuberig.policy import pod_specs, violations
 from kuberig.tools import missing
-from sitekit.cluster.job import run_job
-from sitekit.cluster.release import namespace_manifest
+from sitekit.deployment.release import namespace_manifest
 from sitekit.golden import GOLDEN
 from sitekit.helm_values import CHART, FILES, helm_values
 from sitekit.load import load_site
-from sitekit.pods import labels
+from sitekit.pods import labels, run_job
 
 pytestmark = [pytest.mark.containers, pytest.mark.usefixtures("tools")]
 
@@ -89,7 +88,7 @@ def test_kubernetes_schemas_take_every_object(
 
     documents = manifests(site_values(name, changes), "--api-versions", "policy/v1")
     pod = yaml.safe_load((GOLDEN / name / "pod.json").read_text())
-    job = run_job(load_site(name)[0], RENDERING, "mine", ["fitserve", "run", "example"])
+    job = run_job(load_site(name)[0], "0.0.0", "mine", ["fitserve", "run", "example"])
     for document in [*documents, pod, job, namespace_manifest("fits")]:
         kubernetes_validate.validate(document, version, strict=True)
     if changes:

@@ -18,7 +18,8 @@ from globusrig.rig import Rig
 from kuberig.charts import manifests, merged
 from kuberig.jobs import local_cls, same_results, staus
 from kuberig.notebooks import Notebook, code_cells, notebook_pod
-from sitekit.cluster.release import CREDENTIALS, namespace_manifest
+from sitekit.deployment.release import namespace_manifest
+from sitekit.deployment.targets import CREDENTIALS
 from sitekit.helm_values import hub_values
 from sitekit.load import load_site
 from waiting import wait_for

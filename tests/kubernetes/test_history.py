@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from fitserve.errors import BackendError
 from kuberig.fake import Fake
 from sitekit.cli import commands
-from sitekit.cluster.release import CREDENTIALS, Release
+from sitekit.deployment.release import Release
+from sitekit.deployment.targets import CREDENTIALS
 from sitekit.load import load_site
 from sitekit.render import Rendering
 

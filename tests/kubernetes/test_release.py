@@ -17,12 +17,12 @@ from kuberig.fake import Fake
 from kuberig.notebooks import notebook_pod
 from kuberig.policy import pod_specs, violations
 from sitekit.cli import commands
-from sitekit.cluster import watch
-from sitekit.cluster.cluster_commands import cluster
-from sitekit.cluster.job import run_job
-from sitekit.cluster.release import CREDENTIALS, Release, namespace_manifest
+from sitekit.deployment.cluster import Cluster
+from sitekit.deployment.release import Release, namespace_manifest
+from sitekit.deployment.targets import CREDENTIALS, Options
 from sitekit.helm_values import hub_values
 from sitekit.load import load_site
+from sitekit.pods import run_job
 from sitekit.render import Rendering
 
 if TYPE_CHECKING:
@@ -35,11 +35,16 @@ _AMOUNTS = ("requests", "limits")
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    monkeypatch.chdir(tmp_path)
     return Fake(tmp_path, monkeypatch)
 
 
 def _release(**overrides: Any) -> Release:
     return Release(load_site("kubernetes")[0], RENDERING, overrides)
+
+
+def _cluster() -> Cluster:
+    return Cluster(load_site("kubernetes")[0], Options())
 
 
 def test_without_credentials_there_is_no_endpoint(fake: Fake) -> None:
@@ -192,6 +197,7 @@ def test_status_shows_what_pods_wait_for(fake: Fake) -> None:
         "lastState": {"terminated": ended},
     }
     pods = [
+        {**_pod("worker", phase="Running"), "metadata": {"name": "theirs", "labels": {}}},
         _pod("worker", phase="Pending", conditions=[condition]),
         _pod("endpoint", phase="Running", containerStatuses=[container]),
     ]
@@ -201,10 +207,11 @@ def test_status_shows_what_pods_wait_for(fake: Fake) -> None:
             "kubectl get pods": (0, json.dumps({"items": pods})),
         }
     )
-    found = watch.status(_release())
+    found = _cluster().status()
+    assert [len(found[name]) for name in ("endpoint", "workers", "clients")] == [1, 1, 0]
     assert found["workers"][0]["reason"] == message
     assert (found["endpoint"][0]["ready"], found["endpoint"][0]["restarts"]) == (True, 2)
-    said = watch.words(found)
+    said = Cluster.status_text(found)
     assert "revision 3 (deployed)" in said
     assert message in said
     assert "OOMKilled" in said
@@ -213,12 +220,12 @@ def test_status_shows_what_pods_wait_for(fake: Fake) -> None:
 
 def test_a_site_that_is_not_deployed_is_said_to_be_so(fake: Fake) -> None:
     fake.tell({"helm history": (1, "Error: release: not found")})
-    assert "is not deployed" in watch.words(watch.status(_release()))
+    assert "is not deployed" in Cluster.status_text(_cluster().status())
 
 
 def test_a_job_keeps_to_the_restricted_profile(make_site: Callable[..., Any]) -> None:
     site = make_site("kubernetes", kubernetes={"pull_secret": "registry"})
-    job = run_job(site, RENDERING, "mine", ["fitserve", "run", "example"])
+    job = run_job(site, "0.0.0", "mine", ["fitserve", "run", "example"])
     [(name, spec)] = pod_specs(job)
     assert (name, violations(spec)) == ("Job/mine", [])
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
@@ -237,7 +244,7 @@ def test_a_hubs_notebooks_are_clients_of_the_restricted_profile(
     assert {one.partition(": ")[2] for one in violations(spec)} == own
     assert spec["automountServiceAccountToken"] is True
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "client"
-    job = run_job(site, RENDERING, "mine", ["fitserve", "run", "example"])
+    job = run_job(site, "0.0.0", "mine", ["fitserve", "run", "example"])
     [(_, other)] = pod_specs(job)
     assert spec["serviceAccountName"] == other["serviceAccountName"]
     for one in (spec, other):
@@ -252,20 +259,14 @@ def test_the_commands_of_every_site_find_the_cluster(fake: Fake) -> None:
     fake.tell({"helm history": (1, "Error: release: not found")})
     done = CliRunner().invoke(commands, ["status", "kubernetes"])
     assert "is not deployed in namespace fitserve" in done.output
-    for verb in ("deploy", "status", "smoke", "upgrade", "rollback", "stop", "logs", "destroy"):
-        assert verb in commands.commands
-        assert verb in cluster.commands
 
 
-def test_other_sites_are_left_to_ansible() -> None:
-    from sitekit.deployment.host_commands import status as by_ansible
-
-    context = commands.make_context("sitekit", ["status", "slurm"], resilient_parsing=True)
-    assert commands.resolve_command(context, ["status", "slurm"])[1] is by_ansible
-    there = commands.resolve_command(context, ["status", "kubernetes"])[1]
-    assert there is cluster.commands["status"]
-    done = CliRunner().invoke(cluster, ["status", "slurm"])
-    assert isinstance(done.exception, RequestError)
+def test_other_sites_are_no_clusters() -> None:
+    with pytest.raises(RequestError, match="has no Helm values"):
+        Cluster(load_site("slurm")[0], Options())
+    for words in (["values"], ["namespace"], ["hub"], ["job", "mine", "true"]):
+        done = CliRunner().invoke(commands, ["cluster", words[0], "slurm", *words[1:]])
+        assert isinstance(done.exception, RequestError)
 
 
 def test_upgrading_needs_something_to_upgrade(fake: Fake) -> None:

@@ -1,6 +1,7 @@
-"""Deploy endpoints: what `make deploy`, `status`, `upgrade` and their siblings run.
+"""Deploy endpoints, to a login node or a Kubernetes cluster: `make deploy` and its siblings.
 
-`bundle` packs a release, `inventory` says how the machine is reached, `playbook` runs Ansible
-on `deploy/ansible`, `commands` is the command line. On the machine itself `sitekit.target`
-does what Ansible has no module for.
+`verbs` is the command line; what each of its commands does is done by a `Target` (`targets`):
+`host` runs Ansible on `deploy/ansible`, with a release that `bundle` packs; on the machine itself
+`sitekit.target` does what Ansible has no module for. `cluster` has Helm install a `release`,
+and asks kubectl what its pods do; `helm` runs both.
 """

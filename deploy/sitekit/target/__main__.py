@@ -143,16 +143,15 @@ def trial(endpoint: str, seconds: float) -> None:
 @click.pass_obj
 def smoke(deployed: Deployed, seconds: float) -> None:
     """Have a fit done through the service, and see another function refused."""
-    from sitekit.target.smoke import refusal, through_the_service
+    from sitekit.target.smoke import Served, through_the_service
 
     card = deployed.path(deployed.places.direct) / "site-card.json"
-    stages = list(through_the_service(deployed, card, seconds))
-    if all(stage.ok for stage in stages):
-        manifest = deployed.manifest
-        stage, refused = refusal(deployed, manifest.refused_id)
-        stages.append(stage)
-        path = deployed.path(deployed.places.manifest)
-        write_manifest(path, manifest, refused_id=refused)
+    known = deployed.manifest
+    served = Served(deployed.site, deployed.endpoint_id, known.current, deployed.multi_user)
+    stages, refused = through_the_service(served, card, seconds, known.refused_id)
+    # It is read again: a fit takes its time.
+    path = deployed.path(deployed.places.manifest)
+    write_manifest(path, deployed.manifest, refused_id=refused)
     _emit(_staged(stages))
 
 

@@ -85,11 +85,6 @@ class Deployed:
         return read_manifest(self.path(self.places.manifest))
 
     @property
-    def serving(self) -> str | None:
-        """The release that serves."""
-        return self.manifest.current
-
-    @property
     def endpoint_id(self) -> str | None:
         """Id of the endpoint, once it is registered."""
         registered = self.configuration / "endpoint.json"

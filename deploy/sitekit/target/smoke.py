@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fitserve.endpoints.base import Backend
     from sitekit.site import Site
 
-__all__ = ["Served", "Stage", "direct", "refusal", "through_the_service"]
+__all__ = ["Served", "Stage", "direct", "through_the_service"]
 
 _POLL = 0.5
 _LAST_WITHOUT_FIT = "function"
@@ -32,24 +32,16 @@ _REFUSAL_SECONDS = 120.0
 _NOT_OURS = "def fitserve_must_not_run():\n    return 'it ran'\n"
 
 
-class Served(Protocol):
-    """An endpoint that is tried through the service."""
+class Served(NamedTuple):
+    """An endpoint that is tried through the service, and the release that serves.
 
-    @property
-    def site(self) -> Site:
-        """Its site."""
+    With several users, fits are done under the accounts of these.
+    """
 
-    @property
-    def endpoint_id(self) -> str | None:
-        """Its id."""
-
-    @property
-    def multi_user(self) -> bool:
-        """Whether fits are done under its users' own accounts."""
-
-    @property
-    def serving(self) -> str | None:
-        """The release that serves."""
+    site: Site
+    endpoint_id: str | None
+    serving: str | None
+    multi_user: bool = False
 
 
 class Stage(NamedTuple):
@@ -119,11 +111,13 @@ def _fit(backend: Backend, timeout: float) -> Iterator[Stage]:
     raise BackendError(
         f"the fit did not come back within {timeout:g} s",
         evidence=backend.status().detail,
-        hint="wait longer: ARGS='--smoke-seconds N'",
+        hint="wait longer: ARGS='--seconds N'",
     )
 
 
-def through_the_service(served: Served, card: Path, timeout: float) -> Iterator[Stage]:
+def through_the_service(
+    served: Served, card: Path, timeout: float, known: str | None
+) -> tuple[list[Stage], str | None]:
     """Have a fit done through Globus Compute, then try a function that is not fitserve's.
 
     The endpoint's own credentials must be in the environment.
@@ -136,7 +130,22 @@ def through_the_service(served: Served, card: Path, timeout: float) -> Iterator[
         Its site card.
     timeout
         Seconds to wait for the fit, queue included.
+    known
+        Id of such a function from an earlier test.
+
+    Returns
+    -------
+    list of Stage, str
+        What was done; and the function's id, if there is one.
     """
+    stages = list(_checked(served, card, timeout))
+    if all(stage.ok for stage in stages):
+        stage, known = _refusal(served, known)
+        stages.append(stage)
+    return stages, known
+
+
+def _checked(served: Served, card: Path, timeout: float) -> Iterator[Stage]:
     port = served.site.endpoint.amqp_port
     # Not a thing that users set: the site takes it, and its card does not tell of it.
     known = msgspec.structs.replace(read_card(str(card)), options=None)
@@ -155,21 +164,8 @@ def through_the_service(served: Served, card: Path, timeout: float) -> Iterator[
             return
 
 
-def refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
-    """Try to run a function that the endpoint does not allow.
-
-    Parameters
-    ----------
-    served
-        The endpoint.
-    known
-        Id of such a function from an earlier test.
-
-    Returns
-    -------
-    Stage, str
-        It is well if the function was refused; and the function's id.
-    """
+def _refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
+    """Try to run a function that the endpoint does not allow, which is well if it is refused."""
     from globus_compute_sdk import Executor
 
     began = time.monotonic()

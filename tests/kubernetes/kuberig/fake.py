@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sitekit.cluster.release import CREDENTIALS
+from sitekit.deployment.targets import CREDENTIALS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fitserve._version import __version__
-from sitekit.cluster.job import run_job
 from sitekit.load import load_site
-from sitekit.render import Rendering
+from sitekit.pods import run_job
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Run:
         given = f"/pallet/{pallet.name}" if isinstance(pallet, Path) else pallet
         words = " ".join(["fitserve run", given, f"--endpoint parsl:{loaded.name}", *options])
         script = f"{words} --quiet --output /tmp/run && echo '{_MARK}' && cat /tmp/run/results.json"
-        job = run_job(loaded, Rendering(__version__, Path("/")), name, ["bash", "-c", script])
+        job = run_job(loaded, __version__, name, ["bash", "-c", script])
         if isinstance(pallet, Path):
             self._send(pallet, job["spec"]["template"]["spec"])
         kube.kubectl("create", "-n", self._namespace, "-f", "-", stdin=json.dumps(job))

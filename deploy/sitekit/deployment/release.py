@@ -8,29 +8,23 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.errors import BackendError
-from sitekit.cluster.tools import ask, differs, items, run
+from sitekit.deployment.helm import ask, differs, items, run
+from sitekit.deployment.targets import CREDENTIALS, credentials
 from sitekit.derive import derive
 from sitekit.helm_values import CHART, helm_values
 from sitekit.pods import HOME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sitekit.context import Rendering
     from sitekit.site import Site
 
 __all__ = [
-    "CREDENTIALS",
-    "History",
     "Installed",
     "Release",
     "Revision",
-    "credentials",
     "namespace_manifest",
 ]
 
-CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
-"""Variables that hold a client's credentials, here and in the endpoint's secret."""
 _MADE = "fitserve/made-by-deploying"
 _KEPT_REVISIONS = "5"
 _MISSED = "pods,jobs,deployments,statefulsets,configmaps,secrets,persistentvolumeclaims"
@@ -87,50 +81,6 @@ class Revision(NamedTuple):
     def _endpoint(self) -> dict[str, Any]:
         found: dict[str, Any] = self.values.get("endpoint") or {}
         return found
-
-
-class History:
-    """The revisions of a release.
-
-    Parameters
-    ----------
-    name, namespace
-        Of the release.
-    """
-
-    def __init__(self, name: str, namespace: str) -> None:
-        self._name = name
-        self._here = ("--namespace", namespace)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return what Helm lists, the oldest first; empty where nothing is installed."""
-        text = ask("helm", "history", self._name, *self._here, "--output", "json")
-        found: list[dict[str, Any]] = json.loads(text) if text else []
-        return found
-
-    def serving(self) -> Revision | None:
-        """Return the revision that serves, or None."""
-        numbers = self._numbers("deployed")
-        return self._read(numbers[-1]) if numbers else None
-
-    def before(self, serving: Revision) -> Revision | None:
-        """Return the last revision that served and is something else, with the same endpoint."""
-        for found in self._superseded():
-            if found.manifest != serving.manifest and found.keeps_endpoint_of(serving):
-                return found
-        return None
-
-    def _superseded(self) -> Iterator[Revision]:
-        for number in reversed(self._numbers("superseded")):
-            yield self._read(number)
-
-    def _numbers(self, status: str) -> list[int]:
-        return [int(one["revision"]) for one in self.rows() if one["status"] == status]
-
-    def _read(self, number: int) -> Revision:
-        asked = (self._name, *self._here, "--revision", str(number))
-        values = json.loads(run("helm", "get", "values", *asked, "--output", "json")) or {}
-        return Revision(number, run("helm", "get", "manifest", *asked).strip(), values)
 
 
 def namespace_manifest(name: str) -> dict[str, Any]:
@@ -194,17 +144,30 @@ class Release:
         self.name = derive(site).endpoint_name
         self.namespace: str = site.pods.namespace
         self.selector = f"app.kubernetes.io/instance={self.name}"
-        self.history = History(self.name, self.namespace)
 
     # -- what is there ----------------------------------------------------------------------
 
     def revisions(self) -> list[dict[str, Any]]:
-        """Return the release's history, the oldest first; empty where there is none."""
-        return self.history.rows()
+        """Return what Helm lists, the oldest first; empty where nothing is installed."""
+        text = ask("helm", "history", self.name, *self._here(), "--output", "json")
+        found: list[dict[str, Any]] = json.loads(text) if text else []
+        return found
+
+    def serving(self) -> Revision | None:
+        """Return the revision that serves, or None."""
+        numbers = self._numbers("deployed")
+        return self._read(numbers[-1]) if numbers else None
+
+    def before(self, serving: Revision) -> Revision | None:
+        """Return the last revision that served and is something else, with the same endpoint."""
+        for found in map(self._read, reversed(self._numbers("superseded"))):
+            if found.manifest != serving.manifest and found.keeps_endpoint_of(serving):
+                return found
+        return None
 
     def card(self) -> dict[str, Any] | None:
         """Return the card of the endpoint that serves, or None if there is none."""
-        serving = self.history.serving()
+        serving = self.serving()
         if serving is None or not serving.enabled:
             return None
         card: dict[str, Any] = json.loads(serving.values["configuration"]["site-card.json"])
@@ -284,7 +247,7 @@ class Release:
         if endpoint["enabled"] and not endpoint["id"]:
             endpoint["id"] = self._known_id()
         self._need_namespace()
-        serving = self.history.serving()
+        serving = self.serving()
         before = serving.number if serving else None
         if serving and self._is_so(serving, values):
             if endpoint["enabled"]:
@@ -307,8 +270,8 @@ class Release:
         BackendError
             There is none, or it does not come up.
         """
-        serving = self.history.serving()
-        earlier = self.history.before(serving) if serving else None
+        serving = self.serving()
+        earlier = self.before(serving) if serving else None
         if earlier is None:
             known = [f"{one['revision']} {one['status']}" for one in self.revisions()]
             raise BackendError(
@@ -358,6 +321,14 @@ class Release:
         return run("kubectl", "logs", "--selector", self.selector, *self._here(), *words)
 
     # -- parts ------------------------------------------------------------------------------
+
+    def _numbers(self, status: str) -> list[int]:
+        return [int(one["revision"]) for one in self.revisions() if one["status"] == status]
+
+    def _read(self, number: int) -> Revision:
+        asked = (self.name, *self._here(), "--revision", str(number))
+        values = json.loads(run("helm", "get", "values", *asked, "--output", "json")) or {}
+        return Revision(number, run("helm", "get", "manifest", *asked).strip(), values)
 
     def _is_so(self, serving: Revision, values: dict[str, Any]) -> bool:
         """Return whether a revision is what would be installed, and the cluster has it so."""
@@ -423,25 +394,6 @@ class Release:
             if one["metadata"]["name"] not in _EVERYWHERE
             and one.get("type") != "kubernetes.io/service-account-token"
         ]
-
-
-def credentials() -> tuple[str, str] | None:
-    """Return the client's id and secret of this environment, or None.
-
-    Raises
-    ------
-    BackendError
-        One of them is missing.
-    """
-    client, word = (os.environ.get(name) for name in CREDENTIALS)
-    if not client and not word:
-        return None
-    if not client or not word:
-        missing = CREDENTIALS[1] if client else CREDENTIALS[0]
-        raise BackendError(
-            "client credentials are incomplete", evidence=f"{missing} is not set", hint="set both"
-        )
-    return client, word
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""Deploying to Kubernetes: one Helm release for each site, and what its pods are doing."""

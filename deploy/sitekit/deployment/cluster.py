@@ -1,0 +1,332 @@
+"""Deploy to a Kubernetes cluster, as the context of your kubeconfig says, by a Helm release."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from fitserve._version import __version__
+from fitserve.errors import BackendError, RequestError
+from sitekit.context import Rendering
+from sitekit.deployment.helm import items, require_helm, run
+from sitekit.deployment.release import Release
+from sitekit.deployment.targets import CARD, CREDENTIALS, Target, credentials
+from sitekit.documents import site_card, text
+from sitekit.helm_values import helm_values
+from sitekit.pods import labels, run_job
+from sitekit.render import write_files
+
+if TYPE_CHECKING:
+    from sitekit.deployment.release import Installed
+    from sitekit.deployment.targets import Options
+    from sitekit.site import Site
+
+__all__ = ["STATUS_VERSION", "Cluster", "pod_reason"]
+
+STATUS_VERSION = 1
+_REFUSED = "refused-function"
+_POLL_SECONDS = 1.0
+_HYPOTHESIS = "X_200_0"
+"""Of the example; one is enough to see that a pod fits."""
+
+
+class Cluster(Target):
+    """A Kubernetes cluster.
+
+    Parameters
+    ----------
+    site, options
+        Its site, and what is asked for.
+
+    Raises
+    ------
+    RequestError
+        The site is not one of Kubernetes.
+    SiteError
+        The site breaks a rule between fields.
+    """
+
+    kind = "Kubernetes cluster"
+
+    def __init__(self, site: Site, options: Options) -> None:
+        super().__init__(site, options)
+        self._rendering = Rendering(__version__, Path.home())
+        helm_values(site, self._rendering)
+        self._release = Release(site, self._rendering)
+
+    def install(self, *, upgrade: bool) -> None:
+        """Let this version serve; what does not come up, or fails its trial, is undone."""
+        site, release, options = self.site, self._release, self.options
+        overrides = _overrides(options.values)
+        if upgrade and not release.revisions():
+            raise BackendError(
+                f"{site.name} is not deployed in namespace {release.namespace}",
+                hint=f"make deploy SITE={site.name}",
+            )
+        require_helm()
+        self._examine()
+        if not site.pods.credentials_secret:
+            # What an earlier deployment was given is in the release's own secret.
+            release.log_in()
+        function = self._function_id(options.function_id)
+        rendering = Rendering(__version__, Path.home(), options.endpoint_id, function)
+        done = Release(site, rendering, overrides).install(seconds=options.seconds)
+        where = f"in namespace {release.namespace}"
+        click.echo(f"{site.name} is up {where}{'' if done.changed else ', nothing was changed'}")
+        if options.smoke:
+            try:
+                self.try_it()
+            except BackendError as error:
+                self._undo(done, error)
+                raise
+        if done.endpoint:
+            click.echo(f"hand to users: {self._card(function)}")
+        else:
+            click.echo(
+                f"clients in the cluster can use it: fitserve run ... --endpoint "
+                f"parsl:{site.name}\nfor use from elsewhere, through Globus Compute: set "
+                f"{' and '.join(CREDENTIALS)}, and deploy again"
+            )
+
+    def status(self) -> dict[str, Any]:
+        """Return what the pods are doing, and what they wait for, in the cluster's own words."""
+        release = self._release
+        revisions = release.revisions()
+        pods = items("pods", release.namespace, release.selector)
+
+        def component(which: str) -> list[dict[str, Any]]:
+            wanted = labels(release.name, which).items()
+            return [_pod(one) for one in pods if wanted <= one["metadata"]["labels"].items()]
+
+        return {
+            "status_version": STATUS_VERSION,
+            "site": self.site.name,
+            "namespace": release.namespace,
+            "release": revisions[-1] if revisions else None,
+            "endpoint": component("endpoint"),
+            "workers": component("worker"),
+            "clients": component("client"),
+        }
+
+    @staticmethod
+    def status_text(found: dict[str, Any]) -> str:
+        """Return a status as text, a line for each pod."""
+        release = found["release"]
+        if release is None:
+            return f"{found['site']} is not deployed in namespace {found['namespace']}"
+        revision = f"revision {release['revision']} ({release['status']})"
+        lines = [f"{found['site']}: {revision} in namespace {found['namespace']}"]
+        for name in ("endpoint", "workers", "clients"):
+            pods = found[name]
+            if not pods:
+                lines.append(f"{name}: none")
+            for pod in pods:
+                state = "ready" if pod["ready"] else pod["phase"].lower()
+                more = f", {pod['restarts']} restarts" if pod["restarts"] else ""
+                where = f" on {pod['node']}" if pod["node"] else ""
+                lines.append(f"{name}: {pod['name']} {state}{where}{more}")
+                if pod["reason"]:
+                    lines.append(f"  {pod['reason']}")
+        return "\n".join(lines)
+
+    def smoke(self) -> list[dict[str, Any]]:
+        """Have a fit done by a worker pod; through the endpoint, if there is one."""
+        release, directory = self._release, self.directory
+        card = release.card()
+        if card is None:
+            return [self._fit_by_job()]
+        write_files({CARD: text(card)}, directory)
+        if not release.log_in():
+            raise BackendError(
+                f"the smoke test of {self.site.name} needs the endpoint's credentials",
+                evidence=f"they are in no secret that can be read in namespace {release.namespace}",
+                hint=f"set {' and '.join(CREDENTIALS)}",
+            )
+        from sitekit.target.smoke import Served, through_the_service
+
+        # A child of the revision before would be asked otherwise, while there is one.
+        serving = f"{__version__}-{release.revisions()[-1]['revision']}"
+        served = Served(self.site, card["endpoint_id"], serving)
+        kept = directory / _REFUSED
+        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        stages, refused = through_the_service(served, directory / CARD, self.options.seconds, known)
+        if refused:
+            write_files({_REFUSED: f"{refused}\n"}, directory)
+        return [one.as_data() for one in stages]
+
+    def rollback(self) -> None:
+        """Let the revision that served before, and was another, serve again."""
+        revision = self._release.rollback(seconds=self.options.seconds)
+        click.echo(f"{self.site.name} is served by what revision {revision} was")
+        if self.options.smoke:
+            self.try_it()
+
+    def stop(self) -> None:
+        """End the endpoint and its workers."""
+        self._release.stop()
+        click.echo(f"{self._release.name} is stopped")
+
+    def logs(self) -> str:
+        """Return the end of what the endpoint and its workers have said."""
+        return self._release.logs(self.options.lines)
+
+    def destroy(self) -> None:
+        """Remove everything of the release, and its namespace if nobody else has it."""
+        release = self._release
+        left = release.destroy()
+        if left:
+            raise BackendError(
+                f"something of {release.name} is left in namespace {release.namespace}",
+                evidence=", ".join(left),
+            )
+        click.echo(f"{release.name} is gone")
+
+    def _fit_by_job(self) -> dict[str, Any]:
+        """Have a hypothesis of the bundled example fitted by a worker pod; returns the stage."""
+        release, seconds = self._release, self.options.seconds
+        name = f"{release.name}-smoke"
+        endpoint = f"parsl:{release.site.name}"
+        command = ["fitserve", "run", "example", "--patch", _HYPOTHESIS, "--endpoint", endpoint]
+        command += ["--output", "/tmp/run"]  # noqa: S108
+        job = run_job(release.site, __version__, name, command)
+        here = ("--namespace", release.namespace)
+        started = time.monotonic()
+        delete = ("delete", "job", name, *here, "--ignore-not-found", "--wait=true")
+        run("kubectl", *delete)
+        run("kubectl", "create", *here, "--filename", "-", stdin=json.dumps(job))
+        try:
+            ended = _end(name, here, started + seconds)
+            said = run("kubectl", "logs", f"job/{name}", *here, "--ignore-errors") if ended else ""
+        finally:
+            run("kubectl", *delete)
+        told = "the example was fitted by a worker pod"
+        if ended != "Complete":
+            reason = ended or f"not within {seconds} s"
+            told = f"the example was not fitted: {reason}; {said.strip()[-2000:]}"
+        took = round(time.monotonic() - started, 1)
+        return {"what": "fit", "told": told, "seconds": took, "ok": ended == "Complete", "next": ""}
+
+    def _examine(self) -> None:
+        """Have the doctor look at the cluster, before anything is registered or installed."""
+        from sitekit.doctor import Patient, kubernetes, report
+
+        site = self.site
+        patient = Patient(site=site, rendering=self._rendering, home=Path.home(), submit=False)
+        found = [one for one in kubernetes.look(patient) if one.level in {"failure", "warning"}]
+        if found:
+            click.echo(report(site.origin, found), err=True)
+        bad = [one for one in found if one.level == "failure"]
+        if bad:
+            raise BackendError(
+                f"{site.name} was not deployed: {len(bad)} findings keep fits from running there",
+                evidence="; ".join(f"{one.check}: {one.cause}" for one in bad),
+                hint="put right what is marked FAILED above; "
+                f"make doctor SITE={site.name} looks again",
+            )
+
+    def _undo(self, done: Installed, error: BackendError) -> None:
+        """Let what served before serve again, after a smoke test that failed."""
+        if not done.changed or done.before is None:
+            return
+        click.echo(f"the smoke test failed: going back to revision {done.before}", err=True)
+        self._release.put_back(done.before, seconds=self.options.seconds)
+        error.cause = f"{error.cause}; what served before serves again"
+
+    def _function_id(self, given: str | None) -> str | None:
+        """Return the id of the function that the endpoint lets run, registered if need be."""
+        site = self.site
+        if given or site.access.functions:
+            return given
+        if credentials():
+            from fitserve_worker.function import register
+
+            sharing = site.access.function_sharing
+            group = None if sharing in {"public", "private"} else sharing
+            return register(public=sharing == "public", group=group).function_id
+        if site.pods.credentials_secret:
+            raise RequestError(
+                f"no function is known that the endpoint of {site.name} may run",
+                hint="--function-id with what `fitserve-worker function register` prints, or "
+                "access.functions in the site file",
+            )
+        return None
+
+    def _card(self, function_id: str | None) -> Path:
+        release = self._release
+        ident = release.endpoint_id()
+        if ident is None:
+            raise BackendError(
+                f"{release.name} runs, but is not registered with Globus",
+                hint=f"kubectl --namespace {release.namespace} logs deployment/{release.name}",
+            )
+        known = Rendering(__version__, Path.home(), ident, function_id)
+        write_files({CARD: text(site_card(self.site, known))}, self.directory)
+        return self.directory / CARD
+
+
+def _end(name: str, here: tuple[str, str], deadline: float) -> str | None:
+    while time.monotonic() < deadline:
+        job = json.loads(run("kubectl", "get", "job", name, *here, "--output", "json"))
+        for condition in job["status"].get("conditions", []):
+            if condition["type"] in {"Complete", "Failed"} and condition["status"] == "True":
+                return str(condition["type"])
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _overrides(values: Path | None) -> dict[str, Any]:
+    """Return Helm values of a file."""
+    found = yaml.safe_load(values.read_text(encoding="utf-8")) if values else {}
+    if not isinstance(found, dict):
+        raise RequestError(f"{values} holds no Helm values", hint="NAME: VALUE, as in values.yaml")
+    return found
+
+
+def _pod(pod: dict[str, Any]) -> dict[str, Any]:
+    found = pod["status"]
+    containers = found.get("containerStatuses", [])
+    return {
+        "name": pod["metadata"]["name"],
+        "phase": "Terminating" if pod["metadata"].get("deletionTimestamp") else found["phase"],
+        "ready": bool(containers) and all(one["ready"] for one in containers),
+        "restarts": sum(one["restartCount"] for one in containers),
+        "node": pod["spec"].get("nodeName"),
+        "image": pod["spec"]["containers"][0]["image"],
+        "since": pod["metadata"]["creationTimestamp"],
+        "reason": pod_reason(pod),
+    }
+
+
+def pod_reason(pod: dict[str, Any]) -> str | None:
+    """Return why a pod waits, failed or was restarted, or None.
+
+    Examples
+    --------
+    >>> waits = {"reason": "ImagePullBackOff", "message": "no such image"}
+    >>> container = {"name": "worker", "state": {"waiting": waits}}
+    >>> pod_reason({"status": {"phase": "Pending", "containerStatuses": [container]}})
+    'ImagePullBackOff: no such image'
+    """
+    found = pod["status"]
+    told = [_said(found)] if found["phase"] == "Failed" else []
+    told += [
+        one.get("message")
+        for one in found.get("conditions", [])
+        if one["type"] == "PodScheduled" and one["status"] == "False"
+    ]
+    for container in found.get("containerStatuses", []):
+        state, last = container.get("state", {}), container.get("lastState", {})
+        told.append(_said(state.get("waiting") or {}))
+        for ended in (state.get("terminated"), last.get("terminated")):
+            if ended and ended.get("exitCode"):
+                told.append(_said(ended))
+    return "; ".join(filter(None, told)) or None
+
+
+def _said(state: dict[str, Any]) -> str:
+    return ": ".join(filter(None, (state.get("reason"), (state.get("message") or "").strip())))

@@ -1,0 +1,377 @@
+"""Deploy to a login node, by Ansible's playbooks, with nothing secret on a command line.
+
+How the node is reached follows from the site file and what the administrator gives besides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fitserve._version import __version__
+from fitserve.errors import BackendError, InputError
+from sitekit.deployment.targets import CARD, CREDENTIALS, Options, Target, credentials
+from sitekit.derive import derive
+from sitekit.load import flat_site
+from sitekit.render import write_files
+from sitekit.rules import require_valid
+from sitekit.target.places import places_of
+
+if TYPE_CHECKING:
+    from sitekit.site import Site
+
+__all__ = ["Host", "inventory"]
+
+_ROOT = Path(__file__).resolve().parents[3]
+_ANSIBLE = _ROOT / "deploy" / "ansible"
+
+
+def inventory(site: Site, options: Options) -> dict[str, Any]:
+    """Return Ansible's inventory of a site: one host, of the site's name.
+
+    Examples
+    --------
+    >>> from sitekit.load import load_site
+    >>> found = inventory(load_site("local")[0], Options())
+    >>> found["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
+    'local'
+
+    Raises
+    ------
+    InputError
+        The endpoint does not run on a machine that one logs in to.
+    """
+    if site.scheduler.type == "kubernetes":
+        raise InputError(
+            f"site {site.name} is a Kubernetes cluster, which has no login node to deploy to",
+            hint="deploy/kubernetes holds what is applied there",
+        )
+    if site.status == "retired":
+        raise InputError(
+            f"the machine of site {site.name} is gone",
+            hint="write a site file of your own that extends this one",
+        )
+    host = options.host or site.login.host
+    variables: dict[str, Any] = {"ansible_python_interpreter": options.python or "auto_silent"}
+    if options.here or host is None:
+        variables["ansible_connection"] = "local"
+        # This one works. What is found on the path may be a shim of pyenv that leads nowhere.
+        variables["ansible_python_interpreter"] = options.python or sys.executable
+    else:
+        variables |= {"ansible_connection": "ssh", "ansible_host": host}
+        user = options.user or site.login.user
+        if user:
+            variables["ansible_user"] = user
+        ssh = ["-o BatchMode=yes", "-o ConnectTimeout=15"]
+        if options.ssh_config:
+            ssh.append(f"-F {Path(options.ssh_config).resolve()}")
+        if site.login.jump_host:
+            ssh.append(f"-J {site.login.jump_host}")
+        variables["ansible_ssh_common_args"] = " ".join(ssh)
+    # A multi-user endpoint is root's; without a password asked for, as by a deploy user.
+    variables["ansible_become"] = site.access.mode == "multi-user"
+    return {"all": {"children": {"site": {"hosts": {site.name: variables}}}}}
+
+
+class Host(Target):
+    """A login node.
+
+    Parameters
+    ----------
+    site, options
+        Its site, and how it is reached.
+
+    Raises
+    ------
+    SiteError
+        The site breaks a rule between fields.
+    InputError
+        Its machine is gone.
+    """
+
+    kind = "login node"
+
+    def __init__(self, site: Site, options: Options) -> None:
+        super().__init__(site, options)
+        require_valid(site)
+        self._inventory = inventory(site, options)
+
+    def install(self, *, upgrade: bool) -> None:
+        """Let this version serve, once it has passed its trial; the same again changes nothing."""
+        credentials()  # which Ansible reads by itself; half of them is an error
+        verb = "upgrade" if upgrade else "deploy"
+        said = self._play(
+            "deploy",
+            BackendError(
+                f"{verb} did not come to its end",
+                hint="what stopped it is said above; put it right and run the same again: what is "
+                "done already is not done twice",
+            ),
+            *(["--check"] if self.options.check else []),
+            *(["--diff"] if self.options.diff else []),
+            upgrade=upgrade,
+            cloud_login=self.options.cloud,
+            image=str(self.options.image.resolve()) if self.options.image else None,
+            no_job=self.options.no_job or None,
+            smoke_seconds=self.options.seconds,
+            drain_seconds=self.options.drain_seconds,
+        )
+        if not self.options.check:
+            click.echo(self._handed_over(self._answered(said)))
+
+    def status(self) -> dict[str, Any]:
+        """Return what `sitekit.target` says of the endpoint."""
+        return self._ask("status", *(["--end-orphans"] if self.options.end_orphans else []))
+
+    @staticmethod
+    def status_text(found: dict[str, Any]) -> str:
+        """Return the status of an endpoint, one thing on a line."""
+        versions = found["versions"]
+        lines = [_endpoint(found)]
+        if found["endpoint"] is not None:
+            lines.append(f"users      {len(found['children'])} child endpoints")
+        jobs = found["jobs"]
+        for job in jobs:
+            whose = "" if job["of_endpoint"] else ", of a client on this machine"
+            reason = f": {job['reason']}" if job["reason"] else ""
+            if job["id"] in found.get("jobs_ended", ()):
+                reason = ": its endpoint was dead; ended"
+            lines.append(f"job        {job['id']} {job['state']}{reason}{whose}")
+        if not jobs:
+            lines.append("jobs       none")
+        lines.append(_workers(found["workers"]))
+        for name, disk in found["disk"].items():
+            lines.append(f"disk       {name}: {disk['free_gb']} GB free at {disk['path']}")
+        lines.append(
+            f"release    {versions['release']}, before it {versions['previous'] or 'none'}"
+        )
+        if found["last_fits"] is None:
+            lines.append("fitted     not known here: answers are in the users' own directories")
+        lines += [
+            f"fitted     {fit['ago_seconds']} s ago, task {fit['task'][:12]}"
+            for fit in found["last_fits"] or ()
+        ]
+        if found["orphans"]:
+            count = found.get("orphans_ended")
+            said = f"{count} ended" if count is not None else "end them with ARGS=--end-orphans"
+            lines.append(f"orphans    {len(found['orphans'])} processes of dead children; {said}")
+        return "\n".join(lines)
+
+    def smoke(self) -> list[dict[str, Any]]:
+        """Have a fit done; through the service, if there is an endpoint."""
+        found = self._ask("smoke", "--seconds", str(self.options.seconds))
+        stages: list[dict[str, Any]] = found["stages"]
+        return stages
+
+    def rollback(self) -> None:
+        """Let the release before this one serve again."""
+        failed = BackendError("the release was not changed", hint="what stopped it is said above")
+        said = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
+        click.echo(f"{said['site']} is served by release {said['release']}")
+
+    def stop(self) -> None:
+        """Stop the endpoint with its workers and jobs, and have nothing start it."""
+        said = self._ask(
+            "stop", "--disable", "--drain-seconds", str(self.options.drain_seconds or 0)
+        )
+        waited = "" if said["idle"] else "; users' fits were running: their clients send them again"
+        click.echo(f"{_ended(said)}{waited}")
+
+    def logs(self) -> str:
+        """Return the end of each log, after its name."""
+        found = self._ask("logs", "--lines", str(self.options.lines))["logs"]
+        lines = [line for name, text in found.items() for line in (f"==> {name}", *text)]
+        return "".join(f"{line}\n" for line in lines)
+
+    def destroy(self) -> None:
+        """Remove everything that deploying made, and say what is left."""
+        said = self._ask("destroy")
+        click.echo(f"{_ended(said)}, {len(said['removed'])} files and directories removed")
+        if said["told"]:
+            click.echo(f"the service keeps its registration: {said['told']}", err=True)
+        for path in said["left"]:
+            click.echo(f"left, since something else is in it: {path}", err=True)
+
+    def _handed_over(self, said: dict[str, Any]) -> str:
+        """Return what an administrator hands to users, and what is left to do."""
+        lines = [f"{said['site']} is up, release {said['release']}"]
+        if not said["endpoint_id"]:
+            again = " ".join(f"{name}=..." for name in CREDENTIALS)
+            lines += [
+                f"on {said['host']}, as {said['user']}:",
+                f"  {said['command']} run PALLET --endpoint {said['direct']}",
+                "for use from elsewhere, through Globus Compute, with the credentials of a client:",
+                f"  {again} make deploy SITE={said['site']}",
+            ]
+            return "\n".join(lines)
+        lines += [
+            f"endpoint {said['endpoint_id']}, function {said['function_id']}",
+            f"hand to users: {self.directory / CARD}",
+            f"  fitserve endpoints add {said['site']} --card {CARD}",
+            f"  fitserve endpoints check {said['site']}",
+            f"  fitserve run PALLET --endpoint {said['site']}",
+        ]
+        if said["boot"] == "nothing":
+            lines.append(
+                "after a reboot nothing starts it, for there is neither systemd for this user nor "
+                f"cron; then: make deploy SITE={said['site']}"
+            )
+        if said["boot"] == "login":
+            lines.append(
+                f"it ends when {said['user']} logs out of {said['host']}, and nothing starts it "
+                "after a reboot: systemd does not let that user's services linger; ask the "
+                f"administrators there for `loginctl enable-linger {said['user']}`, then: "
+                f"make deploy SITE={said['site']}"
+            )
+        if said["pending"]:
+            lines.append(
+                "users' fits are running: the endpoint itself is started anew by the next "
+                f"`make deploy SITE={said['site']}` that finds it idle"
+            )
+        return "\n".join(lines)
+
+    def _ask(self, verb: str, *words: str) -> dict[str, Any]:
+        """Run one verb of `sitekit.target` on the machine, and return its answer."""
+        failed = BackendError(f"{verb} did not come to its end", hint="the reason is said above")
+        quiet = not self.options.verbose
+        return self._answered(self._play("ask", failed, quiet=quiet, verb=verb, words=list(words)))
+
+    def _answered(self, said: dict[str, Any] | None) -> dict[str, Any]:
+        if said is None:
+            raise BackendError(
+                f"{self.site.name} did not answer",
+                hint=f"make deploy SITE={self.site.name}, if it was not deployed",
+            )
+        return said
+
+    def _play(
+        self,
+        playbook: str,
+        failed: BackendError,
+        *options: str,
+        quiet: bool = False,
+        **variables: Any,
+    ) -> dict[str, Any] | None:
+        """Run a playbook; returns the document that it brought back, or None.
+
+        Parameters
+        ----------
+        playbook
+            Its name.
+        failed
+            What is raised where it does not come to its end.
+        options
+            Ansible's.
+        quiet
+            What it says is shown only if it fails; otherwise it goes to standard error.
+        variables
+            More variables, each with ``fitserve_`` before its name.
+        """
+        program = _ansible()
+        if self.options.verbose:
+            options = (f"-{'v' * self.options.verbose}", *options)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(_ANSIBLE / "ansible.cfg")}
+        environment["ANSIBLE_HOME"] = str(_ROOT / ".cache" / "ansible")
+        # A directory of its own: one may ask for the status while another upgrades.
+        with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
+            place = Path(scratch).resolve()
+            (place / "inventory.json").write_text(json.dumps(self._inventory))
+            given = {**self._variables(variables), "fitserve_build": str(place)}
+            (place / "variables.json").write_text(json.dumps(given))
+            write_files({f"{self.site.name}.yaml": flat_site(self.site)}, place / "flat")
+            command = [
+                *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
+                *("--inventory", str(place / "inventory.json")),
+                *("--extra-vars", f"@{place / 'variables.json'}", *_vault(), *options),
+            ]
+            done = subprocess.run(  # noqa: S603
+                command,
+                check=False,
+                cwd=_ANSIBLE,
+                env=environment,
+                stdout=subprocess.PIPE if quiet else sys.stderr,
+                text=True,
+            )
+            answer, card = place / "returned.json", place / CARD
+            said = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
+            if card.is_file():
+                card.replace(self.directory / CARD)
+        if done.returncode:
+            sys.stderr.write(done.stdout or "")
+            raise failed
+        return said
+
+    def _variables(self, more: dict[str, Any]) -> dict[str, Any]:
+        site = self.site
+        paths = [str(_ROOT / "deploy"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        longest = derive(site).longest_seconds
+        return {
+            "fitserve_version": __version__,
+            "fitserve_site": site.name,
+            "fitserve_endpoint": derive(site).endpoint_name,
+            "fitserve_digest": site.digest,
+            "fitserve_scheduler": site.scheduler.type,
+            "fitserve_multi_user": site.access.mode == "multi-user",
+            "fitserve_places": places_of(site).as_data(),
+            "fitserve_kit": [sys.executable, "-m", "sitekit"],
+            "fitserve_kit_path": os.pathsep.join(paths),
+            "fitserve_python": self.options.python or "",
+            "fitserve_this_python": f"python3.{sys.version_info.minor}",
+            "fitserve_drain_seconds": longest + 120 * site.endpoint.idle_minutes,
+            **{f"fitserve_{name}": value for name, value in more.items() if value is not None},
+        }
+
+
+def _vault() -> list[str]:
+    """Return the options of a file that Ansible vault encrypted, if there is one."""
+    path = os.environ.get("FITSERVE_VAULT")
+    if not path:
+        return []
+    options = ["--extra-vars", f"@{Path(path).expanduser().resolve()}"]
+    if not os.environ.get("ANSIBLE_VAULT_PASSWORD_FILE"):
+        options.append("--ask-vault-pass")
+    return options
+
+
+def _ansible() -> Path:
+    place = Path(os.environ.get("FITSERVE_ANSIBLE_VENV", _ROOT / ".cache" / "ansible-venv"))
+    program = place / "bin" / "ansible-playbook"
+    if not program.is_file():
+        raise BackendError("Ansible is not installed", hint="make ansible-venv")
+    return program
+
+
+def _ended(said: dict[str, Any]) -> str:
+    return f"{len(said['processes'])} processes and {len(said['jobs'])} jobs ended"
+
+
+def _workers(workers: dict[str, int | None]) -> str:
+    """Say which figure it is: processes are counted here, those on nodes are not seen."""
+    most = f", at most {workers['most']}" if workers["most"] is not None else ""
+    if "processes" in workers:
+        return f"workers    {workers['processes']} processes on this machine{most}"
+    return f"workers    {workers['of_running_jobs']} to be expected of the running jobs{most}"
+
+
+def _endpoint(found: dict[str, Any]) -> str:
+    endpoint = found["endpoint"]
+    if endpoint is None:
+        return f"endpoint   none: {found['site']} is for direct use"
+    if endpoint["pid"] is None:
+        return f"endpoint   {endpoint['id']} is stopped"
+    pending = "; to be started anew when idle" if endpoint["restart_pending"] else ""
+    boot = f"started at boot by {endpoint['at_boot']}"
+    if endpoint["at_boot"] == "login":
+        boot = "until its user logs out: `loginctl enable-linger` was refused"
+    return (
+        f"endpoint   {endpoint['id']} runs since {endpoint['since']} (process {endpoint['pid']}, "
+        f"kept by {endpoint['kept_by']}, {boot}){pending}"
+    )
