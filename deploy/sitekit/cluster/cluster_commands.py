@@ -197,7 +197,7 @@ def _examine(release: Release) -> None:
     if bad:
         raise BackendError(
             f"{site.name} was not deployed: {len(bad)} findings keep fits from running there",
-            evidence="; ".join(f"{one.check}: {one.cause}" for one in bad),
+            evidence="; ".join(f"{one.what}: {one.cause}" for one in bad),
             hint=f"put right what is marked FAILED above; make doctor SITE={site.name} looks again",
         )
 

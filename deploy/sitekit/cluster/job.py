@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from fitserve.errors import Check
     from sitekit.cluster.release import Release
     from sitekit.context import Rendering
     from sitekit.site import Site
-    from sitekit.target.smoke import Stage
 
 __all__ = ["CARD", "have_a_fit", "run_job"]
 
@@ -176,7 +176,7 @@ def _end(name: str, here: tuple[str, str], deadline: float) -> str | None:
     return None
 
 
-def _through_the_service(served: _Served, directory: Path, seconds: float) -> Iterator[Stage]:
+def _through_the_service(served: _Served, directory: Path, seconds: float) -> Iterator[Check]:
     from sitekit.target.smoke import refusal, through_the_service
 
     good = True
