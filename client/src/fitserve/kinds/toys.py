@@ -41,6 +41,15 @@ COLUMNS: Mapping[str, str] = {
 }
 """Columns of toys and their meaning."""
 
+_IN_REPORT: Mapping[str, str] = {
+    "toys": "toys",
+    "toys_failed": "failed",
+    "CLs_obs_error": "\u00b1 obs.",
+    "CLs_exp_0_error": "\u00b1 median",
+    "asymptotic_CLs_obs": "asympt. obs.",
+    "asymptotic_CLs_exp_0": "asympt. median",
+}
+
 # A toy with signal and one without, on staus.
 _TESTS_OF_TOY = 1.0
 _FLOAT_BYTES = 4
@@ -69,6 +78,7 @@ class Toys(Kind[ToysRequest]):
     answer = "toy_values"
     pictures = ("toys",)
     besides = COLUMNS
+    in_report = _IN_REPORT
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if len(options["mu"]) > 1:

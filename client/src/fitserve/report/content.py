@@ -7,22 +7,21 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.contract import LimitRequest, cls_strengths
+from fitserve.contract import cls_strengths
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
 from fitserve.export.rows import reference_url
+from fitserve.kinds.base import Cell, number_cell
+from fitserve.kinds.registry import kind
 from fitserve.kinds.shown import (
-    LIMITS,
     at_strength,
     confidence_level,
     exclusion_words,
-    limit_text,
-    limit_value,
     of_strength,
     shown_strength,
 )
-from fitserve.report.parts import has_contour, toy_columns, toy_numbers
+from fitserve.report.parts import has_contour
 from fitserve.runs.summary import (
     Account,
     account,
@@ -49,7 +48,6 @@ __all__ = [
     "MOST_ROWS",
     "AccountRow",
     "Bar",
-    "Cell",
     "Fact",
     "Row",
     "account_columns",
@@ -81,13 +79,6 @@ class Fact(NamedTuple):
     value: str
     code: bool = False
     link: str | None = None
-
-
-class Cell(NamedTuple):
-    """One cell of the table: what is shown, and what it is sorted by."""
-
-    text: str
-    key: float | str
 
 
 class Row(NamedTuple):
@@ -139,27 +130,26 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
 
 def columns(run: SavedRun) -> list[tuple[str, str]]:
     """Return the titles of the columns after the masses, and what they mean."""
-    sigma = ("\u22122\u03c3", "\u22121\u03c3", "median", "+1\u03c3", "+2\u03c3")
-    limits = [
-        ("limit obs.", "observed upper limit on the signal strength"),
-        *((f"limit {s}", "expected upper limit for that background fluctuation") for s in sigma),
-    ]
-    cls = [
-        (f"CLs obs.{of_strength(run.manifest.request)}", "observed CLs"),
-        *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
-    ]
+    request = run.manifest.request
+    of_kind = kind(request)
+    shown = {**of_kind.in_report, **(_cls_titles(request) if has_contour(run) else {})}
     return [
-        *(limits if _of_limits(run) else []),
-        *toy_columns(run.manifest.request),
-        *(cls if has_contour(run) else []),
+        *((title, of_kind.columns[name]) for name, title in shown.items()),
         ("\u03bc\u0302", "best-fit signal strength"),
         ("fit / s", "wall time of all fits of the hypothesis"),
         *([("|\u0394CLs|", "greatest difference from pyhf's CLs")] if _verified(run) else []),
     ]
 
 
-def _of_limits(run: SavedRun) -> bool:
-    return isinstance(run.manifest.request, LimitRequest)
+def _cls_titles(request: Request) -> dict[str, str]:
+    return {
+        "CLs_obs": f"CLs obs.{of_strength(request)}",
+        "CLs_exp_m2": "exp. \u22122\u03c3",
+        "CLs_exp_m1": "exp. \u22121\u03c3",
+        "CLs_exp_0": "exp. median",
+        "CLs_exp_p1": "exp. +1\u03c3",
+        "CLs_exp_p2": "exp. +2\u03c3",
+    }
 
 
 def _verified(run: SavedRun) -> bool:
@@ -192,10 +182,6 @@ def _row(
         rest = [result.muhat, result.fit_time, second.largest if second else None]
         status = result.status if name in run.records else "unfinished"
         reason = result.reason or ""
-    limits: list[Cell] = []
-    if _of_limits(run):
-        limits = [_limit_cell(result, name) for name in LIMITS]
-    toys = toy_numbers(run.manifest.request, result)
     if not verified:
         rest.pop()
     if not has_contour(run):
@@ -203,8 +189,8 @@ def _row(
     masses = [*values, *[None] * width][:width]
     return Row(
         name,
-        [_cell(value) for value in masses],
-        [*limits, *(_cell(value) for value in (*toys, *cls, *rest))],
+        [_mass_cell(value) for value in masses],
+        [*kind(run.manifest.request).report_cells(result), *map(number_cell, (*cls, *rest))],
         status,
         out,
         reason,
@@ -224,13 +210,6 @@ def _cls(request: Request, result: HypothesisResult) -> tuple[list[float | None]
     return [point.CLs_obs, *expected], "excluded" if out else "not excluded"
 
 
-def _limit_cell(result: HypothesisResult | None, name: str) -> Cell:
-    if result is None or result.limit is None:
-        return _cell(None)
-    value, text = limit_value(result.limit, name), limit_text(result, name)
-    return Cell(text, float(text[2:])) if value is None and text != "-" else _cell(value)
-
-
 def notes(run: SavedRun) -> list[str]:
     """Return what is said below the table: of which mu and level its numbers are."""
     request = run.manifest.request
@@ -245,12 +224,8 @@ def notes(run: SavedRun) -> list[str]:
     return [told, *remarks(run)]
 
 
-def _cell(value: float | str | None) -> Cell:
-    if value is None:
-        return Cell(_MISSING, "")
-    if isinstance(value, str):
-        return Cell(value, value)
-    return Cell(f"{value:.4g}", value)
+def _mass_cell(value: float | str | None) -> Cell:
+    return Cell(value, value) if isinstance(value, str) else number_cell(value)
 
 
 def timing(run: SavedRun) -> list[Fact]:
