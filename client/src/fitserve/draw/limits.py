@@ -70,7 +70,7 @@ def draw_limits(
     need_pictures()
     request = manifest.request
     if not isinstance(request, LimitRequest):
-        raise refuse_kind(manifest, "limit")
+        raise refuse_kind(manifest, LimitRequest)
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
     limits = _limits(grid, results)

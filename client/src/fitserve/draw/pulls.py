@@ -11,7 +11,6 @@ from fitserve.draw.frame import (
     chosen,
     in_columns,
     new_figure,
-    refuse_kind,
     refuse_nothing,
     write_title,
 )
@@ -20,7 +19,6 @@ from fitserve.draw.style import (
     EXPECTED,
     OBSERVED,
     WIDE_BAND,
-    need_pictures,
     pictures,
     safe_text,
 )
@@ -70,11 +68,7 @@ def draw_pulls(
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    request = manifest.request
-    if not isinstance(request, FitRequest):
-        raise refuse_kind(manifest, "fit")
-    result = chosen(manifest, results, name)
+    request, result = chosen(manifest, results, name, FitRequest)
     if result.fit is None:
         raise refuse_nothing(result)
     pulled = [one for one in result.fit.parameters if one.pull is not None]
@@ -244,10 +238,7 @@ def draw_correlations(
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    if not isinstance(manifest.request, FitRequest):
-        raise refuse_kind(manifest, "fit")
-    result = chosen(manifest, results, name)
+    _, result = chosen(manifest, results, name, FitRequest)
     if result.fit is None:
         raise refuse_nothing(result)
     names = result.fit.correlations.names

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import RankingRequest
-from fitserve.draw.frame import chosen, new_figure, refuse_kind, refuse_nothing, write_title
-from fitserve.draw.style import EXPECTED, need_pictures, pictures, safe_text
+from fitserve.draw.frame import chosen, new_figure, refuse_nothing, write_title
+from fitserve.draw.style import EXPECTED, pictures, safe_text
 from fitserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ def draw_ranking(
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    if not isinstance(manifest.request, RankingRequest):
-        raise refuse_kind(manifest, "ranking")
-    result = chosen(manifest, results, name)
+    _, result = chosen(manifest, results, name, RankingRequest)
     if result.ranking is None:
         raise refuse_nothing(result)
     impacts = result.ranking.impacts[:most]

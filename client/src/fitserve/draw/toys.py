@@ -12,11 +12,10 @@ from fitserve.draw.frame import (
     add_legend,
     chosen,
     new_figure,
-    refuse_kind,
     refuse_nothing,
     title_above,
 )
-from fitserve.draw.style import OBSERVED, need_pictures, pictures
+from fitserve.draw.style import OBSERVED, pictures
 from fitserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,11 +64,7 @@ def draw_toys(
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    request = manifest.request
-    if not isinstance(request, ToysRequest):
-        raise refuse_kind(manifest, "toys")
-    result = chosen(manifest, results, name)
+    request, result = chosen(manifest, results, name, ToysRequest)
     toys = result.toys
     if toys is None:
         raise refuse_nothing(result)
