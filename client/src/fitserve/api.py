@@ -56,7 +56,7 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """What was asked, with digests and versions."""
+        """The request, with digests and versions."""
         return self.saved.manifest
 
     @property
@@ -110,8 +110,10 @@ class Run:
         return figure
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{count} {word}" for word, count in counts(self.saved).items() if count)
-        return f"<Run {self.path}: {told}>"
+        numbers = ", ".join(
+            f"{count} {word}" for word, count in counts(self.saved).items() if count
+        )
+        return f"<Run {self.path}: {numbers}>"
 
     def _repr_html_(self) -> str:
         head = [*self.manifest.pallet.labels, *columns(self.manifest.request)]
@@ -258,7 +260,7 @@ def run(
     output
         The run directory; by default one below ``fitserve-runs`` named after the question.
     refit
-        Fit also what has results already.
+        Also fit hypotheses that already have results.
     force
         Go on although the patchset's digest is not the workspace's.
     verify
@@ -294,8 +296,8 @@ def run(
     """
     from fitserve.pallet.load import load_pallet
 
-    for told in cautions(request or HypotestRequest()):
-        warnings.warn(told, ModelWarning, stacklevel=2)
+    for caution in cautions(request or HypotestRequest()):
+        warnings.warn(caution, ModelWarning, stacklevel=2)
     name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
     settings = dict(options or {})
     backend = open_backend(name, workers, settings)
@@ -378,7 +380,7 @@ def open_run(path: str | Path) -> Run:
     Raises
     ------
     StoreError
-        The directory is none of a run, or is damaged.
+        It is not a run directory, or is damaged.
     """
     return Run(read_run(path))
 

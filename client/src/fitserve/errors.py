@@ -1,4 +1,4 @@
-"""What goes wrong, in the terms of the person who can put it right.
+"""What goes wrong, in the terms of the person who can put it right; results of checks.
 
 Every error says the cause, the evidence for it and the next thing to do, and has an exit
 code of its class: scripts can tell a broken pallet from a full disk without reading text.

@@ -48,7 +48,7 @@ def draw_ranking(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, failed, or has no such parameter.
+        The run is of another kind, the hypothesis is not in it, failed, or has no such parameter.
     MissingExtraError
         What draws is not installed.
     """
@@ -59,13 +59,13 @@ def draw_ranking(
     if not impacts:
         raise InputError("there is nothing to draw: the model has no free nuisance parameter")
     poi = result.ranking.poi
-    told = f"{poi.name} = {poi.bestfit:.3g}"
+    best_fit = f"{poi.name} = {poi.bestfit:.3g}"
     if poi.uncertainty is not None:
-        told = rf"{safe_text(told)} $\pm$ {poi.uncertainty:.2g}"
+        best_fit = rf"{safe_text(best_fit)} $\pm$ {poi.uncertainty:.2g}"
     elif poi.at_bound:
-        told += " (at its bound: impacts go one way only)"
+        best_fit += " (at its bound: impacts go one way only)"
     left_out = len(result.ranking.impacts) - len(impacts)
-    notes = [told] + ([f"{left_out} smaller impacts are not drawn"] if left_out else [])
+    notes = [best_fit] + ([f"{left_out} smaller impacts are not drawn"] if left_out else [])
     with pictures():
         figure = new_figure(8.4, 3.1 + _ROW * len(impacts))
         top = write_title(figure, manifest, result, "impact of nuisance parameters", notes)

@@ -52,7 +52,7 @@ def draw_yields(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, or it failed.
+        The run is of another kind, the hypothesis is not in it, or it failed.
     MissingExtraError
         What draws is not installed.
     """

@@ -1,4 +1,4 @@
-"""Whether an endpoint works, one thing after the other, down to a real small fit."""
+"""Check step by step whether an endpoint works, down to a real small fit."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def small_fit(backend: Backend, timeout: float) -> Iterator[Check]:
             yield Check("workers", "ok", status.detail)
         for outcome in backend.outcomes(_POLL_SECONDS):
             if outcome.result is None and outcome.again:
-                # Its way ended, as with a child that was idle for too long: as in a run.
+                # It was lost on its way, as with a child that was idle for too long: as in a run.
                 sent += 1
                 backend.submit(f"check {sent}", task)
                 continue

@@ -34,7 +34,7 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 def to_csv(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes:
     """Return the table as CSV with a header row; an empty field is a missing number.
 
-    Text that a spreadsheet would take for a formula, as names of anybody's may be, has an
+    Text that a spreadsheet would take for a formula, as a hypothesis' name may be, has an
     apostrophe before it.
     """
     buffer = io.StringIO()
@@ -141,7 +141,7 @@ FORMATS = {
     "parquet": Format(_TABLE, _as_file(to_parquet)),
     "hepdata": Format("a submission with CLs, contours and the picture", _write_submission),
 }
-"""Formats by name: all that knows of them reads it here."""
+"""All formats by name."""
 
 
 def export_run(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["to_frame"]
 
-# Names of the data frame alone, before it had those of all tables; until version 1.0.
+# Former names of columns, kept until version 1.0.
 _OLD_NAMES = {"CLs_exp": "CLs_exp_0", "limit_exp": "limit_exp_0"}
 
 
@@ -35,12 +35,12 @@ def to_frame(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> pd.
         import pandas as pd
     except ImportError as error:
         raise MissingExtraError("a data frame", "notebook") from error
-    asked, masses = kind(manifest.request), mass_columns(manifest)
+    run_kind, masses = kind(manifest.request), mass_columns(manifest)
     rows = [row for row in table_rows(manifest, results) if row["name"] in results]
-    if not asked.has_cls:
-        # Its rows are of parameters, which are no columns here.
+    if not run_kind.has_cls:
+        # One row for each hypothesis, not for each of its parameters.
         rows = list({row["name"]: row for row in rows}.values())
-    of_kind = asked.besides if asked.has_cls else ()
+    of_kind = run_kind.besides if run_kind.has_cls else ()
     names = ["name", *masses, *list(CLS_COLUMNS)[1:], *of_kind]
     known = [{name: value for name, value in row.items() if value is not None} for row in rows]
     frame = pd.DataFrame.from_records(known, columns=names).set_index("name")

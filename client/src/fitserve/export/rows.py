@@ -1,4 +1,4 @@
-"""The rows of a table of results, what their columns mean, and where references lead."""
+"""The rows of a table of results, its columns of mass values, and addresses of references."""
 
 from __future__ import annotations
 

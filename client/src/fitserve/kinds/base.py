@@ -181,7 +181,7 @@ class Kind(ABC, Generic[AnyRequest]):
     def question(self, request: AnyRequest) -> tuple[str, str]:
         """Return what is asked for, as a name and a value."""
 
-    def asked(self, request: AnyRequest) -> list[tuple[str, str]]:
+    def settings(self, request: AnyRequest) -> list[tuple[str, str]]:
         """Return what is asked for, besides model and engine, as names and values."""
         statistic = getattr(request, "test_stat", None)
         told = [] if statistic is None else [("Test statistic", _TEST_STATS[statistic])]

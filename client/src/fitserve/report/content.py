@@ -25,13 +25,13 @@ from fitserve.report.parts import has_contour
 from fitserve.runs.summary import (
     Account,
     account,
-    asked,
     cautions,
     counts,
     engine_counts,
     excluded,
     most_common,
     remarks,
+    request_settings,
     times,
     traffic,
 )
@@ -101,7 +101,7 @@ class Bar(NamedTuple):
 
 
 def heading(run: SavedRun) -> str:
-    """Return the title of the report; a browser cannot set one that has formulae."""
+    """Return the title of the report; a browser cannot typeset formulae."""
     pallet = run.manifest.pallet
     choices = (pallet.title, pallet.description, pallet.name)
     return next((text for text in choices if text and "$" not in text), run.path.name)
@@ -211,17 +211,17 @@ def _cls(request: Request, result: HypothesisResult) -> tuple[list[float | None]
 
 
 def notes(run: SavedRun) -> list[str]:
-    """Return what is said below the table: of which mu and level its numbers are."""
+    """Return the notes below the table: the mu and the level of its numbers."""
     request = run.manifest.request
     mu = shown_strength(request)
     if mu is None:
         return []
     alpha = round(1 - confidence_level(request), 12)
     several = len(cls_strengths(request)) > 1
-    told = f"CLs are at mu = {mu:g}" + (", the nearest to 1 that was asked for" if several else "")
+    note = f"CLs are at mu = {mu:g}" + (", the nearest to 1 that was asked for" if several else "")
     level = f"{100 * confidence_level(request):g}% CL"
-    told += f". A hypothesis with CLs below {alpha:g} is excluded at {level}."
-    return [told, *remarks(run)]
+    note += f". A hypothesis with CLs below {alpha:g} is excluded at {level}."
+    return [note, *remarks(run)]
 
 
 def _mass_cell(value: float | str | None) -> Cell:
@@ -288,12 +288,12 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
     ]
     model, engine = request.model, request.engine
     of_request = [
-        *(Fact(name, value) for name, value in asked(request)),
+        *(Fact(name, value) for name, value in request_settings(request)),
         Fact("Measurement", model.measurement or "the workspace's first"),
         Fact("Parameter of interest", model.poi or "the measurement's own"),
         Fact("Interpolation", f"normsys {model.normsys}, histosys {model.histosys}"),
-        *(Fact("Caution", told) for told in cautions(request)),
-        Fact("Engine asked for", engine.engine),
+        *(Fact("Caution", caution) for caution in cautions(request)),
+        Fact("Requested engine", engine.engine),
         Fact("pyhf set up with", f"{engine.backend}, {engine.optimizer}"),
         Fact("Request digest", manifest.request_digest, code=True),
     ]
@@ -312,8 +312,8 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("Client", f"{manifest.host}, Python {manifest.python}"),
         Fact("Client versions", _versions(manifest.versions)),
         Fact("Engines", engines or _MISSING),
-        *(Fact("Fitted by pyhf", told) for told in most_common(by.not_for_the_kernel)),
-        *(Fact("Doubted by the kernel", told) for told in most_common(by.kernel_doubts)),
+        *(Fact("Fitted by pyhf", reason) for reason in most_common(by.not_for_the_kernel)),
+        *(Fact("Doubted by the kernel", reason) for reason in most_common(by.kernel_doubts)),
         *_verification(run),
         Fact("Workers", "; ".join(places) or _MISSING),
         Fact("Worker versions", ", ".join(sorted(workers)) or _MISSING),
@@ -326,17 +326,17 @@ def _verification(run: SavedRun) -> list[Fact]:
     found = verification_summary(run)
     if not found:
         return []
-    told = f"{found['verified']} of {found['of']} hypotheses"
+    text = f"{found['verified']} of {found['of']} hypotheses"
     if found["hypothesis"] is not None:
-        told += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
+        text += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
     if found["beyond"]:
-        told += f"; wrong by more than {found['tolerance']:g}: {', '.join(_first(found['beyond']))}"
-    above = [f"{name}: {told}" for name, told in found["above"].items()]
+        text += f"; wrong by more than {found['tolerance']:g}: {', '.join(_first(found['beyond']))}"
+    above = [f"{name}: {reason}" for name, reason in found["above"].items()]
     missing = [f"{name}: {reason}" for name, reason in found["unverified"].items()]
     missing += [f"{name}: not done yet" for name in found["waiting"]]
     return [
-        Fact("Verified with pyhf", told),
-        *(Fact("Other CLs of pyhf that does not count", text) for text in _first(above)),
+        Fact("Verified with pyhf", text),
+        *(Fact("Other CLs by pyhf, which does not count", text) for text in _first(above)),
         *(Fact("Not verified", text) for text in _first(missing)),
     ]
 
@@ -385,7 +385,7 @@ _MEANINGS = {
     "set-up": "building the model",
     "fit": "all fits",
     "others": "the other hypotheses of the task",
-    "service": "the result's way back",
+    "service": "return of the result",
 }
 
 
@@ -399,7 +399,7 @@ class AccountRow(NamedTuple):
 def account_columns() -> list[tuple[str, str]]:
     """Return titles and meanings of the columns after the hypothesis."""
     parts = [(f"{name} / s", meaning) for name, meaning in _MEANINGS.items()]
-    return [*parts, ("sum / s", "from sending to having it"), ("task / bytes", "encoded")]
+    return [*parts, ("sum / s", "from sending to arrival"), ("task / bytes", "encoded")]
 
 
 def account_rows(run: SavedRun) -> list[AccountRow]:

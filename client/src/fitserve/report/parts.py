@@ -1,4 +1,4 @@
-"""What a report has of each kind of request beside the table of all hypotheses."""
+"""Parts of a report besides its table of all hypotheses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "next_commands",
 ]
 
-# A page of more is not one to read: a fit may have hundreds of parameters.
+# Nobody reads a longer page: a fit may have hundreds of parameters.
 _MOST_TABLES = 10
 _MOST_ROWS = 500
 
@@ -41,17 +41,17 @@ def details(run: SavedRun) -> list[Detail]:
 
 
 def left_out(run: SavedRun) -> str | None:
-    """Return what is not in `details`, and where it is; None where all is."""
+    """Return what `details` leaves out, and where to find it; None where it has everything."""
     found = list(itertools.islice(_tables(run), _MOST_TABLES + 1))
-    told = []
+    parts = []
     if len(found) > _MOST_TABLES:
-        told.append(f"the first {_MOST_TABLES} hypotheses")
+        parts.append(f"the first {_MOST_TABLES} hypotheses")
     if any(len(one.rows) >= _MOST_ROWS for one in found[:_MOST_TABLES]):
-        told.append(f"{_MOST_ROWS} rows of each at most")
-    if not told:
+        parts.append(f"{_MOST_ROWS} rows of each at most")
+    if not parts:
         return None
     export = f"fitserve export {shlex.quote(str(run.path))} --format csv -o FILE"
-    return f"Here are {' and '.join(told)}; everything is in: {export}"
+    return f"Here are {' and '.join(parts)}; everything is in: {export}"
 
 
 def next_commands(run: SavedRun) -> list[str]:
