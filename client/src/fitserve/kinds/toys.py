@@ -148,7 +148,7 @@ def _problems(values: ToyValues, asked: ToyRange | None) -> Iterator[str]:
     if lengths != {_FLOAT_BYTES * values.toys.count}:
         yield "more or fewer test statistics than toys"
     if not 0 <= values.positive <= 2 * values.toys.count or values.fits < 0:
-        yield "numbers of fits that are none"
+        yield "impossible numbers of fits"
     if not math.isfinite(values.observed) or values.observed < 0:
         yield f"a test statistic of {values.observed:g}"
     asymptotic = values.asymptotic
