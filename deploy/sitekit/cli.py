@@ -185,7 +185,7 @@ def doctor(*, site: Loaded, direct: bool, no_job: bool, job_seconds: float, as_d
     if bad:
         raise BackendError(
             f"{len(bad)} of {len(findings)} findings keep fits from running on {loaded.name}",
-            evidence="; ".join(finding.check for finding in bad),
+            evidence="; ".join(finding.what for finding in bad),
             hint="put right what is marked FAILED above, then `make doctor` again",
         )
 

@@ -7,12 +7,14 @@ import math
 from typing import TYPE_CHECKING
 
 import msgspec
+import pandas as pd
 import pytest
 from rich.console import Console
 
 import fitserve
 from fitserve.api import Run
 from fitserve.endpoints.base import BackendStatus
+from fitserve.export.formats import export_run
 from fitserve.runs.progress import LiveProgress
 from fitserve.runs.store import read_run
 
@@ -30,11 +32,34 @@ def run(pallet_directory: Path, tmp_path: Path) -> Run:
 def test_a_run_has_results_a_table_and_a_short_text(run: Run) -> None:
     assert run.results["S_300"].CLs_obs == pytest.approx(0.0695, abs=1e-3)
     frame = run.to_dataframe()
-    assert list(frame.columns[:4]) == ["m1", "m2", "mu", "CLs_obs"]
-    assert frame.loc["S_300", "m1"] == 300
-    assert frame.loc["S_300", "CLs_exp"] == run.results["S_300"].CLs_exp[2]
+    assert list(frame.columns[:4]) == ["mass_m1", "mass_m2", "mu", "status"]
+    assert frame.loc["S_300", "mass_m1"] == 300
+    assert frame.loc["S_300", "CLs_exp_0"] == run.results["S_300"].CLs_exp[2]
     assert repr(run) == f"<Run {run.path}: 5 ok>"
     assert f"<td>{run.results['S_300'].CLs_obs:.4g}</td>" in run._repr_html_()
+
+
+def test_old_names_of_columns_are_kept_until_version_1(run: Run) -> None:
+    frame = run.to_dataframe()
+    for old, name in {"m1": "mass_m1", "m2": "mass_m2", "CLs_exp": "CLs_exp_0"}.items():
+        assert frame[old].tolist() == frame[name].tolist()
+    assert {"twice_delta_nll", "muhat", "reason", "fit_time"} <= set(frame.columns)
+
+
+def test_the_table_has_the_columns_of_an_export(run: Run, tmp_path: Path) -> None:
+    export_run(run.manifest, run.results, "csv", tmp_path / "run.csv")
+    exported = pd.read_csv(tmp_path / "run.csv", index_col="name")
+    frame = run.to_dataframe()
+    assert list(exported.columns) == list(frame.columns[: len(exported.columns)])
+    numbers = list(exported.select_dtypes("number").columns)
+    pd.testing.assert_frame_equal(exported[numbers], frame[numbers], check_dtype=False, rtol=1e-12)
+
+
+def test_a_label_that_is_a_column_s_name_is_no_other_name_of_a_mass(run: Run) -> None:
+    run.saved.manifest.pallet.labels[:] = ["mu", "m2"]
+    frame = run.to_dataframe()
+    assert frame.loc["S_300", "mu"] == 1.0
+    assert frame.loc["S_300", "mass_mu"] == 300
 
 
 def test_what_is_not_known_is_not_a_number_in_the_table(run: Run) -> None:

@@ -141,7 +141,7 @@ def test_refit_fits_again_and_keeps_the_old_results(fit: Callable[..., api.Run])
 
 def test_another_question_does_not_overwrite_a_run(fit: Callable[..., api.Run]) -> None:
     fit(FakeBackend())
-    with pytest.raises(StoreError, match="of another request") as caught:
+    with pytest.raises(StoreError, match="has another request") as caught:
         fit(FakeBackend(), request=api.make_request(mu=2.0))
     assert "--output" in caught.value.hint
     with pytest.raises(StoreError, match="another selection"):
@@ -201,7 +201,7 @@ class _Confused(FakeBackend):
 def test_an_answer_to_another_question_is_not_kept(
     fit: Callable[..., api.Run], tmp_path: Path
 ) -> None:
-    with pytest.raises(ContractError, match="another question"):
+    with pytest.raises(ContractError, match="a question of another task"):
         fit(_Confused())
     assert read_run(tmp_path / "run").results == {}
 

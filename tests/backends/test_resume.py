@@ -113,7 +113,7 @@ def interrupted(
     _use(monkeypatch, CloudBackend(cloud, answering=False))
     with pytest.raises(InterruptedRunError) as caught:
         api.run(pallet_directory, output=tmp_path / "run", progress=False)
-    assert "5 more are at the service, which cannot call them back" in caught.value.evidence
+    assert "5 more are at the service, which cannot cancel them" in caught.value.evidence
     assert caught.value.hint.endswith("collects them")
     return tmp_path / "run"
 

@@ -160,7 +160,7 @@ def test_a_plan_fits_nothing_and_writes_nothing(
     shown = fitserve("run", pallet_directory, "--plan", "--workers", "2")
     assert f"{len(plan['tasks'])} task" in shown.stdout
     assert f"{plan['seconds']:.0f} s from the command to the last result" in shown.stdout
-    assert f"at the first fit {plan['begins']:.0f} s are over" in shown.stdout
+    assert f"the first fit begins after {plan['begins']:.0f} s" in shown.stdout
     assert shown.stderr == ""
     assert list(Path().iterdir()) == []
 

@@ -45,7 +45,7 @@ def test_show_and_report_count_engines_and_reasons(
     assert done.exit_code == 0, done.output
     shown = CliRunner().invoke(cli, ["show", str(path)]).output
     assert "fitted by:   kernel (4), pyhf/numpy/minuit (1), pyhf/numpy/scipy (1) on " in shown
-    assert "doubted:     1: it is odd (the kernel's own doubt; pyhf was asked too)" in shown
+    assert "doubted:     1: it is odd (the kernel's own doubt; pyhf fitted them too)" in shown
     told = json.loads(CliRunner().invoke(cli, ["show", str(path), "--json"]).stdout)
     assert told["engines"] == {"kernel": 4, "pyhf/numpy/minuit": 1, "pyhf/numpy/scipy": 1}
     assert told["kernel_doubts"] == {"it is odd": 1}

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve._version import __version__
-from fitserve.errors import BackendError
+from fitserve.errors import BackendError, Check
 from kuberig.fake import Fake
 from sitekit.cli import commands
 from sitekit.deployment.cluster import Cluster
@@ -322,9 +322,9 @@ def test_a_fit_through_a_clusters_endpoint(
 
     asked = []
 
-    def served(*words: Any) -> tuple[list[smoke.Stage], str]:
+    def served(*words: Any) -> tuple[list[Check], str]:
         asked.append(words)
-        return [smoke.Stage("fit", "CLs 0.1", 1.0)], "refused-id"
+        return [Check("fit", "ok", "CLs 0.1", seconds=1.0)], "refused-id"
 
     monkeypatch.setattr(smoke, "through_the_service", served)
     for name in CREDENTIALS:

@@ -148,7 +148,7 @@ def test_an_identity_without_account_is_told_so(
     client.add("shared", shared_endpoint)
     told = client("run", "example", "--patch", "X_600_0", "-e", "shared", status=5).stderr
     assert "the site has no account for your Globus identity" in told
-    assert "next: log in as whom the site knows" in told
+    assert "next: log in with an identity of the site" in told
 
 
 def test_an_identity_outside_the_policy_is_refused(
@@ -169,7 +169,7 @@ def test_a_bad_option_is_refused_by_the_endpoint_too(
     card = shared_endpoint.id
     user("endpoints", "add", "bare", "--card", card, "--amqp-port", AMQP_PORT)
     several = user("run", "example", "--patch", "X_600_0", "-e", "bare", status=5).stderr
-    assert "it is not known which function the endpoint runs" in several
+    assert "it is not clear which function the endpoint runs" in several
     prelude = (
         "import fitserve.endpoints.globus.backend as b\n"
         "b.check_options = lambda card, given: {'max_blocks': 7}"

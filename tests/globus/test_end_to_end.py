@@ -102,12 +102,12 @@ def test_ctrl_c_leaves_at_once_and_says_what_goes_on(
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130, output
-    assert "which cannot call them back: they go on there" in output
+    assert "which cannot cancel them: they go on there" in output
     told = client("cancel", run).stderr
     assert "tasks are at the service" in told
     client("resume", run)
     complete(run)
-    assert "no tasks of it are at a service" in client("cancel", run).stderr
+    assert "no service has tasks of it" in client("cancel", run).stderr
 
 
 def test_cancel_stops_the_process_that_works_on_a_run(

@@ -90,10 +90,10 @@ def test_a_wrong_observed_cls_is_found_and_nothing_else(name: str, sigma: float)
     assert list(jumps) == [name]
     jump = jumps[name]
     assert (jump.mu, jump.what) == (1.0, "observed")
-    assert jump.found == pytest.approx(grid[name].CLs_obs)
+    assert jump.cls == pytest.approx(grid[name].CLs_obs)
     right = NORMAL.inv_cdf(1 - _grid()[name].CLs_obs)
     assert NORMAL.inv_cdf(1 - jump.neighbours) == pytest.approx(right, abs=0.5)
-    assert f"{jump.found:.3g}" in str(jump)
+    assert f"{jump.cls:.3g}" in str(jump)
     assert "neighbours" in str(jump)
 
 

@@ -124,7 +124,7 @@ def test_a_url_is_a_pallet_and_is_asked_for_once(site: Site, tmp_path: Path) -> 
         assert len(pallet.hypotheses) == 5
         assert pallet.source == site.url
         assert pallet.name == "1408476"
-        assert pallet.forced == ("127.0.0.1 is no approved host",)
+        assert pallet.forced == ("127.0.0.1 is not an approved host",)
     assert len(site.requests) == 1
     with pytest.raises(InputError, match="approved hosts only"):
         load_pallet(site.url, cache_dir=tmp_path)
@@ -167,12 +167,12 @@ def test_an_archive_that_changed_meanwhile_is_begun_again(
     [
         (["half"] * 4, r"could not be downloaded.*bytes arrived in 4 tries"),
         (["500"] * 4, r"could not be downloaded.*500 Server Error"),
-        (["404"], r"is not there to be downloaded.*404 Not Found"),
-        (["403"], r"is not there to be downloaded.*403 Forbidden"),
+        (["404"], r"nothing to download at .*404 Not Found"),
+        (["403"], r"nothing to download at .*403 Forbidden"),
         (["to ftp://127.0.0.1/x"], r"through https only"),
         (["to http://192.0.2.1/x"], r"through https only"),
-        (["to //[x/"], r"is no address"),
-        (["to /again"] * 11, r"sends on and on"),
+        (["to //[x/"], r"redirects to no valid address"),
+        (["to /again"] * 11, r"redirects without end"),
     ],
 )
 def test_a_download_that_fails_leaves_what_was_there(

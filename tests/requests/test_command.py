@@ -23,10 +23,10 @@ from fitserve.contract import (
     kind_of,
 )
 from fitserve.errors import RequestError
-from fitserve.export.rows import columns_of
 from fitserve.kinds.base import FIT_COLUMNS
 from fitserve.kinds.limit import COLUMNS as LIMIT_COLUMNS
 from fitserve.kinds.ranking import COLUMNS as RANKING_COLUMNS
+from fitserve.kinds.registry import kind
 from fitserve.report.content import columns, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.store import read_run
@@ -230,7 +230,7 @@ def test_intervals_cost_more_than_none(workspace: dict) -> None:
 
 
 def test_every_kind_can_be_made_in_python() -> None:
-    made = {kind: package.make_request(kind=kind) for kind in ("hypotest", "limit", "scan", "fit")}
+    made = {name: package.make_request(kind=name) for name in ("hypotest", "limit", "scan", "fit")}
     assert made["scan"] == ScanRequest(mu=(1.0,))
     assert made["limit"] == LimitRequest()
     assert made["hypotest"] == HypotestRequest()
@@ -251,6 +251,6 @@ def test_requests_for_cls_have_the_digest_that_they_always_had() -> None:
 
 def test_columns_of_every_kind_are_documented(request: pytest.FixtureRequest) -> None:
     text = (request.config.rootpath / "docs" / "results.md").read_text()
-    for kind in (LimitRequest(), FitRequest(), RankingRequest()):
-        for name in columns_of(kind):
+    for asked in (LimitRequest(), FitRequest(), RankingRequest()):
+        for name in kind(asked).columns:
             assert f"`{name}`" in text, name

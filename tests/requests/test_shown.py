@@ -157,7 +157,9 @@ def test_a_level_is_that_of_counts_curves_and_reports(ran: Ran) -> None:
     page = render_report(saved)
     assert "CLs below 0.1 is excluded at 90% CL" in page
     assert "95%" not in page
-    assert set(run.to_dataframe()["limit_level"]) == {0.9}
+    frame = run.to_dataframe()
+    assert set(frame["limit_level"]) == {0.9}
+    assert frame["limit_exp"].tolist() == frame["limit_exp_0"].tolist()
     submission = run.path.parent / "submission"
     words = ["export", str(run.path), "--format", "hepdata", "-o", str(submission)]
     assert CliRunner().invoke(cli, words).exit_code == 0

@@ -18,9 +18,9 @@ import msgspec
 import pytest
 
 from fitserve._version import __version__
-from fitserve.errors import BackendError
+from fitserve.errors import BackendError, Check
 from sitekit.cli import commands
-from sitekit.doctor import Finding, Patient, as_json, examine, preflight, report
+from sitekit.doctor import Patient, as_json, examine, preflight, report
 from sitekit.doctor import machine as machine_module
 from sitekit.doctor.network import Answering, address_of, clock, interfaces
 from sitekit.doctor.preflight import read_probe
@@ -92,11 +92,11 @@ def _loopback_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sitekit.render.require_valid", lambda _: [])
 
 
-def _examined(patient: Patient) -> list[Finding]:
+def _examined(patient: Patient) -> list[Check]:
     return list(examine(patient))
 
 
-def _failures(findings: list[Finding]) -> list[Finding]:
+def _failures(findings: list[Check]) -> list[Check]:
     return [finding for finding in findings if finding.level == "failure"]
 
 
@@ -111,7 +111,7 @@ def test_a_site_in_order_has_no_failures(
     examined = patient(kind)
     findings = _examined(examined)
     assert _failures(findings) == [], report(examined.site.origin, findings)
-    good = {finding.check for finding in findings if finding.level == "ok"}
+    good = {finding.what for finding in findings if finding.level == "ok"}
     expected = {
         "endpoint",
         "worker",
@@ -143,7 +143,7 @@ def test_the_local_site_is_examined_by_running_it_here(
     )
     findings = _examined(examined)
     assert _failures(findings) == [], report(examined.site.origin, findings)
-    assert "way back" in {finding.check for finding in findings}
+    assert "way back" in {finding.what for finding in findings}
 
 
 # how the machine is broken; which check fails, at which field, and what must be said
@@ -249,10 +249,10 @@ def test_each_failure_is_found_with_its_evidence_and_field(  # noqa: PLR0913, PL
     if "sleep" in broken:
         examined = replace(examined, submit=False)
     failures = _failures(_examined(examined))
-    matching = [one for one in failures if one.check == check and one.field == field]
+    matching = [one for one in failures if one.what == check and one.field == field]
     assert matching, report(examined.site.origin, failures)
     assert any(said in f"{one.cause} {one.evidence}" for one in matching), matching
-    assert all(one.change for one in matching)
+    assert all(one.hint for one in matching)
     if field:
         assert f"{field}: " in report(examined.site.origin, matching)
 
@@ -265,9 +265,9 @@ def test_slow_commands_are_warned_of(patient: Callable[..., Patient], fakes: Any
     scheduler = msgspec.structs.replace(examined.site.scheduler, cmd_timeout=1)
     site = msgspec.structs.replace(examined.site, scheduler=scheduler)
     examined = replace(examined, site=site, submit=False)
-    [finding] = [one for one in _examined(examined) if one.check == "answer"]
+    [finding] = [one for one in _examined(examined) if one.what == "answer"]
     assert finding.level == "warning"
-    assert finding.change == "cmd_timeout: 2"
+    assert finding.hint == "cmd_timeout: 2"
 
 
 def test_without_accounting_parsl_is_said_to_fall_back(
@@ -277,7 +277,7 @@ def test_without_accounting_parsl_is_said_to_fall_back(
     fakes("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     fakes("sacctmgr", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     findings = _examined(patient(scheduler={"qos": "normal"}))
-    by_check = {finding.check: finding for finding in findings}
+    by_check = {finding.what: finding for finding in findings}
     assert by_check["accounting"].level == "warning"
     assert "squeue" in by_check["accounting"].cause
     assert by_check["account"].level == by_check["QOS"].level == "skipped"
@@ -291,7 +291,7 @@ def test_a_job_that_stays_queued_is_cancelled_and_said(
     fakes("squeue", 'case "$*" in *--jobs=7*) echo "PENDING Priority" ;; esac')
     fakes("scancel", 'echo "$@" > "$0.asked"')
     examined = patient(seconds=0.4)
-    [finding] = [one for one in _examined(examined) if one.check == "job"]
+    [finding] = [one for one in _examined(examined) if one.what == "job"]
     assert finding.level == "warning"
     assert "PENDING Priority" in finding.evidence
     assert (fakes.directory / "scancel.asked").read_text().strip() == "7"
@@ -301,8 +301,8 @@ def test_pbs_without_history_fails_every_task(patient: Callable[..., Patient], f
     fakes.pbspro()
     text = (fakes.directory / "qstat").read_text()
     (fakes.directory / "qstat").write_text(text.replace('"job_history_enable": "True"', '"a": 1'))
-    [finding] = [one for one in _failures(_examined(patient("pbspro"))) if "history" in one.check]
-    assert "qmgr" in finding.change
+    [finding] = [one for one in _failures(_examined(patient("pbspro"))) if "history" in one.what]
+    assert "qmgr" in finding.hint
 
 
 def test_an_openpbs_that_answers_for_one_of_two_jobs_is_found(
@@ -312,9 +312,7 @@ def test_an_openpbs_that_answers_for_one_of_two_jobs_is_found(
     fakes.pbspro()
     text = (fakes.directory / "qstat").read_text()
     (fakes.directory / "qstat").write_text(text.replace("for job; do", 'for job in "$1"; do'))
-    [finding] = [
-        one for one in _failures(_examined(patient("pbspro"))) if one.check == "job status"
-    ]
+    [finding] = [one for one in _failures(_examined(patient("pbspro"))) if one.what == "job status"]
     assert "1 of 2" in finding.cause
     assert finding.field == "blocks.max"
     assert (fakes.directory / "qdel.gone").read_text().split() == ["10.server", "11.server"]
@@ -324,16 +322,14 @@ def test_a_pbs_that_speaks_no_json_is_another(patient: Callable[..., Patient], f
     fakes.pbspro()
     fakes("qstat", "echo Server Max")
     failures = _failures(_examined(patient("pbspro")))
-    assert {"job history", "queue", "job status"} <= {finding.check for finding in failures}
+    assert {"job history", "queue", "job status"} <= {finding.what for finding in failures}
 
 
 def test_a_torque_with_other_columns_is_found(patient: Callable[..., Patient], fakes: Any) -> None:
     fakes.torque()
     text = (fakes.directory / "qstat").read_text()
     (fakes.directory / "qstat").write_text(text.replace("$1 fitserve ada 0 H batch", "$1 H"))
-    [finding] = [
-        one for one in _failures(_examined(patient("torque"))) if one.check == "job status"
-    ]
+    [finding] = [one for one in _failures(_examined(patient("torque"))) if one.what == "job status"]
     assert finding.field == "scheduler.type"
 
 
@@ -343,7 +339,7 @@ def test_trial_jobs_that_cannot_be_removed_are_named(
     fakes.torque()
     fakes("qdel", "echo no >&2; exit 1")
     warnings = [one for one in _examined(patient("torque")) if one.level == "warning"]
-    assert any(one.change == "qdel 10.server" for one in warnings)
+    assert any(one.hint == "qdel 10.server" for one in warnings)
 
 
 def test_jobs_of_an_earlier_endpoint_are_named(patient: Callable[..., Patient], fakes: Any) -> None:
@@ -356,9 +352,9 @@ def test_jobs_of_an_earlier_endpoint_are_named(patient: Callable[..., Patient], 
         'echo "6|parsl.fitserve-mine-2-HighThroughputExecutor.block-0$rest"\n'
         'echo "7|other$rest" ;; esac',
     )
-    [finding] = [one for one in _examined(patient()) if one.check == "old jobs"]
+    [finding] = [one for one in _examined(patient()) if one.what == "old jobs"]
     assert (finding.level, finding.evidence) == ("warning", "5")
-    assert "scancel 5" in finding.change
+    assert "scancel 5" in finding.hint
 
 
 # Kubernetes
@@ -388,7 +384,7 @@ def test_a_cluster_in_order_has_no_failures(patient: Callable[..., Patient], fak
     )
     findings = _examined(examined)
     assert _failures(findings) == [], report(examined.site.origin, findings)
-    good = {finding.check for finding in findings if finding.level == "ok"}
+    good = {finding.what for finding in findings if finding.level == "ok"}
     assert {"cluster", "rights", "serviceaccount", "secret", "quota", "worker version"} <= good
 
 
@@ -414,7 +410,7 @@ def test_each_failure_of_a_cluster_is_found(
 ) -> None:  # fmt: skip
     _cluster(fakes, old, new)
     failures = _failures(_examined(patient(base, kubernetes={"service_account": "workers"})))
-    assert (check, field) in {(one.check, one.field) for one in failures}
+    assert (check, field) in {(one.what, one.field) for one in failures}
 
 
 def test_a_namespace_that_deploying_will_make_is_warned_of(
@@ -423,9 +419,9 @@ def test_a_namespace_that_deploying_will_make_is_warned_of(
     _cluster(fakes, "echo namespace/fitserve ;;", 'echo "(NotFound)" >&2; exit 1 ;;')
     findings = _examined(patient("kubernetes"))
     assert _failures(findings) == []
-    found = {one.check: one for one in findings}
+    found = {one.what: one for one in findings}
     assert (found["namespace"].level, found["rights"].level) == ("warning", "ok")
-    assert "deploying makes it" in found["namespace"].change
+    assert "deploying makes it" in found["namespace"].hint
     # There is nowhere to run a worker yet.
     assert found["pod"].level == "skipped"
 
@@ -434,21 +430,21 @@ def test_a_quota_that_is_too_small_is_warned_of(
     patient: Callable[..., Patient], fakes: Any
 ) -> None:
     _cluster(fakes, '"limits.memory": "100Gi"', '"limits.memory": "6Gi"')
-    [finding] = [one for one in _examined(patient("kubernetes")) if one.check == "quota"]
+    [finding] = [one for one in _examined(patient("kubernetes")) if one.what == "quota"]
     assert finding.level == "warning"
     assert "limits.memory: 24 of 6Gi" in finding.evidence
 
 
 def test_without_kubectl_nothing_else_is_asked(patient: Callable[..., Patient], fakes: Any) -> None:
     failures = _failures(_examined(patient("kubernetes")))
-    assert failures[0].check == "commands"
+    assert failures[0].what == "commands"
 
 
 # this machine
 
 
-def _machine(patient: Patient) -> dict[str, Finding]:
-    return {finding.check: finding for finding in machine_module.look(patient)}
+def _machine(patient: Patient) -> dict[str, Check]:
+    return {finding.what: finding for finding in machine_module.look(patient)}
 
 
 def test_an_old_or_broken_endpoint_is_found(
@@ -530,7 +526,7 @@ def test_credentials_that_others_can_read_are_found(
     path.chmod(0o644)
     finding = _machine(patient())["credentials"]
     assert finding.level == "failure"
-    assert "chmod 600" in finding.change
+    assert "chmod 600" in finding.hint
     path.chmod(0o600)
     assert _machine(patient())["credentials"].level == "ok"
 
@@ -543,7 +539,7 @@ def test_what_is_left_of_an_endpoint_is_found(
     pid.write_text("999999999")
     finding = _machine(patient())["old endpoint"]
     assert finding.level == "warning"
-    assert finding.change == f"rm {pid}"
+    assert finding.hint == f"rm {pid}"
     pid.write_text(str(os.getpid()))
     assert _machine(patient())["old endpoint"].level == "ok"
     pid.unlink()
@@ -555,7 +551,7 @@ def test_what_is_left_of_an_endpoint_is_found(
     try:
         time.sleep(0.2)
         finding = _machine(patient())["old processes"]
-        assert finding.change == f"kill {orphan.pid}"
+        assert finding.hint == f"kill {orphan.pid}"
     finally:
         for process in (orphan, other):
             process.kill()
@@ -570,7 +566,7 @@ def test_a_missing_interface_is_found_with_those_that_are_there(
 ) -> None:
     fakes.slurm()
     failures = _failures(_examined(patient(network={"interface": "ib7"})))
-    [finding] = [one for one in failures if one.check == "address"]
+    [finding] = [one for one in failures if one.what == "address"]
     assert "lo 127.0.0.1" in finding.evidence
     assert finding.field == "network.interface"
 
@@ -588,7 +584,7 @@ def test_an_address_of_another_machine_is_warned_of(
     fakes.slurm()
     changes = {"interface": None, "address": "192.0.2.77"}
     findings = _examined(replace(patient(network=changes), submit=False))
-    [finding] = [one for one in findings if one.check == "address"]
+    [finding] = [one for one in findings if one.what == "address"]
     assert (finding.level, finding.field) == ("warning", "network.address")
 
 
@@ -599,7 +595,7 @@ def test_a_taken_port_is_found(patient: Callable[..., Patient], fakes: Any) -> N
         listener.listen()
         port = listener.getsockname()[1]
         failures = _failures(_examined(patient(network={"worker_port": port})))
-    assert ("ports", "network.worker_port") in {(one.check, one.field) for one in failures}
+    assert ("ports", "network.worker_port") in {(one.what, one.field) for one in failures}
 
 
 def test_a_node_that_cannot_reach_back_is_found(
@@ -619,7 +615,7 @@ def test_a_node_that_cannot_reach_back_is_found(
         monkeypatch.setattr(preflight, "Answering", Firewalled)
         failures = _failures(_examined(patient()))
     [finding] = failures
-    assert (finding.check, finding.field) == ("way back", "network.interface")
+    assert (finding.what, finding.field) == ("way back", "network.interface")
     assert "refused" in finding.evidence
 
 
@@ -652,11 +648,11 @@ def proxy() -> Iterator[Callable[[bytes], int]]:
         listener.close()
 
 
-def _internet(patient: Patient, *hosts: tuple[str, int]) -> list[Finding]:
+def _internet(patient: Patient, *hosts: tuple[str, int]) -> list[Check]:
     from sitekit.doctor import network
 
     asked = Patient(patient.site, patient.rendering, patient.home, hosts=hosts, submit=False)
-    return [finding for finding in network.look(asked) if finding.check == "internet"]
+    return [finding for finding in network.look(asked) if finding.what == "internet"]
 
 
 def test_the_way_out_is_tried_directly_and_through_a_proxy(
@@ -689,9 +685,9 @@ def test_messages_need_a_way_without_the_proxy(
     address = f"http://127.0.0.1:{proxy(b'HTTP/1.1 200 OK' + bytes([13, 10, 13, 10]))}"
     plain, behind = patient(), patient(network={"proxy": {"https": address}})
 
-    def looked(of: Patient, port: int) -> Finding:
+    def looked(of: Patient, port: int) -> Check:
         asked = replace(of, hosts=(), messages=("127.0.0.1", port), submit=False)
-        [finding] = [one for one in network.look(asked) if one.check == "internet"]
+        [finding] = [one for one in network.look(asked) if one.what == "internet"]
         return finding
 
     there = proxy(b"")
@@ -704,7 +700,7 @@ def test_messages_need_a_way_without_the_proxy(
             assert (finding.level, finding.field) == ("failure", "endpoint.amqp_port")
             assert said in finding.cause
             assert "refused" in finding.evidence
-            assert "443 or 5671" in finding.change
+            assert "443 or 5671" in finding.hint
 
 
 def test_a_listener_answers_what_it_is_told() -> None:
@@ -766,7 +762,7 @@ def test_what_a_node_tells_is_judged(
 ) -> None:  # fmt: skip
     patient = Patient(make_site(base), Rendering(__version__, tmp_path), tmp_path)
     findings = list(read_probe(patient, _probe(**changes), "n", shared=True))
-    assert (check, field, level) in {(one.check, one.field, one.level) for one in findings}
+    assert (check, field, level) in {(one.what, one.field, one.level) for one in findings}
     in_order = list(read_probe(patient, _probe(), "n", shared=True))
     assert {one.level for one in in_order} == {"ok"}
 
@@ -778,9 +774,9 @@ def test_cuda_13_needs_a_newer_driver(make_site: Callable[..., Site], tmp_path: 
         tmp_path,
     )
     old = _probe(gpus=[{"name": "A100", "driver": "550.1"}])
-    [finding] = [one for one in read_probe(patient, old, "n", shared=True) if one.check == "driver"]
+    [finding] = [one for one in read_probe(patient, old, "n", shared=True) if one.what == "driver"]
     assert "580" in finding.cause
-    assert finding.change == "device: cuda12"
+    assert finding.hint == "device: cuda12"
 
 
 # the command
@@ -830,6 +826,6 @@ def test_the_command_reports_and_ends_with_the_class_of_what_failed(
 
 def test_findings_as_data_name_their_line(make_site: Callable[..., Site]) -> None:
     site = make_site()
-    [row] = as_json(site.origin, [Finding("a", "failure", "b", field="network.interface")])
+    [row] = as_json(site.origin, [Check("a", "failure", "b", field="network.interface")])
     assert row["file"].endswith("mine.yaml")
     assert row["line"] > 1

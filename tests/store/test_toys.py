@@ -189,9 +189,9 @@ def test_a_toy_of_the_observed_value_is_beyond_it() -> None:
 def test_toys_that_are_not_there_are_refused() -> None:
     part = _part(0, N)
     values = msgspec.structs.replace(part.toy_values, signal=SIGNAL[:10].tobytes())
-    with pytest.raises(ContractError, match="answered other toys"):
+    with pytest.raises(ContractError, match="answered with other toys"):
         merged(_request(), [msgspec.structs.replace(part, toy_values=values)])
-    with pytest.raises(ContractError, match="answered other toys"):
+    with pytest.raises(ContractError, match="answered with other toys"):
         merged(_request(N - 1), [part])
     with pytest.raises(ContractError, match="no test statistics"):
         merged(_request(), [msgspec.structs.replace(part, toy_values=None)])

@@ -273,8 +273,11 @@ def _raise(error: BaseException) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("then", "told"),
     [
-        (_raise(KeyboardInterrupt()), "no more is verified: interrupted"),
-        (_raise(BackendError("the endpoint is gone")), "no more is verified: the endpoint is gone"),
+        (_raise(KeyboardInterrupt()), "verification ends early: interrupted"),
+        (
+            _raise(BackendError("the endpoint is gone")),
+            "verification ends early: the endpoint is gone",
+        ),
         (lambda: None, ""),
     ],
     ids=["interrupted", "broken", "too slow"],
@@ -405,7 +408,7 @@ def test_what_pyhf_disputes_or_cannot_say_is_shown(build_run, save_run, tmp_path
     done = _cli("show", run.path)
     assert "verified:    3 of 5 with pyhf: largest |delta CLs| 0.3 (S_2)" in done.output
     assert "1 of them are wrong by more than 0.0001 by pyhf: S_2" in done.output
-    assert "S_4: pyhf has another CLs, which does not count: -2 log L of pyhf" in done.output
+    assert "S_4: pyhf finds another CLs, which does not count: -2 log L of pyhf" in done.output
     assert "S_3 could not be verified: the optimizer reports that it failed" in done.output
     assert "1 more were to be verified, and are not yet" in done.output
     page = render_report(run)

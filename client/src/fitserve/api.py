@@ -56,7 +56,7 @@ class Run:
 
     @property
     def manifest(self) -> Manifest:
-        """What was asked, with digests and versions."""
+        """The request, with digests and versions."""
         return self.saved.manifest
 
     @property
@@ -74,13 +74,15 @@ class Run:
 
         Each has one row for each signal strength that was asked for: of a scan or of several
         ``mu`` the names repeat, and ``frame.pivot(columns="mu", values="CLs_obs")`` has a column
-        for each. Columns are the mass values by the patchset's labels, ``mu``, ``CLs_obs``,
-        ``CLs_exp_m2``, ``CLs_exp_m1``, ``CLs_exp``, ``CLs_exp_p1``, ``CLs_exp_p2``,
-        ``twice_delta_nll``, ``muhat``, ``status`` and ``reason`` (at this signal strength) and
-        ``fit_time`` in seconds, of all fits of the hypothesis; of limits, whose CLs are at a
-        ``mu`` of 1, also ``limit_level``, ``limit_obs``, ``limit_exp_m2``, ``limit_exp_m1``,
-        ``limit_exp``, ``limit_exp_p1`` and ``limit_exp_p2``. Fits and rankings have no CLs and no
-        ``mu``, and one row each. What is not known is NaN.
+        for each. Columns have the names that they have in CSV and Parquet (see "Export" on the
+        page "Results"): ``mass_`` and the patchset's label for each mass value, ``mu``,
+        ``status``, ``reason``, ``CLs_obs``, ``CLs_exp_m2``, ``CLs_exp_m1``, ``CLs_exp_0``,
+        ``CLs_exp_p1``, ``CLs_exp_p2`` and so on, and those of limits and toys. Fits and rankings
+        have no CLs and no ``mu``, and one row for each hypothesis. A missing value is NaN.
+
+        Until version 1.0 the last columns repeat some under their old names: the mass values
+        under the patchset's labels alone, ``CLs_exp_0`` as ``CLs_exp``, and ``limit_exp_0`` as
+        ``limit_exp``.
 
         Raises
         ------
@@ -108,8 +110,10 @@ class Run:
         return figure
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{count} {word}" for word, count in counts(self.saved).items() if count)
-        return f"<Run {self.path}: {told}>"
+        numbers = ", ".join(
+            f"{count} {word}" for word, count in counts(self.saved).items() if count
+        )
+        return f"<Run {self.path}: {numbers}>"
 
     def _repr_html_(self) -> str:
         head = [*self.manifest.pallet.labels, *columns(self.manifest.request)]
@@ -256,7 +260,7 @@ def run(
     output
         The run directory; by default one below ``fitserve-runs`` named after the question.
     refit
-        Fit also what has results already.
+        Also fit hypotheses that already have results.
     force
         Go on although the patchset's digest is not the workspace's.
     verify
@@ -292,8 +296,8 @@ def run(
     """
     from fitserve.pallet.load import load_pallet
 
-    for told in cautions(request or HypotestRequest()):
-        warnings.warn(told, ModelWarning, stacklevel=2)
+    for caution in cautions(request or HypotestRequest()):
+        warnings.warn(caution, ModelWarning, stacklevel=2)
     name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
     settings = dict(options or {})
     backend = open_backend(name, workers, settings)
@@ -376,7 +380,7 @@ def open_run(path: str | Path) -> Run:
     Raises
     ------
     StoreError
-        The directory is none of a run, or is damaged.
+        It is not a run directory, or is damaged.
     """
     return Run(read_run(path))
 

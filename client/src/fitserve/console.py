@@ -1,6 +1,6 @@
-"""What a command exists to print (standard output), and what it says besides (standard error).
+"""The output of commands (standard output), and their messages (standard error).
 
-What is told may come from anybody's pallet or endpoint: nothing in it steers the terminal.
+Text may come from an untrusted pallet or endpoint: nothing in it controls the terminal.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def closed_pipes() -> list[int]:
 
 
 def say(text: str) -> None:
-    """Print a line that is said besides: progress, notes, what was done."""
+    """Print a message: progress, notes, what was done."""
     sys.stderr.write(f"{plain(text)}\n")
 
 
 def tell(text: str) -> None:
-    """Print a line that is what a command exists to print."""
+    """Print a line of a command's output."""
     sys.stdout.write(f"{plain(text)}\n")
 
 
@@ -106,7 +106,7 @@ def tell_error(error: FitserveError) -> None:
 def show_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None
 ) -> None:
-    """Print a table that is what a command exists to print.
+    """Print a table of a command's output.
 
     On a terminal it fits the width; elsewhere it is plain, and each row is one line.
     """

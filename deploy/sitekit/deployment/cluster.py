@@ -224,7 +224,7 @@ class Cluster(Target):
         if bad:
             raise BackendError(
                 f"{site.name} was not deployed: {len(bad)} findings keep fits from running there",
-                evidence="; ".join(f"{one.check}: {one.cause}" for one in bad),
+                evidence="; ".join(f"{one.what}: {one.cause}" for one in bad),
                 hint="put right what is marked FAILED above; "
                 f"make doctor SITE={site.name} looks again",
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sitekit.doctor import kubernetes, machine, network, pbs_findings, preflight, slurm_findings
-from sitekit.doctor.findings import Finding, Patient, as_json, failed, report, skipped
+from sitekit.doctor.findings import Patient, as_json, failed, report, skipped
 from sitekit.render import render_site, write_files
 from sitekit.schedulers.pbs import PBSPRO, TORQUE
 from sitekit.schedulers.slurm import SLURM
@@ -16,7 +16,9 @@ from sitekit.schedulers.slurm import SLURM
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Finding", "Patient", "as_json", "examine", "report"]
+    from fitserve.errors import Check
+
+__all__ = ["Patient", "as_json", "examine", "report"]
 
 # Here, and not with all else that a scheduler is: a look reads what follows from a site, which
 # asks the site's scheduler.
@@ -29,7 +31,7 @@ _LOOKS = {
 _OF_USERS = {"account", "qos", "trial"}
 
 
-def examine(patient: Patient) -> Iterator[Finding]:
+def examine(patient: Patient) -> Iterator[Check]:
     """Examine a site on its login node, in the order in which things are needed.
 
     Parameters
@@ -39,7 +41,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
     Yields
     ------
-    Finding
+    Check
         As each is known. Nothing is registered, and nothing of the site is changed; one small
         job is run if that is wanted.
     """
@@ -61,12 +63,12 @@ def examine(patient: Patient) -> Iterator[Finding]:
     yield from preflight.look(patient, files.get("preflight.sh") or files["preflight.json"])
 
 
-def _of_users(patient: Patient, findings: Iterable[Finding]) -> Iterator[Finding]:
+def _of_users(patient: Patient, findings: Iterable[Check]) -> Iterator[Check]:
     """Yield findings, without what is not for root: on a multi-user site jobs are its users'."""
     roots = patient.site.access.mode == "multi-user" and os.getuid() == 0
     for finding in findings:
-        if roots and finding.check in _OF_USERS and finding.level == "failure":
+        if roots and finding.what in _OF_USERS and finding.level == "failure":
             why = f"{finding.cause}; but jobs are not root's here: `make doctor` as a user tells"
-            yield skipped(finding.check, why, finding.evidence)
+            yield skipped(finding.what, why, finding.evidence)
         else:
             yield finding

@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, quantity_gb
-from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.shell import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitserve.errors import Check
     from sitekit.doctor.findings import Patient
     from sitekit.shell import Result
 
@@ -33,7 +34,7 @@ def _amount(text: str) -> float:
     return float(text)
 
 
-def look(patient: Patient) -> Iterator[Finding]:
+def look(patient: Patient) -> Iterator[Check]:
     """Look at a cluster as the site asks for it."""
     site = patient.site
     namespace = site.pods.namespace
@@ -78,7 +79,7 @@ def no_namespace(patient: Patient) -> Result | None:
     return found if not found.ok and "NotFound" in found.err else None
 
 
-def _namespace(patient: Patient, namespace: str, absent: Result) -> Finding:
+def _namespace(patient: Patient, namespace: str, absent: Result) -> Check:
     """Judge that there is none: deploying makes it, for those who may."""
     cause = f"there is no namespace {namespace}"
     may = _ask(patient, "auth", "can-i", "create", "namespaces")
@@ -99,7 +100,7 @@ def _namespace(patient: Patient, namespace: str, absent: Result) -> Finding:
     )
 
 
-def _rights(patient: Patient, namespace: str) -> Iterator[Finding]:
+def _rights(patient: Patient, namespace: str) -> Iterator[Check]:
     denied = []
     for verb in _VERBS:
         done = _ask(patient, "auth", "can-i", verb, "pods", f"--namespace={namespace}")
@@ -117,7 +118,7 @@ def _rights(patient: Patient, namespace: str) -> Iterator[Finding]:
         yield good("rights", f"pods can be created, read and deleted in {namespace}")
 
 
-def _object(patient: Patient, namespace: str, kind: str, name: str, field: str) -> Finding:
+def _object(patient: Patient, namespace: str, kind: str, name: str, field: str) -> Check:
     done = _ask(patient, "get", kind, name, f"--namespace={namespace}", "--output=name")
     if done.ok:
         return good(kind, f"{name} is there")
@@ -140,7 +141,7 @@ def _items(result: Result) -> list[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict)]
 
 
-def _quota(patient: Patient, namespace: str) -> Iterator[Finding]:
+def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
     site = patient.site
     most = site.blocks.max
     done = _ask(patient, "get", "resourcequota", f"--namespace={namespace}", "--output=json")
@@ -172,7 +173,7 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Finding]:
         yield good("quota", f"{most} pods fit the namespace's quota")
 
 
-def _gpus(patient: Patient) -> Finding:
+def _gpus(patient: Patient) -> Check:
     done = _ask(patient, "get", "nodes", "--output=json")
     if not done.ok:
         return skipped("GPUs", "nodes cannot be seen; a pod would tell", done.words)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from sitekit.containers import image_file
 from sitekit.context import expand_home
 from sitekit.derive import derive
-from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.shell import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fitserve.errors import Check
     from sitekit.doctor.findings import Patient
     from sitekit.shell import Result
 
@@ -41,7 +42,7 @@ def place(patient: Patient, path: str) -> Path | None:
     return None if "$" in expanded else Path(expanded)
 
 
-def look(patient: Patient) -> Iterator[Finding]:
+def look(patient: Patient) -> Iterator[Check]:
     """Look at everything that needs neither scheduler nor network."""
     yield _endpoint(patient)
     yield from _image(patient)
@@ -56,7 +57,7 @@ def _wanted_version() -> str:
     return found[1] if found else ""
 
 
-def _endpoint(patient: Patient) -> Finding:
+def _endpoint(patient: Patient) -> Check:
     if patient.site.scheduler.type == "kubernetes":
         return skipped("endpoint", "it runs in a pod, from the image")
     venv = expand_home(patient.site.endpoint.venv, patient.rendering)
@@ -93,7 +94,7 @@ def _endpoint(patient: Patient) -> Finding:
     return good("endpoint", f"globus-compute-endpoint {found[0]} starts with a bare environment")
 
 
-def _image(patient: Patient) -> Iterator[Finding]:
+def _image(patient: Patient) -> Iterator[Check]:
     site = patient.site.pinned(patient.rendering.version)
     image = image_file(site)
     if image is not None:
@@ -114,7 +115,7 @@ def _image(patient: Patient) -> Iterator[Finding]:
         yield _worker(patient, path / "bin" / "python3")
 
 
-def _worker(patient: Patient, python: Path) -> Finding:
+def _worker(patient: Patient, python: Path) -> Check:
     ask = "import importlib.metadata as m; print(m.version('fitserve-worker'))"
     done = run(str(python), "-c", ask, timeout=60)
     wanted = patient.rendering.version
@@ -137,7 +138,7 @@ def _worker(patient: Patient, python: Path) -> Finding:
     return good("worker", f"fitserve-worker {wanted}")
 
 
-def _run_directory(patient: Patient) -> Finding:
+def _run_directory(patient: Patient) -> Check:
     if patient.site.scheduler.type == "kubernetes":
         return skipped("run directory", "it is in a pod")
     path = place(patient, patient.site.directories.run)
@@ -176,7 +177,7 @@ def _run_directory(patient: Patient) -> Finding:
     return good("run directory", f"{path} can be written, {free:.0f} GiB are free")
 
 
-def _quota() -> Finding:
+def _quota() -> Check:
     done = run("quota", "--no-wrap", "--raw-grace", timeout=30)
     rows = []
     for line in done.out.splitlines():
@@ -210,7 +211,7 @@ def _quota() -> Finding:
     return good("disk quota", f"{len(rows)} file systems have room")
 
 
-def _credentials(patient: Patient) -> Finding:
+def _credentials(patient: Patient) -> Check:
     name = derive(patient.site).endpoint_name
     path = patient.home / ".config" / "fitserve" / f"{name}.env"
     if patient.site.access.mode == "multi-user":
@@ -228,7 +229,7 @@ def _credentials(patient: Patient) -> Finding:
     return good("credentials", f"{path} is readable by its owner alone")
 
 
-def _leftovers(patient: Patient) -> Iterator[Finding]:
+def _leftovers(patient: Patient) -> Iterator[Check]:
     name = derive(patient.site).endpoint_name
     pid_file = patient.home / ".globus_compute" / name / "daemon.pid"
     alive = None
@@ -277,7 +278,7 @@ def _processes(name: str) -> list[tuple[int, str]]:
 
 def answers(
     patient: Patient, needed: Sequence[str], asked: Sequence[tuple[str, ...]]
-) -> Iterator[Finding | list[Result]]:
+) -> Iterator[Check | list[Result]]:
     """Look for commands and time some of them; yields findings, and last the results.
 
     Parameters

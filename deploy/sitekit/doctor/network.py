@@ -11,11 +11,12 @@ import time
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from sitekit.doctor.findings import Finding, failed, good, warned
+from sitekit.doctor.findings import failed, good, warned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitserve.errors import Check
     from sitekit.doctor.findings import Patient
     from sitekit.site import Site
 
@@ -68,7 +69,7 @@ def address_of(site: Site) -> str | None:
     return None
 
 
-def look(patient: Patient) -> Iterator[Finding]:
+def look(patient: Patient) -> Iterator[Check]:
     """Look at the workers' address, their ports, and the cloud service."""
     site = patient.site
     known = interfaces()
@@ -99,7 +100,7 @@ def look(patient: Patient) -> Iterator[Finding]:
     yield from _outbound(patient)
 
 
-def _port(patient: Patient) -> Finding:
+def _port(patient: Patient) -> Check:
     fixed = patient.site.network.worker_port
     ports = [fixed] if fixed else WORKER_PORTS
     with contextlib.suppress(OSError), _listening(list(ports)) as (_, port):
@@ -138,7 +139,7 @@ def _listening(ports: list[int]) -> Iterator[tuple[socket.socket, int]]:
     raise last
 
 
-def _outbound(patient: Patient) -> Iterator[Finding]:
+def _outbound(patient: Patient) -> Iterator[Check]:
     through = patient.site.network.proxy
     proxy = through.https if through else None
     for host, port in patient.hosts:
@@ -147,7 +148,7 @@ def _outbound(patient: Patient) -> Iterator[Finding]:
         yield _reached_directly(*patient.messages, proxy)
 
 
-def _reached(host: str, port: int, proxy: str | None) -> Finding:
+def _reached(host: str, port: int, proxy: str | None) -> Check:
     started = time.monotonic()
     trouble = _dial(host, port, proxy)
     name = f"{host}:{port}"
@@ -171,7 +172,7 @@ def _reached(host: str, port: int, proxy: str | None) -> Finding:
     )
 
 
-def _reached_directly(host: str, port: int, proxy: str | None) -> Finding:
+def _reached_directly(host: str, port: int, proxy: str | None) -> Check:
     """Look for the way of tasks and results, which has to do without the proxy."""
     started = time.monotonic()
     trouble = _dial(host, port, None)
@@ -255,7 +256,7 @@ class Answering:
             self._ready.set()
 
 
-def clock(theirs: float, ours: float, who: str) -> Finding:
+def clock(theirs: float, ours: float, who: str) -> Check:
     """Compare two clocks, in seconds since 1970."""
     skew = theirs - ours
     if abs(skew) <= _GOOD_SKEW:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive, hms
-from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.machine import answers
 from sitekit.doctor.slurm_findings import limit_seconds
 from sitekit.shell import Result, run
@@ -17,6 +17,7 @@ from sitekit.shell import Result, run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitserve.errors import Check
     from sitekit.doctor.findings import Patient
 
 __all__ = ["look"]
@@ -33,7 +34,7 @@ _COMPLAINTS = (
 )
 
 
-def look(patient: Patient, _: Path) -> Iterator[Finding]:
+def look(patient: Patient, _: Path) -> Iterator[Check]:
     """Look at PBS Pro or Torque as the site asks for it."""
     pro = patient.site.scheduler.type == "pbspro"
     asked = [("qstat", "-B"), ("qstat", "-Q")]
@@ -71,7 +72,7 @@ def _json(result: Result, key: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _history(patient: Patient) -> Finding:
+def _history(patient: Patient) -> Check:
     done = run("qstat", "-B", "-f", "-F", "json", timeout=patient.timeout)
     servers = _json(done, "Server")
     if not servers:
@@ -106,7 +107,7 @@ def _queue_fields(patient: Patient, name: str, *, pro: bool) -> tuple[dict[str, 
     return flat, done
 
 
-def _queue(patient: Patient, *, pro: bool) -> Iterator[Finding]:
+def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
     name = patient.site.scheduler.queue
     if name is None:
         yield skipped("queue", "the server's default is used; the trial below tells")
@@ -179,7 +180,7 @@ def _held(patient: Patient, *, pro: bool) -> Result:
         return run(*words, str(script), timeout=patient.timeout)
 
 
-def _trial(patient: Patient, *, pro: bool) -> Iterator[Finding]:
+def _trial(patient: Patient, *, pro: bool) -> Iterator[Check]:
     jobs = []
     try:
         for _ in range(2 if pro else 1):
@@ -202,7 +203,7 @@ def _trial(patient: Patient, *, pro: bool) -> Iterator[Finding]:
                 )
 
 
-def _refused(done: Result) -> Finding:
+def _refused(done: Result) -> Check:
     for pattern, field, change in _COMPLAINTS:
         if re.search(pattern, done.err or done.out):
             return failed(
@@ -217,7 +218,7 @@ def _refused(done: Result) -> Finding:
     )
 
 
-def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Finding:
+def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
     """Ask for the jobs exactly as Parsl's provider does."""
     if pro:
         done = run("qstat", "-x", "-f", "-F", "json", *jobs, timeout=patient.timeout)

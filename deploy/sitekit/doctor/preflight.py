@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sitekit.derive import derive
-from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.kubernetes import no_namespace
 from sitekit.doctor.machine import place
 from sitekit.doctor.network import Answering, address_of, clock
@@ -22,6 +22,7 @@ from sitekit.shell import run
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from fitserve.errors import Check
     from sitekit.doctor.findings import Patient
 
 __all__ = ["look", "read_probe"]
@@ -33,7 +34,7 @@ _DRIVERS = {"cuda12": 525, "cuda13": 580}
 """Oldest NVIDIA driver of each CUDA release, by docs.jax.dev/en/latest/installation.html."""
 
 
-def look(patient: Patient, script: str) -> Iterator[Finding]:
+def look(patient: Patient, script: str) -> Iterator[Check]:
     """Run the pre-flight job and say what it found.
 
     Parameters
@@ -72,7 +73,7 @@ def look(patient: Patient, script: str) -> Iterator[Finding]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _submit(patient: Patient, directory: Path) -> Generator[Finding, None, bool]:
+def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
     """Run the job; returns whether it ended."""
     if patient.site.scheduler.type == "local":
         # Workers inherit the environment of what starts them, which is this Python's.
@@ -137,7 +138,7 @@ def _settle(directory: Path) -> None:
     time.sleep(_POLL)
 
 
-def _pod(patient: Patient, overrides: str) -> Iterator[Finding]:
+def _pod(patient: Patient, overrides: str) -> Iterator[Check]:
     if no_namespace(patient) is not None:
         yield skipped("pod", "there is no namespace to run it in yet")
         return
@@ -177,7 +178,7 @@ def _loaded(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _told(patient: Patient, directory: Path, nonce: str, heard: float | None) -> Iterator[Finding]:
+def _told(patient: Patient, directory: Path, nonce: str, heard: float | None) -> Iterator[Check]:
     said = directory / "preflight.out"
     out = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
     seen = directory / "seen-by-node"
@@ -224,7 +225,7 @@ def read_probe(
     *,
     shared: bool,
     heard: float | None = None,
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     """Say what a probe found on its node.
 
     Parameters
@@ -260,7 +261,7 @@ def read_probe(
     yield from _gpus(patient, found)
 
 
-def _versions(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
+def _versions(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
     wanted, have = patient.rendering.version, found["packages"].get("fitserve-worker")
     field = "kubernetes.image" if patient.site.kubernetes else "environment"
     if have is None:
@@ -301,7 +302,7 @@ def _versions(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _reach(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
+def _reach(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
     if patient.site.scheduler.type == "kubernetes":
         return
     if found["back"]:
@@ -317,7 +318,7 @@ def _reach(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
         yield good("way back", "a node reaches this machine")
 
 
-def _share(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
+def _share(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
     derived = derive(patient.site)
     if derived.workers_per_node is None:
         return
@@ -334,7 +335,7 @@ def _share(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
         yield good("cores", f"{found['cpus']} CPUs for {wanted} worker threads")
 
 
-def _gpus(patient: Patient, found: dict[str, Any]) -> Iterator[Finding]:
+def _gpus(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
     device = patient.site.workers.device
     if device == "cpu":
         return

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms
-from sitekit.doctor.findings import Finding, failed, good, skipped, warned
+from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.machine import answers
 from sitekit.jobs import find_jobs
 from sitekit.shell import Result, run
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
+    from fitserve.errors import Check
     from sitekit.doctor.findings import Patient
 
 __all__ = ["limit_seconds", "look"]
@@ -54,7 +55,7 @@ def limit_seconds(text: str) -> int | None:
     return first * 60 + (second or 0)
 
 
-def look(patient: Patient, script: Path) -> Iterator[Finding]:
+def look(patient: Patient, script: Path) -> Iterator[Check]:
     """Look at Slurm as the site asks for it.
 
     Parameters
@@ -96,7 +97,7 @@ def look(patient: Patient, script: Path) -> Iterator[Finding]:
     yield _old_jobs(patient)
 
 
-def _accounting(result: Result) -> Finding:
+def _accounting(result: Result) -> Check:
     if result.ok:
         return good("accounting", "sacct works, so Parsl tells how a block ended")
     return warned(
@@ -108,7 +109,7 @@ def _accounting(result: Result) -> Finding:
     )
 
 
-def _partition(patient: Patient) -> Generator[Finding, None, str | None]:
+def _partition(patient: Patient) -> Generator[Check, None, str | None]:
     site, timeout = patient.site, patient.timeout
     name: str | None = site.scheduler.partition
     listed = run("sinfo", "--noheader", "--format=%P", timeout=timeout)
@@ -175,7 +176,7 @@ def _partition(patient: Patient) -> Generator[Finding, None, str | None]:
     return name
 
 
-def _nodes(patient: Patient, partition: str) -> Iterator[Finding]:
+def _nodes(patient: Patient, partition: str) -> Iterator[Check]:
     site = patient.site
     form = "--format=%c|%m|%G|%f|%a"
     done = run("sinfo", "--noheader", f"--partition={partition}", form, timeout=patient.timeout)
@@ -223,7 +224,7 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Finding]:
         )
 
 
-def _account(patient: Patient) -> Finding:
+def _account(patient: Patient) -> Check:
     account = patient.site.scheduler.account
     done = run(
         "sacctmgr", "--noheader", "--parsable2", "show", "associations",
@@ -243,7 +244,7 @@ def _account(patient: Patient) -> Finding:
     return good("account", f"your accounts: {', '.join(known)}")
 
 
-def _qos(patient: Patient) -> Iterator[Finding]:
+def _qos(patient: Patient) -> Iterator[Check]:
     name = patient.site.scheduler.qos
     if name is None:
         return
@@ -277,7 +278,7 @@ def _qos(patient: Patient) -> Iterator[Finding]:
         yield good("QOS", f"QOS {name} is there")
 
 
-def _trial(patient: Patient, script: Path) -> Finding:
+def _trial(patient: Patient, script: Path) -> Check:
     site = patient.site
     walltime = hms(derive(site).walltime_seconds or 0)
     done = run(
@@ -304,7 +305,7 @@ def _trial(patient: Patient, script: Path) -> Finding:
     )
 
 
-def _old_jobs(patient: Patient) -> Finding:
+def _old_jobs(patient: Patient) -> Check:
     old = [job.id for job in find_jobs(patient.site, derive(patient.site).endpoint_name)]
     if old:
         return warned(

@@ -19,7 +19,7 @@ from sitekit.target.manifest import write_manifest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sitekit.target.smoke import Stage
+    from fitserve.errors import Check
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,7 +41,7 @@ def _emit(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def _staged(stages: Iterable[Stage]) -> dict[str, Any]:
+def _staged(stages: Iterable[Check]) -> dict[str, Any]:
     found = list(stages)
     return {"ok": all(one.ok for one in found), "stages": [one.as_data() for one in found]}
 

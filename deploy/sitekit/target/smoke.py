@@ -8,25 +8,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve._version import __version__
-from fitserve.contract import decode_result, encode_task
 from fitserve.endpoints.backends import open_backend
 from fitserve.endpoints.cards import Profile, read_card
-from fitserve.endpoints.check import check_endpoint, small_task
+from fitserve.endpoints.check import check_endpoint, small_fit
 from fitserve.endpoints.globus.service import Service
-from fitserve.errors import BackendError, FitserveError
+from fitserve.errors import Check, FitserveError
 from sitekit.documents import TRIAL_OPTION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from fitserve.endpoints.base import Backend
     from sitekit.site import Site
 
-__all__ = ["Served", "Stage", "direct", "through_the_service"]
+__all__ = ["Served", "direct", "through_the_service"]
 
-_POLL = 0.5
 _LAST_WITHOUT_FIT = "function"
 _REFUSAL_SECONDS = 120.0
 _NOT_OURS = "def fitserve_must_not_run():\n    return 'it ran'\n"
@@ -44,21 +40,7 @@ class Served(NamedTuple):
     multi_user: bool = False
 
 
-class Stage(NamedTuple):
-    """A stage of a smoke test: what was done, what was seen, how long it took."""
-
-    what: str
-    told: str
-    seconds: float
-    ok: bool = True
-    next: str = ""
-
-    def as_data(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {**self._asdict(), "seconds": round(self.seconds, 2)}
-
-
-def direct(endpoint: str, timeout: float) -> Iterator[Stage]:
+def direct(endpoint: str, timeout: float) -> Iterator[Check]:
     """Have a fit done without the service: by ``local``, or by a job through ``parsl:SITE``.
 
     Parameters
@@ -68,56 +50,37 @@ def direct(endpoint: str, timeout: float) -> Iterator[Stage]:
     timeout
         Seconds to wait, queue included.
     """
-    began = time.monotonic()
+    return _timed(_direct(endpoint, timeout))
+
+
+def _direct(endpoint: str, timeout: float) -> Iterator[Check]:
     try:
         backend = open_backend(endpoint, 1)
         backend.start()
     except FitserveError as error:
-        yield _stopped("start", error, began)
+        yield Check.failed("start", error)
         return
     try:
-        yield from _fit(backend, timeout)
+        yield from small_fit(backend, timeout)
     except FitserveError as error:
-        yield _stopped("fit", error, began)
+        yield Check.failed("fit", error)
     finally:
-        stopping = time.monotonic()
         backend.stop()
-    yield Stage("stop", "workers and jobs are gone", time.monotonic() - stopping)
+    yield Check("stop", "ok", "workers and jobs are gone")
 
 
-def _fit(backend: Backend, timeout: float) -> Iterator[Stage]:
-    began = time.monotonic()
-    backend.submit("smoke", encode_task(small_task()))
-    deadline, up = began + timeout, None
-    while time.monotonic() < deadline:
-        status = backend.status()
-        if up is None and status.state == "running":
-            up = time.monotonic()
-            yield Stage("workers", status.detail, up - began)
-        for outcome in backend.outcomes(_POLL):
-            if outcome.result is None:
-                raise BackendError("the fit was lost", evidence=outcome.error or "")
-            took = time.monotonic() - (up or began)
-            result = decode_result(outcome.result)
-            fit = result.results[0]
-            version = result.worker.versions.get("fitserve-worker", "unknown")
-            told = (
-                f"CLs {fit.CLs_obs or 0:.4f} in {result.timing.total:.2f} s "
-                f"on {result.worker.host}, fitserve-worker {version}"
-            )
-            good = fit.status == "ok" and version == __version__
-            yield Stage("fit", told, took, good, fit.reason or "")
-            return
-    raise BackendError(
-        f"the fit did not come back within {timeout:g} s",
-        evidence=backend.status().detail,
-        hint="wait longer: ARGS='--seconds N'",
-    )
+def _timed(checks: Iterable[Check]) -> Iterator[Check]:
+    """Yield checks with the time since the one before."""
+    last = time.monotonic()
+    for one in checks:
+        now = time.monotonic()
+        yield one._replace(seconds=now - last)
+        last = time.monotonic()
 
 
 def through_the_service(
     served: Served, card: Path, timeout: float, known: str | None
-) -> tuple[list[Stage], str | None]:
+) -> tuple[list[Check], str | None]:
     """Have a fit done through Globus Compute, then try a function that is not fitserve's.
 
     The endpoint's own credentials must be in the environment.
@@ -135,7 +98,7 @@ def through_the_service(
 
     Returns
     -------
-    list of Stage, str
+    list of Check, str
         What was done; and the function's id, if there is one.
     """
     stages = list(_checked(served, card, timeout))
@@ -145,26 +108,23 @@ def through_the_service(
     return stages, known
 
 
-def _checked(served: Served, card: Path, timeout: float) -> Iterator[Stage]:
+def _checked(served: Served, card: Path, timeout: float) -> Iterator[Check]:
     port = served.site.endpoint.amqp_port
     # Not a thing that users set: the site takes it, and its card does not tell of it.
     known = msgspec.structs.replace(read_card(str(card)), options=None)
     profile = Profile(name=served.site.name, card=known, amqp_port=port)
     options = {TRIAL_OPTION: served.serving or "none"}
-    last = time.monotonic()
-    for finding in check_endpoint(profile, options, timeout):
-        now = time.monotonic()
-        yield Stage(finding.what, finding.told, now - last, finding.ok, finding.next)
-        last = now
-        if finding.what == _LAST_WITHOUT_FIT and served.multi_user:
+    for one in _timed(check_endpoint(profile, options, timeout)):
+        yield one
+        if one.what == _LAST_WITHOUT_FIT and served.multi_user:
             # The endpoint's own identity has no account to fit under.
             told = "not tried: a fit is done under the account of the user who asks for it"
             hint = f"as a user: fitserve endpoints check {served.site.name}"
-            yield Stage("fit", told, 0.0, next=hint)
+            yield Check("fit", "skipped", told, hint=hint, seconds=0.0)
             return
 
 
-def _refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
+def _refusal(served: Served, known: str | None) -> tuple[Check, str | None]:
     """Try to run a function that the endpoint does not allow, which is well if it is refused."""
     from globus_compute_sdk import Executor
 
@@ -174,7 +134,8 @@ def _refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
         client = Service().client
         function = known or str(client.register_source_code(_NOT_OURS, "fitserve_must_not_run"))
     except Exception as error:  # noqa: BLE001 -- the SDK raises what it likes
-        return Stage("refusal", f"not tried: {error}", time.monotonic() - began, ok=False), known
+        took = time.monotonic() - began
+        return Check("refusal", "failure", f"not tried: {error}", seconds=took), known
     executor = Executor(endpoint_id=served.endpoint_id, client=client, amqp_port=port)
     try:
         future = executor.submit_to_registered_function(function)
@@ -188,9 +149,5 @@ def _refusal(served: Served, known: str | None) -> tuple[Stage, str | None]:
         stop: Any = executor.shutdown  # has no types
         with contextlib.suppress(Exception):
             stop(wait=False, cancel_futures=True)
-    return Stage("refusal", told, time.monotonic() - began, refused), function
-
-
-def _stopped(what: str, error: FitserveError, began: float) -> Stage:
-    told = f"{error.cause} ({error.evidence})" if error.evidence else error.cause
-    return Stage(what, told, time.monotonic() - began, ok=False, next=error.hint)
+    level: Any = "ok" if refused else "failure"
+    return Check("refusal", level, told, seconds=time.monotonic() - began), function

@@ -8,7 +8,6 @@ import click
 
 if TYPE_CHECKING:
     from fitserve.endpoints.cards import Profile
-    from fitserve.endpoints.check import Finding
 
 __all__ = ["endpoints"]
 
@@ -97,35 +96,22 @@ def check(name: str, timeout: float, settings: tuple[str, ...], *, as_json: bool
     Every failure comes with its cause and the next command. The exit status is 5 unless all
     is well.
     """
-    from fitserve.console import emit_json
+    from fitserve.console import emit_json, plain
     from fitserve.endpoints.cards import find_profile, parse_options
     from fitserve.endpoints.check import check_endpoint
     from fitserve.errors import BackendError
 
     profile = find_profile(name)
-    findings = []
-    for finding in check_endpoint(profile, parse_options(settings), timeout):
-        findings.append(finding)
+    checks = []
+    for one in check_endpoint(profile, parse_options(settings), timeout):
+        checks.append(one)
         if not as_json:
-            _tell(finding)
+            click.secho(plain(one.as_text()), fg=None if one.ok else "red")
     if as_json:
-        emit_json([finding._asdict() for finding in findings])
-    bad = [finding for finding in findings if not finding.ok]
+        emit_json([one.as_data() for one in checks])
+    bad = next((one for one in checks if not one.ok), None)
     if bad:
-        raise BackendError(
-            f"the endpoint '{name}' does not work", evidence=bad[0].told, hint=bad[0].next
-        )
-
-
-def _tell(finding: Finding) -> None:
-    from fitserve.console import plain
-
-    mark = click.style("ok  ", fg="green")
-    if not finding.ok:
-        mark = click.style("FAIL", fg="red", bold=True)
-    click.echo(f"{mark} {finding.what:<10} {plain(finding.told)}")
-    if finding.next:
-        click.echo(f"{'':<15} next: {plain(finding.next)}")
+        raise BackendError(f"the endpoint '{name}' does not work", evidence=bad.told, hint=bad.hint)
 
 
 @endpoints.command("login")

@@ -1,4 +1,4 @@
-"""Commands that take results elsewhere or compare them: ``export`` and ``diff``."""
+"""Commands that export results or compare them: ``export`` and ``diff``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_LISTED = 20
 
 
 def _contents() -> str:
-    """Say what is in each format; those with the same content stand together."""
+    """Describe the content of each format; formats with the same content share a line."""
     alike = groupby(FORMATS, key=lambda name: FORMATS[name].content)
     return "; ".join(f"{', '.join(names)}: {content}" for content, names in alike)
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["FitserveGroup"]
 
-# As a shell tells of a command that ended with SIGPIPE.
+# What a shell reports for a command that SIGPIPE ended.
 _CLOSED_PIPE = 141
 
 
 class FitserveGroup(click.Group):
-    """A click group that tells errors as `fitserve.errors` says.
+    """A click group that shows errors as `fitserve.errors` describes.
 
     Where nobody reads the output any more, as with ``| head``, a command ends quietly. The
     environment variable ``FITSERVE_DEBUG`` lets exceptions through, for developers.
@@ -70,7 +70,7 @@ class FitserveGroup(click.Group):
 
 @contextmanager
 def _written() -> Iterator[None]:
-    """End as is usual where what is printed cannot be read any more, or has no room."""
+    """End as usual where the output has no reader any more, or no room."""
     try:
         yield
     except OSError as error:
@@ -78,7 +78,7 @@ def _written() -> Iterator[None]:
             raise
         from fitserve.console import closed_pipes
 
-        # Nothing fails once more, at the interpreter's end, for what a buffer still holds.
+        # So that the rest of a buffer does not fail again when the interpreter ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for number in closed_pipes() or [1]:
             os.dup2(nowhere, number)
@@ -89,7 +89,7 @@ def _written() -> Iterator[None]:
 
 
 def _is_of_output(error: Exception) -> bool:
-    """Return whether an error is of the standard streams, as far as can be told."""
+    """Return whether an error comes from the standard streams, as far as it shows."""
     from fitserve.console import closed_pipes
 
     # Other pipes may break as well: those of an endpoint.

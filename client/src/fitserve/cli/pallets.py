@@ -45,7 +45,7 @@ def check(source: str, *, region: str | None, force: bool, listed: bool, as_json
             ["hypothesis", *pallet.labels],
             ([each.name, *map(_number, each.values)] for each in pallet.hypotheses),
         )
-    # As the run would that asks for nothing special.
+    # As a run with the default options would.
     check_request(pallet, pallet.hypotheses, HypotestRequest())
 
 
@@ -81,20 +81,20 @@ def show_pallet(pallet: Pallet) -> None:
 
 
 def _poi(pallet: Pallet, name: str) -> str:
-    """Return the parameter of interest of a measurement, and what keeps it from being one."""
+    """Return the parameter of interest of a measurement, and why it cannot be one, if so."""
     from fitserve.contract import HypotestRequest, ModelOptions
     from fitserve.errors import RequestError
     from fitserve.runs.request import check_request
 
     found = [outline.measurement(name) for outline in pallet.outlines.values()]
     names = dict.fromkeys(each["config"]["poi"] for each in found if each is not None)
-    told = ", ".join(names) or pallet.measurements[name]
+    text = ", ".join(names) or pallet.measurements[name]
     try:
         model = ModelOptions(measurement=name)
         check_request(pallet, pallet.hypotheses, HypotestRequest(model=model))
     except RequestError as error:
-        return f"{told} ({error.cause})"
-    return told
+        return f"{text} ({error.cause})"
+    return text
 
 
 def _as_data(pallet: Pallet) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def list_(*, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def show(name: str, *, as_json: bool) -> None:
-    """Show what is known of the analysis NAME."""
+    """Show the catalogue's entry of the analysis NAME."""
     from fitserve.console import emit_json, tell
     from fitserve.pallet.catalogue import find
 
@@ -163,7 +163,7 @@ def show(name: str, *, as_json: bool) -> None:
 
 @analyses.command()
 @click.argument("name")
-@click.option("--refresh", is_flag=True, help="Download again what is there.")
+@click.option("--refresh", is_flag=True, help="Download again, even if it is in the cache.")
 @click.option(
     "--force", is_flag=True, help="Keep it although it is not what the catalogue describes."
 )

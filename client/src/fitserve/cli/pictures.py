@@ -189,7 +189,7 @@ def report(run: Path, output: Path) -> None:
 def _summary(grid: MassGrid) -> str:
     sure = sum(out and state == "ok" for out, state in zip(grid.excluded, grid.states, strict=True))
     plane = " and ".join(grid.labels)
-    parts = [f"{plane}; {sure} of {len(grid.names)} hypotheses excluded at {grid.told}"]
+    parts = [f"{plane}; {sure} of {len(grid.names)} hypotheses excluded at {grid.exclusion}"]
     for state in ("suspect", "failed", "unfinished"):
         count = grid.states.count(state)
         if count:

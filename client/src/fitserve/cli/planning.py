@@ -107,12 +107,12 @@ def _show(plan: Plan, second: list[PlannedTask], limits: Limits) -> None:
     tell(
         f"{number} task{'' if number == 1 else 's'}, {plan.bytes:,} bytes to send, about "
         f"{plan.cpu_seconds:.0f} s of one core. On {limits.workers} workers about "
-        f"{plan.seconds:.0f} s from the command to the last result, with {waits}the start of "
-        f"workers and the way of tasks to them; at the first fit {plan.begins:.0f} s are over"
+        f"{plan.seconds:.0f} s from the command to the last result, including {waits}the start of "
+        f"workers and sending tasks to them; the first fit begins after {plan.begins:.0f} s"
     )
     if second:
         count = sum(len(task.hypotheses) for task in second)
         tell(
             f"after the results pyhf verifies {count} of the hypotheses, about "
-            f"{sum(task.seconds for task in second):.2g} s of one core (--verify 0 leaves it out)"
+            f"{sum(task.seconds for task in second):.2g} s of one core (--verify 0 skips this)"
         )

@@ -157,7 +157,7 @@ def _settable(command: _Command) -> _Command:
     help="The run directory. [default: fitserve-runs/NAME-DIGEST]",
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Show the tasks, and fit nothing.")
-@click.option("--refit", is_flag=True, help="Fit also what has results already.")
+@click.option("--refit", is_flag=True, help="Also fit hypotheses that already have results.")
 @click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
 @click.option(
     "--verify",
@@ -169,7 +169,7 @@ def _settable(command: _Command) -> _Command:
 @_bounded
 @click.pass_context
 def run(context: click.Context, /, pallet: str, **options: Any) -> None:
-    """Fit the signal hypotheses of PALLET, for CLs or what else is asked for.
+    """Fit the signal hypotheses of PALLET; by default for CLs.
 
     PALLET is a directory, an archive, a URL, a DOI, or the name of a known analysis
     ('fitserve analyses list'). Finished results of the same question are reused.
@@ -194,8 +194,8 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
             )
         },
     )
-    for told in cautions(request):
-        warn(told)
+    for caution in cautions(request):
+        warn(caution)
     chosen = {name: options[name] for name in ("region", "patches", "force", "verify")}
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
@@ -228,9 +228,9 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(file_okay=False))
-@click.option("-e", "--endpoint", multiple=True, help="Another endpoint than the run was begun on.")
+@click.option("-e", "--endpoint", multiple=True, help="Another endpoint than the run began on.")
 @_settable
-@click.option("--retry-failed", is_flag=True, help="Fit failed hypotheses anew.")
+@click.option("--retry-failed", is_flag=True, help="Fit failed hypotheses again.")
 @_bounded
 def resume(run_directory: str, **options: Any) -> None:
     """Finish RUN; hypotheses that have a result are not fitted again."""
@@ -242,7 +242,7 @@ def resume(run_directory: str, **options: Any) -> None:
 
     path = Path(run_directory)
     if path.is_dir() and (owner := other_owner(path)) is not None:
-        warn(f"{path} belongs to {owner}, not to you: what is fitted is what they put there")
+        warn(f"{path} belongs to {owner}, not to you: this fits what they put there")
     finished = api.resume(
         run_directory,
         endpoint=options["endpoint"] or None,
@@ -258,7 +258,7 @@ def resume(run_directory: str, **options: Any) -> None:
 @click.command()
 @click.argument("run_directory", metavar="RUN", type=click.Path(file_okay=False))
 def cancel(run_directory: str) -> None:
-    """Stop the work on RUN; what is done is kept, and what a service has goes on there."""
+    """Stop RUN; finished results are kept, and tasks that a service has go on there."""
     from pathlib import Path
 
     from fitserve.console import say
@@ -267,15 +267,15 @@ def cancel(run_directory: str) -> None:
 
     path = Path(run_directory)
     if ask_to_cancel(path):
-        say("asked the process that works on it to stop: it says what is left")
+        say("asked the process that works on it to stop: it reports what is left")
     elsewhere = [task for task in pending_tasks(read_run(path).events()) if task.handle]
     if not elsewhere:
-        say("no tasks of it are at a service")
+        say("no service has tasks of it")
         return
     count = sum(len(task.hypotheses) for task in elsewhere)
     say(
-        f"{count} hypotheses in {len(elsewhere)} tasks are at the service, which cannot call them "
-        f"back: they go on there, and fitserve resume {path} collects them"
+        f"{count} hypotheses in {len(elsewhere)} tasks are at the service, which cannot cancel "
+        f"them: they go on there, and fitserve resume {path} collects them"
     )
 
 
@@ -297,7 +297,7 @@ def _bounds(options: dict[str, Any]) -> Bounds:
 
 
 def _conclude(finished: Run, options: dict[str, Any]) -> None:
-    """Show the run, and end with the exit code that says whether all of it is there."""
+    """Show the run, and end with the exit code that says whether it is complete."""
     from fitserve.cli.terminal import require_complete, show_run
 
     show_run(finished.saved, as_json=options["as_json"], table=not options["quiet"])

@@ -1,4 +1,4 @@
-"""`fitserve show` and `fitserve runs`: a run, or all runs, that were made."""
+"""`fitserve show` and `fitserve runs`: one run, or all of them."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def list_(*, as_json: bool) -> None:
 def _cells(entry: dict[str, Any]) -> list[str]:
     if "error" in entry:
         return ["", "", "", entry["error"], entry["run"]]
-    told = ", ".join(f"{number} {word}" for word, number in entry["hypotheses"].items() if number)
-    return [entry["created"], entry["pallet"], entry["endpoint"], told, entry["run"]]
+    counts = ", ".join(f"{number} {word}" for word, number in entry["hypotheses"].items() if number)
+    return [entry["created"], entry["pallet"], entry["endpoint"], counts, entry["run"]]

@@ -9,7 +9,6 @@ from fitserve.errors import IncompleteRunError
 from fitserve.kinds.shown import exclusion_words
 from fitserve.runs.recorded import other_owner
 from fitserve.runs.summary import (
-    asked,
     cautions,
     columns,
     counts,
@@ -19,6 +18,7 @@ from fitserve.runs.summary import (
     jumps,
     most_common,
     remarks,
+    request_settings,
     summary,
     table_rows,
     times,
@@ -46,12 +46,12 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
         tell("")
     for found in failures(run):
         warn(f"{found.name} is {found.status}: {found.reason}")
-    for name, told in jumps(run).items():
-        say(f"look at:     {name}: {told}")
-    for told in remarks(run):
-        say(f"note:        {told}")
-    for told in cautions(run.manifest.request):
-        warn(told)
+    for name, jump in jumps(run).items():
+        say(f"look at:     {name}: {jump}")
+    for remark in remarks(run):
+        say(f"note:        {remark}")
+    for caution in cautions(run.manifest.request):
+        warn(caution)
     _show_state(run)
     _show_provenance(run)
     results = run.path / "results.json"
@@ -66,14 +66,14 @@ def require_complete(run: SavedRun) -> None:
     Raises
     ------
     IncompleteRunError
-        Some failed or are not finished; what there is stays as it is.
+        Some failed or are not finished; the results stay as they are.
     """
     count = counts(run)
     if not count["failed"] and not count["unfinished"]:
         return
     hint = f"fitserve resume {run.path}"
     if count["failed"]:
-        # The same fit fails again, unless what it failed for is another.
+        # The same fit fails again, unless the reason was another's.
         hint = f"see the reasons above; after a fault of the endpoint {hint} --retry-failed"
     raise IncompleteRunError(
         "some hypotheses have no valid result",
@@ -84,10 +84,10 @@ def require_complete(run: SavedRun) -> None:
 
 def _show_state(run: SavedRun) -> None:
     total = len(run.manifest.hypotheses)
-    told = ", ".join(f"{count} {word}" for word, count in counts(run).items() if count)
+    states = ", ".join(f"{count} {word}" for word, count in counts(run).items() if count)
     out = excluded(run)
     reused = sum(record.reused_from is not None for record in run.records.values())
-    tell(f"hypotheses:  {total}: {told}" + (f" ({reused} reused from earlier runs)" * bool(reused)))
+    tell(f"hypotheses:  {total}: {states}" + f" ({reused} reused from earlier runs)" * bool(reused))
     if out:
         words = exclusion_words(run.manifest.request)
         tell(f"excluded:    {out['observed']} observed, {out['expected']} expected at {words}")
@@ -105,17 +105,17 @@ def _show_verification(run: SavedRun) -> None:
     found = verification_summary(run)
     if not found:
         return
-    told = f"{found['verified']} of {found['of']} with pyhf"
+    outcome = f"{found['verified']} of {found['of']} with pyhf"
     if found["hypothesis"] is not None:
-        told += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
-    tell(f"verified:    {told}")
+        outcome += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
+    tell(f"verified:    {outcome}")
     if found["beyond"]:
         warn(
             f"{len(found['beyond'])} of them are wrong by more than {found['tolerance']:g} by "
             f"pyhf: {', '.join(found['beyond'])}"
         )
-    for name, told in found["above"].items():
-        say(f"note:        {name}: pyhf has another CLs, which does not count: {told}")
+    for name, reason in found["above"].items():
+        say(f"note:        {name}: pyhf finds another CLs, which does not count: {reason}")
     for name, reason in found["unverified"].items():
         warn(f"{name} could not be verified: {reason}")
     if found["waiting"]:
@@ -133,20 +133,21 @@ def _show_provenance(run: SavedRun) -> None:
     devices = sorted({f"{r.worker.host} ({r.worker.device})" for r in run.records.values()})
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     verified = "verified" if pallet.digest_verified else "NOT verified"
-    told = "; ".join(
-        f"{name[:1].lower()}{name[1:]} {value}" for name, value in asked(manifest.request)
+    settings = "; ".join(
+        f"{name[:1].lower()}{name[1:]} {value}"
+        for name, value in request_settings(manifest.request)
     )
-    tell(f"asked:       {told}")
+    tell(f"request:     {settings}")
     tell(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
     for note in pallet.forced:
         warn(f"ignored by --force: {note}")
     for note in pallet.notes:
         say(f"note:        {note}")
     tell(f"fitted by:   {engines or '-'} on {', '.join(devices) or '-'}")
-    for told in most_common(by.not_for_the_kernel):
-        tell(f"pyhf for:    {told}")
-    for told in most_common(by.kernel_doubts):
-        tell(f"doubted:     {told} (the kernel's own doubt; pyhf was asked too)")
+    for reason in most_common(by.not_for_the_kernel):
+        tell(f"pyhf for:    {reason}")
+    for reason in most_common(by.kernel_doubts):
+        tell(f"doubted:     {reason} (the kernel's own doubt; pyhf fitted them too)")
     tell(f"made by:     {versions}; {manifest.created}")
     tell(f"endpoint:    {manifest.endpoint}")
     if (owner := other_owner(run.path)) is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fitserve.contract import ToysRequest, kind_of
-from fitserve.draw.style import safe_text
+from fitserve.draw.style import need_pictures, safe_text
 from fitserve.errors import InputError, RequestError
 
 if TYPE_CHECKING:
@@ -142,21 +142,41 @@ def _raise(axes: Any, taken: float) -> None:
 
 
 _T = TypeVar("_T")
+_Request = TypeVar("_Request")
 
 _LINE_INCHES = 0.25
 _TOP_INCHES = 0.16
 
 
 def chosen(
-    manifest: Manifest, results: Mapping[str, HypothesisResult], name: str | None
-) -> HypothesisResult:
-    """Return the result of a hypothesis; ``name`` may be None where there is one only.
+    manifest: Manifest,
+    results: Mapping[str, HypothesisResult],
+    name: str | None,
+    *kinds: type[_Request],
+) -> tuple[_Request, HypothesisResult]:
+    """Return the request and the result of which a picture is.
+
+    Parameters
+    ----------
+    manifest, results
+        A run.
+    name
+        Of the hypothesis; None where the run has one only.
+    kinds
+        Types of the requests that have such a picture; an error names the first.
 
     Raises
     ------
     RequestError
-        It is not in the run, is not finished, or there are several to choose from.
+        The run is of another kind, the hypothesis is not in it or not finished, or there are
+        several to choose from.
+    MissingExtraError
+        What draws is not installed.
     """
+    need_pictures()
+    request = manifest.request
+    if not isinstance(request, kinds):
+        raise refuse_kind(manifest, kinds[0])
     names = manifest.hypotheses
     if name is None:
         if len(names) > 1:
@@ -175,11 +195,12 @@ def chosen(
         )
     if name not in results:
         raise RequestError(f"'{name}' is not finished", hint="fitserve resume RUN")
-    return results[name]
+    return request, results[name]
 
 
-def refuse_kind(manifest: Manifest, wanted: str) -> RequestError:
-    """Return the error of a picture that needs another run."""
+def refuse_kind(manifest: Manifest, needed: type[Any]) -> RequestError:
+    """Return the error of a picture that needs a run with another type of request."""
+    wanted = needed.__struct_config__.tag
     return RequestError(
         f"the picture needs a run with --{wanted}",
         evidence=f"this one answers a {kind_of(manifest.request)} request",

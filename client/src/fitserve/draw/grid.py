@@ -1,4 +1,4 @@
-"""The mass grid of a run: where its hypotheses lie, what was found there, how it is drawn."""
+"""The mass grid of a run: the places and results of its hypotheses, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class MassGrid:
         return threshold(self.level)
 
     @property
-    def told(self) -> str:
+    def exclusion(self) -> str:
         """Return level and signal strength in words."""
         return f"{100 * self.level:g}% CL" + ("" if self.mu == 1 else f", mu = {self.mu:g}")
 
@@ -214,8 +214,8 @@ def _row(request: Request, result: HypothesisResult, mu: float) -> _Row:
     point = at_strength(request, result, mu)
     obs, exp, status = point.CLs_obs, point.CLs_exp, point.status
     if result.toys is not None:
-        obs = _told_by_toys(obs, result.toys.CLs_obs_error)
-        exp = list(map(_told_by_toys, exp, result.toys.CLs_exp_error))
+        obs = _cls_by_toys(obs, result.toys.CLs_obs_error)
+        exp = list(map(_cls_by_toys, exp, result.toys.CLs_exp_error))
     expected = [math.nan if value is None else value for value in exp]
     if len(expected) != _N_EXPECTED:
         expected = [math.nan] * _N_EXPECTED
@@ -231,10 +231,10 @@ def _row(request: Request, result: HypothesisResult, mu: float) -> _Row:
     return row
 
 
-def _told_by_toys(cls: float | None, error: float | None) -> float | None:
-    """Return CLs, or its standard deviation where toys cannot tell it from zero.
+def _cls_by_toys(cls: float | None, error: float | None) -> float | None:
+    """Return CLs, or its standard deviation where toys cannot distinguish it from zero.
 
-    Of no toys beyond the observed value no significance follows to interpolate in.
+    Without toys beyond the observed value there is no significance to interpolate.
     """
     return cls if cls is None or error is None else max(cls, error)
 

@@ -70,7 +70,7 @@ def draw_limits(
     need_pictures()
     request = manifest.request
     if not isinstance(request, LimitRequest):
-        raise refuse_kind(manifest, "limit")
+        raise refuse_kind(manifest, LimitRequest)
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
     limits = _limits(grid, results)
@@ -210,8 +210,8 @@ def _draw_map(
         for line in lines:
             axes.plot(*line.T, color="white", linewidth=3.6, zorder=3.9)
             axes.plot(*line.T, color=colour, linestyle=dashes, linewidth=2.2, zorder=4)
-        told = label if lines else f"{label}: nowhere"
-        entries.append((Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2), told))
+        text = label if lines else f"{label}: nowhere"
+        entries.append((Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2), text))
     _write_numbers(axes, grid, results)
     low, high = grid.points.min(axis=0), grid.points.max(axis=0)
     margin = 0.05 * (high - low)

@@ -1,4 +1,4 @@
-"""Which of the mass values make the picture, and what is said of the others."""
+"""Which mass values are the axes of a picture, and notes on the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Value = float | str
 
 # Points are on one line when the grid's narrower direction is below this part of the wider.
 _COLLINEAR = 1e-9
-# A mass depends on others where they give it to this part of its range: mass values are
+# A mass depends on others where they predict it to this part of its range: mass values are
 # rounded. What is exact is exact to the second.
 _DEPENDENT = 5e-3
 _EXACT = 1e-6
@@ -121,14 +121,14 @@ def places(
 
 
 def collinear(points: NDArray[np.float64]) -> bool:
-    """Tell whether points of a plane, shape (n, 2), are all on one line."""
+    """Return whether points of a plane, shape (n, 2), are all on one line."""
     scaled = (points - points.mean(axis=0)) / np.ptp(points, axis=0)
     singular = np.linalg.svd(scaled, compute_uv=False)
     return bool(len(points) < 3 or singular[1] < _COLLINEAR * singular[0])  # noqa: PLR2004
 
 
 def remarks(rows: Sequence[Placed], labels: Sequence[str], columns: Sequence[int]) -> list[str]:
-    """Return what holds of the mass values that are not drawn.
+    """Return notes on the mass values that are not drawn.
 
     What is fixed comes first, then what varies: as a function of the drawn ones where it is a
     linear one of them, else with its range.
@@ -136,15 +136,15 @@ def remarks(rows: Sequence[Placed], labels: Sequence[str], columns: Sequence[int
     varying = _varying(rows)
     rest = [c for c in range(len(labels)) if c not in columns]
     fixed = [f"{labels[c]} = {_text(rows[0].values[c])}" for c in rest if c not in varying]
-    told = [", ".join(fixed)] if fixed else []
+    notes = [", ".join(fixed)] if fixed else []
     for column in rest:
         if column in varying:
             present = _present(rows, column)
-            told.append(
+            notes.append(
                 _relation(rows, labels, column, columns)
                 or f"{labels[column]} varies from {present[0]} to {present[-1]}"
             )
-    return told
+    return notes
 
 
 def _varying(rows: Sequence[Placed]) -> list[int]:
@@ -200,7 +200,7 @@ def _relation(
         terms = np.column_stack([known[:, chosen], np.ones(len(rows))])
         found, _, rank, _ = np.linalg.lstsq(terms, wanted, rcond=None)
         worst = float(np.abs(terms @ found - wanted).max())
-        # So few points are on a plane whatever they are.
+        # So few points always lie on a plane.
         if rank == terms.shape[1] < len(rows) and worst <= _DEPENDENT * span:
             slopes = {labels[drawn[i]]: float(a) for i, a in zip(chosen, found, strict=False)}
             constant = float(found[-1]) if abs(found[-1]) > max(worst, _EXACT * span) else 0.0
@@ -223,11 +223,11 @@ def _sum(slopes: Mapping[str, float], constant: float) -> str:
         parts.append((slope, name if size == "1" else f"{size} {name}"))
     if constant:
         parts.append((constant, f"{abs(constant):.4g}"))
-    told = ""
+    total = ""
     for value, text in parts:
-        sign = "\N{MINUS SIGN}" if value < 0 else "+" if told else ""
-        told += f" {sign} {text}" if told else f"{sign}{text}"
-    return told
+        sign = "\N{MINUS SIGN}" if value < 0 else "+" if total else ""
+        total += f" {sign} {text}" if total else f"{sign}{text}"
+    return total
 
 
 def _column(labels: Sequence[str], label: str) -> int:

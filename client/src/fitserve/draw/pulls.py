@@ -11,7 +11,6 @@ from fitserve.draw.frame import (
     chosen,
     in_columns,
     new_figure,
-    refuse_kind,
     refuse_nothing,
     write_title,
 )
@@ -20,7 +19,6 @@ from fitserve.draw.style import (
     EXPECTED,
     OBSERVED,
     WIDE_BAND,
-    need_pictures,
     pictures,
     safe_text,
 )
@@ -66,15 +64,11 @@ def draw_pulls(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, failed, or has no such parameter.
+        The run is of another kind, the hypothesis is not in it, failed, or has no such parameter.
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    request = manifest.request
-    if not isinstance(request, FitRequest):
-        raise refuse_kind(manifest, "fit")
-    result = chosen(manifest, results, name)
+    request, result = chosen(manifest, results, name, FitRequest)
     if result.fit is None:
         raise refuse_nothing(result)
     pulled = [one for one in result.fit.parameters if one.pull is not None]
@@ -82,7 +76,7 @@ def draw_pulls(
         raise InputError("there is nothing to draw: the model has no constrained parameter")
     rest = [one for one in result.fit.parameters if one.pull is None]
     profiled = request.intervals
-    notes = [_told(one, profiled=profiled) for one in rest[:6]]
+    notes = [_with_uncertainty(one, profiled=profiled) for one in rest[:6]]
     if len(rest) > len(notes):
         notes.append(f"and {len(rest) - len(notes)} more without a constraint")
     ends = [_bar(one, profiled=profiled) for one in pulled]
@@ -123,7 +117,7 @@ def _bar(parameter: FittedParameter, *, profiled: bool) -> tuple[float, float]:
     )
 
 
-def _told(parameter: FittedParameter, *, profiled: bool) -> str:
+def _with_uncertainty(parameter: FittedParameter, *, profiled: bool) -> str:
     text = f"{parameter.name} = {parameter.bestfit:.3g}"
     if parameter.fixed:
         return f"{text} (fixed)"
@@ -240,14 +234,11 @@ def draw_correlations(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, failed, or has no such correlation.
+        The run is of another kind, the hypothesis is not in it, failed, or has no such correlation.
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    if not isinstance(manifest.request, FitRequest):
-        raise refuse_kind(manifest, "fit")
-    result = chosen(manifest, results, name)
+    _, result = chosen(manifest, results, name, FitRequest)
     if result.fit is None:
         raise refuse_nothing(result)
     names = result.fit.correlations.names

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import RankingRequest
-from fitserve.draw.frame import chosen, new_figure, refuse_kind, refuse_nothing, write_title
-from fitserve.draw.style import EXPECTED, need_pictures, pictures, safe_text
+from fitserve.draw.frame import chosen, new_figure, refuse_nothing, write_title
+from fitserve.draw.style import EXPECTED, pictures, safe_text
 from fitserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,27 +48,24 @@ def draw_ranking(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, failed, or has no such parameter.
+        The run is of another kind, the hypothesis is not in it, failed, or has no such parameter.
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    if not isinstance(manifest.request, RankingRequest):
-        raise refuse_kind(manifest, "ranking")
-    result = chosen(manifest, results, name)
+    _, result = chosen(manifest, results, name, RankingRequest)
     if result.ranking is None:
         raise refuse_nothing(result)
     impacts = result.ranking.impacts[:most]
     if not impacts:
         raise InputError("there is nothing to draw: the model has no free nuisance parameter")
     poi = result.ranking.poi
-    told = f"{poi.name} = {poi.bestfit:.3g}"
+    best_fit = f"{poi.name} = {poi.bestfit:.3g}"
     if poi.uncertainty is not None:
-        told = rf"{safe_text(told)} $\pm$ {poi.uncertainty:.2g}"
+        best_fit = rf"{safe_text(best_fit)} $\pm$ {poi.uncertainty:.2g}"
     elif poi.at_bound:
-        told += " (at its bound: impacts go one way only)"
+        best_fit += " (at its bound: impacts go one way only)"
     left_out = len(result.ranking.impacts) - len(impacts)
-    notes = [told] + ([f"{left_out} smaller impacts are not drawn"] if left_out else [])
+    notes = [best_fit] + ([f"{left_out} smaller impacts are not drawn"] if left_out else [])
     with pictures():
         figure = new_figure(8.4, 3.1 + _ROW * len(impacts))
         top = write_title(figure, manifest, result, "impact of nuisance parameters", notes)

@@ -1,4 +1,4 @@
-"""Contours of others, to lay over one's own."""
+"""Reference contours to lay over that of a run."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_reference(
     label
         Its entry in the legend.
     manifest, results
-        The run under it: where hypotheses lie that the reference knows by name only.
+        The run under it: it has the places of hypotheses that the reference only names.
     options
         The plane and interpolation for results that have to be contoured, which are of the
         signal strength and level of the run under it.
@@ -142,7 +142,7 @@ def _from_entries(
     options: ContourOptions,
     path: Path,
 ) -> Polylines:
-    """Contour results that may know their hypotheses by name only."""
+    """Contour results that may only name their hypotheses."""
     places = {**manifest.values, **{n: r.mass_hypotheses for n, r in results.items()}}
     found = {}
     for name, entry in entries.items():

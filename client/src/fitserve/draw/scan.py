@@ -11,7 +11,6 @@ from fitserve.draw.frame import (
     add_legend,
     chosen,
     new_figure,
-    refuse_kind,
     refuse_nothing,
     title_above,
 )
@@ -20,7 +19,6 @@ from fitserve.draw.style import (
     EXPECTED,
     OBSERVED,
     WIDE_BAND,
-    need_pictures,
     need_points,
     pictures,
 )
@@ -63,14 +61,11 @@ def draw_scan(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, or it failed.
+        The run is of another kind, the hypothesis is not in it, or it failed.
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    if not isinstance(manifest.request, ScanRequest | LimitRequest):
-        raise refuse_kind(manifest, "scan")
-    result = chosen(manifest, results, name)
+    _, result = chosen(manifest, results, name, ScanRequest, LimitRequest)
     points = sorted(result.points, key=lambda point: point.mu)
     if not any(point.status != "failed" for point in points):
         raise refuse_nothing(result)

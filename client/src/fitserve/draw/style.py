@@ -2,7 +2,7 @@
 
 The style is mplhep's of ATLAS without any experiment's label.
 
-The picture is read without colour too: observed and expected differ in line style,
+The picture can be read without colour too: observed and expected differ in line style,
 excluded and other points in filling, holes and doubtful points in shape, and what is not
 interpolated is hatched. The colours are
 of the Okabe-Ito palette (Okabe and Ito, Color Universal Design, 2008).
@@ -181,7 +181,7 @@ def need_points(count: int, along: str) -> None:
     if count < _LEAST_POINTS:
         raise InputError(
             f"there are too few points for a curve along {along}",
-            evidence=f"{count} with a valid number, and it takes {_LEAST_POINTS}",
+            evidence=f"{count} with a valid number, {_LEAST_POINTS} are needed",
             hint="the numbers are in: fitserve show RUN",
         )
 

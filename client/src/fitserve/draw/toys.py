@@ -12,11 +12,10 @@ from fitserve.draw.frame import (
     add_legend,
     chosen,
     new_figure,
-    refuse_kind,
     refuse_nothing,
     title_above,
 )
-from fitserve.draw.style import OBSERVED, need_pictures, pictures
+from fitserve.draw.style import OBSERVED, pictures
 from fitserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ __all__ = ["asymptotic_distribution", "draw_toys"]
 
 _SIGNAL = "#d55e00"
 _BACKGROUND = "#0072b2"
-# Of fewer toys a histogram shows where each of them is, and nothing of a distribution.
+# With fewer toys a histogram shows single toys, and not a distribution.
 _FEWEST = 20
 _SYMBOL = {"qtilde": r"\tilde{q}", "q": "q"}
 
@@ -61,15 +60,11 @@ def draw_toys(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, it failed, or has too few toys.
+        The run is of another kind, the hypothesis is not in it, it failed, or has too few toys.
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    request = manifest.request
-    if not isinstance(request, ToysRequest):
-        raise refuse_kind(manifest, "toys")
-    result = chosen(manifest, results, name)
+    request, result = chosen(manifest, results, name, ToysRequest)
     toys = result.toys
     if toys is None:
         raise refuse_nothing(result)
@@ -77,7 +72,7 @@ def draw_toys(
     if fewest < _FEWEST:
         raise InputError(
             "there are too few toys for a distribution",
-            evidence=f"{fewest} with a valid fit of one kind, and it takes {_FEWEST}",
+            evidence=f"{fewest} with a valid fit of one kind, {_FEWEST} are needed",
             hint="fitserve run PALLET --toys 10000; the numbers are in: fitserve show RUN",
         )
     edges = np.array(toys.edges)
@@ -103,7 +98,7 @@ def draw_toys(
         axes.set_xlabel(rf"Test statistic ${symbol}_\mu$ at $\mu$ = {toys.mu:g}")
         axes.set_ylabel(f"Toys / {width:g}")
         what = f"{toys.done:,} toys with signal, {toys.done:,} without"
-        lines = [*title_above(axes, manifest, result, what), *_told(result, toys)]
+        lines = [*title_above(axes, manifest, result, what), *_cls_lines(result, toys)]
         add_legend(axes, lines, _entries(toys))
     return figure
 
@@ -212,7 +207,7 @@ def _draw_asymptotic(axes: Any, edges: Array, toys: ToysAnswer, test_stat: str) 
         )  # fmt: skip
 
 
-def _told(result: HypothesisResult, toys: ToysAnswer) -> list[str]:
+def _cls_lines(result: HypothesisResult, toys: ToysAnswer) -> list[str]:
     asymptotic = toys.asymptotic
     lines = []
     for name, value, error, other in (
@@ -220,8 +215,8 @@ def _told(result: HypothesisResult, toys: ToysAnswer) -> list[str]:
         ("Expected", result.CLs_exp[2], toys.CLs_exp_error[2], asymptotic.CLs_exp[2]),
     ):
         if value is not None and error is not None:
-            told = rf"{name} $\mathrm{{CL}}_\mathrm{{s}}$ = {_with_error(value, error)}"
-            lines.append(told if other is None else f"{told}, asymptotic {other:.3g}")
+            text = rf"{name} $\mathrm{{CL}}_\mathrm{{s}}$ = {_with_error(value, error)}"
+            lines.append(text if other is None else f"{text}, asymptotic {other:.3g}")
     if toys.failed:
         lines.append(f"{toys.failed} of {2 * toys.done:,} toys failed")
     return lines
@@ -256,6 +251,6 @@ def _entries(toys: ToysAnswer) -> list[tuple[Any, str]]:
         ):
             line = Line2D([], [], color=colour, linestyle=dashes, linewidth=2.2)
             entries.append((line, f"Asymptotic, ${what}$"))
-    told = f"Observed ({toys.observed:.3g})"
-    entries.append((Line2D([], [], color=OBSERVED, linewidth=2.4), told))
+    label = f"Observed ({toys.observed:.3g})"
+    entries.append((Line2D([], [], color=OBSERVED, linewidth=2.4), label))
     return entries

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import FitRequest
-from fitserve.draw.frame import chosen, new_figure, refuse_kind, refuse_nothing, write_title
-from fitserve.draw.style import EXPECTED, OBSERVED, need_pictures, pictures, safe_text
+from fitserve.draw.frame import chosen, new_figure, refuse_nothing, write_title
+from fitserve.draw.style import EXPECTED, OBSERVED, pictures, safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,14 +52,11 @@ def draw_yields(
     Raises
     ------
     RequestError, InputError
-        The run is another, the hypothesis is not in it, or it failed.
+        The run is of another kind, the hypothesis is not in it, or it failed.
     MissingExtraError
         What draws is not installed.
     """
-    need_pictures()
-    if not isinstance(manifest.request, FitRequest):
-        raise refuse_kind(manifest, "fit")
-    result = chosen(manifest, results, name)
+    _, result = chosen(manifest, results, name, FitRequest)
     fit = result.fit
     if fit is None:
         raise refuse_nothing(result)

@@ -1,8 +1,8 @@
 """What a backend is: it takes encoded tasks and gives encoded results back, at some cost.
 
-Of each number among the costs it is said where it is from. *Measured*: on a machine with two
-cores. *Assumed*: what differs from site to site, and what was only seen on a machine that was
-busy. ``benchmarks/scaling`` predicts runs with the same numbers.
+The costs say where each number is from. *Measured*: on a machine with two
+cores. *Assumed*: what differs from site to site, and what was seen on a busy machine only.
+``benchmarks/scaling`` predicts runs with the same numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Costs(NamedTuple):
-    """What a way to workers costs beside the fits; seconds and bytes.
+    """Costs of the way to workers, without the fits; in seconds and bytes.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Costs(NamedTuple):
     setup
         Of one worker, in its first task: imports, and loading compiled programs.
     setup_spread
-        Up to this part of ``setup`` a worker takes less or more, each as likely.
+        A worker takes less or more by up to this part of ``setup``, each as likely.
     start
         Of a block, from the start of its job to its workers being connected.
     queue
@@ -51,7 +51,7 @@ class Costs(NamedTuple):
     client
         From the command to the first block being asked for.
     dispatch, byte
-        Of one task, and of each of its bytes, in what hands tasks out one after the other.
+        Of one task, and of each of its bytes, where tasks are handed out one by one.
     request
         Least time between two submissions; 0 where nothing is limited.
     request_tasks, request_bytes
@@ -166,7 +166,7 @@ class Backend(Protocol):
         ...
 
     def stage(self, digest: str, compressed: bytes) -> bool:
-        """Put a compressed workspace where workers find it by its digest, if there is such.
+        """Put a compressed workspace where workers find it by its digest, if there is such a place.
 
         Returns whether tasks may leave the workspace out.
         """
@@ -195,7 +195,7 @@ class Backend(Protocol):
         ...
 
     def logs(self) -> Path | None:
-        """Return the directory with the backend's own logs, which goes when it is stopped."""
+        """Return the directory with the backend's own logs, which is removed when it stops."""
         ...
 
 
@@ -204,7 +204,7 @@ class Resumable(Protocol):
     """A backend whose tasks outlive this process."""
 
     def accepted(self) -> list[Accepted]:
-        """Return the tasks that the service has taken since this was last asked."""
+        """Return the tasks that the service has taken since the last call."""
         ...
 
     def collect(self, tasks: Sequence[Accepted]) -> None:

@@ -63,7 +63,7 @@ class CardLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A site as its users need to know it.
+    """A site as its users see it.
 
     ``options`` are the JSON schemas of what users may set when they submit. ``login_host``
     is where the scheduler may be asked why a block waits, if the site wants that.
@@ -177,7 +177,7 @@ def parse_options(settings: Iterable[str]) -> dict[str, str]:
 
 
 def check_options(card: SiteCard, given: dict[str, str]) -> dict[str, Any]:
-    """Return the options with the types that the site's card says.
+    """Return the options with the types that the site's card states.
 
     A card that was made from an endpoint's id alone knows no options: they go to the site
     as they are, which checks them itself.
@@ -185,7 +185,7 @@ def check_options(card: SiteCard, given: dict[str, str]) -> dict[str, Any]:
     Raises
     ------
     RequestError
-        The site lets users set no such thing, or not to this value.
+        The site has no such option, or not with this value.
     """
     if card.options is None:
         return {name: int(value) if _whole(value) else value for name, value in given.items()}
@@ -195,8 +195,8 @@ def check_options(card: SiteCard, given: dict[str, str]) -> dict[str, Any]:
         if schema is None:
             close = difflib.get_close_matches(name, card.options, n=1)
             raise RequestError(
-                f"{card.name} lets nobody set '{name}'",
-                evidence=f"what may be set: {', '.join(card.options) or 'nothing'}",
+                f"{card.name} has no option '{name}'",
+                evidence=f"its options: {', '.join(card.options) or 'nothing'}",
                 hint=f"--set {close[0]}=..." if close else "",
             )
         checked[name] = _value(card, name, value, schema)
@@ -247,19 +247,19 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
 def add_profile(
     name: str, card: SiteCard, *, amqp_port: int = AMQP_PORT, replace: bool = False
 ) -> Path:
-    """Remember an endpoint under a name and return the file that does.
+    """Save an endpoint under a name and return its file.
 
     Raises
     ------
     RequestError
-        The name cannot be one, or is taken.
+        The name is not valid, or is taken.
     StoreError
         The file cannot be written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name) or name in BUILT_IN:
         raise RequestError(
             f"'{name}' cannot be the name of an endpoint",
-            evidence=f"it is of letters, digits, '_', '.' and '-', and not one of {BUILT_IN}",
+            evidence=f"it needs letters, digits, '_', '.' and '-', and is not one of {BUILT_IN}",
         )
     path = _directory() / f"{name}.json"
     if path.exists() and not replace:

@@ -1,9 +1,9 @@
-"""Whether an endpoint works, one thing after the other, down to a real small fit."""
+"""Check step by step whether an endpoint works, down to a real small fit."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fitserve._version import __version__
 from fitserve.contract import (
@@ -11,37 +11,28 @@ from fitserve.contract import (
     HypotestRequest,
     Hypothesis,
     Task,
-    TaskResult,
     decode_result,
     digest,
     encode_task,
 )
 from fitserve.endpoints.globus.backend import GlobusBackend
 from fitserve.endpoints.globus.service import Service
-from fitserve.errors import BackendError, FitserveError
+from fitserve.errors import BackendError, Check, FitserveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fitserve.contract import TaskResult
     from fitserve.endpoints.base import Backend
     from fitserve.endpoints.cards import Profile
 
-__all__ = ["Finding", "check_endpoint", "round_trip", "small_task"]
+__all__ = ["check_endpoint", "small_fit", "small_task"]
 
 _POLL_SECONDS = 0.5
 
 
-class Finding(NamedTuple):
-    """One line of a check: what was looked at, what was seen, what next, whether it is well."""
-
-    what: str
-    told: str
-    next: str = ""
-    ok: bool = True
-
-
-def check_endpoint(profile: Profile, options: dict[str, str], timeout: float) -> Iterator[Finding]:
-    """Yield findings as they are made; ends after the first that stops everything.
+def check_endpoint(profile: Profile, options: dict[str, str], timeout: float) -> Iterator[Check]:
+    """Yield what is seen, step by step; ends after the first that stops everything.
 
     Parameters
     ----------
@@ -55,27 +46,27 @@ def check_endpoint(profile: Profile, options: dict[str, str], timeout: float) ->
     try:
         service = Service()
         identity = service.whoami()
-        yield Finding("identity", f"{identity.username}, by {identity.login}")
-        yield Finding("service", service.client.web_service_address)
+        yield Check("identity", "ok", f"{identity.username}, by {identity.login}")
+        yield Check("service", "ok", service.client.web_service_address)
         yield _online(service, profile)
         yield _function(service, profile)
     except FitserveError as error:
-        yield _stopped("service", error)
+        yield Check.failed("service", error)
         return
     yield from _fit(profile, options, timeout)
 
 
-def _online(service: Service, profile: Profile) -> Finding:
+def _online(service: Service, profile: Profile) -> Check:
     online, _ = service.endpoint_status(profile.card.endpoint_id)
     if online:
-        return Finding("endpoint", f"{profile.card.endpoint_id} is online")
+        return Check("endpoint", "ok", f"{profile.card.endpoint_id} is online")
     raise BackendError(
         f"the endpoint {profile.card.endpoint_id} is offline",
         hint=f"ask {profile.card.contact or 'its administrator'} to start it",
     )
 
 
-def _function(service: Service, profile: Profile) -> Finding:
+def _function(service: Service, profile: Profile) -> Check:
     card = profile.card
     allowed = service.allowed_functions(card.endpoint_id)
     function = service.function_for(card.endpoint_id, card.function_id)
@@ -86,74 +77,82 @@ def _function(service: Service, profile: Profile) -> Finding:
             hint=f"ask {card.contact or 'its administrator'} for the present site card",
         )
     if FUNCTION_NAME not in service.function_source(function):
-        return Finding("function", f"{function} is not fitserve's function", ok=False)
-    return Finding("function", f"{function} is shared with you and allowed")
+        return Check("function", "failure", f"{function} is not fitserve's function")
+    return Check("function", "ok", f"{function} is shared with you and allowed")
 
 
-def _fit(profile: Profile, options: dict[str, str], timeout: float) -> Iterator[Finding]:
+def _fit(profile: Profile, options: dict[str, str], timeout: float) -> Iterator[Check]:
     try:
         backend = GlobusBackend(profile, options)
-        begin = time.monotonic()
         backend.start()
     except FitserveError as error:
-        yield _stopped("fit", error)
+        yield Check.failed("fit", error)
         return
     try:
-        result, workers = round_trip(backend, timeout)
-        took = time.monotonic() - begin
+        yield from small_fit(backend, timeout)
     except FitserveError as error:
-        yield _stopped("fit", error)
-        return
+        yield Check.failed("fit", error)
     finally:
         backend.stop()
-    yield Finding("workers", workers)
-    version = result.worker.versions.get("fitserve-worker", "unknown")
-    same = version == __version__
-    yield Finding(
-        "worker",
-        f"fitserve-worker {version}, Python {result.worker.python}, {result.worker.device}, "
-        f"on {result.worker.host}",
-        "" if same else f'pip install "fitserve=={version}"',
-        ok=same,
-    )
-    found = result.results[0]
-    yield Finding(
-        "fit",
-        f"a fit took {found.fit_time:.2g} s, the whole round trip {took:.1f} s"
-        + (f"; {found.reason}" if found.reason else ""),
-        ok=found.status == "ok",
-    )
 
 
-def round_trip(backend: Backend, timeout: float) -> tuple[TaskResult, str]:
-    """Have one small fit done; returns its result and what is known of the workers.
+def small_fit(backend: Backend, timeout: float) -> Iterator[Check]:
+    """Have one small fit done: yields what is seen of the workers, of the worker and of the fit.
 
-    Raises
-    ------
-    BackendError
-        It is lost, or does not come back in time.
+    Parameters
+    ----------
+    backend
+        It was started.
+    timeout
+        Seconds to wait for the fit.
     """
-    task, sent = encode_task(small_task()), 1
+    begin = time.monotonic()
+    task, sent, up = encode_task(small_task()), 1, False
     backend.submit("check 1", task)
-    end = time.monotonic() + timeout
-    seen = ""
-    while time.monotonic() < end:
+    while time.monotonic() < begin + timeout:
+        status = backend.status()
+        if status.state == "running" and not up:
+            up = True
+            yield Check("workers", "ok", status.detail)
         for outcome in backend.outcomes(_POLL_SECONDS):
             if outcome.result is None and outcome.again:
-                # Its way ended, as with a child that was idle for too long: as in a run.
+                # It was lost on its way, as with a child that was idle for too long: as in a run.
                 sent += 1
                 backend.submit(f"check {sent}", task)
                 continue
             if outcome.result is None:
-                raise BackendError("the small fit was lost", evidence=outcome.error or "")
-            return decode_result(outcome.result), seen or "workers answer"
-        status = backend.status()
-        seen = status.detail if status.state == "running" else seen
-    status = backend.status()
-    raise BackendError(
+                yield Check("fit", "failure", "the small fit was lost", outcome.error or "")
+                return
+            if not up:
+                yield Check("workers", "ok", "workers answer")
+            yield from _of_result(decode_result(outcome.result), time.monotonic() - begin)
+            return
+    yield Check(
+        "fit",
+        "failure",
         f"the small fit did not come back within {timeout:g} s",
-        evidence=status.detail,
-        hint="wait longer with --timeout, or ask the site's administrator",
+        backend.status().detail,
+        "wait longer (--timeout, or ARGS='--smoke-seconds N' of make), "
+        "or ask the site's administrator",
+    )
+
+
+def _of_result(result: TaskResult, took: float) -> Iterator[Check]:
+    version = result.worker.versions.get("fitserve-worker", "unknown")
+    same = version == __version__
+    yield Check(
+        "worker",
+        "ok" if same else "failure",
+        f"fitserve-worker {version}, Python {result.worker.python}, {result.worker.device}, "
+        f"on {result.worker.host}",
+        hint="" if same else f'pip install "fitserve=={version}"',
+    )
+    [fit] = result.results
+    yield Check(
+        "fit",
+        "ok" if fit.status == "ok" else "failure",
+        f"a fit took {fit.fit_time:.2g} s, the whole round trip {took:.1f} s"
+        + (f"; {fit.reason}" if fit.reason else ""),
     )
 
 
@@ -191,8 +190,3 @@ def small_task() -> Task:
         request=HypotestRequest(),
         nonce=f"check {time.time_ns()}",
     )
-
-
-def _stopped(what: str, error: FitserveError) -> Finding:
-    told = f"{error.cause} ({error.evidence})" if error.evidence else error.cause
-    return Finding(what, told, error.hint, ok=False)

@@ -33,7 +33,7 @@ class InlineBackend:
         self._run: Callable[[str], str] | None = None
 
     def start(self) -> None:
-        """Import the worker, so that its absence is told before anything is planned."""
+        """Import the worker, so that its absence is reported before anything is planned."""
         try:
             from fitserve_worker import run
         except ImportError as error:

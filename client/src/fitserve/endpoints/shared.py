@@ -19,7 +19,7 @@ __all__ = ["SharedBackend"]
 
 # Of each endpoint, so that the faster one is not left waiting for what the slower one holds.
 _TASKS_PER_WORKER = 2
-# An endpoint that does nothing yet gets as much as brings it up.
+# An endpoint without workers gets just enough tasks to start them.
 _TASKS_TO_WAKE = 1
 # With nothing else left to do, a task that an endpoint without workers has held for this long
 # is given to another as well; the first answer counts.
@@ -80,7 +80,7 @@ class SharedBackend:
         return False
 
     def submit(self, ticket: str, task: str) -> None:
-        """Give a task to the endpoint that is most in want of one.
+        """Give a task to the endpoint that needs one most.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class SharedBackend:
         return ended
 
     def accepted(self) -> list[Accepted]:
-        """Return the tasks that services have taken since this was last asked."""
+        """Return the tasks that services have taken since the last call."""
         return [
             Accepted(task.ticket, {**task.handle, "name": backend.name})
             for backend in self._backends
@@ -126,8 +126,8 @@ class SharedBackend:
         """Return the best state of the endpoints, and what each does."""
         states = [self._backends[number].status() for number in self._working()]
         best = min(states, key=lambda status: _ORDER.index(status.state))
-        told = dict.fromkeys(status.detail for status in states)
-        return BackendStatus(best.state, sum(s.workers for s in states), ", ".join(told))
+        details = dict.fromkeys(status.detail for status in states)
+        return BackendStatus(best.state, sum(s.workers for s in states), ", ".join(details))
 
     def stop(self) -> None:
         """Stop them all."""
@@ -207,7 +207,7 @@ class SharedBackend:
                 self._lost.append(Outcome(ticket, None, text, again=True))
 
     def _reassign(self) -> None:
-        """Give tasks of endpoints that do nothing to one that has nothing left to do."""
+        """Give tasks of endpoints without workers to one that is idle."""
         states = {number: self._backends[number].status().state for number in self._working()}
         idle = [n for n, state in states.items() if state == "running" and not self._load(n)]
         now = time.monotonic()

@@ -1,1 +1,1 @@
-"""Results taken elsewhere: tables, JSON, HEPData, data frames, and comparisons."""
+"""Export of results: tables, JSON, HEPData, data frames, and comparisons."""

@@ -162,9 +162,9 @@ def _fields(entry: CLsEntry) -> dict[str, float | None]:
     # The first point is the one that CLs_obs and CLs_exp repeat.
     first = entry.points[0].mu if entry.points else 1.0
     fields: dict[str, float | None] = {}
-    told: list[tuple[float, CLsEntry | MuPoint]] = [(first, entry)]
-    told += [(point.mu, point) for point in entry.points[1:]]
-    for mu, one in told:
+    strengths: list[tuple[float, CLsEntry | MuPoint]] = [(first, entry)]
+    strengths += [(point.mu, point) for point in entry.points[1:]]
+    for mu, one in strengths:
         at = "" if mu == 1 else f"mu={mu:g} "
         fields[f"{at}CLs_obs"] = one.CLs_obs
         fields |= {f"{at}CLs_exp[{i}]": value for i, value in enumerate(one.CLs_exp)}

@@ -13,8 +13,9 @@ import msgspec
 
 from fitserve.contract import HypothesisResult
 from fitserve.errors import MissingExtraError, RequestError
-from fitserve.export.rows import columns_of, mass_columns, table_rows
+from fitserve.export.rows import mass_columns, table_rows
 from fitserve.files import write_output
+from fitserve.kinds.registry import kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,12 +34,12 @@ _FORMULA = ("=", "+", "-", "@", "\t")
 def to_csv(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes:
     """Return the table as CSV with a header row; an empty field is a missing number.
 
-    Text that a spreadsheet would take for a formula, as names of anybody's may be, has an
+    Text that a spreadsheet would take for a formula, as a hypothesis' name may be, has an
     apostrophe before it.
     """
     buffer = io.StringIO()
     rows = list(table_rows(manifest, results))
-    names = ["name", *mass_columns(manifest), *list(columns_of(manifest.request))[1:]]
+    names = ["name", *mass_columns(manifest), *list(kind(manifest.request).columns)[1:]]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(map(_no_formula, names))
     writer.writerows([_no_formula(row.get(name)) for name in names] for row in rows)
@@ -69,7 +70,7 @@ def to_parquet(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> b
 
     rows = list(table_rows(manifest, results))
     masses = mass_columns(manifest)
-    meanings = columns_of(manifest.request)
+    meanings = kind(manifest.request).columns
     fields = []
     for name in ["name", *masses, *list(meanings)[1:]]:
         words = name in masses and any(isinstance(row[name], str) for row in rows)
@@ -140,7 +141,7 @@ FORMATS = {
     "parquet": Format(_TABLE, _as_file(to_parquet)),
     "hepdata": Format("a submission with CLs, contours and the picture", _write_submission),
 }
-"""Formats by name: all that knows of them reads it here."""
+"""All formats by name."""
 
 
 def export_run(

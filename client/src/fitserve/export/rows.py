@@ -1,4 +1,4 @@
-"""The rows of a table of results, what their columns mean, and where references lead."""
+"""The rows of a table of results, its columns of mass values, and addresses of references."""
 
 from __future__ import annotations
 
@@ -12,23 +12,14 @@ from fitserve.kinds.registry import kind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve.contract import HypothesisResult, Request
+    from fitserve.contract import HypothesisResult
     from fitserve.runs.records import Manifest
 
 __all__ = [
-    "columns_of",
     "mass_columns",
     "reference_url",
     "table_rows",
 ]
-
-
-def columns_of(request: Request) -> dict[str, str]:
-    """Return the columns of the table of a run, and their meaning.
-
-    Those of the mass values (`mass_columns`) follow the name.
-    """
-    return kind(request).columns
 
 
 def mass_columns(manifest: Manifest) -> list[str]:
@@ -54,7 +45,7 @@ def table_rows(
     """
     request = manifest.request
     masses = mass_columns(manifest)
-    blank = dict.fromkeys(["name", *masses, *list(columns_of(request))[1:]])
+    blank = dict.fromkeys(["name", *masses, *list(kind(request).columns)[1:]])
     strengths = cls_strengths(request)
     for name in manifest.hypotheses:
         result = results.get(name)

@@ -17,11 +17,13 @@ __all__ = [
     "CLS_COLUMNS",
     "FIT_COLUMNS",
     "ROUNDING",
+    "Cell",
     "Detail",
     "Kind",
     "OfStrengths",
     "cls_text",
     "fractions",
+    "number_cell",
     "number_text",
     "parameter_row",
     "parameter_texts",
@@ -79,6 +81,13 @@ _NO_CLS = {
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 
+class Cell(NamedTuple):
+    """One cell of a report's table: what is shown, and what it is sorted by."""
+
+    text: str
+    key: float | str
+
+
 class Detail(NamedTuple):
     """The numbers of one hypothesis: titles of the columns, and rows of as many cells."""
 
@@ -104,6 +113,8 @@ class Kind(ABC, Generic[AnyRequest]):
         What `fitserve plot` draws of it.
     besides
         Columns that its table has besides those of CLs, with their meaning.
+    in_report
+        Which of its columns a report's table has, with their titles there.
     has_cls
         Whether its table has a row for each signal strength, and not for each parameter.
     excludes
@@ -118,6 +129,7 @@ class Kind(ABC, Generic[AnyRequest]):
     answer: ClassVar[str | None] = None
     pictures: ClassVar[tuple[str, ...]] = ()
     besides: ClassVar[Mapping[str, str]] = {}
+    in_report: ClassVar[Mapping[str, str]] = {}
     has_cls: ClassVar[bool] = True
     excludes: ClassVar[bool] = True
     verifiable: ClassVar[bool] = False
@@ -169,7 +181,7 @@ class Kind(ABC, Generic[AnyRequest]):
     def question(self, request: AnyRequest) -> tuple[str, str]:
         """Return what is asked for, as a name and a value."""
 
-    def asked(self, request: AnyRequest) -> list[tuple[str, str]]:
+    def settings(self, request: AnyRequest) -> list[tuple[str, str]]:
         """Return what is asked for, besides model and engine, as names and values."""
         statistic = getattr(request, "test_stat", None)
         told = [] if statistic is None else [("Test statistic", _TEST_STATS[statistic])]
@@ -205,6 +217,11 @@ class Kind(ABC, Generic[AnyRequest]):
     def numbers(self, result: HypothesisResult) -> dict[str, Any]:
         """Return what `besides` names, of one hypothesis."""
         return {}
+
+    def report_cells(self, result: HypothesisResult | None) -> list[Cell]:
+        """Return what `in_report` names, of one hypothesis; without a result they are empty."""
+        numbers = self.numbers(result) if result else {}
+        return [number_cell(numbers.get(name)) for name in self.in_report]
 
     def detail(self, request: AnyRequest, result: HypothesisResult, most: int) -> Detail | None:
         """Return what a report has of a hypothesis beside the table, at ``most`` so many rows."""
@@ -259,6 +276,11 @@ def cls_text(value: float | None) -> str:
 def number_text(value: float | None) -> str:
     """Return a number as a report has it."""
     return "\N{EN DASH}" if value is None else f"{value:.4g}"
+
+
+def number_cell(value: float | None) -> Cell:
+    """Return a number as a report's table has it."""
+    return Cell(number_text(value), "" if value is None else value)
 
 
 def parameter_row(parameter: FittedParameter) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fitserve.contract import LimitRequest
-from fitserve.kinds.base import Kind
-from fitserve.kinds.shown import limit_text
+from fitserve.kinds.base import Cell, Kind
+from fitserve.kinds.shown import LIMITS, above_bound, limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +34,14 @@ COLUMNS: Mapping[str, str] = {
 _TESTS = 16
 _KERNEL_TESTS = 4.5
 _TESTS_TO_VERIFY = 3
+_IN_REPORT: Mapping[str, str] = {
+    "limit_obs": "limit obs.",
+    "limit_exp_m2": "limit \u22122\u03c3",
+    "limit_exp_m1": "limit \u22121\u03c3",
+    "limit_exp_0": "limit median",
+    "limit_exp_p1": "limit +1\u03c3",
+    "limit_exp_p2": "limit +2\u03c3",
+}
 _SHOWN = ("observed", "expected_0", "expected_m1", "expected_p1")
 
 
@@ -55,6 +63,7 @@ class Limit(Kind[LimitRequest]):
     answer = "limit"
     pictures = ("limits", "scan")
     besides = COLUMNS
+    in_report = _IN_REPORT
     verifiable = True
 
     def tests(self, request: LimitRequest, parameters: int) -> float:
@@ -97,3 +106,13 @@ class Limit(Kind[LimitRequest]):
             **dict(zip(COLUMNS, values, strict=False)),
             "limit_reasons": "; ".join(reasons) or None,
         }
+
+    def report_cells(self, result: HypothesisResult | None) -> list[Cell]:
+        cells = super().report_cells(result)
+        if result is None:
+            return cells
+        bounds = [above_bound(result, name) for name in LIMITS]
+        return [
+            cell if bound is None else Cell(f"> {bound:.4g}", bound)
+            for cell, bound in zip(cells, bounds, strict=True)
+        ]

@@ -17,7 +17,7 @@ from fitserve.contract import ABOVE_BOUND, LimitRequest, MuPoint, cls_strengths
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fitserve.contract import HypothesisResult, Request, UpperLimits
+    from fitserve.contract import HypothesisResult, Request
 
 __all__ = [
     "LIMITS",
@@ -28,7 +28,6 @@ __all__ = [
     "confidence_level",
     "exclusion_words",
     "limit_text",
-    "limit_value",
     "of_strength",
     "shown_strength",
 ]
@@ -118,17 +117,12 @@ def at_strength(request: Request, result: HypothesisResult, mu: float) -> MuPoin
     )
 
 
-def limit_value(limit: UpperLimits, name: str) -> float | None:
-    """Return one of `LIMITS`, None where there is none."""
-    return dict(zip(LIMITS, (limit.observed, *limit.expected), strict=True))[name]
-
-
 def limit_text(result: HypothesisResult, name: str) -> str:
     """Return one of `LIMITS` as a table has it: ``> 10`` where it is above the POI's bound."""
     limit = result.limit
     if limit is None:
         return "-"
-    value = limit_value(limit, name)
+    value = dict(zip(LIMITS, (limit.observed, *limit.expected), strict=True))[name]
     if value is not None:
         return f"{value:.4g}"
     bound = above_bound(result, name)

@@ -41,6 +41,15 @@ COLUMNS: Mapping[str, str] = {
 }
 """Columns of toys and their meaning."""
 
+_IN_REPORT: Mapping[str, str] = {
+    "toys": "toys",
+    "toys_failed": "failed",
+    "CLs_obs_error": "\u00b1 obs.",
+    "CLs_exp_0_error": "\u00b1 median",
+    "asymptotic_CLs_obs": "asympt. obs.",
+    "asymptotic_CLs_exp_0": "asympt. median",
+}
+
 # A toy with signal and one without, on staus.
 _TESTS_OF_TOY = 1.0
 _FLOAT_BYTES = 4
@@ -69,6 +78,7 @@ class Toys(Kind[ToysRequest]):
     answer = "toy_values"
     pictures = ("toys",)
     besides = COLUMNS
+    in_report = _IN_REPORT
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if len(options["mu"]) > 1:
@@ -138,7 +148,7 @@ def _problems(values: ToyValues, asked: ToyRange | None) -> Iterator[str]:
     if lengths != {_FLOAT_BYTES * values.toys.count}:
         yield "more or fewer test statistics than toys"
     if not 0 <= values.positive <= 2 * values.toys.count or values.fits < 0:
-        yield "numbers of fits that are none"
+        yield "impossible numbers of fits"
     if not math.isfinite(values.observed) or values.observed < 0:
         yield f"a test statistic of {values.observed:g}"
     asymptotic = values.asymptotic

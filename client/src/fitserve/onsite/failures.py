@@ -1,4 +1,4 @@
-"""When an endpoint gives its blocks up: after some in a row that ended before a worker was there.
+"""When an endpoint gives up: after several blocks in a row that ended before a worker started.
 
 Parsl's own handler gives up with the first block, if that fails, and never after a block that
 worked: it would ask for one after the other for as long as there are tasks.
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["MOST_FAILED", "give_up", "register"]
 
 MOST_FAILED = 3
-"""So many in a row are enough, here and in direct use.
+"""Blocks in a row after which an endpoint gives up, here and in direct use.
 
-A bad node is one of many; what is wrong with all of them is not put right by another block.
+A bad node is one of many; another block does not cure what is wrong with all of them.
 """
 
 

@@ -1,4 +1,4 @@
-"""Parsl's Kubernetes provider, with pods that a well-kept cluster takes.
+"""Parsl's Kubernetes provider, with pods that a well-kept cluster accepts.
 
 Parsl's own creates pods that are restarted for ever once their command has ended, that a
 namespace with the restricted Pod Security profile refuses, that no node of a tainted GPU pool
@@ -219,12 +219,12 @@ def pod_status(pod: Mapping[str, Any]) -> JobStatus:
         return JobStatus(JobState.COMPLETED)
     if phase == "Failed":
         ends = [state["terminated"] for state in states if state.get("terminated")]
-        told = [status.get("reason"), status.get("message")]
+        parts = [status.get("reason"), status.get("message")]
         for end in ends:
-            told += [end.get("reason"), (end.get("message") or "").strip()]
+            parts += [end.get("reason"), (end.get("message") or "").strip()]
         state = JobState.TIMEOUT if status.get("reason") in _EXPECTED else JobState.FAILED
         code = ends[0].get("exit_code") if ends else None
-        return JobStatus(state, ": ".join(filter(None, told)) or None, exit_code=code)
+        return JobStatus(state, ": ".join(filter(None, parts)) or None, exit_code=code)
     if phase == "Running":
         return JobStatus(JobState.RUNNING)
     waits = [

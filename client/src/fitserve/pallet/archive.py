@@ -1,4 +1,4 @@
-"""Read JSON files, and archives of them, that nobody vouches for.
+"""Read untrusted JSON files, and archives of them.
 
 Nothing is unpacked to disk: members are read as a stream, only regular files with a name
 ending in ``.json`` are kept, in memory, and reading stops as soon as a limit is passed. So a
@@ -167,7 +167,7 @@ class Contents(NamedTuple):
         self.files[name] = as_utf8(raw)
 
     def take(self, other: Contents, below: str = "") -> None:
-        """Add the files of an archive; what is there under the same name unpacked stays."""
+        """Add the files of an archive; an unpacked file of the same name stays."""
         for name, raw in other.files.items():
             self.files.setdefault(f"{below}{name}", raw)
         self.others.extend(f"{below}{name}" for name in other.others)
@@ -210,7 +210,7 @@ _DAMAGE = (
 
 
 def is_packed(name: str, *, json: bool = False) -> bool:
-    """Tell from its name whether a file is an archive or a packed JSON file, or only the latter.
+    """Return whether a file is, by its name, an archive or a packed JSON file, or only the latter.
 
     >>> [is_packed(name) for name in ("Likelihoods.tar.gz", "patchset.json.gz", "table.csv.gz")]
     [True, True, False]
@@ -221,7 +221,7 @@ def is_packed(name: str, *, json: bool = False) -> bool:
 
 
 def is_archive(path: Path) -> bool:
-    """Tell from its first bytes whether a file is an archive of a kind that can be read."""
+    """Return whether a file is, by its first bytes, an archive of a kind that can be read."""
     with path.open("rb") as stream:
         return _sniff(stream) is not None
 
@@ -431,7 +431,7 @@ def _keep(name: str, read: Callable[[], bytes], contents: Contents, meter: _Mete
     if _wanted(name):
         contents.add(plain, read())
         return
-    told = name
+    label = name
     if is_packed(plain) and not _hidden(plain) and meter.depth < meter.limits.depth:
         inner = io.BytesIO(read())
         kind = _sniff(inner)
@@ -442,11 +442,11 @@ def _keep(name: str, read: Callable[[], bytes], contents: Contents, meter: _Mete
                 contents.take(_read(inner, kind, plain, meter), folder)
                 return
         except _DAMAGE as error:
-            # It need not be of the pallet; if it is, what is missing is said with this.
-            told = f"{name} (damaged: {str(error) or type(error).__name__})"
+            # It may not belong to the pallet; if it does, the error of what is missing names it.
+            label = f"{name} (damaged: {str(error) or type(error).__name__})"
         finally:
             meter.depth -= 1
-    contents.others.append(told)
+    contents.others.append(label)
 
 
 def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, meter: _Meter) -> bytes:
@@ -478,7 +478,7 @@ def _check_link(name: str, base: PurePosixPath, target: str, meter: _Meter) -> N
 
 
 def _wanted(name: str) -> bool:
-    """Tell whether a file may be part of a pallet: JSON, and not a hidden or resource file."""
+    """Return whether a file may be part of a pallet: JSON, and not a hidden or resource file."""
     return name.lower().endswith(".json") and not _hidden(_plain(name))
 
 

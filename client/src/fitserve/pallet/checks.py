@@ -38,7 +38,7 @@ class Findings:
 
     *Errors* make the likelihood meaningless: nothing can go on. *Doubts* stop a pallet unless
     the user chooses to ignore them (``--force``); what was ignored is recorded with the
-    results. *Notes* are seen in published data and are only told.
+    results. *Notes* are seen in published data and are only reported.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Findings:
                     add(kind, f"{where}{place}")
 
     def conclude(self, what: str, *, force: bool) -> list[str]:
-        """Raise if the findings forbid to go on, else return the doubts that were ignored.
+        """Raise if the findings forbid going on, else return the doubts that were ignored.
 
         Parameters
         ----------
@@ -92,16 +92,16 @@ class Findings:
             raise _as_error(
                 what, self.doubts, hint="if you know why, go on with --force; it is recorded"
             )
-        return told(self.doubts)
+        return sentences(self.doubts)
 
 
-def told(findings: dict[str, list[str]]) -> list[str]:
+def sentences(findings: dict[str, list[str]]) -> list[str]:
     """Return one sentence for each kind of finding, with the first places.
 
     Examples
     --------
-    >>> from fitserve.pallet.checks import told
-    >>> told({"negative yields": ["patch 'a'", "patch 'b'"]})
+    >>> from fitserve.pallet.checks import sentences
+    >>> sentences({"negative yields": ["patch 'a'", "patch 'b'"]})
     ["negative yields: patch 'a'; patch 'b'"]
     """
     return [f"{kind}: {_places(where)}" for kind, where in findings.items()]
@@ -111,7 +111,7 @@ def _as_error(what: str, findings: dict[str, list[str]], **details: Any) -> Inpu
     kind, *others = findings
     evidence = _places(findings[kind])
     if others:
-        evidence += f"; also {'; '.join(told({other: findings[other] for other in others}))}"
+        evidence += f"; also {'; '.join(sentences({other: findings[other] for other in others}))}"
     return InputError(f"{what}: {kind}", evidence=evidence, **details)
 
 
@@ -345,7 +345,7 @@ def _check_name(
 
 
 def _check_modifier(modifier: dict[str, Any], bins: int, findings: Findings, where: str) -> bool:
-    """Check a modifier's values, and tell whether they can be worked with."""
+    """Check a modifier's values, and return whether they can be used."""
     type_, data = modifier["type"], modifier["data"]
     if type_ == "normsys":
         arrays = [[data["lo"], data["hi"]]]
@@ -381,7 +381,7 @@ def _place(modifier: dict[str, Any], where: str) -> str:
 
 
 def _check_measurements(measurements: list[dict[str, Any]], findings: Findings) -> None:
-    """Check what can be said of measurements without the model."""
+    """Check measurements as far as possible without the model."""
     seen: set[str] = set()
     for measurement in measurements:
         name = shorten(measurement["name"], 60)
@@ -414,7 +414,7 @@ def check_parameters(
     parameters
         All modifiers are in it.
     findings, configured
-        Take what is found: in the modifiers, and in the measurements.
+        Take the findings: of the modifiers, and of the measurements.
     where
         The patch, for the findings.
     """
@@ -461,5 +461,5 @@ def _problems_of_parameter(parameter: dict[str, Any]) -> Iterator[str]:
 
 
 def _too_large(values: Sequence[float]) -> bool:
-    """Tell whether a number does not fit a double (JSON has integers of any size)."""
+    """Return whether a number does not fit a double (JSON has integers of any size)."""
     return max(values) > sys.float_info.max or min(values) < -sys.float_info.max

@@ -2,8 +2,8 @@
 
 The rules are those of `pyhf.contrib.utils.download`: HEPData's and DOI's hosts only unless
 the user insists, and an ``Accept`` header that makes HEPData send the archive and not its
-landing page. Other than there, data go to disk as they come, a broken connection is resumed,
-each address that a server sends on to is checked before it is asked, and nothing is unpacked.
+landing page. Unlike there, data go to disk as they come, a broken connection is resumed,
+each address that a server redirects to is checked before it is followed, and nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ __all__ = [
 
 _RECORD = "record.json"
 _PART = ".part-"
-# A download that has not written for so long is not running any more.
+# A download that has not written for this long is not running any more.
 _STALE = 3600.0
 
 
 class CachedArchive(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache knows of an archive; ``fetched`` is ISO 8601 in UTC."""
+    """The cache's record of an archive; ``fetched`` is ISO 8601 in UTC."""
 
     url: str
     sha256: str
@@ -100,7 +100,7 @@ def cached_archive(url: str, cache: Path) -> Path | None:
 
 @contextlib.contextmanager
 def new_part(url: str, cache: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write an archive to; it is gone afterwards, unless it is kept.
+    """Yield a file to write an archive to; it is removed afterwards, unless it is kept.
 
     Raises
     ------
@@ -208,13 +208,13 @@ def check_address(url: str, *, force: bool) -> None:
     Raises
     ------
     InputError
-        It is no address, the host is not approved and the user does not insist, or it is no
-        ``https``.
+        It is not an address or not ``https``, or the host is not approved and the user does not
+        insist.
     """
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise InputError(f"{url!r} is no address", evidence=str(error)) from error
+        raise InputError(f"{url!r} is not an address", evidence=str(error)) from error
     host = parts.hostname or ""
     if not force and (parts.scheme != "https" or host not in APPROVED_HOSTS):
         raise InputError(
@@ -245,8 +245,7 @@ def download(url: str, cache: Path, *, force: bool = False) -> Path:
     Returns
     -------
     pathlib.Path
-        The archive. Until it is complete and verified to be an archive, nothing is seen of
-        it in the cache.
+        The archive. It is in the cache only when it is complete and verified to be an archive.
 
     Raises
     ------
@@ -265,7 +264,7 @@ def download(url: str, cache: Path, *, force: bool = False) -> Path:
 
 
 def _in_time(work: Callable[[], None], url: str) -> None:
-    """Do what waits for a server in a thread that is left where it takes too long."""
+    """Do what waits for a server in a thread, which is left behind if it takes too long."""
     done: Future[None] = Future()
 
     def perform() -> None:
@@ -291,7 +290,7 @@ def _receive(url: str, part: IO[bytes]) -> None:
     import requests
 
     class Session(requests.Session):
-        """Follows nothing by itself, nor reads what comes with an address to go on to."""
+        """A session that neither follows redirects by itself nor reads their bodies."""
 
         def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
             return iter(())
@@ -347,22 +346,24 @@ def _request(
             return response
         response.close()
         hop = _next_hop(hop, target)
-    raise InputError(f"{url} sends on and on", evidence=f"{_MOST_HOPS} times, at last to {hop}")
+    raise InputError(
+        f"{url} redirects without end", evidence=f"{_MOST_HOPS} times, at last to {hop}"
+    )
 
 
 def _next_hop(hop: str, location: str) -> str:
-    """Return where a server sends on to, unless that is no https, or this machine or network.
+    """Return where a server redirects to, unless that is not https, or is this machine or network.
 
-    An approved host may send on to where it stores its files, and one inside to another.
+    An approved host may redirect to where it stores its files, and one inside to another.
     """
     try:
         target = urljoin(hop, location)
     except ValueError as error:
-        raise InputError(f"{hop} sends on to what is no address", evidence=location) from error
+        raise InputError(f"{hop} redirects to no valid address", evidence=location) from error
     check_address(target, force=True)
     if _is_inside(target) and not _is_inside(hop):
         raise InputError(
-            "a server sends the download on to an address of this machine or network",
+            "a server redirects the download to an address of this machine or network",
             evidence=f"{hop} to {target}",
             hint="download the archive with a browser and give the file",
         )
@@ -384,7 +385,7 @@ def _check_response(response: requests.Response, url: str) -> None:
         response.raise_for_status()
     if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
         raise InputError(
-            f"{url} is not there to be downloaded",
+            f"there is nothing to download at {url}",
             evidence=f"the server answers {response.status_code} {response.reason}",
             hint="check the address; a DOI of HEPData names a resource, like "
             "10.17182/hepdata.90607.v3/r3",

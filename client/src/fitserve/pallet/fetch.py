@@ -62,7 +62,7 @@ def fetch(
 
 
 def is_fetched(analysis: Analysis, cache_dir: Path | None = None) -> bool:
-    """Tell whether an analysis can be loaded without a network."""
+    """Return whether an analysis can be loaded without a network."""
     address = analysis.archive.address
     return address is None or _sound(address, cache_dir or default_cache())
 

@@ -10,7 +10,7 @@ from fitserve.contract.codec import no_collection
 from fitserve.errors import InputError
 from fitserve.pallet.archive import decode_json
 from fitserve.pallet.catalogue import recognise
-from fitserve.pallet.checks import Findings, check_workspace, told
+from fitserve.pallet.checks import Findings, check_workspace, sentences
 from fitserve.pallet.download import default_cache
 from fitserve.pallet.model import Pallet
 from fitserve.pallet.parameters import Outline
@@ -47,7 +47,7 @@ def load_pallet(
     source
         A directory, a ``.zip`` or ``.tar`` file (packed by gzip, bzip2 or xz, or not), an
         ``https`` URL, a DOI, or the name of an analysis of the catalogue: ``example`` comes
-        with fitserve, the others once they are fetched. A path that exists goes first.
+        with fitserve, the others once they are fetched. An existing path goes first.
     region
         Folder or prefix, where a pallet has several regions.
     force
@@ -73,7 +73,7 @@ def load_pallet(
     (60, ('mX', 'mchi'), True)
     """
     opened = open_source(source, cache=cache_dir or default_cache(), force=force)
-    return _told(opened, region, force=force)
+    return _loaded(opened, region, force=force)
 
 
 def load_analysis(
@@ -93,10 +93,10 @@ def load_analysis(
     StoreError
         The cache cannot be used.
     """
-    return _told(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
+    return _loaded(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
 
 
-def _told(opened: Source, region: str | None, *, force: bool) -> Pallet:
+def _loaded(opened: Source, region: str | None, *, force: bool) -> Pallet:
     """Load a pallet; what Python's own numbers and stack do not hold is an error of the input."""
     try:
         return _load(opened, region, force=force)
@@ -150,12 +150,12 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         background=Outline(workspace["measurements"], base.parameters.known()),
         outlines=outlines,
         forced=(*opened.forced, *forced),
-        notes=tuple(told(findings.notes)),
+        notes=tuple(sentences(findings.notes)),
     )
 
 
 def _references(stated: dict[str, str], analysis: Analysis | None) -> dict[str, str]:
-    """Return where the analysis is published, as the patchset and the catalogue know it."""
+    """Return where the analysis is published, according to the patchset and the catalogue."""
     known = {kind: where for kind, where in stated.items() if where != _NO_RECORD}
     if analysis is not None and analysis.arxiv:
         known.setdefault("arXiv", analysis.arxiv)

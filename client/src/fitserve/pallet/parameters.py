@@ -1,8 +1,8 @@
 """The parameters of a model and their settings, as pyhf makes them of a workspace.
 
 The rules are those of ``required_parset`` in pyhf's modifiers and of
-``pyhf.parameters.reduce_paramsets_requirements`` (pyhf 0.7.6). pyhf itself is not asked: it
-takes seconds to build a large model, and for some mistakes it has no words.
+``pyhf.parameters.reduce_paramsets_requirements`` (pyhf 0.7.6). pyhf itself is not used: it takes
+seconds to build a large model, and has no message for some mistakes.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Outline:
-    """What a request has to know of a model: its measurements and its parameters by name."""
+    """The outline of a model: its measurements, and its parameters by name."""
 
     measurements: Sequence[dict[str, Any]]
     parameters: Mapping[str, Parameter]

@@ -89,8 +89,8 @@ def from_loose_patches(
 ) -> tuple[tuple[Hypothesis, ...], tuple[str, ...]]:
     """Return hypotheses and labels made from files of one patch each.
 
-    The name of a hypothesis is that of its file without ``.json``; its values are the numbers
-    in that name, but for those that are the same in all files where more than two are left.
+    The name of a hypothesis is that of its file without ``.json``; its values are the numbers in
+    that name; while there are more than two, those that are the same in all files are left out.
 
     Parameters
     ----------
@@ -218,10 +218,10 @@ def _note_unused(outlines: Iterable[Outline], findings: Findings) -> None:
         # ROOT's names: Lumi, alpha_ for a normsys or histosys, gamma_ for what is in each bin.
         prefixes = ("alpha_", "gamma_stat_", "gamma_")
         meant = names & {parameter.lower(), *map(parameter.removeprefix, prefixes)}
-        told = f" (did you mean {max(meant)!r}?)" if meant else ""
+        suggestion = f" (did you mean {max(meant)!r}?)" if meant else ""
         findings.note(
             "a measurement configures parameters that the model does not have, which does nothing",
-            f"{shorten(parameter, 60)!r} in {shorten(measurement, 60)!r}{told}",
+            f"{shorten(parameter, 60)!r} in {shorten(measurement, 60)!r}{suggestion}",
         )
 
 
@@ -264,7 +264,7 @@ def _check_added(
         check_sample(operation["value"], new, parameters, findings, where)
     for new in changed.values():
         check_sums(new, findings, where)
-    # What is wrong with the background's measurements is told once.
+    # What is wrong with the background's measurements is reported once.
     measurements = [] if base.configured.errors else base.measurements
     check_parameters(measurements, parameters, findings, findings, where)
     return Outline(base.measurements, parameters.known())

@@ -76,7 +76,7 @@ class Found(NamedTuple):
 
 
 def kind_of(raw: bytes, path: str) -> _Kind:
-    """Tell what a JSON file is from its content.
+    """Return the kind of a JSON file, by its content.
 
     Raises
     ------
@@ -135,9 +135,8 @@ def find_regions(contents: Contents) -> Found:
     Raises
     ------
     InputError
-        There is no workspace, or a patchset has no workspace that it certainly belongs to. A
-        file is not JSON whose name says that it is of the pallet, or without which there is
-        none.
+        There is no workspace, or a patchset has no workspace that it certainly belongs to. A file
+        is not JSON that by its name belongs to the pallet, or without which there is none.
     """
     kinds: dict[str, _Kind] = {}
     broken: list[InputError] = []
@@ -188,7 +187,7 @@ def _named_as_of_a_pallet(path: str) -> bool:
 
 
 def _what_to_give(contents: Contents, kinds: Mapping[str, str]) -> str:
-    """Return what helps where there is no workspace."""
+    """Return the hint where there is no workspace."""
     if packed := [name for name in contents.others if is_packed(name)]:
         return f"give the archive itself: {packed[0]}"
     if "patchset" in kinds.values():

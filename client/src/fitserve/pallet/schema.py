@@ -104,7 +104,7 @@ def shorten(text: str, longest: int = _LONGEST) -> str:
 
 
 def _version(content: Any) -> str:
-    """Return the version of the schema to use: that which is stated, if pyhf knows it."""
+    """Return the version of the schema to use: the stated one, if pyhf has it."""
     stated = content.get("version") if isinstance(content, dict) else None
     # What is stated becomes part of a path: only a version number may.
     if not isinstance(stated, str) or not _VERSION.fullmatch(stated):

@@ -86,16 +86,16 @@ def _from_path(path: Path) -> Source:
         else:
             raise InputError(
                 f"there is no pallet {label!r}",
-                evidence="it is no file or directory, no analysis of the catalogue "
-                f"({', '.join(each.name for each in catalogue())}), no https URL and no DOI",
+                evidence="it is not a file or directory, an analysis of the catalogue "
+                f"({', '.join(each.name for each in catalogue())}), an https URL or a DOI",
                 hint="fitserve analyses list",
             )
     except (OSError, ValueError) as error:
-        raise InputError(f"{label} cannot be read", evidence=_told(error)) from error
+        raise InputError(f"{label} cannot be read", evidence=_reason(error)) from error
     return Source(str(resolved), short_name(resolved.name), contents)
 
 
-def _told(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
@@ -112,12 +112,12 @@ def _from_url(url: str, cache: Path, *, force: bool) -> Source:
         archive = download(url, cache, force=force)
     parts = urlsplit(url)
     last = unquote(parts.path.rstrip("/"))
-    # A resource of HEPData is told from its siblings by a number only.
+    # A resource of HEPData differs from its siblings by a number only.
     name = short_name(last.lstrip("/") if parts.hostname == "doi.org" else last.rsplit("/", 1)[-1])
     contents = read_archive(archive, url)
     if parts.hostname in APPROVED_HOSTS:
         return Source(url, name, contents)
-    return Source(url, name, contents, forced=(f"{parts.hostname} is no approved host",))
+    return Source(url, name, contents, forced=(f"{parts.hostname} is not an approved host",))
 
 
 def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
@@ -147,7 +147,7 @@ def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
 
 
 def _read_file(path: Path, label: str) -> Contents:
-    # A workspace without its patches is told from garbage: the error says what is missing.
+    # A workspace without its patches is not garbage: the error says what is missing.
     if path.suffix.lower() == ".json":
         contents = Contents({}, [])
         contents.add(path.name, read_regular(path))
@@ -189,7 +189,7 @@ def _read_packed(path: Path) -> Contents:
     try:
         return read_archive(path, path.name)
     except InputError as error:
-        # It need not be of the pallet; if it is, what is missing is said with this.
+        # It may not belong to the pallet; if it does, the error of what is missing names it.
         return Contents({}, [f"{path.name} ({error.evidence})"])
 
 

@@ -7,32 +7,31 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.contract import LimitRequest, cls_strengths
+from fitserve.contract import cls_strengths
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
 from fitserve.export.rows import reference_url
+from fitserve.kinds.base import Cell, number_cell
+from fitserve.kinds.registry import kind
 from fitserve.kinds.shown import (
-    LIMITS,
     at_strength,
     confidence_level,
     exclusion_words,
-    limit_text,
-    limit_value,
     of_strength,
     shown_strength,
 )
-from fitserve.report.parts import has_contour, toy_columns, toy_numbers
+from fitserve.report.parts import has_contour
 from fitserve.runs.summary import (
     Account,
     account,
-    asked,
     cautions,
     counts,
     engine_counts,
     excluded,
     most_common,
     remarks,
+    request_settings,
     times,
     traffic,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "MOST_ROWS",
     "AccountRow",
     "Bar",
-    "Cell",
     "Fact",
     "Row",
     "account_columns",
@@ -83,13 +81,6 @@ class Fact(NamedTuple):
     link: str | None = None
 
 
-class Cell(NamedTuple):
-    """One cell of the table: what is shown, and what it is sorted by."""
-
-    text: str
-    key: float | str
-
-
 class Row(NamedTuple):
     """One hypothesis in the table; ``reason`` is why its status is not ok."""
 
@@ -110,7 +101,7 @@ class Bar(NamedTuple):
 
 
 def heading(run: SavedRun) -> str:
-    """Return the title of the report; a browser cannot set one that has formulae."""
+    """Return the title of the report; a browser cannot typeset formulae."""
     pallet = run.manifest.pallet
     choices = (pallet.title, pallet.description, pallet.name)
     return next((text for text in choices if text and "$" not in text), run.path.name)
@@ -139,27 +130,26 @@ def contour_uri(run: SavedRun, options: ContourOptions) -> tuple[str | None, str
 
 def columns(run: SavedRun) -> list[tuple[str, str]]:
     """Return the titles of the columns after the masses, and what they mean."""
-    sigma = ("\u22122\u03c3", "\u22121\u03c3", "median", "+1\u03c3", "+2\u03c3")
-    limits = [
-        ("limit obs.", "observed upper limit on the signal strength"),
-        *((f"limit {s}", "expected upper limit for that background fluctuation") for s in sigma),
-    ]
-    cls = [
-        (f"CLs obs.{of_strength(run.manifest.request)}", "observed CLs"),
-        *((f"exp. {s}", "expected CLs for that background fluctuation") for s in sigma),
-    ]
+    request = run.manifest.request
+    of_kind = kind(request)
+    shown = {**of_kind.in_report, **(_cls_titles(request) if has_contour(run) else {})}
     return [
-        *(limits if _of_limits(run) else []),
-        *toy_columns(run.manifest.request),
-        *(cls if has_contour(run) else []),
+        *((title, of_kind.columns[name]) for name, title in shown.items()),
         ("\u03bc\u0302", "best-fit signal strength"),
         ("fit / s", "wall time of all fits of the hypothesis"),
         *([("|\u0394CLs|", "greatest difference from pyhf's CLs")] if _verified(run) else []),
     ]
 
 
-def _of_limits(run: SavedRun) -> bool:
-    return isinstance(run.manifest.request, LimitRequest)
+def _cls_titles(request: Request) -> dict[str, str]:
+    return {
+        "CLs_obs": f"CLs obs.{of_strength(request)}",
+        "CLs_exp_m2": "exp. \u22122\u03c3",
+        "CLs_exp_m1": "exp. \u22121\u03c3",
+        "CLs_exp_0": "exp. median",
+        "CLs_exp_p1": "exp. +1\u03c3",
+        "CLs_exp_p2": "exp. +2\u03c3",
+    }
 
 
 def _verified(run: SavedRun) -> bool:
@@ -192,10 +182,6 @@ def _row(
         rest = [result.muhat, result.fit_time, second.largest if second else None]
         status = result.status if name in run.records else "unfinished"
         reason = result.reason or ""
-    limits: list[Cell] = []
-    if _of_limits(run):
-        limits = [_limit_cell(result, name) for name in LIMITS]
-    toys = toy_numbers(run.manifest.request, result)
     if not verified:
         rest.pop()
     if not has_contour(run):
@@ -203,8 +189,8 @@ def _row(
     masses = [*values, *[None] * width][:width]
     return Row(
         name,
-        [_cell(value) for value in masses],
-        [*limits, *(_cell(value) for value in (*toys, *cls, *rest))],
+        [_mass_cell(value) for value in masses],
+        [*kind(run.manifest.request).report_cells(result), *map(number_cell, (*cls, *rest))],
         status,
         out,
         reason,
@@ -224,33 +210,22 @@ def _cls(request: Request, result: HypothesisResult) -> tuple[list[float | None]
     return [point.CLs_obs, *expected], "excluded" if out else "not excluded"
 
 
-def _limit_cell(result: HypothesisResult | None, name: str) -> Cell:
-    if result is None or result.limit is None:
-        return _cell(None)
-    value, text = limit_value(result.limit, name), limit_text(result, name)
-    return Cell(text, float(text[2:])) if value is None and text != "-" else _cell(value)
-
-
 def notes(run: SavedRun) -> list[str]:
-    """Return what is said below the table: of which mu and level its numbers are."""
+    """Return the notes below the table: the mu and the level of its numbers."""
     request = run.manifest.request
     mu = shown_strength(request)
     if mu is None:
         return []
     alpha = round(1 - confidence_level(request), 12)
     several = len(cls_strengths(request)) > 1
-    told = f"CLs are at mu = {mu:g}" + (", the nearest to 1 that was asked for" if several else "")
+    note = f"CLs are at mu = {mu:g}" + (", the nearest to 1 that was asked for" if several else "")
     level = f"{100 * confidence_level(request):g}% CL"
-    told += f". A hypothesis with CLs below {alpha:g} is excluded at {level}."
-    return [told, *remarks(run)]
+    note += f". A hypothesis with CLs below {alpha:g} is excluded at {level}."
+    return [note, *remarks(run)]
 
 
-def _cell(value: float | str | None) -> Cell:
-    if value is None:
-        return Cell(_MISSING, "")
-    if isinstance(value, str):
-        return Cell(value, value)
-    return Cell(f"{value:.4g}", value)
+def _mass_cell(value: float | str | None) -> Cell:
+    return Cell(value, value) if isinstance(value, str) else number_cell(value)
 
 
 def timing(run: SavedRun) -> list[Fact]:
@@ -313,12 +288,12 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
     ]
     model, engine = request.model, request.engine
     of_request = [
-        *(Fact(name, value) for name, value in asked(request)),
+        *(Fact(name, value) for name, value in request_settings(request)),
         Fact("Measurement", model.measurement or "the workspace's first"),
         Fact("Parameter of interest", model.poi or "the measurement's own"),
         Fact("Interpolation", f"normsys {model.normsys}, histosys {model.histosys}"),
-        *(Fact("Caution", told) for told in cautions(request)),
-        Fact("Engine asked for", engine.engine),
+        *(Fact("Caution", caution) for caution in cautions(request)),
+        Fact("Requested engine", engine.engine),
         Fact("pyhf set up with", f"{engine.backend}, {engine.optimizer}"),
         Fact("Request digest", manifest.request_digest, code=True),
     ]
@@ -337,8 +312,8 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
         Fact("Client", f"{manifest.host}, Python {manifest.python}"),
         Fact("Client versions", _versions(manifest.versions)),
         Fact("Engines", engines or _MISSING),
-        *(Fact("Fitted by pyhf", told) for told in most_common(by.not_for_the_kernel)),
-        *(Fact("Doubted by the kernel", told) for told in most_common(by.kernel_doubts)),
+        *(Fact("Fitted by pyhf", reason) for reason in most_common(by.not_for_the_kernel)),
+        *(Fact("Doubted by the kernel", reason) for reason in most_common(by.kernel_doubts)),
         *_verification(run),
         Fact("Workers", "; ".join(places) or _MISSING),
         Fact("Worker versions", ", ".join(sorted(workers)) or _MISSING),
@@ -351,17 +326,17 @@ def _verification(run: SavedRun) -> list[Fact]:
     found = verification_summary(run)
     if not found:
         return []
-    told = f"{found['verified']} of {found['of']} hypotheses"
+    text = f"{found['verified']} of {found['of']} hypotheses"
     if found["hypothesis"] is not None:
-        told += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
+        text += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
     if found["beyond"]:
-        told += f"; wrong by more than {found['tolerance']:g}: {', '.join(_first(found['beyond']))}"
-    above = [f"{name}: {told}" for name, told in found["above"].items()]
+        text += f"; wrong by more than {found['tolerance']:g}: {', '.join(_first(found['beyond']))}"
+    above = [f"{name}: {reason}" for name, reason in found["above"].items()]
     missing = [f"{name}: {reason}" for name, reason in found["unverified"].items()]
     missing += [f"{name}: not done yet" for name in found["waiting"]]
     return [
-        Fact("Verified with pyhf", told),
-        *(Fact("Other CLs of pyhf that does not count", text) for text in _first(above)),
+        Fact("Verified with pyhf", text),
+        *(Fact("Other CLs by pyhf, which does not count", text) for text in _first(above)),
         *(Fact("Not verified", text) for text in _first(missing)),
     ]
 
@@ -410,7 +385,7 @@ _MEANINGS = {
     "set-up": "building the model",
     "fit": "all fits",
     "others": "the other hypotheses of the task",
-    "service": "the result's way back",
+    "service": "return of the result",
 }
 
 
@@ -424,7 +399,7 @@ class AccountRow(NamedTuple):
 def account_columns() -> list[tuple[str, str]]:
     """Return titles and meanings of the columns after the hypothesis."""
     parts = [(f"{name} / s", meaning) for name, meaning in _MEANINGS.items()]
-    return [*parts, ("sum / s", "from sending to having it"), ("task / bytes", "encoded")]
+    return [*parts, ("sum / s", "from sending to arrival"), ("task / bytes", "encoded")]
 
 
 def account_rows(run: SavedRun) -> list[AccountRow]:

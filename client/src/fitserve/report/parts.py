@@ -1,4 +1,4 @@
-"""What a report has of each kind of request beside the table of all hypotheses."""
+"""Parts of a report besides its table of all hypotheses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import itertools
 import shlex
 from typing import TYPE_CHECKING
 
-from fitserve.contract import ToysRequest
 from fitserve.kinds.registry import kind
 from fitserve.kinds.shown import shown_strength
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import HypothesisResult, Request
     from fitserve.kinds.base import Detail
     from fitserve.runs.store import SavedRun
 
@@ -22,11 +20,9 @@ __all__ = [
     "has_contour",
     "left_out",
     "next_commands",
-    "toy_columns",
-    "toy_numbers",
 ]
 
-# A page of more is not one to read: a fit may have hundreds of parameters.
+# Nobody reads a longer page: a fit may have hundreds of parameters.
 _MOST_TABLES = 10
 _MOST_ROWS = 500
 
@@ -45,17 +41,17 @@ def details(run: SavedRun) -> list[Detail]:
 
 
 def left_out(run: SavedRun) -> str | None:
-    """Return what is not in `details`, and where it is; None where all is."""
+    """Return what `details` leaves out, and where to find it; None where it has everything."""
     found = list(itertools.islice(_tables(run), _MOST_TABLES + 1))
-    told = []
+    parts = []
     if len(found) > _MOST_TABLES:
-        told.append(f"the first {_MOST_TABLES} hypotheses")
+        parts.append(f"the first {_MOST_TABLES} hypotheses")
     if any(len(one.rows) >= _MOST_ROWS for one in found[:_MOST_TABLES]):
-        told.append(f"{_MOST_ROWS} rows of each at most")
-    if not told:
+        parts.append(f"{_MOST_ROWS} rows of each at most")
+    if not parts:
         return None
     export = f"fitserve export {shlex.quote(str(run.path))} --format csv -o FILE"
-    return f"Here are {' and '.join(told)}; everything is in: {export}"
+    return f"Here are {' and '.join(parts)}; everything is in: {export}"
 
 
 def next_commands(run: SavedRun) -> list[str]:
@@ -77,33 +73,3 @@ def _tables(run: SavedRun) -> Iterator[Detail]:
         detail = result and kind(request).detail(request, result, _MOST_ROWS)
         if detail:
             yield detail
-
-
-_COLUMNS = [
-    ("toys", "toys with signal, and as many without: CLs is by them"),
-    ("failed", "toys of both kinds without a valid fit"),
-    ("\u00b1 obs.", "statistical standard deviation of the observed CLs"),
-    ("\u00b1 median", "statistical standard deviation of the median expected CLs"),
-    ("asympt. obs.", "observed CLs by the asymptotic formulae, for comparison"),
-    ("asympt. median", "median expected CLs by the asymptotic formulae, for comparison"),
-]
-
-
-def toy_columns(request: Request) -> list[tuple[str, str]]:
-    """Return the titles of the columns and what they mean; none but for toys."""
-    return _COLUMNS if isinstance(request, ToysRequest) else []
-
-
-def toy_numbers(request: Request, result: HypothesisResult | None) -> list[float | None]:
-    """Return a hypothesis' numbers in these columns, None where there is none."""
-    toys = result.toys if result else None
-    if toys is None:
-        return [None] * len(toy_columns(request))
-    return [
-        toys.done,
-        toys.failed,
-        toys.CLs_obs_error,
-        toys.CLs_exp_error[2],
-        toys.asymptotic.CLs_obs,
-        toys.asymptotic.CLs_exp[2],
-    ]

@@ -1,7 +1,7 @@
-"""Whether what an endpoint answered can be an answer to what it was asked.
+"""Check that an endpoint's answer fits its task.
 
-The types of `fitserve.contract` say what fields there are. Here is what they have to mean: an
-endpoint that is broken, or is not what it seems, puts no number into a run that cannot be one.
+The types of `fitserve.contract` say which fields there are. Here their values are checked: an
+endpoint that is broken, or not what it seems, cannot put an impossible number into a run.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["check_answer", "check_timing"]
 
-# A century in seconds: what is beyond it is no time of a fit.
+# A century in seconds: no fit takes longer.
 _LONGEST = 3.2e9
 # Which part of a result belongs to which kind of request.
 _REQUIRED = {one.answer: one.request for one in KINDS.values() if one.answer}
 _PARTS: dict[str, tuple[type[Any], ...]] = {
     **{part: (request,) for part, request in _REQUIRED.items()},
     "verification": VERIFIABLE,
-    # These the client itself adds.
+    # The client itself adds these.
     "toys": (),
     "neighbours": (),
 }
@@ -55,7 +55,7 @@ def check_answer(
     """
     for problem in _problems(result, hypothesis, request, toys):
         raise ContractError(
-            "an endpoint's answer cannot be one to what it was asked",
+            "an endpoint's answer does not fit its task",
             evidence=f"hypothesis '{hypothesis.name}': {problem}",
             hint="nothing of this task is kept; look at the version and the site of that worker, "
             "or go on elsewhere with fitserve resume -e",
@@ -68,10 +68,10 @@ def check_timing(timing: Timing) -> None:
     Raises
     ------
     ContractError
-        They are no times.
+        They are impossible.
     """
     if not all(map(_is_time, (timing.started, timing.decode, timing.total))):
-        raise ContractError("an endpoint's answer has times that are none", evidence=str(timing))
+        raise ContractError("an endpoint's answer has impossible times", evidence=str(timing))
 
 
 def _is_time(seconds: float) -> bool:
@@ -84,7 +84,7 @@ def _problems(
     if result.mass_hypotheses != hypothesis.values:
         yield f"mass values {result.mass_hypotheses} instead of {hypothesis.values}"
     if not _is_time(result.fit_time) or not _is_time(result.setup_time):
-        yield "a time that is none"
+        yield "an impossible time"
     if result.status != "ok" and not result.reason:
         yield f"it is {result.status} without a reason"
     yield from _of_parts(result, request)

@@ -1,4 +1,4 @@
-"""Do what a run directory asks for and is not done yet; results of earlier runs are reused."""
+"""Complete a run: fit what has no result yet, and reuse results of earlier runs."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
     """Return results of this user's other runs for these hypotheses.
 
     A result is reused when the workspace, the patch and the request are the same and it was
-    made by the same version of fitserve, whatever the hypothesis was called. Of one that is to
-    be verified a result that was is looked for before another is taken.
+    made by the same version of fitserve, whatever the hypothesis was called. Where a hypothesis is
+    to be verified, a result that was verified is preferred.
     """
     wanted = {
         hypothesis_key(manifest.pallet.workspace_digest, one, manifest.request_digest): one
@@ -83,7 +83,7 @@ def _renamed(record: StoredResult, hypothesis: Hypothesis, run: SavedRun) -> Sto
         record.result,
         name=hypothesis.name,
         mass_hypotheses=hypothesis.values,
-        # Who its neighbours are is a matter of the run.
+        # Its neighbours depend on the run.
         neighbours=None,
     )
     return msgspec.structs.replace(
@@ -91,22 +91,21 @@ def _renamed(record: StoredResult, hypothesis: Hypothesis, run: SavedRun) -> Sto
     )
 
 
-# No more hypotheses than this are fitted by pyhf for their neighbours' sake.
+# At most this many hypotheses that jump against their neighbours are fitted by pyhf.
 _MOST_AGAIN = 5
-# A sample that nobody asked for is waited for as long as the run took, and at least this long.
+# The default sample may take as long as the run took, and at least this long.
 _PATIENCE = 10.0
 
 
 def open_store(path: Path, manifest: Manifest, inputs: Inputs, *, refit: bool) -> RunStore:
-    """Make the run directory, or open it where it asks the same already.
+    """Make the run directory, or open the one of the same question.
 
-    With ``refit`` results that are there are set aside in the directory, and results of
-    other runs are not looked for.
+    With ``refit`` its results are set aside, and results of other runs are not reused.
 
     Raises
     ------
     StoreError
-        The directory is in use, cannot be written, or asks something else.
+        The directory is in use, cannot be written, or has another question.
     InterruptedRunError
         The user stopped it.
     """
@@ -142,9 +141,8 @@ def complete(
 ) -> SavedRun:
     """Fit what has no result yet, and write results.json; then ask pyhf for second answers.
 
-    What comes of these is written when it is there. Where they are interrupted or cannot be had
-    the run is none the less complete. A sample that nobody asked for is given up where it takes
-    longer than the run did, unless the user is ``patient``.
+    Second answers are written as they arrive; the run is complete without them. The default sample
+    is given up where it takes longer than the run did, unless the user is ``patient``.
 
     Raises
     ------
@@ -169,8 +167,8 @@ def complete(
         logs = keep_logs(store.path, backend.logs())
         store.note("backend failed", cause=str(error))
         again = f"fitserve resume {store.path}"
-        told = f" (logs: {logs})" if logs is not None else ""
-        error.hint = f"{error.hint}{told}; then {again}" if error.hint else f"{again}{told}"
+        where = f" (logs: {logs})" if logs is not None else ""
+        error.hint = f"{error.hint}{where}; then {again}" if error.hint else f"{again}{where}"
         raise
     patience = None if patient else max(_PATIENCE, time.monotonic() - begin)
     doubted = _to_look_at_again(saved, jumps)
@@ -186,7 +184,7 @@ def complete(
         sample = [name for name in waiting if name not in wanted]
         observer.verifying(
             f"every hypothesis has its result in {store.path / 'results.json'}; pyhf verifies "
-            f"{len(waiting)} (Ctrl-C leaves that out)"
+            f"{len(waiting)} (Ctrl-C skips that)"
         )
         try:
             _verify(store, inputs, backend, observer, bounds, asked)
@@ -195,7 +193,7 @@ def complete(
             reason = str(error) or "interrupted"
             store.note("not verified", reason=reason)
             store.clear_cancel()
-            observer.trouble(f"no more is verified: {reason}")
+            observer.trouble(f"verification ends early: {reason}")
         _judge(store, store.saved, jumps)
         store.write_results()
     return store.saved
@@ -290,7 +288,7 @@ def _staged(store: RunStore, inputs: Inputs, backend: Backend) -> bool:
 def _jumps(saved: SavedRun) -> Mapping[str, Jump]:
     """Return which results jump against their neighbours.
 
-    Toys scatter, and say by how much themselves.
+    Those by toys are left out: they scatter, and have an error that says by how much.
     """
     request = saved.manifest.request
     return {} if isinstance(request, ToysRequest) else find_jumps(request, saved.results)
@@ -299,7 +297,7 @@ def _jumps(saved: SavedRun) -> Mapping[str, Jump]:
 def _to_look_at_again(saved: SavedRun, jumps: Mapping[str, Jump]) -> set[str]:
     """Return hypotheses whose CLs jump and that pyhf was not asked about.
 
-    Many of them are no matter of single fits: they are reported, and left as they are.
+    Where many jump, single fits are not the reason: they are reported only.
     """
     if not isinstance(saved.manifest.request, VERIFIABLE):
         return set()
@@ -308,7 +306,7 @@ def _to_look_at_again(saved: SavedRun, jumps: Mapping[str, Jump]) -> set[str]:
 
 
 def _judge(store: RunStore, saved: SavedRun, jumps: Mapping[str, Jump]) -> None:
-    """Write down anew which results jump against their neighbours."""
+    """Record which results jump against their neighbours."""
     store.append(
         msgspec.structs.replace(one, result=fresh)
         for name, one in saved.records.items()
@@ -317,7 +315,7 @@ def _judge(store: RunStore, saved: SavedRun, jumps: Mapping[str, Jump]) -> None:
 
 
 def _missing_toys(saved: SavedRun, pending: Sequence[PendingTask]) -> dict[str, list[ToyRange]]:
-    """Return which toys of each unfinished hypothesis are neither there nor sent for."""
+    """Return the toys of each unfinished hypothesis that are neither done nor submitted."""
     request = saved.manifest.request
     if not isinstance(request, ToysRequest):
         return {}
@@ -338,9 +336,7 @@ def _interrupted(store: RunStore, error: BaseException, again: str) -> Interrupt
     elsewhere = [task for task in pending_tasks(saved.events()) if task.handle]
     if elsewhere:
         count = sum(len(task.hypotheses) for task in elsewhere)
-        evidence += (
-            f"; {count} more are at the service, which cannot call them back: they go on there"
-        )
+        evidence += f"; {count} more are at the service, which cannot cancel them: they go on there"
     return InterruptedRunError(
         f"{'cancelled' if cancelled else 'interrupted'}; nothing that was finished is lost",
         evidence=evidence,
@@ -357,7 +353,7 @@ def _require_same(path: Path, ours: Manifest) -> None:
     ):
         if asked != there:
             raise StoreError(
-                f"the run directory {path} is of another {what}",
+                f"the run directory {path} has another {what}",
                 evidence=f"it was made on {theirs.created} from {theirs.pallet.source}",
                 hint="choose another --output",
             )
@@ -372,7 +368,7 @@ def _reuse(store: RunStore, inputs: Inputs) -> None:
 
 
 _LOGS = "logs"
-# What Parsl, its workers and the scripts of its blocks have said; nothing else that is there.
+# Output of Parsl, its workers and the scripts of its blocks; nothing else is copied.
 _ENDINGS = (".log", ".out", ".err", ".stdout", ".stderr")
 
 

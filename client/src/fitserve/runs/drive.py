@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.5
 
 
 class Observer(Protocol):
-    """Is told how a run goes."""
+    """Follows a run."""
 
     def status(self, status: BackendStatus) -> None:
         """Take note of what the backend is doing."""
@@ -57,10 +57,9 @@ class Observer(Protocol):
 
 
 class Claims(NamedTuple):
-    """Records by hypothesis, whose results are to be held against pyhf.
+    """Records by hypothesis, whose results are to be compared with pyhf.
 
-    After ``seconds``, where there is such a bound, what has not ended is left as it is, for
-    whoever resumes the run.
+    After ``seconds``, if given, tasks that have not ended are left to whoever resumes the run.
     """
 
     records: Mapping[str, StoredResult]
@@ -70,8 +69,8 @@ class Claims(NamedTuple):
 class _Piece(NamedTuple):
     """Hypotheses to be submitted together, and how often such a task was lost.
 
-    ``repeats`` counts losses that were not the task's own. ``toys`` are which of the toys of a
-    request for toys are asked for.
+    ``repeats`` counts losses that were not the task's own. ``toys`` is the range of toys to make,
+    in a run for toys.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -100,14 +99,14 @@ def drive(
 ) -> None:
     """Do all tasks; each result is on disk before the next is looked at.
 
-    With ``claims`` tasks are to hold these against pyhf.
+    With ``claims`` tasks compare these with pyhf.
 
     Tasks ``pending`` from an earlier process are collected from the service that took them,
     or sent again as they were.
 
     Hypotheses whose tasks are lost again and again are left without a result, with an
-    event that says why. Ends early only by an exception (also KeyboardInterrupt), with
-    everything kept that had arrived.
+    event that says why. It ends early only by an exception (also KeyboardInterrupt), and keeps
+    everything that had arrived.
 
     Raises
     ------
@@ -220,7 +219,7 @@ class _Drive:
             return None
         names = [one.name for one in piece.hypotheses]
         return Verify(
-            # What neighbours say is the client's own, and in no answer.
+            # The client itself compares neighbours; no answer has this.
             [
                 msgspec.structs.replace(self._claims.records[name].result, neighbours=None)
                 for name in names
@@ -258,7 +257,7 @@ class _Drive:
             )
 
     def _append_verdicts(self, claims: Claims, answers: Sequence[StoredResult]) -> None:
-        """Write what verification says; by whom and when the hypotheses were fitted stays."""
+        """Add the verdicts of verification to records, which keep their worker and times."""
         pairs = [(claims.records[one.result.name], one.result) for one in answers]
         self._store.append(
             msgspec.structs.replace(claim, result=with_verdict(claim.result, answer))
@@ -270,7 +269,7 @@ class _Drive:
         try:
             return self._records(ticket, sent, decode_result(answer))
         except ContractError:
-            # What is with the same workers will fare no better: it is not to be collected.
+            # Tasks at the same workers will fare no better: they are not collected.
             for one in (ticket, *self._sent):
                 self._store.note("refused", task=one)
             raise
@@ -282,7 +281,7 @@ class _Drive:
             hypothesis = asked.pop(found.name, None)
             if hypothesis is None or found.key != self._key(hypothesis):
                 raise ContractError(
-                    "a worker answered another question than it was asked",
+                    "a worker answered a question of another task",
                     evidence=f"task {ticket}, hypothesis '{found.name}'",
                     hint="fitserve resume, and look at the worker's version",
                 )
@@ -311,7 +310,7 @@ class _Drive:
         return hypothesis_key(self._pallet.workspace_digest, hypothesis, digest)
 
     def _repeat(self, ticket: str, piece: _Piece, reason: str) -> None:
-        """Send a task again, of which nothing but its way is suspected."""
+        """Send a task again that was lost on its way."""
         names = [one.name for one in piece.hypotheses]
         self._store.note("lost", task=ticket, hypotheses=names, reason=reason)
         self._observer.trouble(f"{_few(names)}: {reason} (sending it again)")
@@ -332,7 +331,7 @@ class _Drive:
         middle = (len(names) + 1) // 2
         for half in (piece.hypotheses[:middle], piece.hypotheses[middle:]):
             if half:
-                # A part of a lost task is a new suspect: only one alone is counted against.
+                # Losses count against a hypothesis only where it was alone in its task.
                 again = losses if len(names) == 1 else 0
                 self._waiting.append(_Piece(half, again, piece.repeats, piece.toys))
 

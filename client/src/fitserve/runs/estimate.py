@@ -1,4 +1,4 @@
-"""How long a hypothesis takes, roughly, before anything was fitted.
+"""A rough estimate of the time of a hypothesis, before any fit.
 
 The estimate serves to cut tasks and to show a first remaining time, which the measured
 times replace as they come.

@@ -39,7 +39,7 @@ def read_journal(path: Path, type_: type[T]) -> list[T]:
         return []
     except OSError as error:
         raise StoreError(f"cannot read {path}", evidence=str(error)) from error
-    # A million results are some GB: they are bounded by the memory there is alone.
+    # A million results take some GB: the memory alone bounds them.
     if too_much := excess(content, sys.maxsize):
         raise StoreError(f"{path} is too large to be read", evidence=too_much)
     with no_collection():
@@ -110,7 +110,7 @@ class Journal(Generic[T]):
             self._descriptor = -1
 
     def _whole_lines(self, start: int) -> int:
-        """Return where the last line ends that is whole, of those after ``start``."""
+        """Return where the last whole line after ``start`` ends."""
         end = os.fstat(self._descriptor).st_size
         while end > start:
             block = max(start, end - _BLOCK)

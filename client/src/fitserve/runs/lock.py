@@ -46,7 +46,7 @@ class RunLock:
             raise unwritable(directory, error) from error
 
     def release(self) -> None:
-        """Give the directory free."""
+        """Release the directory."""
         with contextlib.suppress(OSError):
             self._holder.unlink(missing_ok=True)
         self._lock.release()

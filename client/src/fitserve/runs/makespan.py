@@ -1,7 +1,7 @@
-"""How long a run takes: tasks are handed out one after the other to workers that come late.
+"""How long a run takes: tasks are handed out one by one to workers that start over time.
 
-Every worker takes the next task as soon as it is free. What is known of the way to the workers is
-in `fitserve.endpoints.base.Costs`, which each backend states, and of the fits in `Work`.
+Every worker takes the next task as soon as it is free. The costs of the way to the workers are
+`fitserve.endpoints.base.Costs`, which each backend states, and those of the fits are `Work`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Load(NamedTuple):
 
 
 class Connected(NamedTuple):
-    """A worker: when it is there or free again, its number, and what its next task takes longer."""
+    """A worker: when it is ready, its number, and the extra time of its next task."""
 
     at: float
     number: int
@@ -58,7 +58,7 @@ def makespan(costs: Costs, loads: Sequence[Load], workers: int) -> float:
     Parameters
     ----------
     costs
-        Of the way to the workers, which all take as long for their setup.
+        Of the way to the workers, which all need the same time for their setup.
     loads
         The tasks, in the order in which they are sent.
     workers
@@ -91,8 +91,7 @@ def first_fit(costs: Costs, workers: int) -> float:
 def connected(costs: Costs, workers: int, most: int) -> list[Connected]:
     """Return the workers in the order in which they are connected, at least one.
 
-    Not more than ``most`` of them: those that are connected later than there are tasks have
-    nothing to do.
+    At most ``most`` of them: with as many tasks, later workers have nothing to do.
     """
     workers = max(1, workers)
     per_block = costs.workers_per_block or workers

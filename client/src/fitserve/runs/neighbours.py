@@ -1,9 +1,9 @@
-"""A result held against its neighbours in the plane of the mass values.
+"""Compare each result with its neighbours in the plane of the mass values.
 
 CLs changes smoothly from one signal hypothesis to the next: the signal changes a little, the
 data and the background do not. A value that jumps against all its neighbours, and by more than
 the others do against theirs, may be a wrong fit or a wrong signal, or an edge of the grid where
-the kinematics change. It is therefore asked of pyhf and reported, and stays as it is.
+the kinematics change. Such a value is therefore fitted by pyhf too, reported, and left as it is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Jump", "find_jumps", "judged"]
 
-# A plane is fitted through this many neighbours, weighted with their closeness; the value must
-# be on one side of what each of the nearest of them lets expect.
+# A plane is fitted through this many neighbours, weighted with their closeness; a value that jumps
+# lies on the same side of what each of the nearest predicts.
 _NEIGHBOURS = 6
 _NEAREST = 4
 _LEAST_POINTS = 10
@@ -46,7 +46,7 @@ _ROUNDS = 12
 _SMALL = 0.01
 # Of the range of the grid; nothing is nearer.
 _SAME_PLACE = 1e-6
-# On a regular grid several are as near: of so many the nearest are chosen.
+# On a regular grid several are equally near: the nearest are chosen among this many.
 _LOOKED_AT = 16
 
 
@@ -58,9 +58,9 @@ class Jump(NamedTuple):
     mu
         The signal strength.
     what
-        ``"expected"``, or ``"observed"`` where it is that beside the expected one.
-    found, neighbours
-        The CLs, and what its neighbours let expect.
+        ``"expected"``, or ``"observed"`` for the observed CLs relative to the expected one.
+    cls, neighbours
+        The CLs, and what its neighbours predict.
     sigma
         By how much it jumps against the neighbour that agrees best, as a significance.
     usual
@@ -69,7 +69,7 @@ class Jump(NamedTuple):
 
     mu: float
     what: str
-    found: float
+    cls: float
     neighbours: float
     sigma: float
     usual: float
@@ -77,8 +77,8 @@ class Jump(NamedTuple):
     def __str__(self) -> str:
         beside = " and the expected CLs" if self.what == "observed" else ""
         return (
-            f"at mu = {self.mu:g} the {self.what} CLs of {self.found:.3g} jumps against all its "
-            f"neighbours: they{beside} let expect {self.neighbours:.3g} "
+            f"at mu = {self.mu:g} the {self.what} CLs of {self.cls:.3g} jumps against all its "
+            f"neighbours: they{beside} predict {self.neighbours:.3g} "
             f"({abs(self.sigma):.1f} sigma, the others scatter by {self.usual:.2g})"
         )
 
@@ -90,15 +90,15 @@ def find_jumps(request: Request, results: Mapping[str, HypothesisResult]) -> dic
     neighbours. Two numbers of each hypothesis are looked at, as significances (the quantile of
     the normal distribution): the median expected CLs, and the difference of the observed CLs
     from it, in which the strength of the signal largely cancels. Each is compared with what a
-    plane through its nearest neighbours lets expect.
+    plane through its nearest neighbours predicts.
 
     Parameters
     ----------
     request
-        What was asked: it says at which signal strengths there are CLs.
+        It says at which signal strengths there are CLs.
     results
-        By hypothesis; those without CLs take no part. Where there are fewer than ten there is
-        no telling what is usual, and nothing is reported.
+        By hypothesis; those without CLs are left out. With fewer than ten there is no usual
+        distance, and nothing is reported.
     """
     found: dict[str, Jump] = {}
     for mu in cls_strengths(request):
@@ -111,17 +111,17 @@ def find_jumps(request: Request, results: Mapping[str, HypothesisResult]) -> dic
 
 
 def judged(result: HypothesisResult, jump: Jump | None) -> HypothesisResult:
-    """Return a result with what is told of its jump against its neighbours, or with nothing.
+    """Return a result with a description of its jump against its neighbours, or with none.
 
     Its status, its reason and every number stay as they are: a grid may have an edge, where
     right values jump.
     """
-    told = None if jump is None else str(jump)
+    text = None if jump is None else str(jump)
     second = result.verification
-    if told and second is not None and second.largest is not None:
+    if text and second is not None and second.largest is not None:
         same = second.largest <= second.tolerance
-        told += "; pyhf finds the same: look at the signal itself" if same else ""
-    return msgspec.structs.replace(result, neighbours=told)
+        text += "; pyhf finds the same: look at the signal itself" if same else ""
+    return msgspec.structs.replace(result, neighbours=text)
 
 
 class _Place(NamedTuple):
@@ -136,7 +136,7 @@ class _Place(NamedTuple):
 def _groups(
     request: Request, results: Mapping[str, HypothesisResult], mu: float
 ) -> Iterable[list[_Place]]:
-    """Return the hypotheses with CLs, apart where a value that is no number differs."""
+    """Return the hypotheses with CLs, in groups of the same mass values that are no numbers."""
     groups: dict[tuple[object, ...], list[_Place]] = {}
     for name, result in results.items():
         point = at_strength(request, result, mu)
@@ -183,8 +183,8 @@ def _jumps_of(group: Sequence[_Place], mu: float) -> Iterable[tuple[str, Jump]]:
     for what, values in (("expected", expected), ("observed", observed - expected)):
         for index, sigma, usual in _outliers(points, values):
             found: float = getattr(group[index], what)
-            let_expect = NormalDist().cdf(sigma - _significance(found))
-            yield group[index].name, Jump(mu, what, found, let_expect, sigma, usual)
+            predicted = NormalDist().cdf(sigma - _significance(found))
+            yield group[index].name, Jump(mu, what, found, predicted, sigma, usual)
 
 
 def _outliers(
@@ -241,9 +241,9 @@ def _nearest(
     points
         Of shape (n, d).
     among
-        Which may be neighbours; no point is its own.
+        Points that may be neighbours; no point is its own neighbour.
     rows
-        Of which they are looked for.
+        Points whose neighbours are returned.
     """
     import numpy as np
     from scipy.spatial import KDTree
@@ -264,8 +264,8 @@ def _compare(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compare some of the values with their neighbours.
 
-    A value jumps if it is on the same side of what each of the nearest neighbours, moved to its
-    place along the plane, lets expect; by the smallest of these distances.
+    A value jumps if it lies on the same side of what each of the nearest neighbours, moved to its
+    place along the plane, predicts; it jumps by the smallest of these distances.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def _compare(
     rows
         Which of them.
     chosen
-        The neighbours of each, as of `_nearest`.
+        The neighbours of each, as `_nearest` returns them.
 
     Returns
     -------

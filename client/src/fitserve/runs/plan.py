@@ -45,7 +45,7 @@ _TASK_SECONDS = 60.0
 # All the workspaces of a run may take this many bytes, and this part of those of its patches ...
 _WORKSPACE_BYTES = 100_000
 _WORKSPACE_SHARE = 0.5
-# ... unless a worker more has this much to do.
+# ... unless one more worker gets this much to do.
 _WORTH_SECONDS = 5.0
 
 
@@ -105,7 +105,7 @@ def _within(seconds: float | None, work: Work) -> int:
     return max(1, math.floor(seconds / work.fit))
 
 
-# The answer for so many has some 2 MB.
+# The answer for this many has about 2 MB.
 MOST_TOYS = 200_000
 """Toys of one task, at most."""
 
@@ -137,9 +137,9 @@ def toy_parts(
     request
         What is asked for of each of them.
     missing
-        Toys to make of those of which some are there, by name.
+        Toys still to make, by name, of hypotheses that have some already.
     work
-        Of one toy with signal and one without, sent for in a task of one hypothesis.
+        Of one toy with signal and one without, in a task of one hypothesis.
     limits
         The backend's.
     longest
@@ -165,7 +165,7 @@ def toy_parts(
 
 
 def _cut(toys: ToyRange, most: int) -> Iterator[ToyRange]:
-    """Cut a range into as few ranges of nearly the same length as may be."""
+    """Cut a range into as few ranges of nearly the same length as allowed."""
     pieces = math.ceil(toys.count / most)
     for index in range(pieces):
         first, stop = (toys.count * i // pieces for i in (index, index + 1))
@@ -193,7 +193,7 @@ class Bounds(NamedTuple):
 class PlannedTask(NamedTuple):
     """Hypotheses to be sent together; ``bytes`` is an estimate until it is encoded.
 
-    ``toys`` are which of the toys of a request for toys are made of each of them.
+    ``toys`` is the range of toys made of each of them, in a run for toys.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -206,7 +206,7 @@ class Plan(NamedTuple):
     """Tasks and what they will cost.
 
     ``cpu_seconds`` are those of all fits on one core. ``seconds`` is the estimated time from the
-    command to the last result, ``begins`` of them until a worker is ready for the first fit.
+    command to the last result, ``begins`` that until a worker is ready for the first fit.
     """
 
     tasks: list[PlannedTask]
@@ -288,7 +288,7 @@ def plan_verification(
     staged: bool,
     bounds: Bounds | None = None,
 ) -> list[PlannedTask]:
-    """Cut hypotheses that pyhf is to be asked about into tasks, as `make_plan` does.
+    """Cut the hypotheses that pyhf verifies into tasks, as `make_plan` does.
 
     Raises
     ------
@@ -339,7 +339,7 @@ def _tasks(
 
 
 class Verify(NamedTuple):
-    """Results that a task is to hold against pyhf, and the names of those that are doubted."""
+    """Results that a task compares with pyhf, and the names of the doubted ones."""
 
     results: Sequence[HypothesisResult]
     doubted: Sequence[str] = ()

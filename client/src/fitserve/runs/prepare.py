@@ -41,8 +41,8 @@ def prepare(
 ) -> tuple[Manifest, Inputs]:
     """Choose the hypotheses, check the request, and say what the run is.
 
-    ``verify`` is the fraction of hypotheses that pyhf is asked about too; None is a small sample
-    where pyhf has it in the time of the run itself, by the ``limits`` of its backend.
+    ``verify`` is the fraction of hypotheses that pyhf verifies; None is a small sample, where pyhf
+    needs no more time for it than the run itself on a backend with these ``limits``.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def prepare(
 
 
 def default_directory(manifest: Manifest) -> Path:
-    """Return the directory of a run that has none named: the same question, the same place."""
+    """Return the default directory of a run: the same question has the same place."""
     question = digest(
         [manifest.pallet.workspace_digest, manifest.request_digest, manifest.hypotheses]
     )

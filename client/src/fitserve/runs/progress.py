@@ -1,4 +1,4 @@
-"""How a run goes, for a person to watch: on the terminal or in a notebook."""
+"""The progress of a run, on the terminal or in a notebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run directory may be gone on with: somebody else may have written what it says."""
+"""The endpoint to go on with, where somebody else may have written the run directory."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def other_owner(path: Path) -> str | None:
 def recorded_endpoint(path: Path, endpoint: str, options: Mapping[str, str]) -> str:
     """Return the endpoint that a run directory names, if it and its options may be used.
 
-    Their names are looked up in this user's own configuration. A path would be that of a file
-    which says what is to be executed, and a run directory may bring such a file along. Options
-    that no site card checks may be code as well: they are taken from this user's own runs only.
+    Their names are looked up in this user's own configuration. A path would lead to a file that
+    says what to execute, and a run directory may contain such a file. Options that no site card
+    checks may be code as well: they are taken from this user's own runs only.
 
     Raises
     ------
     BackendError
         The endpoint is named by its path.
     RequestError
-        The run is none of this user's, and its options cannot be checked.
+        The run was not started by this user, and its options cannot be checked.
     """
     again = f"fitserve resume {path} --endpoint ENDPOINT"
     for name in endpoint.split(","):
@@ -59,18 +59,18 @@ def recorded_endpoint(path: Path, endpoint: str, options: Mapping[str, str]) -> 
                 hint=f"{again}; repeat the path there if you trust what it leads to",
             )
     if options and path.resolve() not in known_runs() and not _are_checked(endpoint):
-        told = " ".join(f"{name}={value}" for name, value in options.items())
+        settings = " ".join(f"{name}={value}" for name, value in options.items())
         raise RequestError(
             "the run directory sets options of the endpoint that no site card checks, and it is "
             "none of the runs that were started here",
-            evidence=told,
+            evidence=settings,
             hint=f"{again} --set NAME=VALUE, with the options that you trust",
         )
     return endpoint
 
 
 def _are_checked(endpoint: str) -> bool:
-    """Tell whether there is a card that says what each of the endpoint's options may be."""
+    """Return whether a card says which values each of the endpoint's options may have."""
     from fitserve.endpoints.cards import find_profile
 
     try:

@@ -31,9 +31,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     ``hypotheses`` are the names asked for, in the patchset's order, and ``values`` the mass
     values of each by name, so that those without a result yet have a place in a picture.
     ``endpoint`` has several names with commas between them where a run is shared, ``options``
-    what the user set of the sites. ``verify`` are the names of the hypotheses that pyhf is asked
-    about too, ``doubted`` those of them whose CLs jump against their neighbours, and ``sample``
-    those that it is asked about where nobody wants more.
+    what the user set of the sites. ``verify`` are the names of the hypotheses that pyhf verifies,
+    ``doubted`` those of them whose CLs jump against their neighbours, and ``sample`` those of the
+    default sample.
     """
 
     pallet: PalletRecord
@@ -54,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run fits: with it and the manifest a run goes on without its pallet."""
+    """What a run fits: with it and the manifest a run can be resumed without its pallet."""
 
     workspace: dict[str, Any]
     hypotheses: list[Hypothesis]
@@ -100,9 +100,9 @@ class PendingTask(NamedTuple):
     """A task without an end.
 
     ``hypotheses`` are the names of those in it, in order; ``submitted`` is in seconds since
-    the epoch. ``handle`` is what a service knows the task by, empty where none took it. ``toys``
-    are which of the toys of a request for toys it makes. ``verify`` says that it is to hold
-    results against pyhf.
+    the epoch. ``handle`` is what a service knows the task by, empty where none took it. ``toys`` is
+    the range of toys that it makes, in a run for toys. ``verify`` says that it compares results
+    with pyhf.
     """
 
     ticket: str

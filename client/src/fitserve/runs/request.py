@@ -42,7 +42,7 @@ _LISTED = 5
 def chosen_hypotheses(
     hypotheses: Sequence[Hypothesis], patterns: Iterable[str], request: Request
 ) -> list[Hypothesis]:
-    """Return what a request is to be answered for.
+    """Return the hypotheses of a request.
 
     Raises
     ------
@@ -54,8 +54,8 @@ def chosen_hypotheses(
     wanted = list(patterns)
     if wanted:
         raise RequestError(
-            "a background-only fit is of no signal hypothesis",
-            evidence=f"asked for with --patch {wanted[0]}",
+            "a background-only fit has no signal hypotheses",
+            evidence=f"--patch {wanted[0]}",
             hint="leave --patch out, or --background-only",
         )
     return [BACKGROUND_ONLY]
@@ -112,12 +112,12 @@ def check_request(pallet: Pallet, hypotheses: Sequence[Hypothesis], request: Req
         if problem is not None:
             found.setdefault(problem, []).append(one.name)
     for (cause, evidence, hint), names in found.items():
-        told = [evidence] if evidence else []
+        seen = [evidence] if evidence else []
         if only_some := len(names) < len(hypotheses):
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-            told.insert(0, f"in {', '.join(names[:_LISTED])}{more}")
+            seen.insert(0, f"in {', '.join(names[:_LISTED])}{more}")
         others = ", or choose the other hypotheses with --patch" if only_some else ""
-        raise RequestError(cause, evidence="; ".join(told), hint=f"{hint}{others}")
+        raise RequestError(cause, evidence="; ".join(seen), hint=f"{hint}{others}")
 
 
 def _problem(
@@ -140,9 +140,9 @@ def _problem(
     if parameter is None:
         return None if alone else _missing(pallet, hypothesis, request, poi)
     if parameter.size > 1:
-        told = f"it is a {parameter.type} with {parameter.size}, one for each bin"
+        seen = f"it is a {parameter.type} with {parameter.size}, one for each bin"
         cause = f"the parameter of interest '{poi}' has several components"
-        return Problem(cause, told, _another(pallet, outline, poi)[1])
+        return Problem(cause, seen, _another(pallet, outline, poi)[1])
     settings = outline.settings(widened(measurement, request.model), poi)
     low, high = settings.bounds[0]
     refused = refusal(request, poi, low, high, fixed=settings.fixed)
@@ -161,18 +161,18 @@ def _problem(
 
 
 def _not_raised(measurement: dict[str, Any], request: Request, poi: str) -> Problem | None:
-    """Return what to say of an upper bound that is not raised by what was asked."""
+    """Return the problem of an upper bound that ``--mu-max`` does not raise."""
     model = request.model
     _, own = poi_bounds(measurement, msgspec.structs.replace(model, mu_max=msgspec.UNSET))
     if model.mu_max is msgspec.UNSET or model.mu_max >= own:
         return None
     cause = f"{poi} may go beyond --mu-max {model.mu_max:g} already"
-    told = f"its upper bound is {own:g}, and --mu-max only raises it"
-    return Problem(cause, told, "leave --mu-max out")
+    seen = f"its upper bound is {own:g}, and --mu-max only raises it"
+    return Problem(cause, seen, "leave --mu-max out")
 
 
 def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str) -> Problem | None:
-    """Return what to say of a hypothesis without the parameter of interest."""
+    """Return the problem of a hypothesis without the parameter of interest."""
     cause = f"the model has no parameter of interest '{poi}'"
     outline = pallet.outlines[hypothesis.name]
     if poi not in pallet.known_parameters:
@@ -186,15 +186,15 @@ def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str)
 
 
 def _another(pallet: Pallet, outline: Outline, poi: str) -> tuple[str, str]:
-    """Return as evidence and hint which parameters of interest there could be, closest first."""
+    """Return, as evidence and hint, the possible parameters of interest, closest first."""
     factors = (name for name, one in outline.parameters.items() if one.type == "normfactor")
     names = frozenset(name for name in factors if name != poi)
     near = _nearest(poi, names, names.difference(pallet.background.parameters))
     if not near:
         return "it has no normalisation factor", f"give the signal samples a normfactor '{poi}'"
     more = ", ..." if len(near) > _LISTED else ""
-    told = f"its normalisation factors are {', '.join(near[:_LISTED])}{more}"
-    return told, f"fitserve run PALLET --poi {shlex.quote(near[0])}"
+    seen = f"its normalisation factors are {', '.join(near[:_LISTED])}{more}"
+    return seen, f"fitserve run PALLET --poi {shlex.quote(near[0])}"
 
 
 @cache

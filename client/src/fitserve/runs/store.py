@@ -155,7 +155,7 @@ def read_run(path: str | Path) -> SavedRun:
     Raises
     ------
     StoreError
-        It is none, was made by a newer fitserve, or is damaged.
+        It is not a run directory, was made by a newer fitserve, or is damaged.
     """
     path = Path(path)
     return SavedRun(path, read_manifest(path), _read_records(path))
@@ -211,7 +211,7 @@ class RunStore:
         Raises
         ------
         StoreError
-            It is none, is in use, or cannot be written.
+            It is not a run directory, is in use, or cannot be written.
         """
         manifest = read_manifest(path)
         lock = RunLock(path)
@@ -228,7 +228,7 @@ class RunStore:
         self.close()
 
     def close(self) -> None:
-        """Close the files and give the directory free."""
+        """Close the files and release the directory."""
         self._results.close()
         self._events.close()
         if self._toys is not None:
@@ -256,12 +256,12 @@ class RunStore:
         Returns
         -------
         list
-            The records of the hypotheses that are finished by it. Parts without test statistics
-            are the end of theirs.
+            The records of the hypotheses that these finish. A part without test statistics is the
+            last of its hypothesis.
         """
         request = self.manifest.request
         if self._toys is None or not isinstance(request, ToysRequest):
-            raise TypeError("the run is none for toys")
+            raise TypeError("the run is not one for toys")
         parts = [record for record in records if record.result.toy_values is not None]
         self._toys.append(parts)
         finished = [record for record in records if record.result.toy_values is None]
@@ -279,7 +279,7 @@ class RunStore:
         self._events.append([Event(time=time.time(), event=event, details=details)])
 
     def nonce(self) -> str:
-        """Return what tells a wanted refit from a repeated sending of the same task."""
+        """Return what distinguishes a wanted refit from sending the same task again."""
         times = [event.time for event in self.events() if event.event == "set aside"]
         return f"{times[-1]:.6f}" if times else ""
 
@@ -290,9 +290,9 @@ class RunStore:
         doubted: bool = False,
         sample: Sequence[str] | None = None,
     ) -> None:
-        """Add to the hypotheses that pyhf is asked about too, because they are doubted or not.
+        """Add to the hypotheses that pyhf verifies, because they are doubted or not.
 
-        ``sample`` takes the place of the sample that there was.
+        ``sample`` replaces the earlier sample.
 
         Raises
         ------
@@ -364,7 +364,7 @@ def ask_to_cancel(path: Path) -> bool:
     Raises
     ------
     StoreError
-        The directory is none of a run, or cannot be written.
+        It is not a run directory, or cannot be written.
     """
     read_manifest(path)
     request = path / _CANCEL
@@ -398,7 +398,7 @@ def _missing(manifest: Manifest, name: str) -> HypothesisResult:
 
 
 def _move_aside(path: Path, what: str) -> None:
-    """Give a journal that has something in it another name."""
+    """Rename a journal that is not empty."""
     try:
         if path.stat().st_size:
             path.replace(path.with_name(f"{what}-until-{time.time_ns()}.jsonl"))
@@ -472,7 +472,7 @@ def _pretty(content: Any) -> bytes:
 
 
 def register(run: Path) -> None:
-    """Remember a run directory; a home that cannot be written is no reason to stop."""
+    """Register a run directory; a home that cannot be written is no reason to stop."""
     path = str(run.resolve())
     directory = _directory()
     with contextlib.suppress(OSError, StoreError):
@@ -484,7 +484,7 @@ def register(run: Path) -> None:
 def known_runs() -> list[Path]:
     """Return the run directories that still exist, the most recently started first.
 
-    One that belongs to somebody else now is none of this user's.
+    One that belongs to somebody else now is left out.
     """
     found = []
     with contextlib.suppress(OSError):

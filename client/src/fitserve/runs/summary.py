@@ -35,7 +35,6 @@ __all__ = [
     "EngineCounts",
     "Traffic",
     "account",
-    "asked",
     "cautions",
     "columns",
     "counts",
@@ -45,13 +44,14 @@ __all__ = [
     "jumps",
     "most_common",
     "remarks",
+    "request_settings",
     "summary",
     "table_rows",
     "times",
     "traffic",
 ]
 
-# Reasons that are told one by one.
+# Reasons that are listed one by one.
 _MOST = 5
 
 
@@ -105,13 +105,13 @@ def counts(run: SavedRun) -> dict[str, int]:
     }
 
 
-def asked(request: Request) -> list[tuple[str, str]]:
+def request_settings(request: Request) -> list[tuple[str, str]]:
     """Return what a request asks for, besides model and engine, as names and values."""
-    return kind(request).asked(request)
+    return kind(request).settings(request)
 
 
 def cautions(request: Request) -> list[str]:
-    """Return what whoever asks this should know about the model before they trust it.
+    """Return warnings about the model of a request.
 
     Examples
     --------
@@ -146,22 +146,22 @@ def excluded(run: SavedRun) -> dict[str, int]:
 
 
 def jumps(run: SavedRun) -> dict[str, str]:
-    """Return what is told of hypotheses whose CLs jumps against their neighbours, by name."""
+    """Return descriptions of CLs that jump against their neighbours, by hypothesis."""
     return {name: one.neighbours for name, one in run.results.items() if one.neighbours}
 
 
 def remarks(run: SavedRun) -> list[str]:
-    """Return what a reader of the table has to know: which mu it is at, and missing limits."""
-    told = []
+    """Return notes for a reader of the table: which mu it is at, and missing limits."""
+    notes = []
     request = run.manifest.request
     strengths = cls_strengths(request)
     if len(strengths) > 1 and kind(request).excludes:
-        told.append(
+        notes.append(
             f"the table is at mu = {shown_strength(request):g}, the nearest to 1; "
             f"all are in: fitserve export {run.path} --format csv -o -"
         )
     beyond = beyond_bound(run.results.values())
-    return told if beyond is None else [*told, str(beyond)]
+    return notes if beyond is None else [*notes, str(beyond)]
 
 
 def failures(run: SavedRun) -> list[HypothesisResult]:
@@ -272,7 +272,7 @@ class Account(NamedTuple):
     others
         The other hypotheses in its task, and reading and writing the task.
     service
-        The way of the result back.
+        Return of the result.
     """
 
     client: float

@@ -185,13 +185,13 @@ def distribution(values: Array, edges: list[float], failed: int) -> ToyDistribut
     )
 
 
-# A hypothesis of whose toys more than this part has no valid fit is doubted.
+# A hypothesis is doubted where more than this part of its toys has no valid fit.
 _FAILED = 0.01
 _SEVERITY: tuple[Status, ...] = ("ok", "suspect", "failed")
 
 
 def missing_toys(asked: int, there: Iterable[ToyRange]) -> list[ToyRange]:
-    """Return the ranges of toys that are not in any of those that are there.
+    """Return the ranges of toys that are in none of those that are done.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def merged(request: ToysRequest, parts: Sequence[HypothesisResult]) -> Hypothesi
     Raises
     ------
     ContractError
-        A part has not the toys that it says.
+        A part does not have the toys that it states.
     """
     import numpy as np
 
@@ -310,7 +310,7 @@ def _joined(request: ToysRequest, pieces: Iterable[tuple[ToyRange, bytes]]) -> N
         values = np.frombuffer(packed, dtype="<f4")
         if len(values) != toys.count or toys.stop > request.toys:
             raise ContractError(
-                "a worker answered other toys than it says",
+                "a worker answered with other toys than it states",
                 evidence=f"{len(values)} for {toys.first} to {toys.stop - 1} of {request.toys}",
             )
         every[toys.first : toys.stop] = values

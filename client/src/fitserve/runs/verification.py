@@ -1,7 +1,6 @@
-"""Which hypotheses pyhf is asked about too, and what came of it.
+"""Verification by pyhf: of which hypotheses, and with what outcome.
 
-They are asked about when everything has a result and is on disk: to verify delays nothing, and
-changes no number.
+It begins when every hypothesis has its result on disk: it delays nothing, and changes no number.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 ]
 
 VERIFIABLE = tuple(one.request for one in KINDS.values() if one.verifiable)
-"""Requests whose answers pyhf can be asked for too."""
+"""Requests whose answers pyhf can verify."""
 
 _SAMPLE = 0.02
 
@@ -48,8 +47,8 @@ def chosen_to_verify(
 ) -> list[str]:
     """Return the names of the hypotheses to verify, in their own order.
 
-    They are those with the smallest digests of workspace and patch: no choice of anybody's, the
-    same every time, and those of a smaller fraction are among those of a larger one.
+    They are those with the smallest digests of workspace and patch: the choice is deterministic,
+    and a larger fraction includes a smaller one.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ def chosen_to_verify(
     Raises
     ------
     RequestError
-        The fraction is none, or the request has no asymptotic CLs to compare.
+        The fraction is not between 0 and 1, or the request has no asymptotic CLs to compare.
 
     Examples
     --------
@@ -97,11 +96,11 @@ def affordable_sample(
     request: Request,
     limits: Limits,
 ) -> list[str]:
-    """Return the names of the hypotheses that are verified where nobody says how many.
+    """Return the names of the hypotheses that are verified by default.
 
-    They are 2 %, at least one, chosen as by `chosen_to_verify`; but no more than pyhf is done
-    with in the time of the run itself, in which the time in a queue does not count. The times
-    are those of `fitserve.runs.estimate`.
+    They are 2 %, at least one, chosen as by `chosen_to_verify`; but no more than pyhf can fit in
+    the time of the run itself, without its time in a queue. The times are those of
+    `fitserve.runs.estimate`.
     """
     each = seconds_to_verify(workspace, request)
     if not hypotheses or not isinstance(request, VERIFIABLE) or not each:
@@ -120,7 +119,7 @@ def _first(workspace_digest: str, hypotheses: Sequence[Hypothesis], count: int) 
 
 
 def lacks_verification(result: HypothesisResult) -> bool:
-    """Tell whether a result has CLs that pyhf was not asked about."""
+    """Return whether a result has CLs that pyhf has not verified."""
     has_cls = any(point.CLs_obs is not None for point in result.points)
     return has_cls and result.verification is None
 
@@ -134,7 +133,7 @@ def to_verify(run: SavedRun) -> list[str]:
 
 
 def with_verdict(claim: HypothesisResult, answer: HypothesisResult) -> HypothesisResult:
-    """Return a result with what was found when it was held against pyhf.
+    """Return a result with the outcome of its comparison with pyhf.
 
     Whatever else a worker answers, every number and every earlier doubt stays.
     """
@@ -152,14 +151,14 @@ def with_verdict(claim: HypothesisResult, answer: HypothesisResult) -> Hypothesi
 
 
 def verification_summary(run: SavedRun) -> dict[str, Any]:
-    """Return what came of verifying, as JSON-like data; empty where nothing is to be verified.
+    """Return the outcome of verification as JSON-like data; empty where nothing is verified.
 
     ``verified`` counts the hypotheses that pyhf has numbers for, ``largest`` is the greatest
     difference of a CLs from pyhf's, ``hypothesis`` where it is. ``beyond`` are the names of those
     that are wrong by more than ``tolerance``; ``above`` those of which pyhf finds another CLs
     because its minimum of -2 log L lies above the known one, with its words: that says nothing
-    against them. ``unverified`` is why pyhf has no number, by name, and ``waiting`` are the
-    names of those that it was not asked about yet.
+    against them. ``unverified`` is why pyhf has no number, by name, and ``waiting`` are the names
+    of those that are not verified yet.
     """
     results = run.results
     found = {name: one.verification for name, one in results.items() if one.verification}

@@ -43,7 +43,7 @@ class GlobusBackend:
     Raises
     ------
     RequestError
-        The site lets users set no such option, or not to this value.
+        The site has no such option, or not with this value.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class GlobusBackend:
         self._presence = Presence(profile, self._courier)
 
     def start(self) -> None:
-        """Begin to connect; what stands against it is told by the first `submit`."""
+        """Begin to connect; the first `submit` raises what prevents it."""
         try:
             import globus_compute_sdk  # noqa: F401
         except ImportError as error:
@@ -92,7 +92,7 @@ class GlobusBackend:
         Raises
         ------
         BackendError
-            Nothing more will end, for a reason that the user has to see to.
+            No more tasks will end, for a reason that the user has to remove.
         """
         try:
             ended = [self._courier.ledger.ended.get(timeout=timeout)]
@@ -105,7 +105,7 @@ class GlobusBackend:
         return ended
 
     def accepted(self) -> list[Accepted]:
-        """Return the tasks that the service has taken since this was last asked."""
+        """Return the tasks that the service has taken since the last call."""
         return self._courier.ledger.accepted()
 
     def collect(self, tasks: Sequence[Accepted]) -> None:

@@ -74,7 +74,7 @@ class Recovery:
         return bool(adrift)
 
     def ask_overdue(self, client: Client) -> bool:
-        """Ask about a few tasks that were not heard of for long; returns whether it did.
+        """Ask about a few tasks without news for long; returns whether it did.
 
         Raises
         ------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fitserve.endpoints.cards import SiteCard
 
-__all__ = ["DROPPED", "Ledger", "Sent", "Verdict", "blocks_told", "judge_remote"]
+__all__ = ["DROPPED", "Ledger", "Sent", "Verdict", "failed_blocks", "judge_remote"]
 
 Kind = Literal["again", "suspect", "stop", "blocks"]
 
@@ -66,7 +66,7 @@ _MEANINGS: tuple[tuple[str, Kind, str, str], ...] = (
         r"failed to map to a local user|does\s+not exist\.\s+Local user name",
         "stop",
         "the site has no account for your Globus identity",
-        "log in as whom the site knows (fitserve endpoints whoami), or ask there: {contact}",
+        "log in with an identity of the site (fitserve endpoints whoami), or ask: {contact}",
     ),
     (
         r"untrusted identity",
@@ -78,7 +78,7 @@ _MEANINGS: tuple[tuple[str, Kind, str, str], ...] = (
         r"ValidationError|Failed validating|is not valid under|Additional properties",
         "stop",
         "the site refuses one of the options",
-        "look at what may be set: fitserve endpoints list --json",
+        "see its options: fitserve endpoints list --json",
     ),
     (
         r"[Ff]unction\s+\S*\s*(is )?not (permitted|allowed)",
@@ -105,12 +105,12 @@ _MEANINGS: tuple[tuple[str, Kind, str, str], ...] = (
 )
 
 
-def judge_remote(told: str, card: SiteCard) -> Verdict:
+def judge_remote(error: str, card: SiteCard) -> Verdict:
     """Say what an endpoint's error means.
 
     Parameters
     ----------
-    told
+    error
         The endpoint's words: a message, or the traceback of the worker.
     card
         The site, for whom to ask and how long its blocks last.
@@ -122,32 +122,32 @@ def judge_remote(told: str, card: SiteCard) -> Verdict:
     >>> judge_remote("parsl.executors.WorkerLost: Task failure", card).kind
     'suspect'
     """
-    blocks = _STDERR.findall(told) if re.search(BLOCKS_FAILED, told) else []
-    evidence = _last_words(blocks[-1] if blocks else told)
+    blocks = _STDERR.findall(error) if re.search(BLOCKS_FAILED, error) else []
+    evidence = _last_words(blocks[-1] if blocks else error)
     walltime = card.limits.walltime
     words = {
         "contact": card.contact or "see the site's card",
         "walltime": f", perhaps at its time limit of {walltime}" if walltime else "",
     }
     for pattern, kind, cause, hint in _MEANINGS:
-        if re.search(pattern, told):
+        if re.search(pattern, error):
             return Verdict(kind, cause.format(**words), evidence, hint.format(**words))
     return Verdict("suspect", "the endpoint returned an error", evidence)
 
 
-def blocks_told(told: str) -> int:
+def failed_blocks(error: str) -> int:
     r"""Return how many blocks an endpoint says have failed.
 
     Examples
     --------
-    >>> blocks_told("TooManyJobFailuresError: Error 1:\n\tEXIT CODE: 1\nError 2:\n")
+    >>> failed_blocks("TooManyJobFailuresError: Error 1:\n\tEXIT CODE: 1\nError 2:\n")
     2
     """
-    return max(map(int, _TOLD.findall(told)), default=0)
+    return max(map(int, _TOLD.findall(error)), default=0)
 
 
-def _last_words(told: str) -> str:
-    lines = [line.strip() for line in told.strip().splitlines() if line.strip(" -*")]
+def _last_words(error: str) -> str:
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip(" -*")]
     return " ".join(lines[-3:])[-500:]
 
 
@@ -157,7 +157,7 @@ DROPPED = "the service has dropped its result"
 class Sent(NamedTuple):
     """A task at the service: its ids, when it was last heard of, and since when (monotonic s).
 
-    Tasks of an earlier process are there since long ago.
+    Tasks of an earlier process count as sent long ago.
     """
 
     handle: dict[str, str]
@@ -192,7 +192,7 @@ class Ledger:
         self._blocks_failed_at = 0.0
 
     def close(self) -> None:
-        """Take no more ends: those of tasks that are let go are none."""
+        """Ignore further ends: a task that is let go has not ended."""
         self._closed = True
 
     # -- what is there --------------------------------------------------------------------
@@ -220,7 +220,7 @@ class Ledger:
             return {name: self._sent[name].handle for name in self._adrift if name in self._sent}
 
     def overdue(self, seconds: float, most: int) -> list[tuple[str, Sent]]:
-        """Return the tasks that were not heard of for longest, if for this long."""
+        """Return the tasks without news for longest, if for this long."""
         before = time.monotonic() - seconds
         with self._lock:
             found = [
@@ -249,7 +249,7 @@ class Ledger:
                 self._adrift.add(task.ticket)
 
     def watch(self, ticket: str, future: Future[Any]) -> None:
-        """Have the SDK tell of a task's end."""
+        """Have the SDK report a task's end."""
         with self._lock:
             self._adrift.discard(ticket)
         future.add_done_callback(functools.partial(self._done, ticket))
@@ -275,17 +275,17 @@ class Ledger:
         else:
             self.failed(ticket, f"DeserializationError: the answer is a {type(result).__name__}")
 
-    def failed(self, ticket: str, told: str) -> None:
-        """End a task with what the endpoint told instead of a result."""
-        verdict = judge_remote(told, self._card)
-        often = verdict.kind == "blocks" and self._blocks_fail_too_often(ticket, told)
+    def failed(self, ticket: str, error: str) -> None:
+        """End a task with the error that the endpoint sent instead of a result."""
+        verdict = judge_remote(error, self._card)
+        often = verdict.kind == "blocks" and self._blocks_fail_too_often(ticket, error)
         if verdict.kind == "stop" or often:
             self.failure = BackendError(verdict.cause, evidence=verdict.evidence, hint=verdict.hint)
             return
         text = f"{verdict.cause} ({verdict.evidence})"
         self.end(Outcome(ticket, None, text, again=verdict.kind in {"again", "blocks"}))
 
-    def _blocks_fail_too_often(self, ticket: str, told: str) -> bool:
+    def _blocks_fail_too_often(self, ticket: str, error: str) -> bool:
         """Count blocks of endpoints that gave up; tasks of one end together.
 
         A deployed endpoint gives up after several (`fitserve.onsite.failures`), another that has
@@ -295,10 +295,10 @@ class Ledger:
             sent = self._sent.get(ticket)
             # Others came to an endpoint that had given up already: no block was tried for them. Or
             # an earlier process sent them, and what was wrong then may have been put right.
-            waited = "BadStateException" in told
+            waited = "BadStateException" in error
             if sent is not None and waited and sent.since > self._blocks_failed_at:
                 self._blocks_failed_at = time.monotonic()
-                self._blocks_failed += max(1, blocks_told(told))
+                self._blocks_failed += max(1, failed_blocks(error))
             return self._blocks_failed >= MOST_FAILED
 
     def end(self, outcome: Outcome) -> None:

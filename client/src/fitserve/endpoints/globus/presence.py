@@ -1,4 +1,4 @@
-"""Whether an endpoint is there, and what it waits for: asked now and then, in a thread.
+"""Whether an endpoint is online, and what it waits for; looked up regularly in a thread.
 
 Why a block waits is asked of the site's scheduler, where the site card allows it.
 """
@@ -37,9 +37,9 @@ def waiting_reason(card: SiteCard) -> str:
     """
     if card.scheduler in {"", "local"}:
         return f"waiting for the first worker of {card.name}"
-    told = f"waiting in the queue of {card.name} ({card.scheduler})"
+    waiting = f"waiting in the queue of {card.name} ({card.scheduler})"
     reason = _reason(card)
-    return f"{told}: {reason}" if reason else told
+    return f"{waiting}: {reason}" if reason else waiting
 
 
 def _reason(card: SiteCard) -> str:
@@ -103,7 +103,7 @@ class Presence:
         self._stopping.set()
 
     def status(self) -> BackendStatus:
-        """Return what is known at this moment."""
+        """Return the latest status."""
         trouble = self._courier.trouble
         if trouble:
             return BackendStatus("offline", 0, f"{trouble}; trying again")
@@ -116,7 +116,7 @@ class Presence:
                 continue
             try:
                 self._status = self._ask(service)
-            except Exception as error:  # noqa: BLE001 - told as the state, asked again
+            except Exception as error:  # noqa: BLE001 - shown as the state, asked again
                 failure = judge(error)
                 self._status = BackendStatus("offline", 0, failure.error.cause)
 

@@ -40,8 +40,8 @@ _Kind = Literal["later", "large", "gone", "refused"]
 class Failure(NamedTuple):
     """An error of the service or of the way to it.
 
-    ``kind`` says what it means for what was asked: ``later`` it may work, the request is
-    ``large``, what it is about is ``gone``, or it is ``refused``.
+    ``kind`` is what it means for the request: it may work ``later``, is too ``large``, its object
+    is ``gone``, or it is ``refused``.
     """
 
     kind: _Kind
@@ -227,7 +227,7 @@ class Service:
         if len(listed) == 1:
             return listed[0]
         raise BackendError(
-            "it is not known which function the endpoint runs",
+            "it is not clear which function the endpoint runs",
             evidence=f"it allows {', '.join(listed) or 'none'}",
             hint="add the endpoint by the site's card: fitserve endpoints add NAME --card FILE",
         )
@@ -264,7 +264,7 @@ def log_out() -> None:
 
 
 def quiet_sdk() -> None:
-    """Keep the SDK's own messages off the user's terminal; what they say is told by fitserve.
+    """Keep the SDK's own messages off the user's terminal; fitserve reports their content.
 
     It warns where client and worker have different versions of Python, which matters for
     pickled functions and not for text.

@@ -35,7 +35,7 @@ _STALE_SECONDS = 60.0
 
 
 class Share:
-    """The part that this run has of the blocks that a site allows.
+    """The share of a run in the blocks that a site allows.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Share:
         self._known: tuple[int, int] = (0, 1)
 
     def begin(self) -> None:
-        """Be counted.
+        """Register this run.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class Share:
         self._path.touch()
 
     def end(self) -> None:
-        """Be counted no more."""
+        """Unregister this run."""
         with contextlib.suppress(OSError):
             self._path.unlink()
 
@@ -234,7 +234,7 @@ class SiteBackend:
         Raises
         ------
         BackendError
-            Nothing more will end, for a reason that the user has to see to.
+            No more tasks will end, for a reason that the user has to remove.
         """
         engine, troubles = self._running()
         self._steer(engine)
@@ -328,7 +328,7 @@ def _sees_stage(engine: Mapping[str, Any]) -> bool:
 
 
 def _need_room(directory: Path) -> None:
-    """Write what a run needs at least.
+    """Write as much as a run needs at least.
 
     Raises
     ------

@@ -137,7 +137,7 @@ class Engine:
         return job
 
     def stderr_of(self, job: str) -> Path | None:
-        """Return the file of what a block has said on its standard error."""
+        """Return the file of a block's standard error."""
         from pathlib import Path
 
         resource = self.provider.resources.get(job, {})
@@ -147,7 +147,7 @@ class Engine:
         return Path(path) if path else next(iter(by_default), None)
 
     def failed(self) -> list[str]:
-        """Return the blocks in a row, up to the last, that ended and never had a worker."""
+        """Return the last blocks in a row that ended and never had a worker."""
         failed: list[str] = []
         for job, found in (self.watch.jobs if self.watch else {}).items():
             if job in self.connected:
@@ -224,7 +224,7 @@ class Engine:
 
 
 def _need_address(site: str, address: str) -> None:
-    """Require that workers are told an address of this machine.
+    """Require that workers get an address of this machine.
 
     Raises
     ------

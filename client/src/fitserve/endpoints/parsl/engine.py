@@ -1,4 +1,4 @@
-"""Parsl with one executor, in which nothing waits for what does not come.
+"""Parsl with one executor, in which every wait is bounded.
 
 Parsl itself waits for its interchange for ever, also when it has died. What Parsl logs goes into a
 file of the run.
@@ -37,7 +37,7 @@ _NOWHERE = logging.NullHandler()
 
 
 class _Log(logging.FileHandler):
-    """A log that goes without what a full disk does not take."""
+    """A log that drops what a full disk does not take."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exception(), OSError):
@@ -59,7 +59,7 @@ def log_to(path: Path) -> logging.FileHandler:
 def close_log(handler: logging.FileHandler) -> None:
     """End what `log_to` began."""
     logging.getLogger("parsl").removeHandler(handler)
-    # The disk may be full, of which something else tells.
+    # The disk may be full, which is reported elsewhere.
     with contextlib.suppress(OSError):
         handler.close()
 
@@ -71,7 +71,7 @@ _STOP_SECONDS = 2.5
 
 
 class Executor(HighThroughputExecutor):  # type: ignore[misc]
-    """Parsl's executor, whose words with its interchange are bounded."""
+    """Parsl's executor, with bounded waits for its interchange."""
 
     command_client: Any
 
@@ -180,7 +180,7 @@ class ParslEngine:
         self.seen = time.monotonic()
 
     def submit(self, task: str) -> Future[str]:
-        """Submit a task; of an engine that is `broken` nothing comes."""
+        """Submit a task; a `broken` engine returns no result."""
         future: Future[str] = self._app(task)
         return future
 

@@ -56,7 +56,7 @@ class Guardian:
     def __init__(self) -> None:
         base = tempfile.gettempdir()
         short = base if len(os.fsencode(base)) <= _LONGEST_BASE else "/tmp"  # noqa: S108
-        # Not yet made: the guardian knows of what is made before.
+        # Not made yet: the guardian has to know of it first.
         self.directory = Path(short) / f"{_PREFIX}{secrets.token_hex(4)}"
         self.groups = self.directory / GROUPS
         self.temporary = self.directory / _TEMPORARY
@@ -87,7 +87,7 @@ class Guardian:
         self._write(f"{kind} {target}\n")
 
     def end(self) -> None:
-        """Have all ended that is left; what is told from now on is ended at once."""
+        """End all that is left; what is watched from now on is ended at once."""
         self._write("end\n")
 
     def dismiss(self) -> None:

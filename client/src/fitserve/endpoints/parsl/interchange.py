@@ -1,8 +1,8 @@
 """Parsl's interchange, as a process of its own that goes with its client.
 
-It leaves the client's session: a Ctrl-C in the terminal is for the client. And it goes without
-what a full disk does not take of its log. Its standard error is the user's terminal: `logging`
-would print a traceback there for each line that it cannot write.
+It leaves the client's session: a Ctrl-C in the terminal is for the client. And it drops what a full
+disk does not take of its log. Its standard error is the user's terminal: `logging` would print a
+traceback there for each line that it cannot write.
 """
 
 from __future__ import annotations

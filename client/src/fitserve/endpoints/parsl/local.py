@@ -135,7 +135,7 @@ class LocalBackend:
         if broken is not None:
             self._renew(broken)
         lost, self._lost = self._lost, []
-        # Of an engine that is given up something may still end.
+        # Tasks of an engine that was given up may still end.
         return lost + [_outcome(one, self._open.pop(one)) for one in ended if one in self._open]
 
     def status(self) -> BackendStatus:
@@ -167,7 +167,7 @@ class LocalBackend:
         return engine
 
     def _renew(self, broken: BaseException | None = None) -> ParslEngine | None:
-        """Set up an engine instead of one that broke, or does not start.
+        """Replace an engine that broke, or does not start.
 
         Raises
         ------
@@ -211,7 +211,7 @@ def _broken(engine: ParslEngine) -> BaseException | None:
 
 
 def _outcome(ticket: str, done: Future[str], broken: BaseException | None = None) -> Outcome:
-    """Return how a task ended; those of a broken engine have nothing to do with that."""
+    """Return how a task ended; that its engine broke is not the task's fault."""
     error = done.exception() if done.done() else broken
     if error is None:
         return Outcome(ticket, done.result(), None)

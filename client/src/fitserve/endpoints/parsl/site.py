@@ -253,7 +253,7 @@ def _address(site: str, address: str | Mapping[str, Any]) -> str:
     import parsl.addresses
 
     fields = dict(address)
-    how = _known(site, fields.pop("type"), _ADDRESSES)
+    how = _require_known(site, fields.pop("type"), _ADDRESSES)
     try:
         found: str = getattr(parsl.addresses, how)(**fields)
     except (OSError, KeyError, ValueError) as error:
@@ -274,10 +274,10 @@ def _provider(
     from parsl.errors import OptionalModuleMissing
 
     given = {name: value for name, value in fields.items() if value is not None}
-    kind = _known(site, given.pop("type"), _PROVIDERS)
+    kind = _require_known(site, given.pop("type"), _PROVIDERS)
     if "launcher" in given:
         launcher = dict(given["launcher"])
-        which = _known(site, launcher.pop("type"), _LAUNCHERS)
+        which = _require_known(site, launcher.pop("type"), _LAUNCHERS)
         given["launcher"] = getattr(parsl.launchers, which)(**launcher)
     if kind == "PodProvider":
         from fitserve.onsite.pods import register
@@ -296,7 +296,7 @@ def _provider(
         ) from error
 
 
-def _known(site: str, name: str, names: Iterable[str]) -> str:
+def _require_known(site: str, name: str, names: Iterable[str]) -> str:
     if name not in names:
         raise BackendError(
             f"the engine of site {site} is not one that this release knows",

@@ -1,4 +1,4 @@
-"""An engine that is set up in a thread, and of which nothing is left in the end."""
+"""An engine that is set up in a thread, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What blocks are doing, why they do not come or were lost, and when it is no use to go on."""
+"""What blocks are doing, why they do not start or were lost, and when to give up."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["Troubles", "status_of"]
 
 _FAILED_CLEARLY = 2
-"""So many blocks in a row that never had a worker are enough, where they say why."""
+"""A run gives up after this many blocks in a row without a worker, where they say why."""
 _REFUSALS = 6
 _PATIENCE_SECONDS = 90.0
 # What a site's preparation of a node says before it gives up with this status.
 _OUR_WORD = "fitserve: "
-# What Parsl's pool of workers says when it reaches none of the addresses that it was told.
+# What Parsl's pool of workers says when it reaches none of the addresses that it was given.
 _NO_WAY = "No viable ZMQ url"
 _LINES = 3
 # Kubernetes' word for a container that failed, before the container's own.
@@ -47,7 +47,7 @@ class Troubles:
         self._patience = max(_PATIENCE_SECONDS, site.engine.get("heartbeat_threshold", 0.0))
 
     def check(self) -> None:
-        """Look whether blocks can come at all.
+        """Check whether blocks can start at all.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class Troubles:
         return text, found.ending != "memory"
 
     def broken(self, error: BaseException | None) -> BackendError:
-        """Return what to say of an engine that takes nothing more."""
+        """Return the error of an engine that takes no more tasks."""
         lines = str(error).strip().splitlines()
         return BackendError(
             f"the engine of site {self._site.site} broke",
@@ -99,7 +99,7 @@ class Troubles:
         if refused is None or live:
             return
         if not refused.again or watch.refusals >= _REFUSALS:
-            often = "" if not refused.again else f" after {watch.refusals} times of asking"
+            often = "" if not refused.again else f" after {watch.refusals} requests"
             cause = f"the scheduler of site {self._site.site} takes no block{often}"
             if no_room(refused.text):
                 cause = f"the run directory of site {self._site.site} cannot be used"
@@ -184,16 +184,16 @@ def _last_words(path: Path | None) -> list[str]:
 def status_of(site: str, engine: Engine) -> BackendStatus:
     """Return how many workers there are, and which blocks run or wait, and why."""
     workers, watch = engine.workers(), engine.watch
-    told = f"{_count(workers, 'worker')} on {site}"
+    workers_text = f"{_count(workers, 'worker')} on {site}"
     if watch is None:
         if workers:
-            return BackendStatus("running", workers, told)
+            return BackendStatus("running", workers, workers_text)
         return BackendStatus("waiting", 0, f"waiting for the first worker of {site}")
     waits = _waiting(watch)
     running = watch.count("running")
     blocks = _count(running, "block")
     if workers:
-        return BackendStatus("running", workers, "; ".join([f"{told} in {blocks}", *waits]))
+        return BackendStatus("running", workers, "; ".join([f"{workers_text} in {blocks}", *waits]))
     if running:
         text = f"{blocks} of {site} running, workers are starting"
         return BackendStatus("waiting", 0, "; ".join([text, *waits]))
@@ -207,14 +207,14 @@ def _count(number: int, word: str) -> str:
 
 def _waiting(watch: Watch) -> list[str]:
     """Return which blocks wait and why, and why no more are asked for."""
-    told = []
+    parts = []
     reasons = Counter(job.reason for job in watch.jobs.values() if job.state == "queued")
     if reasons:
         why = ", ".join(sorted(filter(None, reasons)))
         count = _count(sum(reasons.values()), "block")
-        told.append(f"{count} queued{f': {why}' if why else ''}")
+        parts.append(f"{count} queued{f': {why}' if why else ''}")
     if watch.refusal:
-        told.append(f"another is refused: {watch.refusal.text} (asking again)")
+        parts.append(f"another is refused: {watch.refusal.text} (asking again)")
     if watch.silent:
-        told.append(f"the scheduler does not answer: {watch.silent.splitlines()[0]}")
-    return told
+        parts.append(f"the scheduler does not answer: {watch.silent.splitlines()[0]}")
+    return parts

@@ -22,7 +22,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 5.0, 120.0
 
 
 class Watch:
-    """What is known of this run's blocks.
+    """The state of this run's blocks.
 
     Parameters
     ----------
@@ -79,8 +79,8 @@ class Watch:
 
     def said(self, error: Exception) -> str:
         """Return what the scheduler said when it took no block."""
-        told = [str(getattr(error, name, "") or "") for name in ("stderr", "stdout")]
-        return "\n".join(filter(str.strip, told)) or str(error)
+        said = [str(getattr(error, name, "") or "") for name in ("stderr", "stdout")]
+        return "\n".join(filter(str.strip, said)) or str(error)
 
     def refused(self, text: str) -> None:
         """Take note of a block that was not taken; the next is asked for later and later."""
@@ -165,7 +165,7 @@ def _said(provider: Any) -> str:
 
 
 class PodWatch(Watch):
-    """What is known of this run's pods."""
+    """The state of this run's pods."""
 
     def said(self, error: Exception) -> str:
         """Return what the cluster said when it took no pod, without its headers."""
