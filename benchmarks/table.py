@@ -22,7 +22,7 @@ class Goal(NamedTuple):
 
 # Of a hypothesis of 1Lbb: how many times as long pyhf takes.
 _FASTER = {"pyhf numpy+scipy": 2000, "pyhf jax+scipy": 1000}
-_WARM = {"1Lbb": 1.2, "staus": 0.3}
+_WARM = {"1Lbb": 1.2, "staus": 2.0}
 _COMMAND = {"warm": 9.0, "cold": 15.0}
 _MEMORY = 1024.0
 _TOYS = 500.0

@@ -283,7 +283,8 @@ def test_how_far_systematics_move_a_bin_to_one_side() -> None:
     assert most_same_sided([first, second]) == pytest.approx((4.0 + 5.0) / 10)
     alone = first._replace(normsys=((), np.zeros((0, 2))))
     assert most_same_sided([alone]) == pytest.approx(5.0 / np.sqrt(60.0))
-    assert most_same_sided([]) == 0.0
+    fixed = first._replace(normsys=((), np.zeros((0, 2))), histosys=((), np.zeros((0, 2, 1))))
+    assert most_same_sided([fixed]) == most_same_sided([]) == 0.0
 
 
 def test_only_a_background_that_is_rugged_is_searched_with_weaker_constraints(

@@ -21,9 +21,7 @@ ENDS = ("postfit_up", "postfit_down", "prefit_up", "prefit_down")
 pytestmark = [pytest.mark.published, pytest.mark.timeout(3600)]
 
 
-def _run(
-    shared: Path, output: Path, *options: str, analysis: str = "staus", status: str = "ok"
-) -> list[dict]:
+def _run(shared: Path, output: Path, *options: str, analysis: str = "staus") -> list[dict]:
     """Return the answers of hypotheses of an analysis to what the options ask for."""
     done = subprocess.run(
         [
@@ -36,7 +34,7 @@ def _run(
     )
     assert done.returncode == 0, done.stderr
     found = list(json.loads((output / "results.json").read_text()).values())
-    assert [one["status"] for one in found] == [status] * len(found)
+    assert [one["status"] for one in found] == ["ok"] * len(found)
     return found
 
 
@@ -79,15 +77,22 @@ def test_a_fit(shared: Path, tmp_path: Path) -> None:
             assert one["uncertainty"] == pytest.approx(sigma, rel=1e-2), one["name"]
 
 
-def test_toys_of_a_likelihood_with_many_minima_are_doubted(shared: Path, tmp_path: Path) -> None:
-    """Toys are held against pyhf's where pyhf can fit them (tests/requests/test_toys.py)."""
-    toys = ("--toys", "500", "--seed", "1", "--engine", "kernel", "--patch", "DS_300_1_Staus")
-    (one,) = _run(shared, tmp_path / "toys", *toys, status="suspect")
-    assert "may end above the lowest" in one["reason"]
-    made = one["toys"]
-    assert made["done"] == 500
-    assert made["failed"] < 10
-    assert one["CLs_obs"] > made["asymptotic"]["CLs_obs"]
+def test_toys_agree_with_the_asymptotic_formulae_where_these_hold(
+    shared: Path, tmp_path: Path
+) -> None:
+    """At signals of several events; 2000 toys of each.
+
+    Where a signal adds hardly any, the formulae do not hold. There toys are held against pyhf's, on
+    models whose toys pyhf can fit (tests/requests/test_toys.py).
+    """
+    patches = ("--patch", "DS_300_1_Staus", "--patch", "DS_400_1_Staus")
+    toys = ("--toys", "2000", "--seed", "1", "--engine", "kernel")
+    for one in _run(shared, tmp_path / "toys", *toys, *patches):
+        made = one["toys"]
+        assert made["done"] == 2000
+        assert made["failed"] < 40
+        difference = one["CLs_obs"] - made["asymptotic"]["CLs_obs"]
+        assert abs(difference) < 3 * made["CLs_obs_error"], one["name"]
 
 
 @pytest.mark.slow  # pyhf fits for many minutes

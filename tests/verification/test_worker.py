@@ -202,6 +202,23 @@ def test_a_lower_minimum_of_pyhf_makes_a_result_suspect(
     assert found.verification.above is None
 
 
+@pytest.mark.parametrize(("seen", "counts"), [(0.2, False), (0.1, True)])
+def test_a_lower_minimum_with_negative_samples_that_the_kernel_saw_does_not_count(
+    task: Task, seen: float, *, counts: bool
+) -> None:
+    request = HypotestRequest(engine=KERNEL)
+    above = _above(0, 0.2)
+
+    def change(result: HypothesisResult) -> HypothesisResult:
+        diagnostics = {**result.diagnostics, "negative_minimum": seen}
+        return msgspec.structs.replace(above(result), diagnostics=diagnostics)
+
+    found = _verified(task, ["S_200"], change, request=request)["S_200"]
+    assert found.status == ("suspect" if counts else "ok")
+    told = found.verification.above
+    assert told is None if counts else "samples expect less than no events: with mu = 1" in told
+
+
 @pytest.mark.parametrize(("free", "held"), [(0.3, 0), (0, 0.2)])
 def test_pyhf_looks_elsewhere_where_it_agrees_from_its_own_start(
     task: Task, monkeypatch: pytest.MonkeyPatch, free: float, held: float

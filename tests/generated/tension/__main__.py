@@ -12,7 +12,7 @@ import jsonpatch
 
 from fitserve.pallet.load import load_pallet
 from tension.answers import By, answerer, judged, kernel_ends
-from tension.models import MANY, SPREADS
+from tension.models import SPREADS
 from tension.reference import right
 from tension.stored import Stored, read, stored
 
@@ -41,8 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     e^N(0, s). What is not right is told on stderr, one model a line.
     """
     options = _options(arguments)
-    first = MANY if options.many else 0
-    wanted = options.only or range(first, first + options.models)
+    wanted = options.only or range(options.models)
     models = list(_right(options.seed, wanted, options.right))
     several = sum(max(one.right.minima) > 1 for one in models)
     print(f"{len(models)} models of seed {options.seed}, {several} with several minima in a fit.\n")
@@ -55,8 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tension", description=main.__doc__)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--models", type=int, default=100, help="how many, from the first")
-    parser.add_argument("--many", action="store_true", help="models with many systematics")
+    parser.add_argument("--models", type=int, default=100, help="how many, from number 0")
     parser.add_argument("--only", type=_numbers, help="numbers of models instead: 3,17")
     parser.add_argument(
         "--by", action="append", choices=get_args(By), help="who answers; may be repeated"

@@ -15,16 +15,12 @@ from typing import Any, NamedTuple
 import jsonpatch
 import numpy as np
 
-__all__ = ["MANY", "SPREADS", "Model", "draw"]
+__all__ = ["SPREADS", "Model", "draw"]
 
 SPREADS = (0.0, 0.1, 0.25, 0.5)
 """Bins are off by a factor e^N(0, spread); model n has number n modulo 4."""
 
-MANY = 100_000
-"""From this number on models have many systematics, which the kernel does not call small."""
-
 _ALIKE = 20
-_SYSTEMATICS = 52
 _LARGEST = 0.4
 _LUMI = {"inits": [1.0], "bounds": [[0.5, 1.5]], "auxdata": [1.0]}
 
@@ -51,8 +47,7 @@ def draw(seed: int, number: int) -> Model:
     """Return a model of 1 to 4 channels of 1 to 6 bins, with any of the modifier types.
 
     Systematics are shared between samples, channels and types, vary yields by up to 40 % and
-    are asymmetric, one way only now and then. From number `MANY` on there are many, each of whose
-    two variations goes either way, and 4 to 8 channels of one bin.
+    are asymmetric, one way only now and then.
     """
     return _Drawing(seed, number).model()
 
@@ -72,11 +67,6 @@ class _Drawing:
         self.spread = SPREADS[number % len(SPREADS)]
         self.sizes = [int(size) for size in self.form.integers(1, 7, self.form.integers(1, 5))]
         self.systematics = [f"syst{i}" for i in range(self.form.integers(1, 6))]
-        self.many = number >= MANY
-        if self.many:
-            self.spread *= 2
-            self.sizes = [1] * int(self.form.integers(4, 9))
-            self.systematics = [f"syst{i}" for i in range(_SYSTEMATICS)]
         self.statistics = float(self.form.choice([0.0, 0.3, 0.6]))
         self.lumi = self.chance(0.3)
         self.free = self._shared_by_two()
@@ -179,8 +169,6 @@ class _Drawing:
             up = size * self.random.uniform(-1, 1, count)
         else:
             up = size * np.linspace(*self.random.uniform(-1, 1, 2), count)
-        if self.many:
-            return 1 + 2 * self.largest * self.random.uniform(-1, 1, (2, count))
         down = -up * self.random.uniform(0.3, 1.3, count)
         one_way = self.random.random(count) < self.one_way
         down = np.where(one_way, self.random.choice([0.0, -0.7]) * down, down)

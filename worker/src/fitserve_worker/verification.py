@@ -134,13 +134,15 @@ class Pair(NamedTuple):
 
     @property
     def wrong_by(self) -> float:
-        """The greatest difference from the CLs that the lower minima give."""
+        """The greatest difference from the CLs that the lower minima give, if these count."""
         difference = self.difference or 0.0
+        if self._negative():
+            return 0.0
         best = self._by_lower_minima() if difference > TOLERANCE else None
         return difference if best is None else _difference(_cls(self.ours), best) or 0.0
 
     def by_pyhf(self) -> bool:
-        """Whether the two differ for what pyhf did not find."""
+        """Whether the two differ for what pyhf did not find, or what does not count."""
         return self.wrong_by <= TOLERANCE < (self.difference or 0.0)
 
     def told(self) -> str:
@@ -156,10 +158,19 @@ class Pair(NamedTuple):
         return f"{told}, which is doubted too: {self.theirs.reason}" if self.theirs.reason else told
 
     def above(self) -> str:
-        """Return which minima of pyhf lie above ours; empty if none does."""
-        fits = self._apart(1)
-        at = f"at mu = {self.ours.mu:g}"
-        return f"{at} -2 log L of pyhf ends above our minimum: {fits}" if fits else ""
+        """Return which minima of pyhf lie above ours, or do not count; empty if none does."""
+        told = []
+        if fits := self._apart(1):
+            told.append(f"-2 log L of pyhf ends above our minimum: {fits}")
+        if self._negative():
+            told.append(f"in pyhf's minimum samples expect less than no events: {self._apart(-1)}")
+        return f"at mu = {self.ours.mu:g} " + "; ".join(told) if told else ""
+
+    def _negative(self) -> bool:
+        """Tell whether pyhf's minima are lower only as one that the kernel saw and did not take."""
+        seen = self.result.diagnostics.get("negative_minimum")
+        below = max((fit.ours - fit.theirs for fit in self._fits()), default=0.0)
+        return isinstance(seen, float) and _ROUNDING < below <= seen + TOLERANCE
 
     def _apart(self, sign: int) -> str:
         """Return the fits that pyhf leaves above (1) or below (-1) ours, but for rounding."""

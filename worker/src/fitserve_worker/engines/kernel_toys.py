@@ -48,11 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelToys"]
 
-_RUGGED = (
-    "fits have many minima, since systematics move a bin to one side whichever way they go: those "
-    "to toys, from one start each, may end above the lowest, and CLs be too high"
-)
-
 # Second opinions on the observed data, which the parts of the toys of a hypothesis share.
 _opinions: LRUCache[str, HypothesisResult] = LRUCache(maxsize=64)
 
@@ -111,12 +106,7 @@ class KernelToys(NamedTuple):
             reason = f"the observed data cannot be fitted: {doubts}"
             return _by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
         found = _result(tested, request, hypothesis, doubts, ready - begin, ready)
-        if doubts:
-            found = self._weighed(tested, request, hypothesis, found)
-        if not (loaded.rugged and any(one.second(0) for one in tests.minima)):
-            return found
-        reasons = "; ".join(filter(None, (found.reason, _RUGGED)))
-        return msgspec.structs.replace(found, status="suspect", reason=reasons)
+        return self._weighed(tested, request, hypothesis, found) if doubts else found
 
     def _weighed(
         self,

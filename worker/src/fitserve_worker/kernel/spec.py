@@ -103,28 +103,28 @@ def most_same_sided(samples: Iterable[Sample]) -> float:
     systematic the smaller one of its two variations counts, where both move the bin up or both
     move it down.
     """
-    nominal: dict[str, FloatArray] = {}
-    moved: dict[str, dict[str, FloatArray]] = {}
+    channels: dict[str, list[Sample]] = {}
     for sample in samples:
-        channel = sample.channel
-        nominal[channel] = nominal.get(channel, 0.0) + sample.nominal
-        by_name = moved.setdefault(channel, {})
-        factors = zip(*sample.normsys, strict=True)
-        shapes = zip(*sample.histosys, strict=True)
-        for name, shift in (
-            *((name, np.outer(lo_hi - 1.0, sample.nominal)) for name, lo_hi in factors),
-            *((name, lo_hi - sample.nominal) for name, lo_hi in shapes),
-        ):
-            by_name[name] = by_name.get(name, 0.0) + shift
+        channels.setdefault(sample.channel, []).append(sample)
     most = 0.0
-    for channel, by_name in moved.items():
-        if by_name:
-            low, high = np.stack(list(by_name.values()), axis=1)
-            both = np.where(low * high > 0, np.minimum(np.abs(low), np.abs(high)), 0.0)
-            for side in (low > 0, low < 0):
-                total = np.where(side, both, 0.0).sum(axis=0)
-                width = np.sqrt(np.maximum(nominal[channel], 1.0))
-                most = max(most, float((total / width).max()))
+    for of_channel in channels.values():
+        nominal = np.sum([sample.nominal for sample in of_channel], axis=0)
+        names: dict[str, int] = {}
+        places, shifts = [], []
+        for sample in of_channel:
+            for block, moved in (
+                (sample.normsys, (sample.normsys[1] - 1.0)[:, :, None] * sample.nominal),
+                (sample.histosys, sample.histosys[1] - sample.nominal),
+            ):
+                places += [names.setdefault(name, len(names)) for name in block[0]]
+                shifts.append(moved)
+        total = np.zeros((len(names), 2, len(nominal)))
+        np.add.at(total, np.array(places, dtype=int), np.concatenate(shifts))
+        low, high = total[:, 0], total[:, 1]
+        both = np.where(low * high > 0, np.minimum(np.abs(low), np.abs(high)), 0.0)
+        width = np.sqrt(np.maximum(nominal, 1.0))
+        for side in (low > 0, low < 0):
+            most = max(most, float((np.where(side, both, 0.0).sum(axis=0) / width).max()))
     return most
 
 

@@ -178,7 +178,9 @@ def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) ->
     return found
 
 
-def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, SecondMinima]:
+def deepened(
+    loaded: Loaded, asked: Asked, fits: Fits, *, lead: bool = True
+) -> tuple[Fits, SecondMinima]:
     """Look at fits from other starts, and return the lowest ones.
 
     Parameters
@@ -187,6 +189,9 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, SecondMini
         The hypotheses.
     asked, fits
         The fits, and where they ended.
+    lead
+        Whether fits with weaker constraints lead to minima where the background is rugged: not
+        where the fits start from the minima of others that did.
     """
     search = _Search(loaded, asked, fits)
     initial = loaded.chunk.columns["init"][asked.hypothesis]
@@ -209,7 +214,7 @@ def deepened(loaded: Loaded, asked: Asked, fits: Fits) -> tuple[Fits, SecondMini
         search.flip()
         # What one fit found may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
-    if loaded.rugged:
+    if loaded.rugged and lead:
         rows = search.different()
         led = (search.led(rows, starts) for starts in search.spread(rows))
         search.look(((rows, starts) for starts in (*led, *search.at_bounds(rows))), positive=True)

@@ -93,6 +93,7 @@ class Strengths:
         start: FloatArray | None = None,
     ) -> None:
         self._loaded = loaded
+        self._first = first
         self._test_stat = test_stat
         every = np.arange(loaded.size)
         self._initial = loaded.chunk.columns["init"][every]
@@ -133,6 +134,13 @@ class Strengths:
         which, mu
             Index of the hypothesis and signal strength of each test, of shape (tests,).
         """
+        # Where there are many minima the others start from the first one's: each led to its own,
+        # neighbours would not fit together.
+        first = (mu == self._first[which]) & self._loaded.rugged
+        self._evaluate(which[first], mu[first], lead=True)
+        self._evaluate(which[~first], mu[~first], lead=False)
+
+    def _evaluate(self, which: IntArray, mu: FloatArray, *, lead: bool) -> None:
         sets = (self._observed, self._asimov)
         wanted = list(zip(which.tolist(), mu.tolist(), strict=True))
         pairs = [
@@ -157,7 +165,8 @@ class Strengths:
         ]
         starts = [np.stack(begin), self.null.x[index], self._initial[index]]
         asked = Asked(index, strength, data)
-        fits, seen = deepened(self._loaded, asked, self._fit(index, starts, data, strength))
+        fits = self._fit(index, starts, data, strength)
+        fits, seen = deepened(self._loaded, asked, fits, lead=lead)
         first, rest = np.arange(split), np.arange(split, len(index))
         self._improve(observed, fits.take(first))
         of_observed = self._nearer(
