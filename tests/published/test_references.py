@@ -148,6 +148,18 @@ def test_a_minimum_with_negative_samples_is_seen_and_does_not_count(
     assert "ends above our minimum" in result["verification"]["above"]
 
 
+def test_cls_do_not_depend_on_the_size_of_tasks(shared: Path, tmp_path: Path) -> None:
+    """Where many starts lead to minima, too, and Asimov data are those of the lowest."""
+    pallet = shared / "pallets" / "staus.tar.xz"
+    few, many = (
+        _run(pallet, tmp_path / size, "--max-task-hypotheses", size, "--refit", engine="auto")
+        for size in ("3", "40")
+    )
+    for name, one in few.items():
+        assert one["CLs_obs"] == pytest.approx(many[name]["CLs_obs"], abs=1e-7), name
+        assert one["CLs_exp"] == pytest.approx(many[name]["CLs_exp"], abs=1e-7), name
+
+
 def test_reused_results_are_the_same_to_the_last_digit(shared: Path, tmp_path: Path) -> None:
     pallet = shared / "pallets" / "staus.tar.xz"
     first = _run(pallet, tmp_path / "first", "--patch", "DS_100_1_Staus")

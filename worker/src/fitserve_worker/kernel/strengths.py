@@ -11,6 +11,7 @@ from fitserve_worker.kernel.hypotest import (
     deepened_together,
     free_fit,
     reference_value,
+    sharpened,
     without_signal,
 )
 from fitserve_worker.kernel.retries import SLACK, better, doubts, persistent
@@ -112,7 +113,8 @@ class Strengths:
         free = free_fit(loaded, every, data, [(zero, null), (first, held)])
         self._count(every, free)
         found, seen = deepened_together(loaded, [0.0, first, np.nan], data, [null, held, free])
-        null, held, free = found
+        lowest, held, free = found
+        null = sharpened(loaded, null, lowest)
         self.null = self._nearer(every, null, data, zero, free)
         self.free = free
         of_null, of_held, self.minima = seen
