@@ -179,8 +179,11 @@ class _Drive:
     def _note_accepted(self) -> None:
         if not isinstance(self._backend, Resumable):
             return
-        for task in self._backend.accepted():
-            self._store.note("accepted", task=task.ticket, **task.handle)
+        accepted = list(self._backend.accepted())
+        if accepted:
+            handles = ({"task": task.ticket, **task.handle} for task in accepted)
+            self._store.note_all("accepted", handles)
+        for task in accepted:
             sent = self._sent.get(task.ticket)
             if sent is not None:
                 self._sent[task.ticket] = sent._replace(accepted=time.time())

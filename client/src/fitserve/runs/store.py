@@ -276,7 +276,12 @@ class RunStore:
 
     def note(self, event: str, **details: Any) -> None:
         """Write what happened."""
-        self._events.append([Event(time=time.time(), event=event, details=details)])
+        self.note_all(event, [details])
+
+    def note_all(self, event: str, several: Iterable[dict[str, Any]]) -> None:
+        """Write what happened several times over, at once: all of it is kept, or nothing."""
+        now = time.time()
+        self._events.append([Event(time=now, event=event, details=one) for one in several])
 
     def nonce(self) -> str:
         """Return what distinguishes a wanted refit from sending the same task again."""
