@@ -64,10 +64,15 @@ def test_a_user_fits_under_their_own_account(shared: Shared, tmp_path: Path) -> 
     client = shared.client(shared.service.member, tmp_path)
     client("run", "example", *ONE, "-e", NAME, "-o", tmp_path / "run", timeout=600)
     complete(tmp_path / "run")
-    owners = shared.rig.login.run("sacct", "-X", "-n", "-a", "-o", "user%20,jobname%60").stdout
-    ours = [line.split()[0] for line in owners.splitlines() if f"parsl.fitserve-{NAME}" in line]
-    assert ours
-    assert set(ours) == {"ada"}
+
+    def owners() -> set[str]:
+        words = ("sacct", "-X", "-n", "-a", "-o", "user%20,jobname%60")
+        lines = shared.rig.login.run(*words).stdout.splitlines()
+        return {line.split()[0] for line in lines if f"parsl.fitserve-{NAME}" in line}
+
+    # Slurm writes its accounts some time after a job has begun.
+    wait_for(owners, 60, "the account of the job")
+    assert owners() == {"ada"}
     found = shared.status()
     assert len(found["children"]) == 1
     pids = [one["pid"] for one in found["processes"]]
