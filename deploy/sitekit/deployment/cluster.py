@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import yaml
 
 from fitserve._version import __version__
-from fitserve.errors import BackendError, RequestError
+from fitserve.errors import BackendError, Check, RequestError
 from sitekit.context import Rendering
 from sitekit.deployment.helm import items, require_helm, run
 from sitekit.deployment.release import Release
@@ -209,7 +209,8 @@ class Cluster(Target):
             reason = ended or f"not within {seconds} s"
             told = f"the example was not fitted: {reason}; {said.strip()[-2000:]}"
         took = round(time.monotonic() - started, 1)
-        return {"what": "fit", "told": told, "seconds": took, "ok": ended == "Complete", "next": ""}
+        level: Literal["ok", "failure"] = "ok" if ended == "Complete" else "failure"
+        return Check("fit", level, told, seconds=took).as_data()
 
     def _examine(self) -> None:
         """Have the doctor look at the cluster, before anything is registered or installed."""

@@ -213,6 +213,18 @@ def seconds_at(shape: Shape, models: Models, job: Jobs) -> Seconds:
     )
 
 
+def _samples(models: Models, hypothesis: DeviceArray) -> tuple[SampleArrays, SampleArrays]:
+    return models.background, jax.tree.map(lambda leaf: leaf[hypothesis], models.added)
+
+
+def _rates(
+    shape: Shape, samples: tuple[SampleArrays, SampleArrays], x: Array
+) -> tuple[Array, Array]:
+    """Return the rates of samples, and where local parameters act on them."""
+    rows = evaluate_rows(shape, samples, x, x[: shape.alphas] >= 0)
+    return rows.rates, jnp.broadcast_to(rows.local, rows.rates.shape)
+
+
 @functools.partial(jax.jit, static_argnames=("shape",))
 def negative_yields_at(
     shape: Shape,
@@ -227,12 +239,10 @@ def negative_yields_at(
     shape, models, hypothesis, point
         As in `sample_yields_at`.
     """
-    added = jax.tree.map(lambda leaf: leaf[hypothesis], models.added)
     x, local = jnp.asarray(point[0]), point[1]
-    rows = evaluate_rows(shape, (models.background, added), x, x[: shape.alphas] >= 0)
-    acts = jnp.broadcast_to(rows.local, rows.rates.shape) > 0
+    rates, acts = _rates(shape, _samples(models, hypothesis), x)
     grid = local.reshape(shape.blocks, shape.width)
-    yields = rows.rates * jnp.where(acts, grid, 1.0)
+    yields = rates * jnp.where(acts > 0, grid, 1.0)
     return jnp.minimum(yields, 0.0).sum(axis=0).reshape(-1)[models.slots]
 
 
@@ -257,28 +267,21 @@ def sample_yields_at(
     ends
         Between which values of each column to take the slope, of shape (2, columns).
     """
-    samples = (
-        models.background,
-        jax.tree.map(lambda leaf: leaf[hypothesis], models.added),
-    )
+    samples = _samples(models, hypothesis)
     x, local = point
     grid = local.reshape(shape.blocks, shape.width)
-
-    def rates(at: Array) -> tuple[Array, Array]:
-        rows = evaluate_rows(shape, samples, at, at[: shape.alphas] >= 0)
-        return rows.rates, jnp.broadcast_to(rows.local, rows.rates.shape)
 
     def in_bins(values: Array) -> Array:
         return values.reshape(len(values), -1)[:, models.slots]
 
     def slope(column: Array) -> Array:
         up, down = ends[0, column], ends[1, column]
-        above, below = rates(x.at[column].set(up))[0], rates(x.at[column].set(down))[0]
+        above, below = (_rates(shape, samples, x.at[column].set(end))[0] for end in (up, down))
         width = jnp.where(up == down, 1.0, up - down)
         return in_bins((above - below) * scale / width)
 
     x = jnp.asarray(x)
-    here, acts = rates(x)
+    here, acts = _rates(shape, samples, x)
     scale = jnp.where(acts > 0, grid, 1.0)
     return SampleYields(
         yields=in_bins(here * scale),

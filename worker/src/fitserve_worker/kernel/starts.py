@@ -366,15 +366,12 @@ class _Search:
         bounds = self._bounds.take(rows)
         free = ~self._constrained[rows] & (bounds.lower < bounds.upper)
         free[np.arange(len(rows)), self._poi[rows]] &= self._poi[rows] < 0
-        found = []
+        found, spread = [], self.spread(rows)
         for column in np.flatnonzero(free.any(axis=0))[:_FACTORS].tolist():
             upper = bounds.upper.copy()
             upper[:, column] = np.where(free[:, column], bounds.lower[:, column], upper[:, column])
             between = bounds._replace(upper=upper)
-            for side in _SIDES:
-                spread = self._centre[rows] + side * self._width[rows]
-                starts = np.where(self._constrained[rows], spread, self.fits.x[rows])
-                found.append(self._weakly(_WEAKER[-1], rows, starts, between))
+            found += [self._weakly(_WEAKER[-1], rows, starts, between) for starts in spread]
         return found
 
     def _weakly(
