@@ -194,6 +194,19 @@ def test_ctrl_c_in_a_terminal_ends_a_run_that_starts(
 
 
 @pytest.mark.parametrize("endpoint", ["local", "site"])
+def test_the_terminal_is_not_for_what_the_interchange_says(
+    start: Callable[..., Client], endpoint: str
+) -> None:
+    client = start(endpoint)
+    wait_for("a result", client.done, 90)
+    found = client.interchange()
+    assert found is not None
+    assert Path(f"/proc/{found.pid}/fd/2").readlink().name == "parsl.log"
+    client.interrupt()
+    assert client.end(ENDS) == 130, client.said
+
+
+@pytest.mark.parametrize("endpoint", ["local", "site"])
 @pytest.mark.parametrize("seconds", [0.0, 0.2, 0.6])
 def test_a_client_that_is_killed_as_its_engine_starts_leaves_nothing(
     start: Callable[..., Client], endpoint: str, seconds: float

@@ -135,7 +135,7 @@ class ParslEngine:
     groups
         Where its processes on this machine enlist.
     log
-        File for what Parsl logs.
+        File for what Parsl logs, and for what its interchange says.
 
     Attributes
     ----------
@@ -156,7 +156,8 @@ class ParslEngine:
         from fitserve_worker import run
 
         [self.executor] = config.executors
-        self.executor.interchange_launch_cmd = [*self.executor.interchange_launch_cmd, str(groups)]
+        itself = self.executor.interchange_launch_cmd
+        self.executor.interchange_launch_cmd = [*itself, str(groups), str(log)]
         if isinstance(self.executor.provider, LocalProvider):
             enlist = [sys.executable, "-m", "fitserve.endpoints.parsl.enlist", str(groups)]
             self.executor.launch_cmd = f"{shlex.join(enlist)} {self.executor.launch_cmd}"
