@@ -10,7 +10,7 @@ from typing import NamedTuple
 from simulation import Estimate, simulate
 
 from fitserve.endpoints.base import CLOUD, DIRECT, Costs, Limits
-from fitserve.runs.makespan import Work
+from fitserve.runs.estimate import Work
 from fitserve.runs.plan import MOST_TOYS, Bounds, task_size
 
 __all__ = ["BATCHES", "WAYS", "Batch", "Way", "planned"]

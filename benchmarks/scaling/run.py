@@ -18,7 +18,7 @@ from matplotlib import pyplot as plt
 from simulation import Estimate, Scatter, simulate
 
 from fitserve.endpoints.base import LOCAL, QUEUE_SECONDS, Costs
-from fitserve.runs.makespan import Work
+from fitserve.runs.estimate import Work
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = Path(__file__).with_name("measured.json")

@@ -11,11 +11,11 @@ import random
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.runs.makespan import Connected, Load, connected, end_of
+from fitserve.runs.estimate import Connected, Load, connected, end_of
 
 if TYPE_CHECKING:
     from fitserve.endpoints.base import Costs
-    from fitserve.runs.makespan import Work
+    from fitserve.runs.estimate import Work
 
 __all__ = ["KNOWN", "USUAL", "Estimate", "Scatter", "best_size", "simulate"]
 
@@ -80,7 +80,7 @@ def simulate(
     Ten fits of a second on two workers that are there at once, in tasks of one:
 
     >>> from fitserve.endpoints.base import Costs
-    >>> from fitserve.runs.makespan import Work
+    >>> from fitserve.runs.estimate import Work
     >>> simulate(Costs(), Work(10, 1.0), 2, 1, KNOWN)
     Estimate(size=1, tasks=10, makespan=5.0, efficiency=1.0)
 

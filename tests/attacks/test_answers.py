@@ -27,7 +27,7 @@ from fitserve.contract import (
 )
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import StoreError
-from fitserve.runs.answers import check_answer
+from fitserve.runs.drive import check_answer
 from fitserve.runs.records import pending_tasks
 from fitserve.runs.store import read_run
 

@@ -36,10 +36,9 @@ from fitserve.contract import (
 from fitserve.contract.patching import MAX_OPERATIONS
 from fitserve.endpoints.base import Limits
 from fitserve.errors import IncompleteRunError, InputError, RequestError, StoreError
-from fitserve.files import read_regular
+from fitserve.files import Journal, read_regular
 from fitserve.pallet.archive import DEFAULT_LIMITS, decode_json
 from fitserve.pallet.load import load_pallet
-from fitserve.runs.journal import Journal
 from fitserve.runs.prepare import prepare
 from fitserve.runs.store import RunStore
 from fitserve_worker.kernel.patches import Background, resolve

@@ -16,8 +16,7 @@ from fitserve.endpoints.base import Limits
 from fitserve.endpoints.cards import SiteCard, add_profile
 from fitserve.errors import BackendError, RequestError
 from fitserve.pallet.load import load_pallet
-from fitserve.runs import recorded
-from fitserve.runs.prepare import prepare
+from fitserve.runs.prepare import prepare, recorded_endpoint
 from fitserve.runs.store import RunStore, known_runs, register
 
 if TYPE_CHECKING:
@@ -103,11 +102,11 @@ def test_options_that_nobody_checks_are_taken_from_own_runs_only(
     with pytest.raises(KeyboardInterrupt):
         api.resume(run, progress=False)
     assert taken == [("bare", None, {"worker_init": "touch /tmp/x"})]
-    monkeypatch.setattr(recorded, "known_runs", list)
+    monkeypatch.setattr("fitserve.runs.prepare.known_runs", list)
     with pytest.raises(KeyboardInterrupt):
         api.resume(run, options={"account": "a"}, progress=False)
     assert taken[1] == ("bare", None, {"account": "a"})
-    assert recorded.recorded_endpoint(run, "carded", {"account": "a"}) == "carded"
+    assert recorded_endpoint(run, "carded", {"account": "a"}) == "carded"
 
 
 def _stop() -> None:

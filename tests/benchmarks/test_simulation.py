@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fitserve.endpoints.base import CLOUD, DIRECT, LOCAL, Costs, Limits
-from fitserve.runs.makespan import Work
+from fitserve.runs.estimate import Work
 from fitserve.runs.plan import Bounds, task_size
 
 if TYPE_CHECKING:

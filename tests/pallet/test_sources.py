@@ -18,7 +18,7 @@ from fitserve.errors import InputError, RequestError
 from fitserve.pallet.archive import Contents
 from fitserve.pallet.load import load_pallet
 from fitserve.pallet.regions import find_regions, select_region
-from fitserve.runs.request import check_request
+from fitserve.runs.prepare import check_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

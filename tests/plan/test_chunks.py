@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from fitserve.contract import HypotestRequest, Hypothesis, ToyRange, ToysRequest, decode_task
 from fitserve.endpoints.base import Limits
-from fitserve.runs.estimate import seconds_per_hypothesis
-from fitserve.runs.makespan import Work
+from fitserve.runs.estimate import Work, seconds_per_hypothesis
 from fitserve.runs.plan import Bounds, encode_planned, make_plan, toy_parts
 
 WORKSPACE = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fitserve.contract import HypotestRequest, Hypothesis, ToysRequest
 from fitserve.endpoints.base import CLOUD, DIRECT, LOCAL, Costs, Limits
-from fitserve.runs.makespan import Load, Work, makespan
+from fitserve.runs.estimate import Load, Work, makespan
 from fitserve.runs.plan import Bounds, Plan, make_plan, task_size
 
 WORKSPACE = {"channels": [], "observations": [], "measurements": []}

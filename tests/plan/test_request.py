@@ -12,7 +12,7 @@ import pytest
 from fitserve.api import make_request
 from fitserve.errors import RequestError
 from fitserve.pallet.load import load_pallet
-from fitserve.runs.request import check_request, select_hypotheses
+from fitserve.runs.prepare import check_request, select_hypotheses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

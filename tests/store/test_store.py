@@ -20,9 +20,8 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve.errors import StoreError
-from fitserve.files import write_atomic
+from fitserve.files import Journal, read_journal, write_atomic
 from fitserve.pallet.model import PalletRecord
-from fitserve.runs.journal import Journal, read_journal
 from fitserve.runs.records import Inputs, Manifest, StoredResult
 from fitserve.runs.store import RunStore, known_runs, read_run, register
 

@@ -16,9 +16,8 @@ from fitserve.errors import ModelWarning, RequestError
 from fitserve.kinds.registry import KINDS
 from fitserve.runs.complete import complete, open_store
 from fitserve.runs.plan import Bounds
-from fitserve.runs.prepare import default_directory, prepare
+from fitserve.runs.prepare import default_directory, prepare, recorded_endpoint
 from fitserve.runs.progress import LiveProgress, Silent
-from fitserve.runs.recorded import recorded_endpoint
 from fitserve.runs.store import RunStore, read_run
 from fitserve.runs.summary import cautions, columns, counts, table_rows
 

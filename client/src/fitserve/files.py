@@ -1,7 +1,8 @@
 """Files: read where somebody else may have made them, written whole or not at all.
 
 Only regular files are read, and none larger than memory. A reader, or a crash at any moment, sees
-the old file or the new one.
+the old file or the new one. A journal, to which JSON lines are appended, survives a crash in the
+middle of a line.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from fitserve.contract import memory_there
+import msgspec
+
+from fitserve.contract import excess, memory_there
+from fitserve.contract.codec import no_collection
 from fitserve.errors import StoreError
 
 __all__ = [
+    "Journal",
     "open_regular",
+    "read_journal",
     "read_regular",
     "sync_directory",
     "unwritable",
@@ -31,6 +39,10 @@ _WHY = {
     errno.EINVAL: "it is no regular file",
     errno.EFBIG: "it is larger than half of the memory there is",
 }
+
+T = TypeVar("T")
+_BLOCK = 1024**2
+_encoder = msgspec.json.Encoder()
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
@@ -160,3 +172,99 @@ def unwritable_output(path: Path, evidence: str) -> StoreError:
     else:
         hint = f"make the directory first: mkdir -p {parent}"
     return StoreError(f"the output {path} cannot be written", evidence=evidence, hint=hint)
+
+
+def read_journal(path: Path, type_: type[T]) -> list[T]:
+    """Return the entries of a journal; an unfinished last line is what a crash left.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be read, or another line than the last is damaged.
+    """
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(f"cannot read {path}", evidence=str(error)) from error
+    # A million results take some GB: the memory alone bounds them.
+    if too_much := excess(content, sys.maxsize):
+        raise StoreError(f"{path} is too large to be read", evidence=too_much)
+    with no_collection():
+        return _decoded(path, content, msgspec.json.Decoder(type_))
+
+
+def _decoded(path: Path, content: bytes, decoder: msgspec.json.Decoder[T]) -> list[T]:
+    """Return the entries, with no copy of all the lines."""
+    entries: list[T] = []
+    begin, lines = 0, memoryview(content)
+    while (end := content.find(b"\n", begin)) >= 0:
+        try:
+            entries.append(decoder.decode(lines[begin:end]))
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise StoreError(
+                f"line {len(entries) + 1} of {path} is damaged",
+                evidence=str(error),
+                hint=f"restore the file, or delete that line: its hypotheses are then refitted "
+                f"by fitserve resume {path.parent}",
+            ) from error
+        begin = end + 1
+    return entries
+
+
+class Journal(Generic[T]):
+    """The writing end of a journal; one process holds it at a time (`fitserve.runs.store`)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+            self._end = self._whole_lines(0)
+            # What a crash left of a line would make the next one unreadable.
+            os.ftruncate(self._descriptor, self._end)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def append(self, entries: list[Any]) -> None:
+        """Append entries, all or none, and return when they are on disk.
+
+        Raises
+        ------
+        StoreError
+            They cannot be written: the file is as it was before.
+        """
+        data = b"".join(_encoder.encode(entry) + b"\n" for entry in entries)
+        try:
+            # A Ctrl-C may have come after entries were written and before they were counted.
+            self._end = self._whole_lines(self._end)
+            os.ftruncate(self._descriptor, self._end)
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], self._end + written)
+            os.fsync(self._descriptor)
+        except BaseException as error:
+            # Ctrl-C too, or the next entries would be written over the beginning of these.
+            os.ftruncate(self._descriptor, self._end)
+            if isinstance(error, OSError):
+                raise unwritable(self._path, error) from error
+            raise
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Close the file; may be repeated."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _whole_lines(self, start: int) -> int:
+        """Return where the last whole line after ``start`` ends."""
+        end = os.fstat(self._descriptor).st_size
+        while end > start:
+            block = max(start, end - _BLOCK)
+            found = os.pread(self._descriptor, end - block, block).rfind(b"\n")
+            if found >= 0:
+                return block + found + 1
+            end = block
+        return start

@@ -33,7 +33,7 @@ def check(source: str, *, region: str | None, force: bool, listed: bool, as_json
     from fitserve.console import emit_json, show_table
     from fitserve.contract import HypotestRequest
     from fitserve.pallet.load import load_pallet
-    from fitserve.runs.request import check_request
+    from fitserve.runs.prepare import check_request
 
     pallet = load_pallet(source, region=region, force=force)
     if as_json:
@@ -84,7 +84,7 @@ def _poi(pallet: Pallet, name: str) -> str:
     """Return the parameter of interest of a measurement, and why it cannot be one, if so."""
     from fitserve.contract import HypotestRequest, ModelOptions
     from fitserve.errors import RequestError
-    from fitserve.runs.request import check_request
+    from fitserve.runs.prepare import check_request
 
     found = [outline.measurement(name) for outline in pallet.outlines.values()]
     names = dict.fromkeys(each["config"]["poi"] for each in found if each is not None)

@@ -238,7 +238,7 @@ def resume(run_directory: str, **options: Any) -> None:
 
     from fitserve import api
     from fitserve.console import warn
-    from fitserve.runs.recorded import other_owner
+    from fitserve.runs.prepare import other_owner
 
     path = Path(run_directory)
     if path.is_dir() and (owner := other_owner(path)) is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from fitserve.console import emit_json, say, show_table, tell, warn
 from fitserve.errors import IncompleteRunError
 from fitserve.kinds.shown import exclusion_words
-from fitserve.runs.recorded import other_owner
+from fitserve.runs.prepare import other_owner
 from fitserve.runs.summary import (
     cautions,
     columns,

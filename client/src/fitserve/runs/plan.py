@@ -13,8 +13,14 @@ import msgspec
 
 from fitserve.contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
-from fitserve.runs.estimate import seconds_per_hypothesis, seconds_to_verify
-from fitserve.runs.makespan import Load, Work, first_fit, makespan
+from fitserve.runs.estimate import (
+    Load,
+    Work,
+    first_fit,
+    makespan,
+    seconds_per_hypothesis,
+    seconds_to_verify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +77,7 @@ def task_size(
     Examples
     --------
     >>> from fitserve.endpoints.base import Limits
-    >>> from fitserve.runs.makespan import Work
+    >>> from fitserve.runs.estimate import Work
     >>> limits = Limits(task_bytes=10**7, outstanding=100, workers=4)
     >>> task_size(Work(400, 20.0), limits, most=64)
     3

@@ -10,7 +10,7 @@ events.jsonl      what happened to tasks, with times: for people and for `show`
 toys.jsonl        of a run for toys: what tasks answered, one line for a hypothesis and
                   range of toys, with the test statistic of each toy
 results.json      written at the end: all hypotheses by name, see docs/results.md
-lock              held by the process that writes
+lock              held by the process that writes: one at a time
 cancel            there while that process is asked to stop
 ================  ==================================================================
 """
@@ -20,11 +20,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import filelock
 import msgspec
 import platformdirs
 
@@ -39,9 +41,14 @@ from fitserve.contract import (
 )
 from fitserve.contract.codec import no_collection
 from fitserve.errors import ContractError, StoreError
-from fitserve.files import read_regular, unwritable, write_atomic
-from fitserve.runs.journal import Journal, read_journal
-from fitserve.runs.lock import RunLock
+from fitserve.files import (
+    Journal,
+    open_regular,
+    read_journal,
+    read_regular,
+    unwritable,
+    write_atomic,
+)
 from fitserve.runs.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
 from fitserve.runs.toys import merged, merged_record, missing_toys, ranges
 
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "RunLock",
     "RunStore",
     "SavedRun",
     "ask_to_cancel",
@@ -164,6 +172,52 @@ def read_run(path: str | Path) -> SavedRun:
 def _read_records(path: Path) -> dict[str, StoredResult]:
     records = read_journal(path / _RESULTS, StoredResult)
     return {record.result.name: record for record in records}
+
+
+class RunLock:
+    """The lock of a run directory; the operating system frees it when its holder dies.
+
+    Raises
+    ------
+    StoreError
+        Another process holds it, or the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._holder = directory / "lock.holder"
+        lock = directory / "lock"
+        self._lock = filelock.FileLock(lock, timeout=0)
+        try:
+            # Whoever made the directory may have put a link there, to a file of ours.
+            os.close(open_regular(lock, os.O_RDWR | os.O_CREAT))
+            self._lock.acquire()
+            self._tell()
+        except filelock.Timeout as error:
+            raise StoreError(
+                f"the run directory {directory} is in use",
+                evidence=f"by {self._held_by()}",
+                hint="wait for it, stop it, or choose another --output",
+            ) from error
+        except OSError as error:
+            raise unwritable(directory, error) from error
+
+    def release(self) -> None:
+        """Release the directory."""
+        with contextlib.suppress(OSError):
+            self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _tell(self) -> None:
+        self._holder.unlink(missing_ok=True)
+        held = open_regular(self._holder, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(held, "w") as stream:
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+
+    def _held_by(self) -> str:
+        try:
+            return read_regular(self._holder).decode()
+        except (OSError, ValueError):
+            return "another process"
 
 
 class RunStore:

@@ -16,8 +16,7 @@ from fitserve.contract import (
 )
 from fitserve.errors import RequestError
 from fitserve.kinds.registry import KINDS
-from fitserve.runs.estimate import seconds_per_hypothesis, seconds_to_verify
-from fitserve.runs.makespan import first_fit
+from fitserve.runs.estimate import first_fit, seconds_per_hypothesis, seconds_to_verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
