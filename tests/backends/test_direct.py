@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints import open_backend
 from fitserve.endpoints.base import DIRECT
 from fitserve.endpoints.parsl import watch as provider
 from fitserve.endpoints.parsl.backend import Share
@@ -21,9 +21,9 @@ from fitserve.endpoints.parsl.engine import close_log, log_to
 from fitserve.endpoints.parsl.troubles import Troubles
 from fitserve.endpoints.parsl.watch import Watch
 from fitserve.errors import BackendError, RequestError
+from fitserve.schedulers import never_runs, refusal
 from fitserve.schedulers.base import Job, SilentSchedulerError
 from fitserve.schedulers.pbs import TORQUE, read_pbspro
-from fitserve.schedulers.reasons import never_runs, refusal
 from fitserve.schedulers.slurm import SLURM, read_squeue
 from sitekit.golden import GOLDEN
 

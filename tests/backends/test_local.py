@@ -18,7 +18,7 @@ import pytest
 
 import fitserve
 from fitserve.contract import encode_task
-from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints import open_backend
 from fitserve.endpoints.parsl import local as local_backend
 from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.errors import BackendError

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve.cli import cli
-from fitserve.endpoints.backends import endpoint_names, open_backend
+from fitserve.endpoints import endpoint_names, open_backend
 from fitserve.endpoints.base import CLOUD
 from fitserve.endpoints.cards import (
     SiteCard,

@@ -102,7 +102,7 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> OtherPython:
 
 _CLIENT = """
 import sys, time
-from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints import open_backend
 from fitserve.contract import decode_result
 
 backend = open_backend("rig")

@@ -17,8 +17,8 @@ from fitserve.endpoints.parsl.troubles import Troubles, status_of
 from fitserve.endpoints.parsl.watch import PodWatch, ask_pods, watched
 from fitserve.errors import BackendError
 from fitserve.onsite.pods import PodProvider
+from fitserve.schedulers import never_runs, refusal
 from fitserve.schedulers.base import Job
-from fitserve.schedulers.reasons import never_runs, refusal
 from sitekit.golden import GOLDEN
 from waiting import wait_for
 

@@ -23,10 +23,10 @@ from fitserve.contract import (
     kind_of,
 )
 from fitserve.errors import RequestError
+from fitserve.kinds import kind
 from fitserve.kinds.base import FIT_COLUMNS
 from fitserve.kinds.limit import COLUMNS as LIMIT_COLUMNS
 from fitserve.kinds.ranking import COLUMNS as RANKING_COLUMNS
-from fitserve.kinds.registry import kind
 from fitserve.report.content import columns, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.store import read_run

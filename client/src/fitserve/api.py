@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.contract import HypotestRequest, Request
-from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints import open_backend
 from fitserve.errors import ModelWarning, RequestError
-from fitserve.kinds.registry import KINDS
+from fitserve.kinds import KINDS
 from fitserve.runs.complete import complete, open_store
 from fitserve.runs.plan import Bounds
 from fitserve.runs.prepare import default_directory, prepare, recorded_endpoint

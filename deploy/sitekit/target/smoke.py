@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints import open_backend
 from fitserve.endpoints.cards import Profile, read_card
 from fitserve.endpoints.check import check_endpoint, small_fit
 from fitserve.endpoints.globus.service import Service

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fitserve.console import emit_json, show_table, tell
-from fitserve.endpoints.backends import open_backend
+from fitserve.endpoints import open_backend
 from fitserve.pallet.load import load_pallet
 from fitserve.runs.plan import make_plan, plan_verification
 from fitserve.runs.prepare import prepare

@@ -15,7 +15,7 @@ from fitserve.contract import (
     allowed,
 )
 from fitserve.errors import ModelWarning
-from fitserve.kinds.registry import KINDS
+from fitserve.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from fitserve.contract import HypothesisResult
 from fitserve.errors import MissingExtraError, RequestError
 from fitserve.export.rows import mass_columns, table_rows
 from fitserve.files import write_output
-from fitserve.kinds.registry import kind
+from fitserve.kinds import kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

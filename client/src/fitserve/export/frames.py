@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from fitserve.errors import MissingExtraError
 from fitserve.export.rows import mass_columns, table_rows
+from fitserve.kinds import kind
 from fitserve.kinds.base import CLS_COLUMNS
-from fitserve.kinds.registry import kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

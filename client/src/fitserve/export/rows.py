@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fitserve.contract import cls_strengths
-from fitserve.kinds.registry import kind
+from fitserve.kinds import kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -3,3 +3,39 @@
 That is which options ask it, how long it takes, what an answer must hold, and what is shown of it:
 in tables, exports and reports, and in which pictures.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fitserve.contract import kind_of
+from fitserve.kinds.fit import Fit
+from fitserve.kinds.hypotest import Hypotest
+from fitserve.kinds.limit import Limit
+from fitserve.kinds.ranking import Ranking
+from fitserve.kinds.scan import Scan
+from fitserve.kinds.toys import Toys
+
+if TYPE_CHECKING:
+    from fitserve.contract import Request
+    from fitserve.kinds.base import Kind
+
+__all__ = ["KINDS", "kind"]
+
+KINDS: dict[str, Kind[Any]] = {
+    one.name: one for one in (Hypotest(), Limit(), Scan(), Fit(), Ranking(), Toys())
+}
+"""Kinds by name, in the order in which `--help` has them; the first is what is asked for where
+nothing else is."""
+
+
+def kind(request: Request) -> Kind[Any]:
+    """Return the kind of a request.
+
+    Examples
+    --------
+    >>> from fitserve.contract import LimitRequest
+    >>> kind(LimitRequest())
+    <kind limit>
+    """
+    return KINDS[kind_of(request)]

@@ -12,8 +12,8 @@ from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
 from fitserve.export.rows import reference_url
+from fitserve.kinds import kind
 from fitserve.kinds.base import Cell, number_cell
-from fitserve.kinds.registry import kind
 from fitserve.kinds.shown import (
     at_strength,
     confidence_level,

@@ -6,7 +6,7 @@ import itertools
 import shlex
 from typing import TYPE_CHECKING
 
-from fitserve.kinds.registry import kind
+from fitserve.kinds import kind
 from fitserve.kinds.shown import shown_strength
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import msgspec
 from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.endpoints.base import Accepted, Resumable
 from fitserve.errors import ContractError, InterruptedRunError
+from fitserve.kinds import KINDS, kind
 from fitserve.kinds.base import fractions
-from fitserve.kinds.registry import KINDS, kind
 from fitserve.runs.plan import Verify, encode_planned
 from fitserve.runs.records import StoredResult
 from fitserve.runs.verification import VERIFIABLE, with_verdict

@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fitserve.contract import EngineOptions, HypotestRequest
-from fitserve.kinds.registry import kind
+from fitserve.kinds import kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from fitserve.contract import (
     cls_strengths,
     kind_of,
 )
-from fitserve.kinds.registry import kind
+from fitserve.kinds import kind
 from fitserve.kinds.shown import (
     at_strength,
     beyond_bound,

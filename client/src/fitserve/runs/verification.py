@@ -15,7 +15,7 @@ from fitserve.contract import (
     kind_of,
 )
 from fitserve.errors import RequestError
-from fitserve.kinds.registry import KINDS
+from fitserve.kinds import KINDS
 from fitserve.runs.estimate import first_fit, seconds_per_hypothesis, seconds_to_verify
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.endpoints.base import BackendStatus
 from fitserve.endpoints.globus.service import judge
 from fitserve.errors import BackendError
-from fitserve.schedulers.reasons import SCHEDULERS
+from fitserve.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
     from fitserve.endpoints.cards import Profile, SiteCard

@@ -12,7 +12,7 @@ from fitserve.contract import STAGE_VARIABLE
 from fitserve.endpoints.parsl.site import parsl_config
 from fitserve.endpoints.parsl.watch import PodWatch, Watch, ask_pods, watched
 from fitserve.errors import BackendError
-from fitserve.schedulers.reasons import BY_PROVIDER
+from fitserve.schedulers import BY_PROVIDER
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from fitserve.endpoints.base import BackendStatus
 from fitserve.errors import BackendError
 from fitserve.onsite.failures import MOST_FAILED
+from fitserve.schedulers import never_runs
 from fitserve.schedulers.base import ended_words, no_room
-from fitserve.schedulers.reasons import never_runs
 
 if TYPE_CHECKING:
     from pathlib import Path

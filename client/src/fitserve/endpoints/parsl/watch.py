@@ -7,9 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from fitserve.schedulers import refusal
 from fitserve.schedulers.base import Job, Refusal, SilentSchedulerError
 from fitserve.schedulers.kubernetes import pod_job
-from fitserve.schedulers.reasons import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
