@@ -145,7 +145,7 @@ def _usage(freezer: Freezer) -> None:
     helps(cli, [])
     for index, arguments in enumerate(WRONG):
         freezer.run(f"errors/{index:02}-{arguments[0]}", FITSERVE, *arguments)
-    schema = "from fitserve.export.formats import results_schema; print(results_schema())"
+    schema = "from fitserve.export import results_schema; print(results_schema())"
     freezer.run("schemas/results", str(BIN / "python"), "-c", schema)
 
 

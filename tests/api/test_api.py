@@ -14,7 +14,7 @@ from rich.console import Console
 import fitserve
 from fitserve.api import Run
 from fitserve.endpoints.base import BackendStatus
-from fitserve.export.formats import export_run
+from fitserve.export import export_run
 from fitserve.runs.progress import LiveProgress
 from fitserve.runs.store import read_run
 

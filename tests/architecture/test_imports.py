@@ -143,7 +143,7 @@ def test_a_run_of_the_client_never_loads_jax(pallet_directory: Path, tmp_path: P
         "from fitserve.pallet.load import load_pallet\n"
         f"load_pallet({str(pallet_directory)!r})\n"
         "from fitserve.draw.contour import draw_contour\n"
-        "import fitserve.api, fitserve.report.page, fitserve.export.formats\n"
+        "import fitserve.api, fitserve.report, fitserve.export\n"
         "import fitserve.export.hepdata, fitserve.endpoints.parsl.local"
     )
     assert "jax" not in _loaded_by(code)

@@ -18,7 +18,7 @@ from fitserve.contract import ContractError, encode_refusal
 from fitserve.draw.style import axis_title, safe_text
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import FitserveError, InputError
-from fitserve.export.formats import to_csv
+from fitserve.export import to_csv
 from fitserve.pallet.load import load_pallet
 from fitserve.runs.progress import LiveProgress
 from tests.conftest import build_run

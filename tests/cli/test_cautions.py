@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from fitserve import api
 from fitserve.cli import cli
 from fitserve.errors import ModelWarning
-from fitserve.report.page import render_report
+from fitserve.report import render_report
 from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:

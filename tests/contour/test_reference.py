@@ -15,7 +15,7 @@ from fitserve.draw.curves import contour_lines
 from fitserve.draw.reference import read_reference
 from fitserve.draw.surface import ContourOptions, threshold
 from fitserve.errors import FitserveError, InputError
-from fitserve.export.formats import to_json
+from fitserve.export import to_json
 from fitserve.export.hepdata import write_submission
 
 LEVEL = threshold(0.95)

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from fitserve.errors import InputError, RequestError
+from fitserve.export import to_json
 from fitserve.export.compare import compare, diff
-from fitserve.export.formats import to_json
 from fitserve.runs.reading import CLsEntry, read_cls
 
 EXP = [0.001, 0.01, 0.05, 0.2, 0.5]

@@ -14,7 +14,7 @@ import pytest
 
 from fitserve.contract import HypothesisResult, MuPoint
 from fitserve.errors import MissingExtraError, RequestError, StoreError
-from fitserve.export.formats import export_run, results_schema, to_csv, to_json, to_parquet
+from fitserve.export import export_run, results_schema, to_csv, to_json, to_parquet
 from fitserve.export.rows import mass_columns
 from fitserve.kinds.base import CLS_COLUMNS as COLUMNS
 

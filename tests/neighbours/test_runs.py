@@ -15,8 +15,8 @@ from fitserve import api
 from fitserve.cli import cli
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.grid import mass_grid
-from fitserve.export.formats import to_csv
-from fitserve.report.page import render_report
+from fitserve.export import to_csv
+from fitserve.report import render_report
 from fitserve.runs.store import read_run
 from fitserve.runs.summary import summary
 from fitserve_worker import entry

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import ndtr
 
 from fitserve.contract import Attempt
-from fitserve.report.page import write_report
+from fitserve.report import write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from fitserve.cli import cli
 from fitserve.errors import MissingExtraError, StoreError
+from fitserve.report import render_report, write_report
 from fitserve.report.content import histogram, rows
-from fitserve.report.page import render_report, write_report
 
 
 class _Page(HTMLParser):

@@ -27,8 +27,8 @@ from fitserve.draw.curves import contour_lines
 from fitserve.draw.grid import mass_grid
 from fitserve.draw.surface import ContourOptions
 from fitserve.kinds.shown import confidence_level, shown_strength
+from fitserve.report import render_report
 from fitserve.report.content import headline, rows
-from fitserve.report.page import render_report
 from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from fitserve.contract import (
 from fitserve.endpoints.base import Costs, Limits, Outcome
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import BackendError, RequestError
-from fitserve.report.page import render_report
+from fitserve.report import render_report
 from fitserve.runs import complete
 from fitserve.runs.estimate import seconds_to_verify
 from fitserve.runs.plan import Verify, encode_planned, make_plan, plan_verification

@@ -88,7 +88,7 @@ class Run:
         MissingExtraError
             pandas is not installed.
         """
-        from fitserve.export.frames import to_frame
+        from fitserve.export import to_frame
 
         return to_frame(self.manifest, self.results)
 

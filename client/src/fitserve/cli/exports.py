@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fitserve.export.formats import FORMATS, export_run
+from fitserve.export import FORMATS, export_run
 
 if TYPE_CHECKING:
     from fitserve.export.compare import Comparison

@@ -178,7 +178,7 @@ def contour(
 def report(run: Path, output: Path) -> None:
     """Write a report of RUN: contour, table, failures, provenance and timing."""
     from fitserve.console import say
-    from fitserve.report.page import write_report
+    from fitserve.report import write_report
     from fitserve.runs.store import read_run
 
     saved = read_run(run)

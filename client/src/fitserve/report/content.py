@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import shlex
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +22,6 @@ from fitserve.kinds.shown import (
     of_strength,
     shown_strength,
 )
-from fitserve.report.parts import has_contour
 from fitserve.runs.summary import (
     Account,
     account,
@@ -38,10 +38,11 @@ from fitserve.runs.summary import (
 from fitserve.runs.verification import verification_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fitserve.contract import HypothesisResult, Request
     from fitserve.draw.surface import ContourOptions
+    from fitserve.kinds.base import Detail
     from fitserve.runs.store import SavedRun
 
 __all__ = [
@@ -54,10 +55,14 @@ __all__ = [
     "account_rows",
     "columns",
     "contour_uri",
+    "details",
     "facts",
+    "has_contour",
     "heading",
     "headline",
     "histogram",
+    "left_out",
+    "next_commands",
     "notes",
     "rows",
     "timing",
@@ -66,10 +71,20 @@ __all__ = [
 
 MOST_ROWS = 2000
 """No list in the page is longer: no browser shows a table of 100,000 rows."""
-
+# Nobody reads a longer page: a fit may have hundreds of parameters.
+_MOST_DETAILS = 10
+_MOST_DETAIL_ROWS = 500
 _MOST_BARS = 24
 _EXPECTED = 5
 _MISSING = "\N{EN DASH}"
+_MEANINGS = {
+    "client": "until a service took the task",
+    "queue": "until a worker began with the task",
+    "set-up": "building the model",
+    "fit": "all fits",
+    "others": "the other hypotheses of the task",
+    "service": "return of the result",
+}
 
 
 class Fact(NamedTuple):
@@ -379,16 +394,6 @@ def _seconds(value: float) -> str:
     return f"{value / 3600:.3g} h"
 
 
-_MEANINGS = {
-    "client": "until a service took the task",
-    "queue": "until a worker began with the task",
-    "set-up": "building the model",
-    "fit": "all fits",
-    "others": "the other hypotheses of the task",
-    "service": "return of the result",
-}
-
-
 class AccountRow(NamedTuple):
     """One hypothesis: its parts of the time and their sum, in seconds, and the task's bytes."""
 
@@ -423,3 +428,51 @@ def traffic_facts(run: SavedRun) -> list[Fact]:
         Fact("Bytes sent, encoded", f"{found.sent:,}"),
         Fact("Bytes received, encoded", f"{found.received:,}"),
     ]
+
+
+def has_contour(run: SavedRun) -> bool:
+    """Return whether the request asks for CLs, of which a contour can be drawn."""
+    return shown_strength(run.manifest.request) is not None
+
+
+def details(run: SavedRun) -> list[Detail]:
+    """Return parameters of fits, impacts of rankings or points of scans, of the first hypotheses.
+
+    It is empty for other requests, whose numbers are all in the table of hypotheses.
+    """
+    return list(islice(_tables(run), _MOST_DETAILS))
+
+
+def left_out(run: SavedRun) -> str | None:
+    """Return what `details` leaves out, and where to find it; None where it has everything."""
+    found = list(islice(_tables(run), _MOST_DETAILS + 1))
+    parts = []
+    if len(found) > _MOST_DETAILS:
+        parts.append(f"the first {_MOST_DETAILS} hypotheses")
+    if any(len(one.rows) >= _MOST_DETAIL_ROWS for one in found[:_MOST_DETAILS]):
+        parts.append(f"{_MOST_DETAIL_ROWS} rows of each at most")
+    if not parts:
+        return None
+    export = f"fitserve export {shlex.quote(str(run.path))} --format csv -o FILE"
+    return f"Here are {' and '.join(parts)}; everything is in: {export}"
+
+
+def next_commands(run: SavedRun) -> list[str]:
+    """Return the commands that draw what is not in the report."""
+    names = kind(run.manifest.request).pictures
+    several = len(run.manifest.hypotheses) > 1
+    commands = []
+    for name in names:
+        patch = " --patch NAME" if several and name != "limits" else ""
+        path = shlex.quote(str(run.path))
+        commands.append(f"fitserve plot {name} {path}{patch} -o {name}.png")
+    return commands
+
+
+def _tables(run: SavedRun) -> Iterator[Detail]:
+    request = run.manifest.request
+    for name in run.manifest.hypotheses:
+        result = run.results.get(name)
+        detail = result and kind(request).detail(request, result, _MOST_DETAIL_ROWS)
+        if detail:
+            yield detail
