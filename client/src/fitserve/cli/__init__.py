@@ -2,18 +2,126 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from fitserve._version import __version__
 from fitserve.cli.endpoints import endpoints
 from fitserve.cli.exports import diff, export
-from fitserve.cli.group import FitserveGroup
 from fitserve.cli.pallets import analyses, pallets
 from fitserve.cli.pictures import contour, plot, report
-from fitserve.cli.run import cancel, resume, run
-from fitserve.cli.show import runs, show
+from fitserve.cli.run import cancel, resume, run, runs, show
+from fitserve.errors import FitserveError, InterruptedRunError, StoreError
 
-__all__ = ["cli", "main"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["FitserveGroup", "cli", "main"]
+
+# What a shell reports for a command that SIGPIPE ended.
+_CLOSED_PIPE = 141
+
+
+class FitserveGroup(click.Group):
+    """A click group that shows errors as `fitserve.errors` describes.
+
+    Where nobody reads the output any more, as with ``| head``, a command ends quietly. The
+    environment variable ``FITSERVE_DEBUG`` lets exceptions through, for developers.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line, up to the last byte of its output."""
+        with _written():
+            try:
+                return super().main(*args, **extra)
+            finally:
+                for stream in filter(None, (sys.stdout, sys.stderr)):
+                    stream.flush()
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the command line; help may be all that it asks for."""
+        with _written():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _written():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("FITSERVE_DEBUG"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except FitserveError as error:
+            _tell(error)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            _tell(InterruptedRunError("interrupted"))
+            ctx.exit(InterruptedRunError.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # the last resort
+            if _is_of_output(error):
+                raise
+            _tell(_defect(error))
+            ctx.exit(FitserveError.exit_code)
+
+
+@contextmanager
+def _written() -> Iterator[None]:
+    """End as usual where the output has no reader any more, or no room."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        from fitserve.console import closed_pipes
+
+        # So that the rest of a buffer does not fail again when the interpreter ends.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in closed_pipes() or [1]:
+            os.dup2(nowhere, number)
+        if error.errno == errno.EPIPE:
+            raise SystemExit(_CLOSED_PIPE) from error
+        _tell(StoreError("the output cannot be written", evidence=str(error), hint="df -h ."))
+        raise SystemExit(StoreError.exit_code) from error
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Return whether an error comes from the standard streams, as far as it shows."""
+    from fitserve.console import closed_pipes
+
+    # Other pipes may break as well: those of an endpoint.
+    return isinstance(error, OSError) and (
+        error.errno == errno.ENOSPC or (error.errno == errno.EPIPE and bool(closed_pipes()))
+    )
+
+
+def _tell(error: FitserveError) -> None:
+    from fitserve.console import tell_error
+
+    tell_error(error)
+
+
+def _defect(error: Exception) -> FitserveError:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="fitserve-defect-", suffix=".txt", delete=False
+    ) as stream:
+        stream.write("".join(traceback.format_exception(error)))
+    return FitserveError(
+        "this is a defect of fitserve, not of your input",
+        evidence=f"{type(error).__name__}: {error}",
+        hint=f"please report it with the file {stream.name}",
+    )
 
 
 @click.group(cls=FitserveGroup, context_settings={"help_option_names": ["-h", "--help"]})

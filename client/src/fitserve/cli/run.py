@@ -1,4 +1,4 @@
-"""`fitserve run` and its options; `fitserve resume` and `fitserve cancel`."""
+"""`fitserve run`, `resume`, `cancel`, `show` and `runs`: make a run, go on with it, look at it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fitserve.api import Run
     from fitserve.runs.plan import Bounds
 
-__all__ = ["asking", "cancel", "request_options", "resume", "run"]
+__all__ = ["asking", "cancel", "request_options", "resume", "run", "runs", "show"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -302,3 +302,60 @@ def _conclude(finished: Run, options: dict[str, Any]) -> None:
 
     show_run(finished.saved, as_json=options["as_json"], table=not options["quiet"])
     require_complete(finished.saved)
+
+
+@click.command()
+@click.argument("run_directory", metavar="RUN", type=click.Path(file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def show(run_directory: str, *, as_json: bool) -> None:
+    """Show RUN: state, table, failures, times, provenance; also while it is worked on."""
+    from fitserve.cli.terminal import show_run
+    from fitserve.runs.store import read_run
+
+    show_run(read_run(run_directory), as_json=as_json)
+
+
+@click.group()
+def runs() -> None:
+    """Find runs made earlier."""
+
+
+@runs.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def list_(*, as_json: bool) -> None:
+    """List the runs of this user on this machine, the most recent first."""
+    from fitserve.console import emit_json, say, show_table
+    from fitserve.errors import StoreError
+    from fitserve.runs.store import known_runs, read_run
+    from fitserve.runs.summary import counts
+
+    found: list[dict[str, Any]] = []
+    for path in known_runs():
+        try:
+            run = read_run(path)
+        except StoreError as error:
+            found.append({"run": str(path), "error": error.cause})
+            continue
+        found.append(
+            {
+                "run": str(path),
+                "pallet": run.manifest.pallet.name,
+                "created": run.manifest.created,
+                "endpoint": run.manifest.endpoint,
+                "hypotheses": counts(run),
+            }
+        )
+    if as_json:
+        emit_json(found)
+        return
+    if not found:
+        say("there are no runs yet: fitserve run PALLET")
+        return
+    show_table(["created", "pallet", "endpoint", "hypotheses", "run"], map(_run_cells, found))
+
+
+def _run_cells(entry: dict[str, Any]) -> list[str]:
+    if "error" in entry:
+        return ["", "", "", entry["error"], entry["run"]]
+    counts = ", ".join(f"{number} {word}" for word, number in entry["hypotheses"].items() if number)
+    return [entry["created"], entry["pallet"], entry["endpoint"], counts, entry["run"]]
