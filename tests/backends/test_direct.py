@@ -15,11 +15,11 @@ import pytest
 
 from fitserve.endpoints import open_backend
 from fitserve.endpoints.base import DIRECT
-from fitserve.endpoints.parsl import watch as provider
+from fitserve.endpoints.parsl import blocks
 from fitserve.endpoints.parsl.backend import Share
+from fitserve.endpoints.parsl.blocks import Watch
 from fitserve.endpoints.parsl.engine import close_log, log_to
 from fitserve.endpoints.parsl.troubles import Troubles
-from fitserve.endpoints.parsl.watch import Watch
 from fitserve.errors import BackendError, RequestError
 from fitserve.schedulers import never_runs, refusal
 from fitserve.schedulers.base import Job, SilentSchedulerError
@@ -123,7 +123,7 @@ def test_torques_columns_and_forgotten_jobs(commands: Path) -> None:
 
 def test_a_refused_block_is_asked_for_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(provider.time, "monotonic", lambda: now)
+    monkeypatch.setattr(blocks.time, "monotonic", lambda: now)
     watch = Watch(partial(SLURM.jobs, timeout=10))
     waits = []
     for _ in range(7):
@@ -144,7 +144,7 @@ def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
 ) -> None:
     """Six times over some minutes where that may help, and once where it cannot."""
     clock = {"now": 1000.0}
-    monkeypatch.setattr(provider.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(blocks.time, "monotonic", lambda: clock["now"])
     asked: list[float] = []
 
     class Refusing:
@@ -153,7 +153,7 @@ def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
             raise OSError(told)
 
     watch = Watch(partial(SLURM.jobs, timeout=10))
-    blocks = provider.watched(Refusing, watch, 1)()
+    refusing = blocks.watched(Refusing, watch, 1)()
     engine = SimpleNamespace(
         broken=lambda: None,
         watch=watch,
@@ -166,7 +166,7 @@ def test_a_scheduler_that_refuses_every_block_is_not_asked_for_ever(
     def drive() -> None:
         for _ in range(3600):  # an hour, in which Parsl tries every second
             with contextlib.suppress(OSError, RuntimeError):
-                blocks.submit("command", 1)
+                refusing.submit("command", 1)
             troubles.check()
             clock["now"] += 1
 

@@ -10,11 +10,10 @@ import pytest
 from kubernetes.client import ApiException
 from parsl.jobs.states import JobState
 
-from fitserve.endpoints.parsl.blocks import Engine
+from fitserve.endpoints.parsl.blocks import Engine, PodWatch, ask_pods, watched
 from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.endpoints.parsl.site import EngineDescription, read_engine
 from fitserve.endpoints.parsl.troubles import Troubles, status_of
-from fitserve.endpoints.parsl.watch import PodWatch, ask_pods, watched
 from fitserve.errors import BackendError
 from fitserve.onsite.pods import PodProvider
 from fitserve.schedulers import never_runs, refusal

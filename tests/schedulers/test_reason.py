@@ -16,7 +16,7 @@ pytestmark = pytest.mark.schedulers
 
 ASK = """
 import sys
-from fitserve.endpoints.globus.presence import waiting_reason
+from fitserve.endpoints.globus.backend import waiting_reason
 from fitserve.endpoints.cards import SiteCard
 card = SiteCard(
     card_version=1, name="Rig", endpoint_id="", scheduler=sys.argv[1],

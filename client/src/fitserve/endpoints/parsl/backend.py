@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.endpoints.base import DIRECT, BackendStatus, Limits, Outcome
 from fitserve.endpoints.parsl.blocks import STAGE_DIRECTORY, Engine
+from fitserve.endpoints.parsl.guardian import Tended
 from fitserve.endpoints.parsl.site import find_engine, read_engine, site_directory
-from fitserve.endpoints.parsl.tended import Tended
 from fitserve.endpoints.parsl.troubles import Troubles, status_of
 from fitserve.errors import BackendError, MissingExtraError, RequestError
 from fitserve.onsite.failures import MOST_FAILED

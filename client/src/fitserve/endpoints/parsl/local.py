@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from fitserve.contract import QUICK, STAGE_VARIABLE
 from fitserve.endpoints.base import LOCAL, BackendStatus, Limits, Outcome
 from fitserve.endpoints.parsl import interchange
-from fitserve.endpoints.parsl.tended import Tended
+from fitserve.endpoints.parsl.guardian import Tended
 from fitserve.errors import BackendError, MissingExtraError
 
 if TYPE_CHECKING:

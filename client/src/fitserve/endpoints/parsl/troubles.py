@@ -16,9 +16,8 @@ from fitserve.schedulers.base import ended_words, no_room
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.endpoints.parsl.blocks import Engine
+    from fitserve.endpoints.parsl.blocks import Engine, Watch
     from fitserve.endpoints.parsl.site import EngineDescription
-    from fitserve.endpoints.parsl.watch import Watch
     from fitserve.schedulers.base import Job
 
 __all__ = ["Troubles", "status_of"]
