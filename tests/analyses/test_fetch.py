@@ -15,8 +15,7 @@ from click.testing import CliRunner
 from fitserve.cli import cli
 from fitserve.errors import InputError
 from fitserve.pallet.catalogue import Analysis, Archive, catalogue, find
-from fitserve.pallet.fetch import fetch, is_fetched
-from fitserve.pallet.load import load_pallet
+from fitserve.pallet.load import fetch, is_fetched, load_pallet
 
 if TYPE_CHECKING:
     from collections.abc import Callable

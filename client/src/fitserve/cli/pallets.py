@@ -175,8 +175,8 @@ def fetch(name: str, *, refresh: bool, force: bool, as_json: bool) -> None:
     """
     from fitserve.console import emit_json, say
     from fitserve.pallet.catalogue import find
-    from fitserve.pallet.fetch import fetch as fetch_analysis
-    from fitserve.pallet.fetch import is_fetched
+    from fitserve.pallet.load import fetch as fetch_analysis
+    from fitserve.pallet.load import is_fetched
 
     analysis = find(name)
     if analysis.archive.address and (refresh or not is_fetched(analysis)):
@@ -226,7 +226,7 @@ def _references(analysis: Analysis) -> list[str]:
 
 
 def _fetched(analysis: Analysis) -> bool:
-    from fitserve.pallet.fetch import is_fetched
+    from fitserve.pallet.load import is_fetched
 
     return is_fetched(analysis)
 

@@ -1,4 +1,4 @@
-"""Load a pallet: find its files, verify, validate, check."""
+"""Load a pallet: find or fetch its files, verify, validate, check."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve.contract import Hypothesis, digest
 from fitserve.contract.codec import no_collection
-from fitserve.errors import InputError
+from fitserve.errors import FitserveError, InputError
 from fitserve.pallet.archive import decode_json
 from fitserve.pallet.catalogue import recognise
 from fitserve.pallet.checks import Findings, check_workspace, sentences
-from fitserve.pallet.download import default_cache
+from fitserve.pallet.download import cached_archive, default_cache, download, forget
 from fitserve.pallet.model import Pallet
 from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fitserve.pallet.regions import Region
     from fitserve.pallet.source import Source
 
-__all__ = ["load_analysis", "load_pallet"]
+__all__ = ["fetch", "is_fetched", "load_analysis", "load_pallet"]
 
 # The schema asks for a record of HEPData; a patchset without one, like the example's, has this.
 _NO_RECORD = "ins0000000"
@@ -241,3 +241,61 @@ def _identify(
             f"{number} hypotheses, the catalogue has {named.archive.hypotheses}",
         )
     return named
+
+
+def fetch(
+    analysis: Analysis,
+    *,
+    cache_dir: Path | None = None,
+    refresh: bool = False,
+    force: bool = False,
+) -> Pallet:
+    """Download and verify the pallet of an analysis, unless the cache has it.
+
+    Parameters
+    ----------
+    analysis
+        Of the catalogue.
+    cache_dir
+        By default the platform's, or ``$FITSERVE_CACHE``.
+    refresh
+        Download again.
+    force
+        Keep the pallet even if checks that are safe to ignore fail; they are in ``forced``.
+
+    Returns
+    -------
+    Pallet
+        The region that the catalogue names, verified as by `fitserve.pallet.load.load_pallet`.
+
+    Raises
+    ------
+    InputError
+        It cannot be downloaded, or is not what the catalogue says. It is then not kept.
+    StoreError
+        The cache cannot be used.
+    """
+    cache = cache_dir or default_cache()
+    address = analysis.archive.address
+    if address is None or (not refresh and _sound(address, cache)):
+        return load_analysis(analysis, cache_dir=cache, force=force)
+    download(address, cache, force=force)
+    try:
+        return load_analysis(analysis, cache_dir=cache, force=force)
+    except FitserveError:
+        forget(address, cache)
+        raise
+
+
+def is_fetched(analysis: Analysis, cache_dir: Path | None = None) -> bool:
+    """Return whether an analysis can be loaded without a network."""
+    address = analysis.archive.address
+    return address is None or _sound(address, cache_dir or default_cache())
+
+
+def _sound(address: str, cache: Path) -> bool:
+    try:
+        return cached_archive(address, cache) is not None
+    except InputError:
+        # Damaged: as good as absent here, and an error where a run asks for it.
+        return False
