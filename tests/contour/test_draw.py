@@ -12,8 +12,8 @@ from scipy.special import ndtr
 
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.curves import contour_lines
+from fitserve.draw.grid import ContourOptions, threshold
 from fitserve.draw.style import figure_bytes, save_figure
-from fitserve.draw.surface import ContourOptions, threshold
 from fitserve.errors import InputError, RequestError, StoreError
 
 LEVEL = threshold(0.95)
@@ -274,7 +274,7 @@ def test_published_analyses(published_runs, analysis):
 def test_many_points_are_small_and_few_bytes(build_run, monkeypatch):
     run = build_run(_points())
     vector = figure_bytes(draw_contour(*run), "svg")
-    monkeypatch.setattr("fitserve.draw.grid._MANY", 4)
+    monkeypatch.setattr("fitserve.draw.frame._MANY", 4)
     axes = draw_contour(*run).axes[0]
     many = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) > 4]
     assert many

@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fitserve.draw.grid import mass_grid
-from fitserve.draw.surface import ContourOptions
+from fitserve.draw.grid import ContourOptions, mass_grid
 from fitserve.errors import InputError, RequestError
 
 

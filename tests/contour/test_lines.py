@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from fitserve.draw.curves import CURVES, contour_lines, level_lines
-from fitserve.draw.surface import ContourOptions, Mesh, significance, threshold
+from fitserve.draw.curves import CURVES, Mesh, contour_lines, level_lines
+from fitserve.draw.grid import ContourOptions, significance, threshold
 
 LEVEL = threshold(0.95)
 # The axes have different ranges on purpose: 1000 and 2.
@@ -248,7 +248,7 @@ def test_only_what_the_contour_passes_is_smoothed(monkeypatch):
         return whole(self, places)
 
     monkeypatch.setattr(RBFInterpolator, "__call__", counted)
-    monkeypatch.setattr("fitserve.draw.surface._MOST_SUBDIVISIONS", 1)
+    monkeypatch.setattr("fitserve.draw.curves._MOST_SUBDIVISIONS", 1)
     numbers = []
     for side in (12, 24):
         x, y = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side))

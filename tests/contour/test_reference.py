@@ -12,8 +12,8 @@ from scipy.special import ndtr
 
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.curves import contour_lines
+from fitserve.draw.grid import ContourOptions, threshold
 from fitserve.draw.reference import read_reference
-from fitserve.draw.surface import ContourOptions, threshold
 from fitserve.errors import FitserveError, InputError
 from fitserve.export import to_json
 from fitserve.export.hepdata import write_submission

@@ -29,12 +29,12 @@ from fitserve.contract import (
     UpperLimits,
     Yields,
 )
+from fitserve.draw.grid import ContourOptions
 from fitserve.draw.limits import draw_limits
 from fitserve.draw.pulls import draw_correlations, draw_pulls
 from fitserve.draw.ranking import draw_ranking
 from fitserve.draw.scan import draw_scan
 from fitserve.draw.style import figure_bytes
-from fitserve.draw.surface import ContourOptions
 from fitserve.draw.yields import draw_yields
 from fitserve.errors import InputError, RequestError
 

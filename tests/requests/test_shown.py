@@ -24,8 +24,7 @@ from fitserve.contract import (
     request_digest,
 )
 from fitserve.draw.curves import contour_lines
-from fitserve.draw.grid import mass_grid
-from fitserve.draw.surface import ContourOptions
+from fitserve.draw.grid import ContourOptions, mass_grid
 from fitserve.kinds.shown import confidence_level, shown_strength
 from fitserve.report import render_report
 from fitserve.report.content import headline, rows

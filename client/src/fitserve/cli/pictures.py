@@ -137,8 +137,8 @@ def contour(
     from fitserve.console import emit_json, say
     from fitserve.draw.contour import draw_contour
     from fitserve.draw.curves import contour_lines
+    from fitserve.draw.grid import ContourOptions
     from fitserve.draw.style import format_of, save_figure
-    from fitserve.draw.surface import ContourOptions
     from fitserve.runs.store import read_run
 
     if output is not None:
@@ -237,8 +237,8 @@ def plot() -> None:
 @mass_options
 def limits(run: Path, *, output: Path, **chosen: Any) -> None:
     """Draw upper limits of a --limit run: a band along one mass, or a map of the mass plane."""
+    from fitserve.draw.grid import ContourOptions
     from fitserve.draw.limits import draw_limits
-    from fitserve.draw.surface import ContourOptions
 
     _save(run, output, draw_limits, ContourOptions(**chosen))
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.draw.curves import Contours, contour_lines
-from fitserve.draw.frame import add_header, add_legend, caption, heading
-from fitserve.draw.grid import add_points, point_entries
+from fitserve.draw.curves import Contours, Surface, contour_lines
+from fitserve.draw.frame import add_header, add_legend, add_points, caption, heading, point_entries
+from fitserve.draw.grid import ContourOptions, significance
 from fitserve.draw.reference import read_reference
 from fitserve.draw.style import (
     BAND,
@@ -26,7 +26,6 @@ from fitserve.draw.style import (
     pictures,
     safe_text,
 )
-from fitserve.draw.surface import ContourOptions, Surface, significance
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:

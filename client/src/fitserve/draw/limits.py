@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import LimitRequest
-from fitserve.draw.curves import curve_surface, level_lines
-from fitserve.draw.frame import add_legend, new_figure, refuse_kind, title_above
-from fitserve.draw.grid import add_points, mass_grid, point_entries
+from fitserve.draw.curves import Mesh, curve_surface, level_lines
+from fitserve.draw.frame import (
+    add_legend,
+    add_points,
+    new_figure,
+    point_entries,
+    refuse_kind,
+    title_above,
+)
+from fitserve.draw.grid import ContourOptions, mass_grid
 from fitserve.draw.style import (
     BAND,
     EXPECTED,
@@ -20,7 +27,6 @@ from fitserve.draw.style import (
     need_points,
     pictures,
 )
-from fitserve.draw.surface import ContourOptions, Mesh
 from fitserve.kinds.shown import above_bound, limit_text
 
 if TYPE_CHECKING:

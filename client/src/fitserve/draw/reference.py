@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from fitserve.contract import HypotestRequest, HypothesisResult, MuPoint
-from fitserve.draw.curves import contour_lines, level_lines
-from fitserve.draw.surface import Mesh, significance, threshold
+from fitserve.draw.curves import Mesh, contour_lines, level_lines
+from fitserve.draw.grid import significance, threshold
 from fitserve.errors import FitserveError, InputError
 from fitserve.kinds.shown import confidence_level, shown_strength
 from fitserve.runs.reading import entries_of, read_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.draw.surface import ContourOptions
+    from fitserve.draw.grid import ContourOptions
     from fitserve.runs.reading import CLsEntry
     from fitserve.runs.records import Manifest
 

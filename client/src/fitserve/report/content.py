@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from fitserve.contract import HypothesisResult, Request
-    from fitserve.draw.surface import ContourOptions
+    from fitserve.draw.grid import ContourOptions
     from fitserve.kinds.base import Detail
     from fitserve.runs.store import SavedRun
 
