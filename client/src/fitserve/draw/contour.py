@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.draw.curves import Contours, Surface, contour_lines
-from fitserve.draw.frame import add_header, add_legend, add_points, caption, heading, point_entries
+from fitserve.draw.frame import (
+    add_header,
+    add_legend,
+    add_points,
+    caption,
+    heading,
+    new_figure,
+    point_entries,
+)
 from fitserve.draw.grid import ContourOptions, significance
 from fitserve.draw.reference import read_reference
 from fitserve.draw.style import (
@@ -27,6 +35,7 @@ from fitserve.draw.style import (
     safe_text,
 )
 from fitserve.errors import RequestError
+from fitserve.kinds.shown import level_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +103,7 @@ def draw_along_one_mass(
         (Line2D([], [], color=OBSERVED, linewidth=2.4), "Observed"),
         ((Patch(facecolor=BAND), dashed), r"Expected ($\pm\mathrm{1}\,\sigma$)"),
         (Patch(facecolor=WIDE_BAND), r"Expected ($\pm\mathrm{2}\,\sigma$)"),
-        (limit, f"Excluded below: {100 * grid.level:g}% CL"),
+        (limit, f"Excluded below: {level_text(grid.level)}"),
         *point_entries(grid),
     ]
 
@@ -158,11 +167,7 @@ def draw_contour(
         for label, path in options.references.items()
     ]
     with pictures():
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure()
-        FigureCanvasAgg(figure)
+        figure = new_figure(8.0, 7.0)
         figure.subplots_adjust(left=0.13, right=0.96, bottom=0.11, top=0.94)
         axes = figure.add_subplot()
         if grid.dimension == 1:
@@ -180,7 +185,7 @@ def draw_contour(
 def _lines(manifest: Manifest, grid: MassGrid, options: ContourOptions) -> list[str]:
     lines = heading(manifest, options.title)
     strength = "" if grid.mu == 1 else rf", $\mu$ = {grid.mu:g}"
-    lines.append(f"Limits at {100 * grid.level:g}% CL{strength}")
+    lines.append(f"Limits at {level_text(grid.level)}{strength}")
     lines += grid.notes
     if grid.unplaced:
         lines.append(f"{len(grid.unplaced)} unfinished hypotheses have no known place")

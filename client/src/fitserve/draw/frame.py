@@ -32,6 +32,7 @@ __all__ = [
     "in_columns",
     "new_figure",
     "point_entries",
+    "raise_limit",
     "refuse_kind",
     "refuse_nothing",
     "title_above",
@@ -159,7 +160,7 @@ def add_legend(axes: Any, lines: Sequence[str], entries: Sequence[tuple[Any, str
         labelspacing=0.45,
     )
     box = axes.transAxes.inverted().transform(legend.get_window_extent(renderer))
-    _raise(axes, 1 - (box[0, 1] - _GAP))
+    raise_limit(axes, 1 - (box[0, 1] - _GAP))
 
 
 def add_points(axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], grid: MassGrid) -> None:
@@ -201,7 +202,8 @@ def _groups(grid: MassGrid) -> list[tuple[str, NDArray[np.bool_]]]:
     return [(name, chosen) for name, chosen in groups.items() if chosen.any()]
 
 
-def _raise(axes: Any, taken: float) -> None:
+def raise_limit(axes: Any, taken: float) -> None:
+    """Raise the y limit of axes so that text may take this part of their height."""
     # Never give away more than this to text: a picture is for its data.
     taken = float(np.clip(taken, 0, 0.6))
     transform = axes.yaxis.get_transform()

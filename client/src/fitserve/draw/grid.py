@@ -14,7 +14,7 @@ import numpy as np
 
 from fitserve.contract import cls_strengths, kind_of
 from fitserve.errors import InputError, RequestError
-from fitserve.kinds.shown import at_strength, confidence_level, shown_strength
+from fitserve.kinds.shown import at_strength, confidence_level, level_text, shown_strength
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,7 +178,7 @@ class MassGrid:
     @property
     def exclusion(self) -> str:
         """Return level and signal strength in words."""
-        return f"{100 * self.level:g}% CL" + ("" if self.mu == 1 else f", mu = {self.mu:g}")
+        return level_text(self.level) + ("" if self.mu == 1 else f", mu = {self.mu:g}")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from fitserve.draw.style import (
     need_points,
     pictures,
 )
-from fitserve.kinds.shown import above_bound, limit_text
+from fitserve.kinds.shown import above_bound, level_text, limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ def draw_limits(
     options = options or ContourOptions()
     grid = mass_grid(manifest, results, options)
     limits = _limits(grid, results)
-    what = f"Upper limits on the signal strength at {100 * request.level:g}% CL"
+    what = f"Upper limits on the signal strength at {level_text(request.level)}"
     with pictures():
         figure = new_figure(9.0 if grid.dimension > 1 else 8.0, 7.0)
         figure.subplots_adjust(

@@ -135,6 +135,7 @@ def _with_uncertainty(parameter: FittedParameter, *, profiled: bool) -> str:
 def _draw(axes: Any, group: Sequence[FittedParameter], bars: Any, rows: int, widest: float) -> None:
     """Draw a column of pulls; ``bars`` are those of `_bar`, shape (n, 2)."""
     from matplotlib.markers import CARETLEFT, CARETRIGHT
+    from matplotlib.ticker import NullLocator
 
     height = np.arange(len(group))
     pulls = np.array([one.pull or 0.0 for one in group])
@@ -173,16 +174,10 @@ def _draw(axes: Any, group: Sequence[FittedParameter], bars: Any, rows: int, wid
             )
     axes.set_yticks(height, [safe_text(one.name) for one in group], fontsize="x-small")
     axes.tick_params(axis="y", which="both", length=0)
-    axes.yaxis.set_minor_locator(_no_ticks())
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(rows - 0.3, -0.7)
     axes.set_xlim(-widest, widest)
     axes.set_xlabel(r"$(\hat{\theta} - \theta_\mathrm{0})\,/\,\Delta\theta$", fontsize="medium")
-
-
-def _no_ticks() -> Any:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()
 
 
 _CELL = 0.29

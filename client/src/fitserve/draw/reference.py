@@ -16,7 +16,7 @@ from fitserve.contract import HypotestRequest, HypothesisResult, MuPoint
 from fitserve.draw.curves import Mesh, contour_lines, level_lines
 from fitserve.draw.grid import significance, threshold
 from fitserve.errors import FitserveError, InputError
-from fitserve.kinds.shown import confidence_level, shown_strength
+from fitserve.kinds.shown import confidence_level, level_text, shown_strength
 from fitserve.runs.reading import entries_of, read_json
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _of_another(content: Any, options: ContourOptions) -> str:
     level, mu = content["confidence_level"], content.get("mu", options.mu)
     if (level, mu) == (options.level, options.mu):
         return ""
-    return f" ({100 * level:g}% CL, mu = {mu:g})"
+    return f" ({level_text(level)}, mu = {mu:g})"
 
 
 def _from_json(

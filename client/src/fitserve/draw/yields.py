@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fitserve.contract import FitRequest
-from fitserve.draw.frame import chosen, new_figure, refuse_nothing, write_title
+from fitserve.draw.frame import chosen, new_figure, raise_limit, refuse_nothing, write_title
 from fitserve.draw.style import EXPECTED, OBSERVED, pictures, safe_text
 
 if TYPE_CHECKING:
@@ -222,7 +222,4 @@ def _leave_room(axes: Any, entries: list[tuple[Any, str]]) -> None:
         labelspacing=0.35,
     )
     box = axes.transAxes.inverted().transform(legend.get_window_extent(renderer))
-    taken = min(0.6, 1 - box[0, 1] + 0.03)
-    transform = axes.yaxis.get_transform()
-    low, high = transform.transform(axes.get_ylim())
-    axes.set_ylim(*transform.inverted().transform([low, low + (high - low) / (1 - taken)]))
+    raise_limit(axes, 1 - box[0, 1] + 0.03)

@@ -11,17 +11,10 @@ if TYPE_CHECKING:
 
     from fitserve.endpoints.base import Backend
 
-__all__ = ["endpoint_names", "open_backend"]
+__all__ = ["open_backend"]
 
 _BUILT_IN = ("inline", "local")
 _DIRECT = "parsl:"
-
-
-def endpoint_names() -> list[str]:
-    """Return the names that `open_backend` knows: the built-in ones, then those added."""
-    from fitserve.endpoints.cards import list_profiles
-
-    return [*_BUILT_IN, *(profile.name for profile in list_profiles())]
 
 
 def open_backend(

@@ -28,7 +28,8 @@ from fitserve.draw.style import figure_bytes, need_pictures
 from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
 from fitserve.export.rows import mass_columns, reference_url, table_rows
 from fitserve.files import unwritable_output, write_output
-from fitserve.kinds.shown import beyond_bound, confidence_level
+from fitserve.kinds.base import TEST_STATS
+from fitserve.kinds.shown import beyond_bound, confidence_level, level_text
 from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def _test_stat(manifest: Manifest) -> str:
     request = manifest.request
     if isinstance(request, FitRequest | RankingRequest):
         return "-"
-    return {"qtilde": "q-tilde", "q": "q"}[request.test_stat]
+    return TEST_STATS[request.test_stat]
 
 
 def _method(manifest: Manifest) -> str:
@@ -343,7 +344,7 @@ def _method(manifest: Manifest) -> str:
 
 
 def _level(manifest: Manifest) -> str:
-    return f"{100 * confidence_level(manifest.request):g}% CL"
+    return level_text(confidence_level(manifest.request))
 
 
 def _location(manifest: Manifest) -> str:

@@ -17,6 +17,7 @@ __all__ = [
     "CLS_COLUMNS",
     "FIT_COLUMNS",
     "ROUNDING",
+    "TEST_STATS",
     "Cell",
     "Detail",
     "Kind",
@@ -29,7 +30,8 @@ __all__ = [
     "parameter_texts",
 ]
 
-_TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
+TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
+"""Names of the test statistics for a reader."""
 ROUNDING = 1e-6
 """Of a fraction, or of a correlation."""
 
@@ -184,7 +186,7 @@ class Kind(ABC, Generic[AnyRequest]):
     def settings(self, request: AnyRequest) -> list[tuple[str, str]]:
         """Return what is asked for, besides model and engine, as names and values."""
         statistic = getattr(request, "test_stat", None)
-        told = [] if statistic is None else [("Test statistic", _TEST_STATS[statistic])]
+        told = [] if statistic is None else [("Test statistic", TEST_STATS[statistic])]
         return [self.question(request), *told]
 
     @abstractmethod

@@ -8,7 +8,7 @@ import click
 
 from fitserve.contract import LimitRequest
 from fitserve.kinds.base import Cell, Kind
-from fitserve.kinds.shown import LIMITS, above_bound, limit_text
+from fitserve.kinds.shown import LIMITS, above_bound, level_text, limit_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -88,7 +88,7 @@ class Limit(Kind[LimitRequest]):
                 yield f"an upper limit of {value:g} on the signal strength"
 
     def question(self, request: LimitRequest) -> tuple[str, str]:
-        return "Upper limits", f"on the signal strength, at {100 * request.level:g}% CL"
+        return "Upper limits", f"on the signal strength, at {level_text(request.level)}"
 
     def titles(self, request: LimitRequest) -> list[str]:
         return ["limit obs", "limit exp", "-1 sigma", "+1 sigma"]

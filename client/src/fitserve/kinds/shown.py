@@ -27,6 +27,7 @@ __all__ = [
     "beyond_bound",
     "confidence_level",
     "exclusion_words",
+    "level_text",
     "limit_text",
     "of_strength",
     "shown_strength",
@@ -63,6 +64,17 @@ def confidence_level(request: Request) -> float:
     return request.level if isinstance(request, LimitRequest) else _LEVEL
 
 
+def level_text(level: float) -> str:
+    """Return a confidence level as titles and tables have it.
+
+    Examples
+    --------
+    >>> level_text(0.95)
+    '95% CL'
+    """
+    return f"{100 * level:g}% CL"
+
+
 def exclusion_words(request: Request) -> str:
     """Return the level and signal strength of exclusion in words.
 
@@ -72,7 +84,7 @@ def exclusion_words(request: Request) -> str:
     '90% CL, mu = 1'
     """
     mu = shown_strength(request)
-    level = f"{100 * confidence_level(request):g}% CL"
+    level = level_text(confidence_level(request))
     return level if mu is None else f"{level}, mu = {mu:g}"
 
 

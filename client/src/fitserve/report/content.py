@@ -19,6 +19,7 @@ from fitserve.kinds.shown import (
     at_strength,
     confidence_level,
     exclusion_words,
+    level_text,
     of_strength,
     shown_strength,
 )
@@ -234,7 +235,7 @@ def notes(run: SavedRun) -> list[str]:
     alpha = round(1 - confidence_level(request), 12)
     several = len(cls_strengths(request)) > 1
     note = f"CLs are at mu = {mu:g}" + (", the nearest to 1 that was asked for" if several else "")
-    level = f"{100 * confidence_level(request):g}% CL"
+    level = level_text(confidence_level(request))
     note += f". A hypothesis with CLs below {alpha:g} is excluded at {level}."
     return [note, *remarks(run)]
 
