@@ -37,7 +37,7 @@ __all__ = [
 _WHY = {
     errno.ELOOP: "it is a symbolic link, which is not followed here",
     errno.EINVAL: "it is no regular file",
-    errno.EFBIG: "it is larger than half of the memory there is",
+    errno.EFBIG: "it is larger than half of the memory",
 }
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def read_regular(path: Path) -> bytes:
     Raises
     ------
     OSError
-        As there, or it is larger than half of the memory there is.
+        As `open_regular`, or it is larger than half of the memory.
     """
     with os.fdopen(open_regular(path), "rb") as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -143,8 +143,7 @@ def _umask() -> int:
 def write_output(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
 
-    A link is followed. Devices and pipes are written to as they are: a file must not be
-    renamed over them.
+    A link is followed. Devices and pipes are written to directly: no file may replace them.
 
     Raises
     ------
@@ -263,8 +262,8 @@ class Journal(Generic[T]):
         end = os.fstat(self._descriptor).st_size
         while end > start:
             block = max(start, end - _BLOCK)
-            found = os.pread(self._descriptor, end - block, block).rfind(b"\n")
-            if found >= 0:
-                return block + found + 1
+            newline = os.pread(self._descriptor, end - block, block).rfind(b"\n")
+            if newline >= 0:
+                return block + newline + 1
             end = block
         return start

@@ -329,14 +329,14 @@ def list_(*, as_json: bool) -> None:
     from fitserve.runs.store import known_runs, read_run
     from fitserve.runs.summary import counts
 
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for path in known_runs():
         try:
             run = read_run(path)
         except StoreError as error:
-            found.append({"run": str(path), "error": error.cause})
+            entries.append({"run": str(path), "error": error.cause})
             continue
-        found.append(
+        entries.append(
             {
                 "run": str(path),
                 "pallet": run.manifest.pallet.name,
@@ -346,12 +346,12 @@ def list_(*, as_json: bool) -> None:
             }
         )
     if as_json:
-        emit_json(found)
+        emit_json(entries)
         return
-    if not found:
+    if not entries:
         say("there are no runs yet: fitserve run PALLET")
         return
-    show_table(["created", "pallet", "endpoint", "hypotheses", "run"], map(_run_cells, found))
+    show_table(["created", "pallet", "endpoint", "hypotheses", "run"], map(_run_cells, entries))
 
 
 def _run_cells(entry: dict[str, Any]) -> list[str]:

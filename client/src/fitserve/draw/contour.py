@@ -85,7 +85,7 @@ def draw_along_one_mass(
     observed = np.maximum(_between(x, obs, fine), floor)
     axes.plot(fine, observed, color=OBSERVED, linewidth=2.4, zorder=4)
     axes.axhline(1 - grid.level, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)
-    # A hole has no CLs: its cross stands on the line it might have crossed.
+    # A hole has no CLs: its cross is drawn at the level of exclusion.
     height = np.where(np.isfinite(grid.cls_obs), np.maximum(grid.cls_obs, floor), 1 - grid.level)
     add_points(axes, grid.points[:, 0], height, grid)
     axes.set_yscale("log")
@@ -141,7 +141,7 @@ def draw_contour(
     options
         What to draw and how to title it.
     contours
-        What `fitserve.draw.curves.contour_lines` returns for the same, where that is known.
+        Those that `fitserve.draw.curves.contour_lines` returned for the same, if there are.
 
     Returns
     -------
@@ -153,13 +153,13 @@ def draw_contour(
     InputError, RequestError
         As `fitserve.draw.grid.mass_grid`; also for references and titles that are not usable.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     need_pictures()
     options = options or ContourOptions()
     contours = contours or contour_lines(manifest, results, options)
     grid = contours.grid
-    # Where the plane was chosen among several, what lies over it is drawn in the same one.
+    # Where several planes are possible, references are drawn in the same one.
     several = grid.dimension > 1 and len(manifest.pallet.labels) > grid.dimension
     same = replace(options, plane=grid.labels) if several else options
     references = [

@@ -127,18 +127,18 @@ class Mesh:
         masked = self._touched(values) | self._flat
         if masked.all():
             return None
-        found = self._linear(values)
+        heights = self._linear(values)
         if interpolation == "smooth":
             at_corners = values[self._triangles]
             passed = (at_corners.min(axis=1) <= level) & (at_corners.max(axis=1) >= level)
             nodes = np.unique(self._fine_triangles[(passed & ~masked)[self._parents]])
             if nodes.size:
-                found[nodes] = self._radial(values, self._nodes[nodes])
-            found = self._limited(found, values, masked)
+                heights[nodes] = self._radial(values, self._nodes[nodes])
+            heights = self._limited(heights, values, masked)
         triangulation = Triangulation(
             *self._places.T, self._fine_triangles, mask=masked[self._parents]
         )
-        return Surface(triangulation, found)
+        return Surface(triangulation, heights)
 
     def _touched(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
         return np.asarray(np.isnan(values)[self._triangles].any(axis=1), dtype=np.bool_)
@@ -169,30 +169,30 @@ class Mesh:
 
         good = np.isfinite(values)
         neighbours = _NEIGHBOURS if good.sum() > _MOST_GLOBAL else None
-        found = np.zeros(len(nodes))
+        heights = np.zeros(len(nodes))
         for kernel in _KERNELS:
             radial = RBFInterpolator(
                 self._points[good], values[good], kernel=kernel, degree=1, neighbors=neighbours
             )
-            found += radial(nodes) / len(_KERNELS)
-        return found
+            heights += radial(nodes) / len(_KERNELS)
+        return heights
 
     def _limited(
         self,
-        found: NDArray[np.float64],
+        heights: NDArray[np.float64],
         values: NDArray[np.float64],
         masked: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
         at_corners = values[self._triangles]
-        low = np.full(len(found), -np.inf)
-        high = np.full(len(found), np.inf)
+        low = np.full(len(heights), -np.inf)
+        high = np.full(len(heights), np.inf)
         drawn = ~masked[self._parents]
         nodes = self._fine_triangles[drawn].ravel()
         parents = np.repeat(self._parents[drawn], 3)
         # A node on an edge belongs to two triangles and obeys both.
         np.maximum.at(low, nodes, at_corners.min(axis=1)[parents])
         np.minimum.at(high, nodes, at_corners.max(axis=1)[parents])
-        return np.clip(found, low, high)
+        return np.clip(heights, low, high)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Contours:
         where it begins. Along a single mass each crossing is one array of shape (1, 1).
         Empty where nothing or everything is excluded.
     mesh, surfaces
-        What they are contours of, by the names of `CURVES`; none along a single mass.
+        The surfaces that these are contours of, by the names of `CURVES`; none along a single mass.
     """
 
     grid: MassGrid
@@ -312,8 +312,8 @@ def level_lines(surface: Surface | None, level: float) -> Polylines:
     if not values.min() < level < values.max():
         return []
     axes = Figure().add_subplot()
-    found = axes.tricontour(triangulation, surface.values, levels=[level])
-    return [np.asarray(line) for line in found.allsegs[0]]
+    drawn = axes.tricontour(triangulation, surface.values, levels=[level])
+    return [np.asarray(line) for line in drawn.allsegs[0]]
 
 
 def _crossings(grid: MassGrid, cls: NDArray[np.float64]) -> Polylines:

@@ -86,8 +86,8 @@ def caption(manifest: Manifest) -> str:
 
 
 def _reference(key: str, value: str) -> str:
-    known = {"arxiv": "arXiv", "hepdata": "HEPData", "doi": "doi", "inspire": "INSPIRE"}
-    name = known.get(key.lower(), key)
+    names = {"arxiv": "arXiv", "hepdata": "HEPData", "doi": "doi", "inspire": "INSPIRE"}
+    name = names.get(key.lower(), key)
     bare = value.removeprefix(f"{name}:").removeprefix(f"{key}:")
     return f"{name}:{bare}"
 
@@ -186,16 +186,16 @@ def point_entries(grid: MassGrid) -> list[tuple[Any, str]]:
 
 def _groups(grid: MassGrid) -> list[tuple[str, NDArray[np.bool_]]]:
     states = np.array(grid.states)
-    known = np.isfinite(grid.cls_obs)
+    has_cls = np.isfinite(grid.cls_obs)
     suspect = states == "suspect"
     unfinished = states == "unfinished"
     groups = {
-        "Excluded point": known & grid.excluded & ~suspect,
-        "Point not excluded": known & ~grid.excluded & ~suspect,
-        "Suspect, excluded": known & grid.excluded & suspect,
-        "Suspect, not excluded": known & ~grid.excluded & suspect,
-        "Suspect, left out": ~known & suspect,
-        "Failed": ~known & ~suspect & ~unfinished,
+        "Excluded point": has_cls & grid.excluded & ~suspect,
+        "Point not excluded": has_cls & ~grid.excluded & ~suspect,
+        "Suspect, excluded": has_cls & grid.excluded & suspect,
+        "Suspect, not excluded": has_cls & ~grid.excluded & suspect,
+        "Suspect, left out": ~has_cls & suspect,
+        "Failed": ~has_cls & ~suspect & ~unfinished,
         "Not finished": unfinished,
         "Jumps against its neighbours": np.array(grid.jumps, dtype=bool),
     }
@@ -204,7 +204,7 @@ def _groups(grid: MassGrid) -> list[tuple[str, NDArray[np.bool_]]]:
 
 def raise_limit(axes: Any, taken: float) -> None:
     """Raise the y limit of axes so that text may take this part of their height."""
-    # Never give away more than this to text: a picture is for its data.
+    # Text takes no more than this: a picture is for its data.
     taken = float(np.clip(taken, 0, 0.6))
     transform = axes.yaxis.get_transform()
     low, high = transform.transform(axes.get_ylim())
@@ -217,7 +217,7 @@ def chosen(
     name: str | None,
     *kinds: type[_Request],
 ) -> tuple[_Request, HypothesisResult]:
-    """Return the request and the result of which a picture is.
+    """Return the request and the result that a picture shows.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def chosen(
         The run is of another kind, the hypothesis is not in it or not finished, or there are
         several to choose from.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     need_pictures()
     request = manifest.request
@@ -293,7 +293,7 @@ def new_figure(width: float, height: float) -> Any:
 def title_above(
     axes: Any, manifest: Manifest, result: HypothesisResult | None, what: str
 ) -> list[str]:
-    """Write the header above the frame and return the lines that belong into the picture."""
+    """Write the header above the frame, and return the lines that belong inside it."""
     add_header(axes, caption(manifest))
     lines = heading(manifest, None)
     if result is not None:

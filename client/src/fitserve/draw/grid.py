@@ -101,8 +101,8 @@ def significance(cls: ArrayLike) -> NDArray[np.float64]:
     """
     from scipy.special import ndtri
 
-    found: NDArray[np.float64] = -np.asarray(ndtri(np.asarray(cls, dtype=np.float64)))
-    return np.asarray(np.clip(found, -_MOST, _MOST))
+    z: NDArray[np.float64] = -np.asarray(ndtri(np.asarray(cls, dtype=np.float64)))
+    return np.asarray(np.clip(z, -_MOST, _MOST))
 
 
 def threshold(confidence_level: float) -> float:
@@ -144,7 +144,7 @@ class MassGrid:
     unplaced
         Unfinished hypotheses whose mass values are not known.
     notes
-        What a reader of the picture has to know about the choice of points.
+        What a reader must know about the choice of points.
     """
 
     names: tuple[str, ...]
@@ -338,13 +338,13 @@ def _labels(manifest: Manifest, width: int) -> list[str]:
 
 def _numeric(values: tuple[Value, ...]) -> tuple[Value, ...]:
     """Return the values with the strings that spell a number (some patchsets) as numbers."""
-    found: list[Value] = []
+    numbers: list[Value] = []
     for value in values:
         try:
-            found.append(float(value))
+            numbers.append(float(value))
         except ValueError:
-            found.append(value)
-    return tuple(found)
+            numbers.append(value)
+    return tuple(numbers)
 
 
 def _sliced(rows: list[_Row], labels: Sequence[str], at: Mapping[str, Value]) -> list[_Row]:
@@ -424,8 +424,8 @@ def _collinear(points: NDArray[np.float64]) -> bool:
 def _remarks(rows: Sequence[_Row], labels: Sequence[str], columns: Sequence[int]) -> list[str]:
     """Return notes on the mass values that are not drawn.
 
-    What is fixed comes first, then what varies: as a function of the drawn ones where it is a
-    linear one of them, else with its range.
+    First those that are fixed, then those that vary: as a linear function of the drawn ones where
+    they are one, else with their range.
     """
     varying = _varying(rows)
     rest = [c for c in range(len(labels)) if c not in columns]
@@ -486,16 +486,16 @@ def _relation(
         values = np.array([[float(row.values[c]) for c in (column, *drawn)] for row in rows])
     except ValueError:
         return None
-    wanted, known = values[:, 0], values[:, 1:]
+    wanted, others = values[:, 0], values[:, 1:]
     span = float(np.ptp(wanted))
     for chosen in [[i] for i in range(len(drawn))] + [list(range(len(drawn)))]:
-        terms = np.column_stack([known[:, chosen], np.ones(len(rows))])
-        found, _, rank, _ = np.linalg.lstsq(terms, wanted, rcond=None)
-        worst = float(np.abs(terms @ found - wanted).max())
+        terms = np.column_stack([others[:, chosen], np.ones(len(rows))])
+        solution, _, rank, _ = np.linalg.lstsq(terms, wanted, rcond=None)
+        worst = float(np.abs(terms @ solution - wanted).max())
         # So few points always lie on a plane.
         if rank == terms.shape[1] < len(rows) and worst <= _DEPENDENT * span:
-            slopes = {labels[drawn[i]]: float(a) for i, a in zip(chosen, found, strict=False)}
-            constant = float(found[-1]) if abs(found[-1]) > max(worst, _EXACT * span) else 0.0
+            slopes = {labels[drawn[i]]: float(a) for i, a in zip(chosen, solution, strict=False)}
+            constant = float(solution[-1]) if abs(solution[-1]) > max(worst, _EXACT * span) else 0.0
             equals = "=" if worst <= _EXACT * span else "is about"
             return f"{labels[column]} {equals} {_sum(slopes, constant)}"
     return None

@@ -71,7 +71,7 @@ def draw_limits(
     InputError, RequestError
         As `fitserve.draw.grid.mass_grid`; also where the run is not one for limits.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     need_pictures()
     request = manifest.request
@@ -109,21 +109,21 @@ def draw_limits(
 
 def _limits(grid: MassGrid, results: Mapping[str, HypothesisResult]) -> NDArray[np.float64]:
     """Return observed and expected limits of the points, shape (n, 6); NaN for none."""
-    found = np.full((len(grid.names), 6), np.nan)
+    limits = np.full((len(grid.names), 6), np.nan)
     for row, (name, state) in enumerate(zip(grid.names, grid.states, strict=True)):
         limit = results[name].limit if name in results else None
         if limit is not None and state in ("ok", "suspect"):
-            values = [limit.observed, *limit.expected]
-            found[row] = [np.nan if value is None else value for value in values]
-    return found
+            numbers = [limit.observed, *limit.expected]
+            limits[row] = [np.nan if value is None else value for value in numbers]
+    return limits
 
 
 def _bounds(grid: MassGrid, results: Mapping[str, HypothesisResult]) -> NDArray[np.float64]:
     """Return the POI's bound where the observed limit is above it, shape (n,); else NaN."""
-    found = [
+    bounds = [
         above_bound(results[name], "observed") if name in results else None for name in grid.names
     ]
-    return np.array([np.nan if bound is None else bound for bound in found])
+    return np.array([np.nan if bound is None else bound for bound in bounds])
 
 
 def _draw_band(
@@ -133,13 +133,13 @@ def _draw_band(
     from matplotlib.patches import Patch
 
     order = np.argsort(grid.points[:, 0])
-    x, found = grid.points[order, 0], limits[order]
-    axes.fill_between(x, found[:, 1], found[:, 5], color=WIDE_BAND, linewidth=0, zorder=1)
-    axes.fill_between(x, found[:, 2], found[:, 4], color=BAND, linewidth=0, zorder=1.1)
-    axes.plot(x, found[:, 3], color=EXPECTED, linestyle=_DASHES, linewidth=1.8, zorder=4.5)
-    axes.plot(x, found[:, 0], color=OBSERVED, linewidth=2.4, zorder=4)
+    x, ordered = grid.points[order, 0], limits[order]
+    axes.fill_between(x, ordered[:, 1], ordered[:, 5], color=WIDE_BAND, linewidth=0, zorder=1)
+    axes.fill_between(x, ordered[:, 2], ordered[:, 4], color=BAND, linewidth=0, zorder=1.1)
+    axes.plot(x, ordered[:, 3], color=EXPECTED, linestyle=_DASHES, linewidth=1.8, zorder=4.5)
+    axes.plot(x, ordered[:, 0], color=OBSERVED, linewidth=2.4, zorder=4)
     axes.axhline(1.0, color="#0072b2", linestyle=":", linewidth=1.6, zorder=2)
-    # A point without a limit stands on the line of mu = 1; one above the bound is an arrow there.
+    # A point without a limit is drawn at mu = 1; a limit above the bound is an arrow at the bound.
     above = np.isfinite(bounds)
     height = np.where(np.isfinite(limits[:, 0]), limits[:, 0], np.where(above, np.nan, 1.0))
     arrows: dict[str, Any] = {
@@ -153,7 +153,7 @@ def _draw_band(
     axes.set_yscale("log")
     margin = 0.03 * np.ptp(x)
     axes.set_xlim(x[0] - margin, x[-1] + margin)
-    shown = [*found[np.isfinite(found)], *bounds[above], 1.0]
+    shown = [*ordered[np.isfinite(ordered)], *bounds[above], 1.0]
     axes.set_ylim(min(shown) / 1.3, max(shown) * 1.3)
     dashed = Line2D([], [], color=EXPECTED, linestyle="--", linewidth=1.8)
     beyond = (Line2D([], [], **arrows), f"Observed limit above ({int(above.sum())})")
@@ -178,10 +178,10 @@ def _draw_map(
     from matplotlib.colors import LogNorm
     from matplotlib.lines import Line2D
 
-    known = np.isfinite(limits[:, 0])
-    observed = limits[known, 0]
+    limited = np.isfinite(limits[:, 0])
+    observed = limits[limited, 0]
     mesh = Mesh(grid.points)
-    if known.any():
+    if limited.any():
         # A limit and its logarithm vary as smoothly as a significance does.
         norm = LogNorm(min(observed.min(), 0.5), max(observed.max(), 2.0))
         surface = mesh.surface(np.log10(limits[:, 0]), "linear", level=0.0)
@@ -199,7 +199,7 @@ def _draw_map(
             )
         else:
             drawn = axes.scatter(
-                *grid.points[known].T, c=observed, norm=norm, cmap="cividis", s=500, alpha=0.85
+                *grid.points[limited].T, c=observed, norm=norm, cmap="cividis", s=500, alpha=0.85
             )
         bar = figure.colorbar(drawn, ax=axes, pad=0.02, fraction=0.05)
         bar.set_label(r"Observed upper limit on $\mu$")

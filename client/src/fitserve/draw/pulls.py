@@ -66,7 +66,7 @@ def draw_pulls(
     RequestError, InputError
         The run is of another kind, the hypothesis is not in it, failed, or has no such parameter.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     request, result = chosen(manifest, results, name, FitRequest)
     if result.fit is None:
@@ -143,11 +143,11 @@ def _draw(axes: Any, group: Sequence[FittedParameter], bars: Any, rows: int, wid
     axes.axvspan(-1, 1, color=BAND, linewidth=0, zorder=0.5)
     axes.axvline(0, color=EXPECTED, linewidth=0.9, linestyle=":", zorder=0.8)
     inside = np.clip(pulls, -widest, widest)
-    known = bars.any(axis=1)
+    has_bar = bars.any(axis=1)
     axes.errorbar(
-        inside[known],
-        height[known],
-        xerr=np.minimum(bars[known], 2 * widest).T,
+        inside[has_bar],
+        height[has_bar],
+        xerr=np.minimum(bars[has_bar], 2 * widest).T,
         fmt="o",
         color=EXPECTED,
         markersize=3.6,
@@ -159,7 +159,7 @@ def _draw(axes: Any, group: Sequence[FittedParameter], bars: Any, rows: int, wid
         open_ended = height[np.isinf(bars[:, side])]
         edge = np.full(len(open_ended), widest * (2 * side - 1))
         axes.plot(edge, open_ended, marker=marker, linestyle="none", color=EXPECTED, clip_on=False)
-    axes.plot(inside[~known], height[~known], "o", mfc="white", color=EXPECTED, markersize=4.2)
+    axes.plot(inside[~has_bar], height[~has_bar], "o", mfc="white", color=EXPECTED, markersize=4.2)
     for row, pull in zip(height, pulls, strict=True):
         if abs(pull) > widest:
             axes.annotate(
@@ -231,7 +231,7 @@ def draw_correlations(
     RequestError, InputError
         The run is of another kind, the hypothesis is not in it, failed, or has no such correlation.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     _, result = chosen(manifest, results, name, FitRequest)
     if result.fit is None:

@@ -50,7 +50,7 @@ def draw_ranking(
     RequestError, InputError
         The run is of another kind, the hypothesis is not in it, failed, or has no such parameter.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     _, result = chosen(manifest, results, name, RankingRequest)
     if result.ranking is None:

@@ -64,7 +64,7 @@ def read_reference(
     label
         Its entry in the legend.
     manifest, results
-        The run under it: it has the places of hypotheses that the reference only names.
+        The run under it, with the mass values of hypotheses that the reference only names.
     options
         The plane and interpolation for results that have to be contoured, which are of the
         signal strength and level of the run under it.
@@ -142,21 +142,21 @@ def _from_entries(
     options: ContourOptions,
     path: Path,
 ) -> Polylines:
-    """Contour results that may only name their hypotheses."""
+    """Return the contours of results, whose hypotheses may have names only."""
     places = {**manifest.values, **{n: r.mass_hypotheses for n, r in results.items()}}
-    found = {}
+    placed = {}
     for name, entry in entries.items():
         values = entry.mass_hypotheses or places.get(name)
         if values is not None:
-            found[name] = _as_result(name, entry, values, options.mu)
-    if not found:
+            placed[name] = _as_result(name, entry, values, options.mu)
+    if not placed:
         raise InputError(
             "the reference's hypotheses have no place in this plane",
             evidence=f"{path}: it has no mass values, and none of its names is in the run",
         )
     request = HypotestRequest(mu=(1.0 if options.mu is None else options.mu,))
-    other = msgspec.structs.replace(manifest, request=request, hypotheses=list(found), values={})
-    return contour_lines(other, found, options).observed
+    other = msgspec.structs.replace(manifest, request=request, hypotheses=list(placed), values={})
+    return contour_lines(other, placed, options).observed
 
 
 def _as_result(
@@ -317,12 +317,12 @@ def _pieces(
 
 def _polyline(line: Any, path: Path) -> NDArray[np.float64]:
     try:
-        found = np.asarray(line, dtype=np.float64)
+        points = np.asarray(line, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise _unknown(path, str(error)) from error
-    if found.ndim != _FEWEST or found.shape[1] != _FEWEST:
+    if points.ndim != _FEWEST or points.shape[1] != _FEWEST:
         raise _unknown(path, "its contour is not one of a plane")
-    return found
+    return points
 
 
 def _unknown(path: Path, evidence: str) -> FitserveError:

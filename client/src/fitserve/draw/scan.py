@@ -63,7 +63,7 @@ def draw_scan(
     RequestError, InputError
         The run is of another kind, the hypothesis is not in it, or it failed.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     _, result = chosen(manifest, results, name, ScanRequest, LimitRequest)
     points = sorted(result.points, key=lambda point: point.mu)

@@ -2,10 +2,9 @@
 
 The style is mplhep's of ATLAS without any experiment's label.
 
-The picture can be read without colour too: observed and expected differ in line style,
-excluded and other points in filling, holes and doubtful points in shape, and what is not
-interpolated is hatched. The colours are
-of the Okabe-Ito palette (Okabe and Ito, Color Universal Design, 2008).
+Pictures can be read without colour too: observed and expected differ in line style, excluded and
+other points in filling, holes and doubtful points in shape, and regions without interpolation are
+hatched. The colours are of the Okabe-Ito palette (Okabe and Ito, Color Universal Design, 2008).
 """
 
 from __future__ import annotations
@@ -136,7 +135,7 @@ def safe_text(text: str) -> str:
 def _is_mathtext(text: str) -> bool:
     from matplotlib.mathtext import MathTextParser
 
-    # Each of these may nest, and what is nested is set by functions that call each other.
+    # Each of these may nest, and matplotlib sets what is nested by recursion.
     if len(_NESTING.findall(text)) > _MOST_NESTING:
         return False
     try:
@@ -147,7 +146,7 @@ def _is_mathtext(text: str) -> bool:
 
 
 _PACKAGES = ("matplotlib", "mplhep", "jinja2")
-# Through two points there is a line whatever lies between them.
+# Two points have a line between them whatever the curve is.
 _LEAST_POINTS = 3
 
 
@@ -188,7 +187,7 @@ def need_points(count: int, along: str) -> None:
 
 FORMATS = ("png", "pdf", "svg")
 
-# Neither the time nor anything else that differs from one drawing to the next.
+# Without times, or anything else that differs from one drawing to the next.
 _METADATA: Mapping[str, dict[str, Any]] = {
     "png": {"Software": "fitserve"},
     "pdf": {"Creator": "fitserve", "CreationDate": None},

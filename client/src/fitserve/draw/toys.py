@@ -32,7 +32,7 @@ __all__ = ["asymptotic_distribution", "draw_toys"]
 
 _SIGNAL = "#d55e00"
 _BACKGROUND = "#0072b2"
-# With fewer toys a histogram shows single toys, and not a distribution.
+# With fewer toys a histogram shows single toys, not a distribution.
 _FEWEST = 20
 _SYMBOL = {"qtilde": r"\tilde{q}", "q": "q"}
 
@@ -62,7 +62,7 @@ def draw_toys(
     RequestError, InputError
         The run is of another kind, the hypothesis is not in it, it failed, or has too few toys.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     request, result = chosen(manifest, results, name, ToysRequest)
     toys = result.toys
@@ -135,8 +135,8 @@ def asymptotic_distribution(edges: Array, root: float, test_stat: str) -> tuple[
         inside = np.sqrt(edges) - shift
         beyond = (edges + root**2 - 2 * root * shift) / (2 * root)
         below = ndtr(np.where(bent, beyond, inside))
-        found: Array = np.concatenate([below[:1], np.diff(below)])
-        return found
+        columns: Array = np.concatenate([below[:1], np.diff(below)])
+        return columns
 
     return probabilities(0.0), probabilities(root)
 
@@ -173,8 +173,8 @@ def _draw_toys(
 def _rgb(colour: str) -> tuple[float, float, float]:
     from matplotlib.colors import to_rgb
 
-    found: tuple[float, float, float] = to_rgb(colour)
-    return found
+    rgb: tuple[float, float, float] = to_rgb(colour)
+    return rgb
 
 
 def _root_asimov(toys: ToysAnswer) -> float | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_yields"]
 
-# Okabe and Ito's colours, then the same lighter; samples beyond them are one.
+# Okabe and Ito's colours, then lighter ones; further samples are drawn as one.
 _COLOURS = (
     "#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#0072b2",
     "#abd9f4", "#f3cf80", "#80cfb9", "#f8f2a1",
@@ -54,7 +54,7 @@ def draw_yields(
     RequestError, InputError
         The run is of another kind, the hypothesis is not in it, or it failed.
     MissingExtraError
-        What draws is not installed.
+        The packages for drawing are not installed.
     """
     _, result = chosen(manifest, results, name, FitRequest)
     fit = result.fit
@@ -107,12 +107,12 @@ def _arrays(fit: FitAnswer, when: str) -> tuple[Any, Any, Any]:
 def _by_sample(fit: FitAnswer, when: str) -> dict[str, Any]:
     """Return the events of each sample in all bins, the largest samples first."""
     starts = np.cumsum([0, *(len(one.data) for one in fit.channels)])
-    found: dict[str, Any] = {}
+    events: dict[str, Any] = {}
     for start, channel in zip(starts, fit.channels, strict=False):
         for sample in channel.samples:
-            row = found.setdefault(sample.name, np.zeros(starts[-1]))
+            row = events.setdefault(sample.name, np.zeros(starts[-1]))
             row[start : start + len(channel.data)] += getattr(sample.yields, when)
-    return dict(sorted(found.items(), key=lambda item: -item[1].sum()))
+    return dict(sorted(events.items(), key=lambda item: -item[1].sum()))
 
 
 def _draw_stack(axes: Any, fit: FitAnswer, edges: list[Any], when: str) -> list[tuple[Any, str]]:

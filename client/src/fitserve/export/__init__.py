@@ -66,8 +66,8 @@ def to_frame(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> pd.
         rows = list({row["name"]: row for row in rows}.values())
     of_kind = run_kind.besides if run_kind.has_cls else ()
     names = ["name", *masses, *list(CLS_COLUMNS)[1:], *of_kind]
-    known = [{name: value for name, value in row.items() if value is not None} for row in rows]
-    frame = pd.DataFrame.from_records(known, columns=names).set_index("name")
+    filled = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    frame = pd.DataFrame.from_records(filled, columns=names).set_index("name")
     for old, name in (*zip(manifest.pallet.labels, masses, strict=True), *_OLD_NAMES.items()):
         if name in frame and old not in frame:
             frame[old] = frame[name]
@@ -92,7 +92,7 @@ def to_csv(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes
 def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    # The csv module does not quote this one, which ends a line for some readers.
+    # The csv module does not quote a carriage return, which ends a line for some readers.
     text = value.replace("\r", " ")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
@@ -140,7 +140,7 @@ def to_json(results: Mapping[str, HypothesisResult]) -> bytes:
 def _as_file(
     encode: Callable[[Manifest, Results], bytes],
 ) -> Callable[[Manifest, Results, Path], None]:
-    """Return what writes an encoded run into a file, or for ``-`` to the standard output."""
+    """Return a function that writes an encoded run to a file, or for ``-`` to standard output."""
 
     def write(manifest: Manifest, results: Results, path: Path) -> None:
         content = encode(manifest, results)

@@ -122,13 +122,13 @@ def compare(
             evidence=f"mu = {_strengths(a[both[0]])} and mu = {_strengths(b[both[0]])}",
             hint="run one of them again: fitserve run PALLET --mu MU",
         )
-    found = [d for name in both for d in _numbers(name, a[name], b[name])]
-    finite = [d for d in found if d.delta is not None]
-    beyond = [d for d in found if d.delta is None or abs(d.delta) > tolerance]
+    differences = [d for name in both for d in _numbers(name, a[name], b[name])]
+    finite = [d for d in differences if d.delta is not None]
+    beyond = [d for d in differences if d.delta is None or abs(d.delta) > tolerance]
     return Comparison(
         tolerance=tolerance,
         hypotheses=len(both),
-        numbers=len(found),
+        numbers=len(differences),
         largest=max(finite, key=_size, default=None),
         beyond=sorted(beyond, key=_size, reverse=True),
         status_changes=[c for name in both if (c := _status(name, a[name], b[name]))],

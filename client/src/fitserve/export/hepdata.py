@@ -97,11 +97,11 @@ def write_submission(
     Raises
     ------
     MissingExtraError
-        hepdata_lib or what draws is not installed.
+        hepdata_lib or the packages for drawing are not installed.
     RequestError
         The run has no CLs.
     StoreError
-        The output cannot be written, or is a directory of something else.
+        The output cannot be written, or is a directory with other content.
     """
     if not cls_strengths(manifest.request):
         raise RequestError(
@@ -205,7 +205,7 @@ def _write_files(
 
 
 def _contours(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> Contours | None:
-    # Without a plane, or with several to choose from, the CLs alone are the record.
+    # Without a plane, or with several to choose from, there are tables of CLs only.
     with contextlib.suppress(FitserveError):
         contours = contour_lines(manifest, results)
         if contours.grid.dimension > 1:

@@ -27,13 +27,13 @@ def mass_columns(manifest: Manifest) -> list[str]:
 
     What is not a letter, digit or underscore in a label becomes an underscore.
     """
-    found: list[str] = []
+    columns: list[str] = []
     for label in manifest.pallet.labels:
         name = "mass_" + re.sub(r"\W+", "_", label)
-        while name in found:
+        while name in columns:
             name += "_"
-        found.append(name)
-    return found
+        columns.append(name)
+    return columns
 
 
 def table_rows(

@@ -1,7 +1,7 @@
-"""Kinds of question: of each, in one file, all that the client does with it.
+"""Kinds of question: one file each, with all that the client does with it.
 
-That is which options ask it, how long it takes, what an answer must hold, and what is shown of it:
-in tables, exports and reports, and in which pictures.
+That is its options, how long it takes, what an answer must hold, and what is shown of it: in
+tables, exports and reports, and in which pictures.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ __all__ = ["KINDS", "kind"]
 KINDS: dict[str, Kind[Any]] = {
     one.name: one for one in (Hypotest(), Limit(), Scan(), Fit(), Ranking(), Toys())
 }
-"""Kinds by name, in the order in which `--help` has them; the first is what is asked for where
-nothing else is."""
+"""Kinds by name, in the order of `--help`; the first is the default."""
 
 
 def kind(request: Request) -> Kind[Any]:

@@ -1,4 +1,4 @@
-"""What a kind of question is to the client, with the answer of most kinds."""
+"""The base class of kinds of question, and what most kinds share."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ __all__ = [
 TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
 """Names of the test statistics for a reader."""
 ROUNDING = 1e-6
-"""Of a fraction, or of a correlation."""
+"""Error that is allowed for a fraction or a correlation."""
 
-# Each further signal strength, on the published pallets.
+# Cost of each further signal strength for the kernel, on the published pallets.
 _KERNEL_STRENGTH = 0.4
 
 CLS_COLUMNS: Mapping[str, str] = {
@@ -108,9 +108,9 @@ class Kind(ABC, Generic[AnyRequest]):
     options
         Options of the command line that are its own, in the order in which `--help` has them.
     flags
-        Names of all options that go with it.
+        Names of all options that can be given with it.
     answer
-        The part of a result that answers it, without which a result has failed.
+        The part of a result that answers it; a result without it has failed.
     pictures
         What `fitserve plot` draws of it.
     besides
@@ -120,9 +120,9 @@ class Kind(ABC, Generic[AnyRequest]):
     has_cls
         Whether its table has a row for each signal strength, and not for each parameter.
     excludes
-        Whether hypotheses are excluded by it, at one signal strength.
+        Whether it excludes hypotheses, at one signal strength.
     verifiable
-        Whether pyhf can be asked for a second answer.
+        Whether pyhf can verify its answers.
     """
 
     request: type[AnyRequest]
@@ -138,7 +138,7 @@ class Kind(ABC, Generic[AnyRequest]):
 
     @property
     def name(self) -> str:
-        """The word for it, in options and in JSON."""
+        """Its name in options and in JSON."""
         return str(self.request.__struct_config__.tag)
 
     def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Kind(ABC, Generic[AnyRequest]):
         Raises
         ------
         click.UsageError
-            They cannot be asked for together.
+            They exclude each other.
         """
         return {name: options[name] for name in self.flags}
 
@@ -155,17 +155,17 @@ class Kind(ABC, Generic[AnyRequest]):
 
     @abstractmethod
     def tests(self, request: AnyRequest, parameters: int) -> float:
-        """Return pyhf's cost in that of CLs at one signal strength.
+        """Return the cost for pyhf, in units of CLs at one signal strength.
 
         ``parameters`` is the number of free parameters.
         """
 
     def kernel_tests(self, request: AnyRequest, parameters: int) -> float:
-        """Return the kernel's cost in that of its CLs at one signal strength."""
+        """Return the cost for the kernel, in units of its CLs at one signal strength."""
         return self.tests(request, parameters)
 
     def tests_to_verify(self, request: AnyRequest) -> int:
-        """Return at how many signal strengths pyhf is asked for a second answer."""
+        """Return at how many signal strengths pyhf verifies an answer."""
         return sum(mu > 0 for mu in cls_strengths(request))
 
     # What an answer must hold.
@@ -173,7 +173,7 @@ class Kind(ABC, Generic[AnyRequest]):
     def problems(
         self, request: AnyRequest, result: HypothesisResult, toys: ToyRange | None
     ) -> Iterator[str]:
-        """Yield why a result cannot be an answer, where its parts are those of this kind."""
+        """Yield what is wrong with a result whose parts are those of this kind."""
         if result.points:
             yield "signal strengths that were not asked for"
 
@@ -181,13 +181,13 @@ class Kind(ABC, Generic[AnyRequest]):
 
     @abstractmethod
     def question(self, request: AnyRequest) -> tuple[str, str]:
-        """Return what is asked for, as a name and a value."""
+        """Return the question as a name and a value."""
 
     def settings(self, request: AnyRequest) -> list[tuple[str, str]]:
-        """Return what is asked for, besides model and engine, as names and values."""
+        """Return the settings of a request, besides model and engine, as names and values."""
         statistic = getattr(request, "test_stat", None)
-        told = [] if statistic is None else [("Test statistic", TEST_STATS[statistic])]
-        return [self.question(request), *told]
+        statistics = [] if statistic is None else [("Test statistic", TEST_STATS[statistic])]
+        return [self.question(request), *statistics]
 
     @abstractmethod
     def titles(self, request: AnyRequest) -> list[str]:
@@ -195,7 +195,7 @@ class Kind(ABC, Generic[AnyRequest]):
 
     @abstractmethod
     def cells(self, request: AnyRequest, result: HypothesisResult) -> list[str]:
-        """Return as many numbers of a hypothesis."""
+        """Return the numbers of a hypothesis, one for each of `titles`."""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -203,7 +203,7 @@ class Kind(ABC, Generic[AnyRequest]):
         return {**(CLS_COLUMNS if self.has_cls else _NO_CLS), **self.besides}
 
     def rows(self, request: AnyRequest, result: HypothesisResult) -> Iterator[dict[str, Any]]:
-        """Yield the rows of an exported table, without what is the same in all of them."""
+        """Yield the rows of an exported table, without the columns that are the same in all."""
         for mu in cls_strengths(request):
             point = at_strength(request, result, mu)
             yield {
@@ -217,16 +217,16 @@ class Kind(ABC, Generic[AnyRequest]):
             }
 
     def numbers(self, result: HypothesisResult) -> dict[str, Any]:
-        """Return what `besides` names, of one hypothesis."""
+        """Return the values of `besides` for one hypothesis."""
         return {}
 
     def report_cells(self, result: HypothesisResult | None) -> list[Cell]:
-        """Return what `in_report` names, of one hypothesis; without a result they are empty."""
+        """Return the values of `in_report` for one hypothesis; they are empty without a result."""
         numbers = self.numbers(result) if result else {}
         return [number_cell(numbers.get(name)) for name in self.in_report]
 
     def detail(self, request: AnyRequest, result: HypothesisResult, most: int) -> Detail | None:
-        """Return what a report has of a hypothesis beside the table, at ``most`` so many rows."""
+        """Return the numbers of one hypothesis for a report, in no more than ``most`` rows."""
 
     def __repr__(self) -> str:
         return f"<kind {self.name}>"
@@ -246,25 +246,25 @@ class OfStrengths(Kind[AnyRequest]):
     def problems(
         self, request: AnyRequest, result: HypothesisResult, toys: ToyRange | None
     ) -> Iterator[str]:
-        asked = cls_strengths(request)
-        found = tuple(point.mu for point in result.points)
-        # Asked for twice, a signal strength may be answered once.
-        allowed = [asked, tuple(dict.fromkeys(asked))]
-        if found not in [*allowed, *([()] if result.status == "failed" else [])]:
-            yield f"signal strengths {_few(found)} instead of {_few(asked)}"
-        elif found:
+        strengths = cls_strengths(request)
+        answered = tuple(point.mu for point in result.points)
+        # A signal strength that was requested twice may be answered once.
+        allowed = [strengths, tuple(dict.fromkeys(strengths))]
+        if answered not in [*allowed, *([()] if result.status == "failed" else [])]:
+            yield f"signal strengths {_few(answered)} instead of {_few(strengths)}"
+        elif answered:
             first = result.points[0]
             if [first.CLs_obs, *first.CLs_exp] != [result.CLs_obs, *result.CLs_exp]:
                 yield "its CLs is not that of the first signal strength"
 
 
 def _few(strengths: Sequence[float]) -> str:
-    told = ", ".join(f"{mu:g}" for mu in strengths[:3])
-    return f"{told} ..." if len(strengths) > 3 else told or "none"  # noqa: PLR2004
+    listed = ", ".join(f"{mu:g}" for mu in strengths[:3])
+    return f"{listed} ..." if len(strengths) > 3 else listed or "none"  # noqa: PLR2004
 
 
 def fractions(what: str, values: Iterable[float | None]) -> Iterator[str]:
-    """Yield which values are no fractions."""
+    """Yield the values that are not between 0 and 1."""
     for value in values:
         if value is not None and not -ROUNDING <= value <= 1 + ROUNDING:
             yield f"{what} is {value:g}, outside 0 to 1"

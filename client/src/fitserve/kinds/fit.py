@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["KERNEL_TESTS_OF_FIT", "TESTS_OF_FIT", "Fit"]
 
 TESTS_OF_FIT = 4.0
-"""A fit by Minuit with its Hessian, on staus, in units of CLs at one signal strength."""
+"""Cost of a fit by Minuit with its Hessian, in units of CLs at one signal strength, on staus."""
 KERNEL_TESTS_OF_FIT = 7.0
-"""A fit by the kernel with its Hessian and yields, on the published pallets."""
-# The interval of one parameter: by pyhf on the bundled example, by the kernel.
+"""Cost of a fit by the kernel with its Hessian and yields, on the published pallets."""
+# Cost of the interval of one parameter: by pyhf on the bundled example, by the kernel.
 _INTERVAL = 0.4
 _KERNEL_INTERVAL = 0.45
 
@@ -105,8 +105,8 @@ class Fit(Kind[FitRequest]):
         return Detail(result.name, [*titles, *(["from", "to"] if bounds else [])], rows)
 
 
-def _poi(found: HypothesisResult) -> FittedParameter | None:
-    fit = found.fit
+def _poi(result: HypothesisResult) -> FittedParameter | None:
+    fit = result.fit
     if fit is None or fit.poi is None:
         return None
     return next((one for one in fit.parameters if one.name == fit.poi), None)

@@ -29,8 +29,8 @@ COLUMNS: Mapping[str, str] = {
 }
 """Columns of limits and their meaning."""
 
-# The six limits of a hypothesis: by pyhf on the bundled example, by the kernel on the published
-# pallets (4.6 staus, 3.6 1Lbb).
+# Cost of the six limits of a hypothesis: by pyhf on the bundled example, by the kernel on the
+# published pallets (4.6 staus, 3.6 1Lbb).
 _TESTS = 16
 _KERNEL_TESTS = 4.5
 _TESTS_TO_VERIFY = 3

@@ -34,8 +34,8 @@ _SHIFTS: Mapping[str, str] = {
 COLUMNS: Mapping[str, str] = {**FIT_COLUMNS, **_SHIFTS}
 """Columns of a ranked parameter and their meaning."""
 
-# The impact of one parameter: by pyhf on the bundled example, by the kernel on the published
-# pallets.
+# Cost of the impact of one parameter: by pyhf on the bundled example, by the kernel on the
+# published pallets.
 _IMPACT = 0.2
 _KERNEL_IMPACT = 0.35
 

@@ -1,7 +1,7 @@
-"""What is shown of a run that has several numbers where there is room for one.
+"""Which of several numbers of a run is shown where there is room for one.
 
-Tables, counts, contours, reports and exports ask here for the signal strength and the confidence
-level, so that all of them speak of the same and can say which.
+Tables, counts, contours, reports and exports take the signal strength and the confidence level from
+here, so that they agree and can say which.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LIMITS = ("observed", "expected_m2", "expected_m1", "expected_0", "expected_p1",
 
 _FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 _LEVEL = 0.95
-# What is extrapolated is not sure, and a search up to a little further costs nothing.
+# An extrapolation is uncertain, and to search a little further costs nothing.
 _ROOM = 1.5
 _FURTHEST = 1000.0
 
@@ -89,7 +89,7 @@ def exclusion_words(request: Request) -> str:
 
 
 def of_strength(request: Request) -> str:
-    """Return what a title of CLs says of its signal strength: nothing where there is 1 only.
+    """Return the signal strength for the title of CLs; it is empty where that is 1 only.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def at_strength(request: Request, result: HypothesisResult, mu: float) -> MuPoin
     if point is not None:
         judged = {"status": result.status, "reason": result.reason}
         return point if several else msgspec.structs.replace(point, **judged)
-    # What failed altogether has its reason and no points.
+    # A result that failed as a whole has a reason and no points.
     if not several or result.status == "failed":
         return MuPoint(
             mu=mu,
@@ -146,7 +146,7 @@ def above_bound(result: HypothesisResult, name: str) -> float | None:
     limit = result.limit
     if limit is None or not limit.reasons.get(name, "").startswith(ABOVE_BOUND):
         return None
-    # Its search ended there.
+    # The search ended there.
     return max(point.mu for point in result.points)
 
 

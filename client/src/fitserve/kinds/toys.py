@@ -50,7 +50,7 @@ _IN_REPORT: Mapping[str, str] = {
     "asymptotic_CLs_exp_0": "asympt. median",
 }
 
-# A toy with signal and one without, on staus.
+# Cost of a toy with signal and one without, on staus.
 _TESTS_OF_TOY = 1.0
 _FLOAT_BYTES = 4
 
@@ -141,8 +141,8 @@ class Toys(Kind[ToysRequest]):
         return dict(zip(COLUMNS, values, strict=True))
 
 
-def _problems(values: ToyValues, asked: ToyRange | None) -> Iterator[str]:
-    if values.toys != asked:
+def _problems(values: ToyValues, toys: ToyRange | None) -> Iterator[str]:
+    if values.toys != toys:
         yield f"toys {values.toys.first} to {values.toys.stop - 1} were not asked for"
     lengths = {len(values.signal), len(values.background)}
     if lengths != {_FLOAT_BYTES * values.toys.count}:

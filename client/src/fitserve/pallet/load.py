@@ -156,10 +156,10 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
 
 def _references(stated: dict[str, str], analysis: Analysis | None) -> dict[str, str]:
     """Return where the analysis is published, according to the patchset and the catalogue."""
-    known = {kind: where for kind, where in stated.items() if where != _NO_RECORD}
+    published = {kind: where for kind, where in stated.items() if where != _NO_RECORD}
     if analysis is not None and analysis.arxiv:
-        known.setdefault("arXiv", analysis.arxiv)
-    return known
+        published.setdefault("arXiv", analysis.arxiv)
+    return published
 
 
 def _hypotheses(
@@ -182,9 +182,9 @@ def _hypotheses(
 
 def _alone(path: str, base: Base) -> tuple[tuple[Hypothesis, ...], dict[str, Any]]:
     """Return a workspace without patches as the one hypothesis that it is, signal and all."""
-    known = base.parameters.known()
+    parameters = base.parameters.known()
     pois = {measurement["config"]["poi"] for measurement in base.measurements}
-    if pois.isdisjoint(known):
+    if pois.isdisjoint(parameters):
         raise InputError(
             "there is no patchset and no patch in the pallet, so no hypothesis to test",
             evidence=f"{path} alone has no parameter of interest: {', '.join(sorted(pois))}",
@@ -203,21 +203,21 @@ def _verify(workspace: dict[str, Any], digests: dict[str, str], findings: Findin
     """Compare the digests in the patchset with those of the workspace."""
     verified = bool(digests)
     for algorithm, stated in digests.items():
-        found = pyhf_digest(workspace, algorithm=algorithm)
-        if found == stated.lower():
+        computed = pyhf_digest(workspace, algorithm=algorithm)
+        if computed == stated.lower():
             continue
         others = () if findings.errors else respelled(workspace)
         if any(pyhf_digest(one, algorithm) == stated.lower() for one in others):
             findings.note(
                 "the workspace was written anew after the patchset was made, and its content is "
                 "the same: only 12.0 became 12, or 12 became 12.0",
-                f"{algorithm} is now {found}",
+                f"{algorithm} is now {computed}",
             )
         else:
             verified = False
             findings.doubt(
                 "the patchset was made for another background-only workspace",
-                f"{algorithm} of the workspace is {found}, the patchset states {stated}",
+                f"{algorithm} of the workspace is {computed}, the patchset states {stated}",
             )
     return verified
 
@@ -226,14 +226,14 @@ def _identify(
     workspace: dict[str, Any], opened: Source, number: int, findings: Findings
 ) -> Analysis | None:
     """Return the analysis that the workspace belongs to, and compare it with the catalogue."""
-    found = pyhf_digest(workspace)
+    computed = pyhf_digest(workspace)
     named = opened.analysis
     if named is None:
-        return recognise(found)
-    if named.archive.digest not in (None, found):
+        return recognise(computed)
+    if named.archive.digest not in (None, computed):
         findings.doubt(
             f"this is not the workspace that the catalogue knows as {named.name}",
-            f"SHA-256 is {found}, the catalogue has {named.archive.digest}",
+            f"SHA-256 is {computed}, the catalogue has {named.archive.digest}",
         )
     if named.archive.hypotheses != number:
         findings.doubt(

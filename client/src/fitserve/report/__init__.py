@@ -39,7 +39,7 @@ def write_report(run: SavedRun, path: Path, options: ContourOptions | None = Non
     StoreError
         The file cannot be written.
     MissingExtraError
-        What draws, or jinja2, is not installed.
+        The packages for drawing, or jinja2, are not installed.
     """
     write_output(path, render_report(run, options).encode())
 

@@ -246,33 +246,33 @@ def _mass_cell(value: float | str | None) -> Cell:
 
 def timing(run: SavedRun) -> list[Fact]:
     """Return where the time went."""
-    found = times(run)
-    if not found:
+    seconds = times(run)
+    if not seconds:
         return []
     facts_ = [
-        Fact("Wall time", _seconds(found["wall"])),
-        Fact("Sum of all fits", _seconds(found["fit"])),
-        Fact("Sum of building models", _seconds(found["setup"])),
-        Fact("One hypothesis, median", _seconds(found["fit_median"])),
-        Fact("One hypothesis, longest", _seconds(found["fit_max"])),
-        Fact("Median time in the queue", _seconds(found["queue"])),
+        Fact("Wall time", _seconds(seconds["wall"])),
+        Fact("Sum of all fits", _seconds(seconds["fit"])),
+        Fact("Sum of building models", _seconds(seconds["setup"])),
+        Fact("One hypothesis, median", _seconds(seconds["fit_median"])),
+        Fact("One hypothesis, longest", _seconds(seconds["fit_max"])),
+        Fact("Median time in the queue", _seconds(seconds["queue"])),
     ]
-    if found["wall"] > 0:
-        busy = (found["fit"] + found["setup"]) / found["wall"]
+    if seconds["wall"] > 0:
+        busy = (seconds["fit"] + seconds["setup"]) / seconds["wall"]
         facts_.append(Fact("Workers busy on average", f"{busy:.2g}"))
     return facts_
 
 
 def histogram(run: SavedRun) -> list[Bar]:
     """Return the distribution of fit times; bins are equal in the logarithm of the time."""
-    found = sorted(r.fit_time for r in run.results.values() if r.fit_time > 0)
-    if len(found) < 2 or found[0] == found[-1]:  # noqa: PLR2004 - no distribution
+    fit_times = sorted(r.fit_time for r in run.results.values() if r.fit_time > 0)
+    if len(fit_times) < 2 or fit_times[0] == fit_times[-1]:  # noqa: PLR2004 - no distribution
         return []
-    bars = min(_MOST_BARS, max(6, math.ceil(2 * len(found) ** (1 / 3))))
-    low = math.log(found[0])
-    step = (math.log(found[-1]) - low) / bars
+    bars = min(_MOST_BARS, max(6, math.ceil(2 * len(fit_times) ** (1 / 3))))
+    low = math.log(fit_times[0])
+    step = (math.log(fit_times[-1]) - low) / bars
     heights = [0] * bars
-    for value in found:
+    for value in fit_times:
         heights[min(bars - 1, int((math.log(value) - low) / step))] += 1
     return [
         Bar(math.exp(low + i * step), math.exp(low + (i + 1) * step), count)
@@ -339,17 +339,19 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
 
 
 def _verification(run: SavedRun) -> list[Fact]:
-    found = verification_summary(run)
-    if not found:
+    outcome = verification_summary(run)
+    if not outcome:
         return []
-    text = f"{found['verified']} of {found['of']} hypotheses"
-    if found["hypothesis"] is not None:
-        text += f", greatest difference of a CLs {found['largest']:.1g} ({found['hypothesis']})"
-    if found["beyond"]:
-        text += f"; wrong by more than {found['tolerance']:g}: {', '.join(_first(found['beyond']))}"
-    above = [f"{name}: {reason}" for name, reason in found["above"].items()]
-    missing = [f"{name}: {reason}" for name, reason in found["unverified"].items()]
-    missing += [f"{name}: not done yet" for name in found["waiting"]]
+    text = f"{outcome['verified']} of {outcome['of']} hypotheses"
+    if outcome["hypothesis"] is not None:
+        text += f", greatest difference of a CLs {outcome['largest']:.1g} ({outcome['hypothesis']})"
+    if outcome["beyond"]:
+        text += (
+            f"; wrong by more than {outcome['tolerance']:g}: {', '.join(_first(outcome['beyond']))}"
+        )
+    above = [f"{name}: {reason}" for name, reason in outcome["above"].items()]
+    missing = [f"{name}: {reason}" for name, reason in outcome["unverified"].items()]
+    missing += [f"{name}: not done yet" for name in outcome["waiting"]]
     return [
         Fact("Verified with pyhf", text),
         *(Fact("Other CLs by pyhf, which does not count", text) for text in _first(above)),
@@ -365,7 +367,7 @@ def _first(texts: Sequence[str]) -> list[str]:
 def headline(run: SavedRun) -> list[Fact]:
     """Return the counts at the top of the report."""
     out = excluded(run)
-    found = counts(run)
+    numbers = counts(run)
     words = exclusion_words(run.manifest.request)
     exclusion = [
         Fact(name, str(out[key]))
@@ -375,7 +377,7 @@ def headline(run: SavedRun) -> list[Fact]:
     return [
         Fact("hypotheses", str(len(run.manifest.hypotheses))),
         *exclusion,
-        *(Fact(name, str(found[name])) for name in ("suspect", "failed", "unfinished")),
+        *(Fact(name, str(numbers[name])) for name in ("suspect", "failed", "unfinished")),
     ]
 
 
@@ -421,13 +423,13 @@ def account_rows(run: SavedRun) -> list[AccountRow]:
 
 def traffic_facts(run: SavedRun) -> list[Fact]:
     """Return how much was sent and received."""
-    found = traffic(run)
-    if not found.tasks:
+    total = traffic(run)
+    if not total.tasks:
         return []
     return [
-        Fact("Tasks sent", str(found.tasks)),
-        Fact("Bytes sent, encoded", f"{found.sent:,}"),
-        Fact("Bytes received, encoded", f"{found.received:,}"),
+        Fact("Tasks sent", str(total.tasks)),
+        Fact("Bytes sent, encoded", f"{total.sent:,}"),
+        Fact("Bytes received, encoded", f"{total.received:,}"),
     ]
 
 
@@ -446,11 +448,11 @@ def details(run: SavedRun) -> list[Detail]:
 
 def left_out(run: SavedRun) -> str | None:
     """Return what `details` leaves out, and where to find it; None where it has everything."""
-    found = list(islice(_tables(run), _MOST_DETAILS + 1))
+    tables = list(islice(_tables(run), _MOST_DETAILS + 1))
     parts = []
-    if len(found) > _MOST_DETAILS:
+    if len(tables) > _MOST_DETAILS:
         parts.append(f"the first {_MOST_DETAILS} hypotheses")
-    if any(len(one.rows) >= _MOST_DETAIL_ROWS for one in found[:_MOST_DETAILS]):
+    if any(len(one.rows) >= _MOST_DETAIL_ROWS for one in tables[:_MOST_DETAILS]):
         parts.append(f"{_MOST_DETAIL_ROWS} rows of each at most")
     if not parts:
         return None

@@ -46,11 +46,11 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
         hypothesis_key(manifest.pallet.workspace_digest, one, manifest.request_digest): one
         for one in hypotheses
     }
-    found: dict[str, StoredResult] = {}
+    records: dict[str, StoredResult] = {}
     to_verify = {*manifest.verify, *manifest.sample}
     for path in known_runs():
-        if len(found) == len(wanted) and not any(
-            name in to_verify and lacks_verification(one.result) for name, one in found.items()
+        if len(records) == len(wanted) and not any(
+            name in to_verify and lacks_verification(one.result) for name, one in records.items()
         ):
             break
         try:
@@ -65,9 +65,11 @@ def reusable(manifest: Manifest, hypotheses: Sequence[Hypothesis]) -> list[Store
             if one is None:
                 continue
             verified = one.name in to_verify and not lacks_verification(record.result)
-            if one.name not in found or (verified and lacks_verification(found[one.name].result)):
-                found[one.name] = _renamed(record, one, run)
-    return list(found.values())
+            if one.name not in records or (
+                verified and lacks_verification(records[one.name].result)
+            ):
+                records[one.name] = _renamed(record, one, run)
+    return list(records.values())
 
 
 def _comparable(other: Manifest, manifest: Manifest) -> bool:
@@ -180,14 +182,14 @@ def complete(
     waiting = to_verify(store.saved)
     if waiting:
         wanted = set(store.manifest.verify)
-        asked = [name for name in waiting if name in wanted]
+        chosen = [name for name in waiting if name in wanted]
         sample = [name for name in waiting if name not in wanted]
         observer.verifying(
             f"every hypothesis has its result in {store.path / 'results.json'}; pyhf verifies "
             f"{len(waiting)} (Ctrl-C skips that)"
         )
         try:
-            _verify(store, inputs, backend, observer, bounds, asked)
+            _verify(store, inputs, backend, observer, bounds, chosen)
             _verify(store, inputs, backend, observer, bounds, sample, patience)
         except (KeyboardInterrupt, FitserveError) as error:
             reason = str(error) or "interrupted"
@@ -361,10 +363,10 @@ def _require_same(path: Path, ours: Manifest) -> None:
 
 def _reuse(store: RunStore, inputs: Inputs) -> None:
     unfinished = set(store.saved.unfinished)
-    found = reusable(store.manifest, [one for one in inputs.hypotheses if one.name in unfinished])
-    if found:
-        store.append(found)
-        store.note("reused", hypotheses=[record.result.name for record in found])
+    reused = reusable(store.manifest, [one for one in inputs.hypotheses if one.name in unfinished])
+    if reused:
+        store.append(reused)
+        store.note("reused", hypotheses=[record.result.name for record in reused])
 
 
 _LOGS = "logs"

@@ -180,10 +180,10 @@ class _Drive:
             self._observer.status(self._backend.status())
 
     def _take_up(self, pending: Sequence[PendingTask]) -> None:
-        known = {one.name: one for one in self._inputs.hypotheses}
+        hypotheses = {one.name: one for one in self._inputs.hypotheses}
         collected = []
         for task in pending:
-            piece = _Piece(tuple(known[name] for name in task.hypotheses), toys=task.toys)
+            piece = _Piece(tuple(hypotheses[name] for name in task.hypotheses), toys=task.toys)
             if task.handle and isinstance(self._backend, Resumable):
                 self._sent[task.ticket] = _Sent(piece, task.submitted, task.bytes)
                 collected.append(Accepted(task.ticket, task.handle))
@@ -295,22 +295,22 @@ class _Drive:
             raise
 
     def _records(self, ticket: str, sent: _Sent, result: TaskResult) -> list[StoredResult]:
-        asked = {one.name: one for one in sent.piece.hypotheses}
-        for found in result.results:
+        hypotheses = {one.name: one for one in sent.piece.hypotheses}
+        for answer in result.results:
             # Each is answered once.
-            hypothesis = asked.pop(found.name, None)
-            if hypothesis is None or found.key != self._key(hypothesis):
+            hypothesis = hypotheses.pop(answer.name, None)
+            if hypothesis is None or answer.key != self._key(hypothesis):
                 raise ContractError(
                     "a worker answered a question of another task",
-                    evidence=f"task {ticket}, hypothesis '{found.name}'",
+                    evidence=f"task {ticket}, hypothesis '{answer.name}'",
                     hint="fitserve resume, and look at the worker's version",
                 )
-            check_answer(found, hypothesis, self._request, sent.piece.toys)
+            check_answer(answer, hypothesis, self._request, sent.piece.toys)
         check_timing(result.timing)
         arrived = time.time()
         return [
             StoredResult(
-                result=found,
+                result=answer,
                 worker=result.worker,
                 task=ticket,
                 submitted=sent.submitted,
@@ -322,7 +322,7 @@ class _Drive:
                 accepted=sent.accepted,
                 kept=result.kept,
             )
-            for found in result.results
+            for answer in result.results
         ]
 
     def _key(self, hypothesis: Hypothesis) -> str:

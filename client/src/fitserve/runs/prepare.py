@@ -137,12 +137,12 @@ def check_request(pallet: Pallet, hypotheses: Sequence[Hypothesis], request: Req
         option = "--scan" if isinstance(request, ScanRequest) else "--mu"
         raise RequestError("no signal strength is asked for", hint=f"{option} 1.0")
     alone = isinstance(request, FitRequest) and request.background_only
-    found: dict[Problem, list[str]] = {}
+    problems: dict[Problem, list[str]] = {}
     for one in hypotheses:
         problem = _problem(pallet, one, request, alone=alone)
         if problem is not None:
-            found.setdefault(problem, []).append(one.name)
-    for (cause, evidence, hint), names in found.items():
+            problems.setdefault(problem, []).append(one.name)
+    for (cause, evidence, hint), names in problems.items():
         seen = [evidence] if evidence else []
         if only_some := len(names) < len(hypotheses):
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
@@ -296,13 +296,13 @@ def default_directory(manifest: Manifest) -> Path:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _RECORDED:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def other_owner(path: Path) -> str | None:

@@ -130,7 +130,7 @@ def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
     >>> pending_tasks([*events, ended])
     []
     """
-    found: dict[str, PendingTask] = {}
+    tasks: dict[str, PendingTask] = {}
     for event in events:
         details = event.details
         ticket = details.get("task", "")
@@ -139,14 +139,14 @@ def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
             first, count = details.get("toys") or (0, 0)
             toys = ToyRange(first=first, count=count) if count else None
             verify = details.get("verify", False)
-            found[ticket] = PendingTask(
+            tasks[ticket] = PendingTask(
                 ticket, names, event.time, details["bytes"], {}, toys, verify
             )
-        elif event.event == "accepted" and ticket in found:
+        elif event.event == "accepted" and ticket in tasks:
             handle = {name: value for name, value in details.items() if name != "task"}
-            found[ticket] = found[ticket]._replace(handle=handle)
+            tasks[ticket] = tasks[ticket]._replace(handle=handle)
         elif event.event in _ENDS:
-            found.pop(ticket, None)
+            tasks.pop(ticket, None)
         elif event.event == "set aside" and details.get("hypotheses") is None:
-            found.clear()
-    return list(found.values())
+            tasks.clear()
+    return list(tasks.values())

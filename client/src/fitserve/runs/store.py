@@ -104,11 +104,11 @@ class SavedRun:
         StoreError
             They cannot be read.
         """
-        found: dict[str, list[StoredResult]] = {}
+        parts: dict[str, list[StoredResult]] = {}
         for record in read_journal(self.path / _TOYS, StoredResult):
             if record.result.name not in self.records:
-                found.setdefault(record.result.name, []).append(record)
-        return found
+                parts.setdefault(record.result.name, []).append(record)
+        return parts
 
     def partial(self) -> dict[str, HypothesisResult]:
         """Return what there is of hypotheses whose toys are not all done, by name.
@@ -321,9 +321,9 @@ class RunStore:
         finished = [record for record in records if record.result.toy_values is None]
         for record in parts:
             name = record.result.name
-            known = self._parts.setdefault(name, [])
-            known.append(record)
-            if not missing_toys(request.toys, ranges(known)):
+            own = self._parts.setdefault(name, [])
+            own.append(record)
+            if not missing_toys(request.toys, ranges(own)):
                 finished.append(merged_record(request, self._parts.pop(name)))
         self.append(finished)
         return finished
@@ -358,10 +358,10 @@ class RunStore:
         StoreError
             The manifest cannot be written.
         """
-        asked = set(names)
-        wanted = {*self.manifest.verify, *asked}
+        chosen = set(names)
+        wanted = {*self.manifest.verify, *chosen}
         verify = [name for name in self.manifest.hypotheses if name in wanted]
-        odd = {*self.manifest.doubted, *(asked if doubted else ())}
+        odd = {*self.manifest.doubted, *(chosen if doubted else ())}
         manifest = msgspec.structs.replace(
             self.manifest,
             verify=verify,
@@ -407,9 +407,9 @@ class RunStore:
         Hypotheses that have no result yet are in it too, as failed and with the reason.
         """
         saved = self.saved
-        found = {**saved.partial(), **saved.results}
+        results = {**saved.partial(), **saved.results}
         document = {
-            name: found.get(name) or _missing(self.manifest, name)
+            name: results.get(name) or _missing(self.manifest, name)
             for name in self.manifest.hypotheses
         }
         path = self.path / "results.json"
@@ -545,7 +545,7 @@ def known_runs() -> list[Path]:
 
     One that belongs to somebody else now is left out.
     """
-    found = []
+    dated = []
     with contextlib.suppress(OSError):
         for entry in _directory().iterdir():
             if entry.name.startswith("."):
@@ -553,8 +553,8 @@ def known_runs() -> list[Path]:
             run = Path(entry.read_text())
             own = run.is_dir() and run.stat().st_uid == os.getuid()
             if own and (run / "manifest.json").is_file():
-                found.append((entry.stat().st_mtime, run))
-    return [run for _, run in sorted(found, reverse=True)]
+                dated.append((entry.stat().st_mtime, run))
+    return [run for _, run in sorted(dated, reverse=True)]
 
 
 def _directory() -> Path:

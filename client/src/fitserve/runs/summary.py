@@ -70,11 +70,11 @@ class EngineCounts(NamedTuple):
 
 def engine_counts(results: Iterable[HypothesisResult]) -> EngineCounts:
     """Count the hypotheses of a run by engine and by the reasons for it."""
-    found = list(results)
+    listed = list(results)
     return EngineCounts(
-        engines=_counted(one.engine for one in found),
-        not_for_the_kernel=_counted(one.diagnostics.get(NOT_FOR_THE_KERNEL) for one in found),
-        kernel_doubts=_counted(one.diagnostics.get(KERNEL_DOUBT) for one in found),
+        engines=_counted(one.engine for one in listed),
+        not_for_the_kernel=_counted(one.diagnostics.get(NOT_FOR_THE_KERNEL) for one in listed),
+        kernel_doubts=_counted(one.diagnostics.get(KERNEL_DOUBT) for one in listed),
     )
 
 
@@ -98,7 +98,7 @@ def _counted(names: Iterable[object]) -> dict[str, int]:
 
 def counts(run: SavedRun) -> dict[str, int]:
     """Return how many hypotheses are ok, suspect, failed and unfinished."""
-    statuses = [found.status for found in run.results.values()]
+    statuses = [result.status for result in run.results.values()]
     return {
         **{status: statuses.count(status) for status in ("ok", "suspect", "failed")},
         "unfinished": len(run.unfinished),
@@ -137,7 +137,7 @@ def excluded(run: SavedRun) -> dict[str, int]:
     mu, alpha = shown_strength(request), 1 - confidence_level(request)
     if mu is None or not kind(request).excludes:
         return {}
-    points = [at_strength(request, found, mu) for found in run.results.values()]
+    points = [at_strength(request, result, mu) for result in run.results.values()]
     good = [point for point in points if point.status == "ok"]
     return {
         "observed": sum(_below(point.CLs_obs, alpha) for point in good),
@@ -166,7 +166,7 @@ def remarks(run: SavedRun) -> list[str]:
 
 def failures(run: SavedRun) -> list[HypothesisResult]:
     """Return the results that are not ok."""
-    return [found for found in run.results.values() if found.status != "ok"]
+    return [result for result in run.results.values() if result.status != "ok"]
 
 
 def times(run: SavedRun) -> dict[str, float]:
@@ -199,13 +199,13 @@ def table_rows(run: SavedRun) -> Iterator[tuple[str, list[str]]]:
     for name in run.manifest.hypotheses:
         values = [_text(value) for value in run.manifest.values.get(name, ())]
         values += [""] * (len(run.manifest.pallet.labels) - len(values))
-        found = run.results.get(name)
+        result = run.results.get(name)
         if name in partial:
             yield name, [*values, *kind(request).cells(request, partial[name]), "unfinished"]
-        elif found is None:
+        elif result is None:
             yield name, [*values, *[""] * width, "unfinished"]
         else:
-            yield name, [*values, *kind(request).cells(request, found), found.status]
+            yield name, [*values, *kind(request).cells(request, result), result.status]
 
 
 def columns(request: Request) -> list[str]:

@@ -127,7 +127,9 @@ def to_verify(run: SavedRun) -> list[str]:
     """Return the hypotheses of a run that have a result, and still have to be verified."""
     wanted = {*run.manifest.verify, *run.manifest.sample}
     return [
-        name for name, found in run.results.items() if name in wanted and lacks_verification(found)
+        name
+        for name, result in run.results.items()
+        if name in wanted and lacks_verification(result)
     ]
 
 
@@ -160,24 +162,24 @@ def verification_summary(run: SavedRun) -> dict[str, Any]:
     of those that are not verified yet.
     """
     results = run.results
-    found = {name: one.verification for name, one in results.items() if one.verification}
+    outcomes = {name: one.verification for name, one in results.items() if one.verification}
     waiting = to_verify(run)
-    if not found and not waiting:
+    if not outcomes and not waiting:
         return {}
-    known = {name: one.largest for name, one in found.items() if one.largest is not None}
-    worst = max(known, key=lambda name: known[name], default=None)
+    differences = {name: one.largest for name, one in outcomes.items() if one.largest is not None}
+    worst = max(differences, key=lambda name: differences[name], default=None)
     return {
-        "verified": len(known),
+        "verified": len(differences),
         "of": len(results),
-        "tolerance": next((one.tolerance for one in found.values()), None),
-        "largest": known[worst] if worst is not None else None,
+        "tolerance": next((one.tolerance for one in outcomes.values()), None),
+        "largest": differences[worst] if worst is not None else None,
         "hypothesis": worst,
-        "beyond": [name for name, one in found.items() if (one.wrong_by or 0.0) > one.tolerance],
-        "above": {name: one.above for name, one in found.items() if one.above},
+        "beyond": [name for name, one in outcomes.items() if (one.wrong_by or 0.0) > one.tolerance],
+        "above": {name: one.above for name, one in outcomes.items() if one.above},
         "unverified": {
             name: one.reason or "pyhf has no number"
-            for name, one in found.items()
-            if name not in known
+            for name, one in outcomes.items()
+            if name not in differences
         },
         "waiting": waiting,
     }

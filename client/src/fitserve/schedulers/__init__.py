@@ -16,7 +16,7 @@ SCHEDULERS = {one.name: one for one in (SLURM, PBSPRO, TORQUE)}
 BY_PROVIDER = {one.provider: one for one in SCHEDULERS.values()}
 """All schedulers, by the provider of Parsl that submits to them."""
 
-# sbatch and qsub are refused alike; a cluster's own words come first.
+# sbatch and qsub refuse in similar words; a cluster's own come first.
 _REFUSALS = (
     *kubernetes.REFUSALS,
     Rule(
@@ -53,7 +53,7 @@ _NEVER = (*kubernetes.NEVER, *(rule for one in SCHEDULERS.values() for rule in o
 
 
 def refusal(text: str) -> Refusal:
-    """Judge what a scheduler said when it refused a block.
+    """Return what the message means with which a scheduler refused a block.
 
     Examples
     --------
@@ -63,11 +63,13 @@ def refusal(text: str) -> Refusal:
     True
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = "; ".join(dict.fromkeys(lines))
+    message = "; ".join(dict.fromkeys(lines))
     for rule in _REFUSALS:
         if re.search(rule.pattern, text):
-            return Refusal(said, rule.again, rule.hint)
-    return Refusal(said, again=True, hint="make doctor SITE=... says what the site's file asks for")
+            return Refusal(message, rule.again, rule.hint)
+    return Refusal(
+        message, again=True, hint="make doctor SITE=... says what the site's file asks for"
+    )
 
 
 def never_runs(reason: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a scheduler is to a run: how to ask for jobs, and what its words mean."""
+"""What a run needs of a scheduler: how to ask for jobs, and what its answers mean."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What words of a scheduler mean: what to do about them, and whether asking again can help."""
+    """What a message of a scheduler means: what to do, and whether asking again can help."""
 
     pattern: str
     hint: str
@@ -58,7 +58,7 @@ class Scheduler(NamedTuple):
     Attributes
     ----------
     name
-        As site files and site cards have it.
+        As in site files and site cards.
     provider
         Parsl's provider that submits to it.
     cancel
@@ -99,17 +99,17 @@ class Scheduler(NamedTuple):
         Returns
         -------
         dict
-            Every job that was asked for. One that the scheduler no longer knows has ended, nobody
-            knows how.
+            Every job that was asked for. One that the scheduler no longer knows has ended, and
+            its ending is ``unknown``.
 
         Raises
         ------
         SilentSchedulerError
             There was no answer.
         """
-        found = self.ask(ids, timeout)
-        gone = Job("ended", "the scheduler knows it no more", "unknown")
-        return {ident: found.get(ident, gone) for ident in ids}
+        present = self.ask(ids, timeout)
+        gone = Job("ended", "the scheduler no longer knows it", "unknown")
+        return {ident: present.get(ident, gone) for ident in ids}
 
 
 def run_command(command: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -142,7 +142,7 @@ NO_ROOM = r"No space left|[Dd]isk quota|Read-only file system"
 
 
 class Refusal(NamedTuple):
-    """Why a block was not taken; ``again`` says whether it may be later."""
+    """Why a block was refused; ``again`` says whether asking again can help."""
 
     text: str
     again: bool
@@ -150,7 +150,7 @@ class Refusal(NamedTuple):
 
 
 def no_room(text: str) -> bool:
-    """Return whether a block was not asked for since its script could not be written.
+    """Return whether a block was not requested because its script could not be written.
 
     Examples
     --------

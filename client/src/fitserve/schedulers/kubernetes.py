@@ -1,4 +1,4 @@
-"""Kubernetes: pods as the jobs that they are to a run, and what a cluster's words mean."""
+"""Kubernetes: pods as jobs of a run, and what the messages of a cluster mean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSALS = (
         "make doctor SITE=... looks for what the namespace allows and has",
     ),
 )
-"""What a cluster says when it takes no pod."""
+"""Messages with which a cluster refuses a pod."""
 NEVER = (
     Rule(r"InvalidImageName|ErrImageNeverPull", "another kubernetes.image in the site's file"),
 )
@@ -32,7 +32,7 @@ NEVER = (
 
 
 def pod_job(status: JobStatus) -> Job:
-    """Return a pod as the job that it is to a run.
+    """Return a pod as a job of a run.
 
     Examples
     --------
@@ -40,16 +40,16 @@ def pod_job(status: JobStatus) -> Job:
     >>> pod_job(JobStatus(JobState.PENDING, "no node has a GPU"))
     Job(state='queued', reason='no node has a GPU', ending=None, nodes='')
     """
-    told = status.message or ""
+    message = status.message or ""
     if status.state.name == "PENDING":
-        return Job("queued", told)
+        return Job("queued", message)
     if not status.terminal:
-        return Job("running", told)
+        return Job("running", message)
     endings: dict[str, Ending] = {
         "COMPLETED": "done",
         "CANCELLED": "cancelled",
         # Kubernetes' own doing: evicted, preempted, or the node went.
-        "TIMEOUT": "preempted" if told.startswith("Preempting") else "node",
+        "TIMEOUT": "preempted" if message.startswith("Preempting") else "node",
     }
-    failed: Ending = "memory" if "OOMKilled" in told else "failed"
-    return Job("ended", told, endings.get(status.state.name, failed))
+    failed: Ending = "memory" if "OOMKilled" in message else "failed"
+    return Job("ended", message, endings.get(status.state.name, failed))

@@ -1,6 +1,6 @@
-"""PBS Pro, OpenPBS and Torque: states and reasons of jobs, as qstat tells them.
+"""PBS Pro, OpenPBS and Torque: states and reasons of jobs, as qstat shows them.
 
-``qstat -f`` is written alike by all of them, and nearly so by Slurm's command of that name.
+All of them write ``qstat -f`` alike, and Slurm's command of that name nearly so.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["PBSPRO", "TORQUE", "read_pbspro", "read_qstat"]
 # https://github.com/openpbs/openpbs, src/include/job.h: exit statuses that are PBS' own
 _PBS_WALLTIME, _PBS_MEMORY = -29, (-26, -27)
 _PBS_SIGNALLED = 256
-# Exit statuses of qstat: well, unknown job, job that has finished, server without history.
+# Exit statuses of qstat: success, unknown job, job that has finished, server without history.
 _PBS_FORGOTTEN = (0, 153, 35, 34)
 _PBS_QUEUED = ("Q", "H", "W", "T", "M")
 
-# qstat shows the jobs of all users where a site lets it; whose they are is told by the name that
-# one has on that machine.
+# Where a site allows it, qstat shows the jobs of all users: the name that the user has on that
+# machine says which are the user's own.
 _WAITING = ("sh", "-c", "id -un && qstat -f")
 _WAITS = ("Q", "H", "W")
 
@@ -58,15 +58,15 @@ def read_qstat(shown: str) -> dict[str, dict[str, str]]:
 
 def _ask_pbspro(ids: Sequence[str], timeout: float) -> dict[str, Job]:
     done = run_command(("qstat", "-x", "-f", "-F", "json", *ids), timeout)
-    found = read_pbspro(done.stdout, ids)
-    # Where the server keeps no history, or answers for the first job only (openpbs#2672).
+    jobs = read_pbspro(done.stdout, ids)
+    # The server may keep no history, or answer for the first job only (openpbs#2672).
     for ident in ids:
-        if ident not in found:
+        if ident not in jobs:
             one = run_command(("qstat", "-f", "-F", "json", ident), timeout)
-            found |= read_pbspro(one.stdout, [ident])
+            jobs |= read_pbspro(one.stdout, [ident])
             if one.returncode not in _PBS_FORGOTTEN:
                 raise SilentSchedulerError(one.stderr.strip())
-    return found
+    return jobs
 
 
 def read_pbspro(text: str, ids: Sequence[str]) -> dict[str, Job]:
@@ -83,12 +83,12 @@ def read_pbspro(text: str, ids: Sequence[str]) -> dict[str, Job]:
     except (ValueError, AttributeError):
         return {}
     numbers = {key.split(".")[0]: fields for key, fields in shown.items()}
-    found = {}
+    jobs = {}
     for ident in ids:
         fields = numbers.get(ident.split(".")[0])
         if fields is not None:
-            found[ident] = _pbs_job(fields)
-    return found
+            jobs[ident] = _pbs_job(fields)
+    return jobs
 
 
 def _pbs_job(fields: dict[str, Any]) -> Job:
@@ -110,8 +110,8 @@ def _pbs_ending(status: int, fields: dict[str, Any]) -> Ending:
         return "memory"
     if status >= _PBS_SIGNALLED:
         used = fields.get("resources_used", {}).get("walltime", "")
-        asked = fields.get("Resource_List", {}).get("walltime", "")
-        over = _pbs_seconds(used) >= _pbs_seconds(asked) > 0
+        limit = fields.get("Resource_List", {}).get("walltime", "")
+        over = _pbs_seconds(used) >= _pbs_seconds(limit) > 0
         return "walltime" if over else "cancelled"
     return "failed" if status else "done"
 
@@ -127,7 +127,7 @@ def _ask_torque(ids: Sequence[str], timeout: float) -> dict[str, Job]:
     done = run_command(("qstat", "-f", *ids), timeout)
     if done.returncode not in _PBS_FORGOTTEN:
         raise SilentSchedulerError(done.stderr.strip())
-    found: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}
     for full, shown in read_qstat(done.stdout).items():
         fields: dict[str, Any] = {
             **shown,
@@ -135,12 +135,12 @@ def _ask_torque(ids: Sequence[str], timeout: float) -> dict[str, Job]:
             "Resource_List": {"walltime": shown.get("Resource_List.walltime", "")},
         }
         number = full.split(".")[0]
-        found |= {ident: _pbs_job(fields) for ident in ids if ident.split(".")[0] == number}
-    return found
+        jobs |= {ident: _pbs_job(fields) for ident in ids if ident.split(".")[0] == number}
+    return jobs
 
 
 def _why(text: str) -> list[str]:
-    r"""Return why one's own jobs wait, from one's name and what ``qstat -f`` says.
+    r"""Return why the user's own jobs wait, from the user's name and the output of ``qstat -f``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Slurm: states and reasons of jobs, as squeue and sacct tell them."""
+"""Slurm: states and reasons of jobs, as squeue and sacct show them."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _SLURM_ENDED: dict[str, Ending] = {
 
 
 def _ask_slurm(ids: Sequence[str], timeout: float) -> dict[str, Job]:
-    asked = f"--jobs={','.join(ids)}"
-    # Ended jobs are there too for some minutes (MinJobAge).
+    which = f"--jobs={','.join(ids)}"
+    # It shows ended jobs too, for some minutes (MinJobAge).
     done = run_command(
-        ("squeue", "--noheader", "--states=all", asked, "--format=%i|%T|%r|%N"), timeout
+        ("squeue", "--noheader", "--states=all", which, "--format=%i|%T|%r|%N"), timeout
     )
     if done.returncode and "Invalid job id" not in done.stderr:
         raise SilentSchedulerError(done.stderr.strip())
-    found = read_squeue(done.stdout)
-    rest = [ident for ident in ids if ident not in found]
+    jobs = read_squeue(done.stdout)
+    rest = [ident for ident in ids if ident not in jobs]
     if rest:
         form = "--format=jobid,state,exitcode,nodelist"
-        asked = f"--jobs={','.join(rest)}"
-        told = run_command(("sacct", "-X", "--noheader", "--parsable2", asked, form), timeout)
-        found |= read_squeue(told.stdout)
-    return found
+        which = f"--jobs={','.join(rest)}"
+        ended = run_command(("sacct", "-X", "--noheader", "--parsable2", which, form), timeout)
+        jobs |= read_squeue(ended.stdout)
+    return jobs
 
 
 def read_squeue(text: str) -> dict[str, Job]:
@@ -66,8 +66,8 @@ def read_squeue(text: str) -> dict[str, Job]:
             jobs[ident] = Job("running", nodes=nodes)
         else:
             ending = _SLURM_ENDED.get(word, "failed")
-            told = word if reason in {"None", "0:0", ""} else f"{word}, {reason}"
-            jobs[ident] = Job("ended", told, ending, nodes)
+            ending_words = word if reason in {"None", "0:0", ""} else f"{word}, {reason}"
+            jobs[ident] = Job("ended", ending_words, ending, nodes)
     return jobs
 
 

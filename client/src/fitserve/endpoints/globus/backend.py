@@ -134,7 +134,7 @@ class Presence:
 
     def _ask(self, service: Service) -> BackendStatus:
         card = self._profile.card
-        online, said = service.endpoint_status(card.endpoint_id)
+        online, answer = service.endpoint_status(card.endpoint_id)
         if not online:
             return BackendStatus("offline", 0, f"{self._profile.name} is offline")
         workers = 0
@@ -150,17 +150,17 @@ class Presence:
                 self._first_seen[child] = time.monotonic()
                 workers += int(details.get("total_workers") or 0)
             else:
-                self._missed(child, said)
+                self._missed(child, answer)
         if not up:
             return BackendStatus("starting", 0, f"starting your endpoint on {card.name}")
         if not workers:
             return BackendStatus("waiting", 0, waiting_reason(card))
         return BackendStatus("running", workers, f"{workers} workers on {card.name}")
 
-    def _missed(self, child: str, said: dict[str, Any]) -> None:
+    def _missed(self, child: str, answer: dict[str, Any]) -> None:
         now = time.monotonic()
         seen = self._first_seen.setdefault(child, now)
-        patience = _HEARTBEATS * float(said.get("heartbeat_period") or _HEARTBEAT_SECONDS)
+        patience = _HEARTBEATS * float(answer.get("heartbeat_period") or _HEARTBEAT_SECONDS)
         if now - seen > patience:
             self._first_seen[child] = now
             self._courier.ledger.give_up(

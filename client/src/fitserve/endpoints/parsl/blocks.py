@@ -58,7 +58,7 @@ class Watch:
     jobs
         By id, as the scheduler said last.
     silent
-        What the scheduler said, or did not say, when it did not answer.
+        The error, or "no answer", where the scheduler did not answer; else empty.
     refusals
         How often in a row a block was refused; ``refusal`` is the last.
     """
@@ -83,11 +83,11 @@ class Watch:
     def look(self, ids: Sequence[str] | None = None) -> None:
         """Ask for jobs, by default for all that have not ended."""
         with self._lock:
-            asked = list(ids or (one for one, job in self.jobs.items() if job.state != "ended"))
-            if not asked:
+            live = list(ids or (one for one, job in self.jobs.items() if job.state != "ended"))
+            if not live:
                 return
             try:
-                self.jobs |= self.ask(asked)
+                self.jobs |= self.ask(live)
             except SilentSchedulerError as error:
                 self.silent = str(error) or "no answer"
             else:
@@ -101,11 +101,11 @@ class Watch:
 
     def said(self, error: Exception) -> str:
         """Return what the scheduler said when it took no block."""
-        said = [str(getattr(error, name, "") or "") for name in ("stderr", "stdout")]
-        return "\n".join(filter(str.strip, said)) or str(error)
+        streams = [str(getattr(error, name, "") or "") for name in ("stderr", "stdout")]
+        return "\n".join(filter(str.strip, streams)) or str(error)
 
     def refused(self, text: str) -> None:
-        """Take note of a block that was not taken; the next is asked for later and later."""
+        """Take note of a refused block; each refusal makes the wait for the next longer."""
         self.refusal = refusal(text)
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**self.refusals)
         self.refusals += 1
@@ -122,9 +122,9 @@ class Watch:
 
 
 def watched(base: type[Any], watch: Watch, seconds: float) -> type[Any]:
-    """Return a provider whose status comes from a `Watch`, every so many seconds.
+    """Return a provider that takes the status of its blocks from a `Watch`, every ``seconds``.
 
-    Parsl's own asks once a minute, takes what the scheduler no longer shows for completed, and
+    Parsl's own asks once a minute, takes a job that the scheduler no longer shows as completed, and
     does not read why a block waits.
     """
     from parsl.jobs.states import JobState, JobStatus
@@ -209,8 +209,8 @@ def ask_pods(provider: PodProvider, ids: Sequence[str]) -> dict[str, Job]:
         raise SilentSchedulerError(_message(error) or str(error)) from error
     if provider.silent:
         raise SilentSchedulerError(provider.silent)
-    known = dict(provider.resources)
-    return {ident: pod_job(known[ident]["status"]) for ident in ids if ident in known}
+    pods = dict(provider.resources)
+    return {ident: pod_job(pods[ident]["status"]) for ident in ids if ident in pods}
 
 
 def _message(error: Exception) -> str:
@@ -337,11 +337,11 @@ class Engine:
     def failed(self) -> list[str]:
         """Return the last blocks in a row that ended and never had a worker."""
         failed: list[str] = []
-        for job, found in (self.watch.jobs if self.watch else {}).items():
-            if job in self.connected:
+        for ident, job in (self.watch.jobs if self.watch else {}).items():
+            if ident in self.connected:
                 failed = []
-            elif found.ending not in {None, "cancelled"} and job not in self._retiring:
-                failed.append(job)
+            elif job.ending not in {None, "cancelled"} and ident not in self._retiring:
+                failed.append(ident)
         return failed
 
     def limit(self, blocks: int) -> None:
