@@ -97,6 +97,18 @@ def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
     assert 2 * seen.rival[0] == pytest.approx(below - min(scan), abs=1e-3)
 
 
+@pytest.mark.parametrize("up", [23.0, 30.0])
+def test_a_lower_minimum_without_signal_has_all_digits(up: float) -> None:
+    loaded = _loaded(_workspace(up=up))
+    asked, ended = _held_at_zero(loaded, -0.8)
+    found, _ = deepened(loaded, asked, ended)
+    assert found.x[0, 0] > 0
+    bounds = loaded.bounds(asked.hypothesis, asked.poi)
+    exact = loaded.fit_between(asked.hypothesis, found.x, asked.data, bounds, exact=True)
+    # Asimov data are made of these parameters; for the minimum 1e-9 is enough.
+    assert found.x == pytest.approx(exact.x, abs=1e-11)
+
+
 def test_one_minimum_has_no_rival() -> None:
     workspace = _workspace()
     workspace["channels"][0]["samples"][0]["modifiers"][0]["data"]["lo_data"] = [78.0]
