@@ -8,7 +8,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypotestRequest,
@@ -30,7 +30,7 @@ from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve.contract import HypothesisResult, Request
+    from fitserve_contract import HypothesisResult, Request
 
 
 def _normfactor(name: str) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitserve.contract import HypotestRequest, Hypothesis, ToysRequest
 from fitserve.endpoints.base import CLOUD, DIRECT, LOCAL, Costs, Limits
 from fitserve.runs.makespan import Load, Work, makespan
 from fitserve.runs.plan import Bounds, Plan, make_plan, task_size
+from fitserve_contract import HypotestRequest, Hypothesis, ToysRequest
 
 WORKSPACE = {"channels": [], "observations": [], "measurements": []}
 MOST = Bounds().hypotheses

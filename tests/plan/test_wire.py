@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.contract import EngineOptions, HypotestRequest, Hypothesis
 from fitserve.endpoints.base import Limits
 from fitserve.runs.plan import Bounds, encode_planned, make_plan
+from fitserve_contract import EngineOptions, HypotestRequest, Hypothesis
 
 if TYPE_CHECKING:
     from pathlib import Path

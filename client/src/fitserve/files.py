@@ -13,8 +13,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from fitserve.contract import memory_there
 from fitserve.errors import StoreError
+from fitserve_contract import memory_there
 
 __all__ = [
     "open_regular",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.cli.endpoints import endpoints
 from fitserve.cli.exports import diff, export
 from fitserve.cli.group import FitserveGroup

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fitserve.contract import ToysRequest, kind_of
 from fitserve.draw.style import need_pictures, safe_text
 from fitserve.errors import InputError, RequestError
+from fitserve_contract import ToysRequest, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fitserve.contract import HypothesisResult
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = [
     "add_header",

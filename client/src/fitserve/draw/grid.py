@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fitserve.contract import cls_strengths, kind_of
 from fitserve.draw.planes import choose_columns, collinear, numeric, places, remarks, sliced
 from fitserve.draw.style import POINT
 from fitserve.draw.surface import ContourOptions, threshold
 from fitserve.errors import InputError, RequestError
 from fitserve.kinds.shown import at_strength, confidence_level, shown_strength
+from fitserve_contract import cls_strengths, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult, Request
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = ["MassGrid", "State", "add_points", "mass_grid", "point_entries"]
 

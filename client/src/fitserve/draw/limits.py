@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import LimitRequest
 from fitserve.draw.curves import curve_surface, level_lines
 from fitserve.draw.frame import add_legend, new_figure, refuse_kind, title_above
 from fitserve.draw.grid import add_points, mass_grid, point_entries
@@ -22,15 +21,16 @@ from fitserve.draw.style import (
 )
 from fitserve.draw.surface import ContourOptions, Mesh
 from fitserve.kinds.shown import above_bound, limit_text
+from fitserve_contract import LimitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.grid import MassGrid
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["draw_limits"]
 

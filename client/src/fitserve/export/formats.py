@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import HypothesisResult
 from fitserve.errors import MissingExtraError, RequestError
 from fitserve.export.rows import mass_columns, table_rows
 from fitserve.files import write_output
 from fitserve.kinds.registry import kind
+from fitserve_contract import HypothesisResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,14 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fitserve.contract import (
-    FitRequest,
-    LimitRequest,
-    RankingRequest,
-    ToysRequest,
-    cls_strengths,
-    kind_of,
-)
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.curves import CURVES, contour_lines
 from fitserve.draw.style import figure_bytes, need_pictures
@@ -30,13 +22,21 @@ from fitserve.export.rows import mass_columns, reference_url, table_rows
 from fitserve.files import unwritable_output, write_output
 from fitserve.kinds.shown import beyond_bound, confidence_level
 from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
+from fitserve_contract import (
+    FitRequest,
+    LimitRequest,
+    RankingRequest,
+    ToysRequest,
+    cls_strengths,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.curves import Contours
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["write_submission"]
 

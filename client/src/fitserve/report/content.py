@@ -7,7 +7,6 @@ import math
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.contract import cls_strengths
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
@@ -36,13 +35,14 @@ from fitserve.runs.summary import (
     traffic,
 )
 from fitserve.runs.verification import verification_summary
+from fitserve_contract import cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve.contract import HypothesisResult, Request
     from fitserve.draw.surface import ContourOptions
     from fitserve.runs.store import SavedRun
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = [
     "MOST_ROWS",

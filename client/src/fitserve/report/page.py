@@ -7,7 +7,7 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.draw.style import need_pictures
 from fitserve.draw.surface import ContourOptions
 from fitserve.files import write_output

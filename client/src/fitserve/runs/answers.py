@@ -1,6 +1,6 @@
 """Check that an endpoint's answer fits its task.
 
-The types of `fitserve.contract` say which fields there are. Here their values are checked: an
+The types of `fitserve_contract` say which fields there are. Here their values are checked: an
 endpoint that is broken, or not what it seems, cannot put an impossible number into a run.
 """
 
@@ -16,7 +16,7 @@ from fitserve.runs.verification import VERIFIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request, Timing, ToyRange
+    from fitserve_contract import Hypothesis, HypothesisResult, Request, Timing, ToyRange
 
 __all__ = ["check_answer", "check_timing"]
 

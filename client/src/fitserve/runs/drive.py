@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.endpoints.base import Accepted, Resumable
 from fitserve.errors import ContractError, InterruptedRunError
 from fitserve.runs.answers import check_answer, check_timing
 from fitserve.runs.plan import Verify, encode_planned
 from fitserve.runs.records import StoredResult
 from fitserve.runs.verification import with_verdict
+from fitserve_contract import TaskResult, decode_result, hypothesis_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fitserve.contract import Hypothesis, ToyRange
     from fitserve.endpoints.base import Backend, BackendStatus, Outcome
     from fitserve.runs.plan import PlannedTask
     from fitserve.runs.records import Inputs, PendingTask
     from fitserve.runs.store import RunStore
+    from fitserve_contract import Hypothesis, ToyRange
 
 __all__ = ["Claims", "Observer", "drive"]
 

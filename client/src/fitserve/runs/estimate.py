@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import EngineOptions, HypotestRequest
 from fitserve.kinds.registry import kind
+from fitserve_contract import EngineOptions, HypotestRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import Request
+    from fitserve_contract import Request
 
 __all__ = ["free_parameters", "seconds_per_hypothesis", "seconds_to_verify"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from fitserve.contract import excess
-from fitserve.contract.codec import no_collection
 from fitserve.errors import StoreError
 from fitserve.files import open_regular, read_regular, sync_directory, unwritable
+from fitserve_contract import excess
+from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from pathlib import Path

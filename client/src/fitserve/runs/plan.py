@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
 from fitserve.runs.estimate import seconds_per_hypothesis, seconds_to_verify
 from fitserve.runs.makespan import Load, Work, first_fit, makespan
+from fitserve_contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request
     from fitserve.endpoints.base import Limits
+    from fitserve_contract import Hypothesis, HypothesisResult, Request
 
 __all__ = [
     "MOST_TOYS",

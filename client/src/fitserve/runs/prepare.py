@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve.contract import digest, request_digest
-from fitserve.contract.codec import no_collection
 from fitserve.runs.records import Inputs, Manifest
 from fitserve.runs.request import check_request, chosen_hypotheses
 from fitserve.runs.verification import affordable_sample, chosen_to_verify
+from fitserve_contract import digest, request_digest
+from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from fitserve.contract import Request
     from fitserve.endpoints.base import Limits
     from fitserve.pallet.model import Pallet
+    from fitserve_contract import Request
 
 __all__ = ["default_directory", "prepare"]
 

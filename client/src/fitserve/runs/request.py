@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import (
+from fitserve.errors import RequestError
+from fitserve.pallet.parameters import Problem
+from fitserve_contract import (
     FitRequest,
     HypotestRequest,
     Hypothesis,
@@ -21,15 +23,13 @@ from fitserve.contract import (
     refusal,
     widened,
 )
-from fitserve.errors import RequestError
-from fitserve.pallet.parameters import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fitserve.contract import Request
     from fitserve.pallet.model import Pallet
     from fitserve.pallet.parameters import Outline
+    from fitserve_contract import Request
 
 __all__ = ["BACKGROUND_ONLY", "check_request", "chosen_hypotheses", "select_hypotheses"]
 

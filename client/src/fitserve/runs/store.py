@@ -28,7 +28,13 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import platformdirs
 
-from fitserve.contract import (
+from fitserve.errors import ContractError, StoreError
+from fitserve.files import read_regular, unwritable, write_atomic
+from fitserve.runs.journal import Journal, read_journal
+from fitserve.runs.lock import RunLock
+from fitserve.runs.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
+from fitserve.runs.toys import merged, merged_record, missing_toys, ranges
+from fitserve_contract import (
     QUICK,
     HypothesisResult,
     ToysRequest,
@@ -37,13 +43,7 @@ from fitserve.contract import (
     excess,
     memory_there,
 )
-from fitserve.contract.codec import no_collection
-from fitserve.errors import ContractError, StoreError
-from fitserve.files import read_regular, unwritable, write_atomic
-from fitserve.runs.journal import Journal, read_journal
-from fitserve.runs.lock import RunLock
-from fitserve.runs.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
-from fitserve.runs.toys import merged, merged_record, missing_toys, ranges
+from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -8,11 +8,11 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import STAGE_VARIABLE
 from fitserve.endpoints.parsl.site import parsl_config
 from fitserve.endpoints.parsl.watch import PodWatch, Watch, ask_pods, watched
 from fitserve.errors import BackendError
 from fitserve.schedulers.reasons import BY_PROVIDER
+from fitserve_contract import STAGE_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
