@@ -1,4 +1,4 @@
-# Targets say what to run; what they do is in client/, worker/, deploy/ and tools/.
+# Targets say what to run; what they do is in contract/, client/, worker/, deploy/ and tools/.
 PYTHON ?= python3
 BIN := .venv/bin
 SITE ?= local
@@ -10,7 +10,7 @@ help: ## Show this help
 
 ##@ Physicist
 .PHONY: install demo
-install: ## Create .venv with both distributions
+install: ## Create .venv with all distributions
 	@$(PYTHON) tools/setup_env.py run
 
 demo: install ## Fit the bundled example pallet on this machine and draw its contour
@@ -77,7 +77,7 @@ LOWEST := .cache/lowest-venv
 LOWEST_AREAS := cli contour contract export pallet pictures plan report store worker kernel/test_fits.py
 test-lowest: dev ## Run tests with the oldest dependencies that are declared; fetches them
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
-	@$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e "client[all]" -e worker
+	@$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -e contract -e "client[all]" -e worker
 	@$(BIN)/uv pip install --quiet --python $(LOWEST) pytest pytest-timeout pytest-xdist hypothesis "pyparsing<3.3"
 	@$(LOWEST)/bin/python -m pytest -m "not ($(ELSEWHERE))" $(BESIDE) \
 	  -W "ignore:Values in x were outside bounds:RuntimeWarning" \
@@ -102,13 +102,14 @@ lint: dev ## Check style and spelling
 	@$(BIN)/codespell
 
 types: dev ## Check types
-	@$(BIN)/mypy client/src worker/src deploy/sitekit containers/imagekit
+	@$(BIN)/mypy contract/src client/src worker/src deploy/sitekit containers/imagekit
 
 docs: dev ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet
 
-dist: dev ## Build both distributions into dist/, as a release publishes them
+dist: dev ## Build all distributions into dist/, as a release publishes them
 	@rm -rf dist
+	@$(BIN)/uv build --quiet --out-dir dist contract
 	@$(BIN)/uv build --quiet --out-dir dist client
 	@$(BIN)/uv build --quiet --out-dir dist worker
 
@@ -116,7 +117,7 @@ lock: dev ## Write the lock files anew, within their versions
 	@$(BIN)/python tools/lock.py
 
 ##@ Images
-IMAGEKIT := PYTHONPATH=containers:client/src $(PYTHON) -m imagekit
+IMAGEKIT := PYTHONPATH=containers:contract/src:client/src $(PYTHON) -m imagekit
 TARGET ?= worker
 ENGINE ?=
 .PHONY: images sif image-check test-containers test-containers-cuda image-lint-venv

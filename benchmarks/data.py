@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fitserve.contract import Hypothesis
+from fitserve_contract import Hypothesis
 
 __all__ = ["Problem", "example", "pallet_file", "published", "synthetic"]
 

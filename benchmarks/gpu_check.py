@@ -148,7 +148,7 @@ def _device() -> dict[str, Any]:
 
 def _by_pyhf(problem: Problem, sample: int) -> dict[str, list[float]]:
     """Return CLs by pyhf, with a tolerance well below the one of the comparison."""
-    from fitserve.contract import EngineOptions
+    from fitserve_contract import EngineOptions
     from fitserve_worker.engines.pyhf_engine import PyhfEngine
 
     logging.disable(logging.WARNING)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from machine import cores
 
-from fitserve.contract import EngineOptions, HypotestRequest, digest, request_digest
+from fitserve_contract import EngineOptions, HypotestRequest, digest, request_digest
 from fitserve_worker.engines.base import Work
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ import pytest
 from page import put_into, table
 from scipy.stats import norm
 
-from fitserve.contract import EngineOptions, HypotestRequest, Hypothesis, ModelOptions, digest
-from fitserve.contract import request_digest as digest_of
+from fitserve_contract import EngineOptions, HypotestRequest, Hypothesis, ModelOptions, digest
+from fitserve_contract import request_digest as digest_of
 from fitserve_worker.engines import answers
 from fitserve_worker.engines.base import Work
 from fitserve_worker.verification import TOLERANCE, Pair
@@ -41,7 +41,7 @@ from fitserve_worker.verification import TOLERANCE, Pair
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "validation.md"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import machine
 
-from fitserve.contract import EngineOptions, ToysRequest, digest, request_digest
+from fitserve_contract import EngineOptions, ToysRequest, digest, request_digest
 from fitserve_worker.engines.base import Work
 
 if TYPE_CHECKING:

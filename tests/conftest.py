@@ -17,7 +17,10 @@ from hypothesis import HealthCheck, settings
 # Other processes of tests have the other cores. NumPy reads it when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from fitserve.contract import (
+from fitserve.pallet.model import PalletRecord
+from fitserve.runs.records import Inputs, Manifest, StoredResult
+from fitserve.runs.store import RunStore, SavedRun, read_run
+from fitserve_contract import (
     HypotestRequest,
     Hypothesis,
     HypothesisResult,
@@ -26,9 +29,6 @@ from fitserve.contract import (
     WorkerInfo,
     digest,
 )
-from fitserve.pallet.model import PalletRecord
-from fitserve.runs.records import Inputs, Manifest, StoredResult
-from fitserve.runs.store import RunStore, SavedRun, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

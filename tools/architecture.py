@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 PICTURE = ROOT / "docs" / "figures" / "architecture.svg"
 PACKAGES = {
+    "contract": ROOT / "contract" / "src" / "fitserve_contract",
     "client": ROOT / "client" / "src" / "fitserve",
     "worker": ROOT / "worker" / "src" / "fitserve_worker",
     "sitekit": ROOT / "deploy" / "sitekit",

@@ -1,4 +1,4 @@
-"""Write the lock files in requirements/ from the two distributions' own declarations.
+"""Write the lock files in requirements/ from the three distributions' own declarations.
 
 Usage: .venv/bin/python tools/lock.py [--upgrade]
 
@@ -7,9 +7,9 @@ versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from the
 `make deploy` installs on a site: an endpoint, its worker and the client, with the endpoint's
 versions. ansible.lock and ansible-lint.lock are for deploying. worker.lock is what the image of a
 worker holds, at site.lock's versions, worker-cuda12.lock and worker-cuda13.lock the same for GPUs,
-worker-endpoint.lock that and what an endpoint needs to start pods; image-tools.lock is what builds
-images, image-lint.lock what checks their sources. All hold for every Python from the oldest
-supported one on, with hashes.
+worker-endpoint.lock that, the client, and what an endpoint needs to start pods; image-tools.lock is
+what builds images, image-lint.lock what checks their sources. All hold for every Python from the
+oldest supported one on, with hashes.
 """
 
 import subprocess
@@ -27,11 +27,12 @@ OWN = ("fitserve",)
 
 def main(options: list[str]) -> None:
     """Write dev.lock, then run.lock within its versions."""
-    client = _load("client")["project"]
-    worker = _load("worker")["tool"]["fitserve"]["dependencies"]
-    extras = client["optional-dependencies"]
+    contract = _load("contract")["project"]["dependencies"]
+    client = [*contract, *_load("client")["tool"]["fitserve"]["dependencies"]]
+    worker = [*contract, *_load("worker")["tool"]["fitserve"]["dependencies"]]
+    extras = _load("client")["project"]["optional-dependencies"]
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    base = [*client["dependencies"], *worker, *groups["build"]]
+    base = [*client, *worker, *groups["build"]]
     every = [found for listed in extras.values() for found in listed]
     few = [found for name in RUN_EXTRAS for found in extras[name]]
     _compile("dev", [*base, *every, *groups["dev"]], options)
@@ -39,19 +40,19 @@ def main(options: list[str]) -> None:
     _compile("endpoint", groups["endpoint"], options)
     site = [found for name in SITE_EXTRAS for found in extras[name]]
     # uv installs the others: the Python of a site may come without pip.
-    site += [*groups["endpoint"], *client["dependencies"], *worker, "uv>=0.5"]
+    site += [*groups["endpoint"], *client, *worker, "uv>=0.5"]
     _compile("site", site, ["--constraints", str(OUT / "endpoint.lock"), *options])
-    _images([*client["dependencies"], *worker, *extras["local"]], groups, options)
+    _images(client, [*worker, *extras["local"]], groups, options)
     _compile("ansible", groups["ansible"], options)
     _compile("ansible-lint", groups["ansible-lint"], options)
 
 
-def _images(worker: list[str], groups: dict, options: list[str]) -> None:
+def _images(client: list[str], worker: list[str], groups: dict, options: list[str]) -> None:
     within = ["--constraints", str(OUT / "site.lock"), *options]
     # Workers of Globus Compute import its endpoint; Kubernetes' client is for the endpoint alone.
     alone = [found for found in groups["endpoint"] if not found.startswith("kubernetes")]
     _compile("worker", [*worker, *alone], within)
-    _compile("worker-endpoint", [*worker, *groups["endpoint"]], within)
+    _compile("worker-endpoint", [*client, *worker, *groups["endpoint"]], within)
     for cuda in ("cuda12", "cuda13"):
         _compile(f"worker-{cuda}", [*worker, *alone, f"jax[{cuda}]"], within)
     for name in ("image-tools", "image-lint"):
@@ -63,7 +64,7 @@ def _load(name: str) -> dict:
 
 
 def _compile(name: str, requirements: list[str], options: list[str]) -> None:
-    # The two distributions themselves are installed from the tree, not from an index.
+    # The distributions themselves are installed from the tree, not from an index.
     wanted = sorted({one for one in requirements if not one.startswith(OWN)})
     subprocess.run(
         [

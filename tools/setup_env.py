@@ -1,4 +1,4 @@
-"""Create .venv and install what a lock file pins, then both distributions from this tree.
+"""Create .venv and install what a lock file pins, then the three distributions from this tree.
 
 Usage: python3 tools/setup_env.py LOCK...     e.g. run, or dev
 
@@ -33,7 +33,7 @@ def main(lock: str) -> None:
         _create()
     print(f"installing requirements/{lock}.lock into {VENV} ...", file=sys.stderr)
     _pip("--require-hashes", "-r", str(requirements))
-    editable = [f"-e{ROOT / name}" for name in ("client", "worker")]
+    editable = [f"-e{ROOT / name}" for name in ("contract", "client", "worker")]
     _pip("--no-deps", "--no-build-isolation", *editable)
     stamp.write_text(wanted)
 

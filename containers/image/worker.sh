@@ -6,15 +6,16 @@ here=$(dirname "$0")
 target=/opt/fitserve
 tool="/opt/tools/bin/python -m pip --disable-pip-version-check --python $target/bin/python"
 
+# Only an endpoint has the client.
+if [ "$1" != worker-endpoint ]; then rm /build/wheels/fitserve-[0-9]*.whl; fi
 sh "$here/pip.sh" "$target" --no-deps --no-index /build/wheels/*.whl
 $tool check
 PYTHONHASHSEED=0 "$target/bin/python" -m compileall -q --invalidation-mode unchecked-hash \
-  "$target"/lib/python3*/site-packages/fitserve "$target"/lib/python3*/site-packages/fitserve_worker
+  "$target"/lib/python3*/site-packages/fitserve*/
 
-# Of fitserve, workers import the wire contract and no client; of an endpoint, no daemon.
+# Workers import an endpoint's modules, and run no daemon.
 if [ "$1" != worker-endpoint ]; then
-  $tool uninstall --quiet --yes --root-user-action ignore jsonschema-rs docutils setuptools
-  rm "$target/bin/fitserve"
+  $tool uninstall --quiet --yes --root-user-action ignore docutils setuptools
 fi
 
 cp /build/LICENSE "$target/share/fitserve/LICENSE"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, RequestError
 from imagekit.names import ROOT, image_name, lock_name, require_target
 

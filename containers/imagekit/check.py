@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
 from imagekit.names import image_name, require_target, required_driver
 

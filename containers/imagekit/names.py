@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import RequestError
 
 __all__ = [

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError
 from imagekit.names import ROOT, image_name, require_target, sif_name
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError, RequestError
 from sitekit.deployment.release import namespace_manifest
 from sitekit.deployment.verbs import VERBS

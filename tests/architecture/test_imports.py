@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
+CONTRACT = ROOT / "contract" / "src" / "fitserve_contract"
 CLIENT = ROOT / "client" / "src" / "fitserve"
 WORKER = ROOT / "worker" / "src" / "fitserve_worker"
 SITEKIT = ROOT / "deploy" / "sitekit"
 
 # From what everything may import to what nothing may: a room imports only from those above it.
 ROOMS = [
-    "_version",
     "errors",
-    "contract",
     "files",
     "console",
     "kinds",
@@ -76,7 +75,7 @@ def test_a_room_of_the_client_imports_only_from_rooms_above_it(path: Path) -> No
             assert other in above, f"{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("package", [CLIENT, WORKER, SITEKIT], ids=lambda path: path.name)
+@pytest.mark.parametrize("package", [CONTRACT, CLIENT, WORKER, SITEKIT], ids=lambda path: path.name)
 def test_no_modules_import_each_other(package: Path, find_circle: Callable) -> None:
     assert len(_modules(package)) > 1
     assert find_circle(package) == []
@@ -95,18 +94,24 @@ def test_a_circle_of_imports_is_found(tmp_path: Path, find_circle: Callable) -> 
     assert set(find_circle(tmp_path / "pack")) == {"pack.a", "pack.b", "pack.c"}
 
 
-@pytest.mark.parametrize("path", _modules(CLIENT), ids=lambda path: str(path.relative_to(CLIENT)))
+@pytest.mark.parametrize(
+    "path",
+    [*_modules(CONTRACT), *_modules(CLIENT)],
+    ids=lambda path: "/".join(path.parts[path.parts.index("src") + 1 :]),
+)
 def test_the_client_never_imports_jax(path: Path) -> None:
     assert not any(module.split(".")[0] in ("jax", "jaxlib") for module in _imported(path))
 
 
 @pytest.mark.parametrize("path", _modules(WORKER), ids=lambda path: str(path.relative_to(WORKER)))
-def test_the_worker_imports_nothing_of_the_client_but_its_contract(path: Path) -> None:
-    # The contract's own errors are derived from those of `fitserve.errors`.
-    allowed = ("fitserve.contract", "fitserve.errors")
-    for module in _imported(path):
-        if module == "fitserve" or module.startswith("fitserve."):
-            assert module.startswith(allowed), f"{path.name} imports {module}"
+def test_the_worker_imports_nothing_of_the_client(path: Path) -> None:
+    assert "fitserve" not in {module.split(".")[0] for module in _imported(path)}
+
+
+@pytest.mark.parametrize("path", _modules(CONTRACT), ids=lambda path: path.name)
+def test_the_contract_imports_neither_client_nor_worker(path: Path) -> None:
+    imported = {module.split(".")[0] for module in _imported(path)}
+    assert not imported & {"fitserve", "fitserve_worker"}
 
 
 def _loaded_by(code: str) -> set[str]:
@@ -134,7 +139,24 @@ def test_starting_imports_nothing_heavy(code: str) -> None:
 
 
 def test_the_contract_imports_neither_pyhf_nor_jax() -> None:
-    assert not _loaded_by("import fitserve.contract") & {"pyhf", "jax", "scipy", "click", "rich"}
+    every = "; ".join(f"import fitserve_contract.{path.stem}" for path in _modules(CONTRACT))
+    assert not _loaded_by(every) & {"pyhf", "jax", "scipy", "click", "rich"}
+
+
+def test_errors_and_version_need_nothing_that_is_installed() -> None:
+    # Images are built by a bare Python.
+    code = f"sys.path[:0] = {[str(CONTRACT.parent), str(CLIENT.parent)]}; import fitserve.errors"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; {code}"], check=False)
+    assert done.returncode == 0
+
+
+def test_every_name_of_the_contract_is_there() -> None:
+    import fitserve_contract
+
+    for name in fitserve_contract.__all__:
+        assert getattr(fitserve_contract, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fitserve_contract.nothing
 
 
 def test_a_run_of_the_client_never_loads_jax(pallet_directory: Path, tmp_path: Path) -> None:
@@ -150,18 +172,23 @@ def test_a_run_of_the_client_never_loads_jax(pallet_directory: Path, tmp_path: P
 
 
 def test_no_pickle_is_named_anywhere() -> None:
-    for path in [*_modules(CLIENT), *_modules(WORKER)]:
+    for path in [*_modules(CONTRACT), *_modules(CLIENT), *_modules(WORKER)]:
         names = {module.split(".")[0] for module in _imported(path)}
         assert not names & {"pickle", "dill", "cloudpickle", "marshal", "shelve"}, path
 
 
-def test_both_distributions_have_one_version() -> None:
+def test_all_distributions_have_one_version() -> None:
     from importlib.metadata import requires, version
 
-    import fitserve
+    from fitserve import __version__
 
-    assert version("fitserve") == version("fitserve-worker") == fitserve.__version__
-    assert f"fitserve=={fitserve.__version__}" in requires("fitserve-worker")
+    assert version("fitserve-contract") == __version__
+    for name in ("fitserve", "fitserve-worker"):
+        assert version(name) == __version__
+        assert f"fitserve-contract=={__version__}" in requires(name)
+    assert not [one for one in requires("fitserve-worker") if re.match(r"fitserve\b(?!-)", one)]
+    hooks = {(ROOT / name / "hatch_build.py").read_text() for name in ("client", "worker")}
+    assert len(hooks) == 1
     assert importlib.util.find_spec("fitserve_worker") is not None
 
 

@@ -14,7 +14,12 @@ import fitserve_worker
 from fitserve import api
 from fitserve.api import make_request
 from fitserve.cli import cli
-from fitserve.contract import (
+from fitserve.endpoints.inline import InlineBackend
+from fitserve.errors import StoreError
+from fitserve.runs.drive import check_answer
+from fitserve.runs.records import pending_tasks
+from fitserve.runs.store import read_run
+from fitserve_contract import (
     ContractError,
     Hypothesis,
     HypothesisResult,
@@ -25,18 +30,13 @@ from fitserve.contract import (
     encode_result,
     encode_task,
 )
-from fitserve.endpoints.inline import InlineBackend
-from fitserve.errors import StoreError
-from fitserve.runs.drive import check_answer
-from fitserve.runs.records import pending_tasks
-from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.contract import Request, TaskResult
     from fitserve.endpoints.base import Outcome
+    from fitserve_contract import Request, TaskResult
 
 TOYS = ToyRange(first=0, count=4)
 KINDS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,14 @@ import msgspec
 import pytest
 
 from fitserve.api import make_request
-from fitserve.contract import (
+from fitserve.endpoints.base import Limits
+from fitserve.errors import IncompleteRunError, InputError, RequestError, StoreError
+from fitserve.files import Journal, read_regular
+from fitserve.pallet.archive import DEFAULT_LIMITS, decode_json
+from fitserve.pallet.load import load_pallet
+from fitserve.runs.prepare import prepare
+from fitserve.runs.store import RunStore
+from fitserve_contract import (
     ContractError,
     EngineOptions,
     HypotestRequest,
@@ -33,14 +40,7 @@ from fitserve.contract import (
     memory_of_machine,
     memory_there,
 )
-from fitserve.contract.patching import MAX_OPERATIONS
-from fitserve.endpoints.base import Limits
-from fitserve.errors import IncompleteRunError, InputError, RequestError, StoreError
-from fitserve.files import Journal, read_regular
-from fitserve.pallet.archive import DEFAULT_LIMITS, decode_json
-from fitserve.pallet.load import load_pallet
-from fitserve.runs.prepare import prepare
-from fitserve.runs.store import RunStore
+from fitserve_contract.patching import MAX_OPERATIONS
 from fitserve_worker.kernel.patches import Background, resolve
 from fitserve_worker.kernel.spec import UnsupportedModelError
 
@@ -211,7 +211,7 @@ def test_the_estimate_is_not_below_what_decoding_takes() -> None:
 
 
 def _weights() -> dict[bytes, int]:
-    from fitserve.contract import memory
+    from fitserve_contract import memory
 
     return memory._TAKES
 
@@ -219,20 +219,20 @@ def _weights() -> dict[bytes, int]:
 def test_less_is_decoded_where_less_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = b"[" + b"[]," * MIB + b"[]]"
     assert excess(raw) == ""
-    monkeypatch.setattr("fitserve.contract.memory.memory_there", lambda: 128 * MIB)
+    monkeypatch.setattr("fitserve_contract.memory.memory_there", lambda: 128 * MIB)
     assert "no more than 64 MiB" in excess(raw)
     assert excess(b"[" * 10) == ""
 
 
 def test_the_memory_there_is_within_the_limits_of_the_process() -> None:
-    code = "from fitserve.contract import memory_there; print(memory_there())"
+    code = "from fitserve_contract import memory_there; print(memory_there())"
     done = _bounded(code)
     assert 0 < int(done.stdout) < ADDRESSES
     assert 0 < memory_there() <= memory_of_machine()
 
 
 def test_a_control_group_bounds_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fitserve.contract import memory
+    from fitserve_contract import memory
 
     group = tmp_path / "job"
     group.mkdir()

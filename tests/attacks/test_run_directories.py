@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from fitserve import api
 from fitserve.cli import cli
-from fitserve.contract import HypotestRequest
 from fitserve.endpoints.base import Limits
 from fitserve.endpoints.cards import SiteCard, add_profile
 from fitserve.errors import BackendError, RequestError
 from fitserve.pallet.load import load_pallet
 from fitserve.runs.prepare import prepare, recorded_endpoint
 from fitserve.runs.store import RunStore, known_runs, register
+from fitserve_contract import HypotestRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,13 +14,13 @@ from click.testing import CliRunner
 
 from fitserve import api, console
 from fitserve.cli import cli
-from fitserve.contract import ContractError, encode_refusal
 from fitserve.draw.style import axis_title, safe_text
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import FitserveError, InputError
 from fitserve.export import to_csv
 from fitserve.pallet.load import load_pallet
 from fitserve.runs.progress import LiveProgress
+from fitserve_contract import ContractError, encode_refusal
 from tests.conftest import build_run
 
 if TYPE_CHECKING:

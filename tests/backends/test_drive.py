@@ -10,7 +10,11 @@ import pytest
 
 import fitserve_worker
 from fitserve import api
-from fitserve.contract import (
+from fitserve.endpoints.base import BackendStatus, Limits, Outcome
+from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
+from fitserve.runs.plan import Bounds
+from fitserve.runs.store import read_run
+from fitserve_contract import (
     ContractError,
     EngineOptions,
     HypotestRequest,
@@ -18,10 +22,6 @@ from fitserve.contract import (
     decode_task,
     encode_result,
 )
-from fitserve.endpoints.base import BackendStatus, Limits, Outcome
-from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
-from fitserve.runs.plan import Bounds
-from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

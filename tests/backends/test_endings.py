@@ -19,7 +19,6 @@ import psutil
 import pytest
 
 import fitserve
-from fitserve.contract import encode_task
 from fitserve.endpoints import open_backend
 from fitserve.endpoints.parsl import local as local_backend
 from fitserve.endpoints.parsl.enlist import GROUPS, end_groups
@@ -27,6 +26,7 @@ from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.endpoints.shared import SharedBackend
 from fitserve.errors import BackendError
 from fitserve.runs.store import read_run
+from fitserve_contract import encode_task
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
 from waiting import wait_for
@@ -34,7 +34,7 @@ from waiting import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fitserve.contract import Task
+    from fitserve_contract import Task
 
 pytestmark = pytest.mark.timeout(180)
 

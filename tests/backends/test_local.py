@@ -17,18 +17,18 @@ import psutil
 import pytest
 
 import fitserve
-from fitserve.contract import encode_task
 from fitserve.endpoints import open_backend
 from fitserve.endpoints.parsl import local as local_backend
 from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.errors import BackendError
 from fitserve.runs.store import read_run
+from fitserve_contract import encode_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fitserve.contract import Task
+    from fitserve_contract import Task
 
 pytestmark = pytest.mark.timeout(180)
 

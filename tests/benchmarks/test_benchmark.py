@@ -13,7 +13,7 @@ import jsonpatch
 import pyhf
 import pytest
 
-from fitserve.contract import Hypothesis
+from fitserve_contract import Hypothesis
 
 if TYPE_CHECKING:
     from collections.abc import Callable

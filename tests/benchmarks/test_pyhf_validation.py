@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
 
     Module = Callable[[str], ModuleType]
 

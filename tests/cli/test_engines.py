@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve.cli import cli
-from fitserve.contract import KERNEL_DOUBT, NOT_FOR_THE_KERNEL, Hypothesis, HypothesisResult
 from fitserve.report.content import facts
 from fitserve.runs.store import read_run
 from fitserve.runs.summary import engine_counts, most_common
+from fitserve_contract import KERNEL_DOUBT, NOT_FOR_THE_KERNEL, Hypothesis, HypothesisResult
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,7 +32,7 @@ from globus_compute_sdk.serialize import (
     PureSourceTextInspect,
 )
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     Hypothesis,
@@ -44,7 +44,7 @@ from fitserve.contract import (
 from fitserve_worker import selftest
 
 
-def fitserve_run(task):  # as it is registered: fitserve.contract.FUNCTION_SOURCE
+def fitserve_run(task):  # as it is registered: fitserve_contract.FUNCTION_SOURCE
     import os
 
     from fitserve_worker import run

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containerrig.users import checkout
-from fitserve._version import __version__
+from fitserve import __version__
 from imagekit.check import LOCKED_DOWN
 from imagekit.names import image_name
 
@@ -34,7 +34,11 @@ CHECK = ("python3", "-m", "imagekit", "check", "worker", "--engine", "podman")
 
 
 def _check(**environment: str) -> subprocess.CompletedProcess[str]:
-    given = {**os.environ, "PYTHONPATH": f"{ROOT}/containers:{ROOT}/client/src", **environment}
+    given = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}/containers:{ROOT}/contract/src:{ROOT}/client/src",
+        **environment,
+    }
     return subprocess.run(CHECK, env=given, capture_output=True, text=True, check=False)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, RequestError
 from imagekit import check
 from imagekit.build import build, index_settings

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from containerrig.sif import SIF
-from fitserve._version import __version__
+from fitserve import __version__
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files
 from sitekit.rules import require_valid

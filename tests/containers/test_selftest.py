@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Tue Jan  7 20:47:44 UTC 2025\n"
 OPEN_DRIVER = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build\n"
-VERSIONS = {"fitserve": "1.2.0", "fitserve-worker": "1.2.0"}
+VERSIONS = {"fitserve-contract": "1.2.0", "fitserve-worker": "1.2.0"}
 
 
 def _command(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +56,7 @@ def test_it_passes_here_and_prints_what_decides_the_numbers() -> None:
     assert found.difference < selftest.TOLERANCE
     assert found.CLs_obs == pytest.approx(selftest.KNOWN[0], abs=selftest.TOLERANCE)
     assert found.CLs_exp == pytest.approx(selftest.KNOWN[1:], abs=selftest.TOLERANCE)
-    assert set(found.versions) >= {"fitserve", "fitserve-worker", "pyhf", "jax", "numpy"}
+    assert set(found.versions) >= {"fitserve-contract", "fitserve-worker", "pyhf", "jax", "numpy"}
     assert 0 < found.device_seconds < found.seconds
 
 
@@ -122,8 +122,8 @@ def test_why_jax_finds_no_device_is_said_without_its_traceback(
 @pytest.mark.parametrize(
     ("versions", "image", "match"),
     [
-        ({"fitserve": "1.2.0", "fitserve-worker": "1.3.0"}, None, "not of one release"),
-        ({"fitserve": "1.2.0"}, None, "not of one release"),
+        ({"fitserve-contract": "1.2.0", "fitserve-worker": "1.3.0"}, None, "not of one release"),
+        ({"fitserve-contract": "1.2.0"}, None, "not of one release"),
         (VERSIONS, "1.1.0", "another worker"),
     ],
 )

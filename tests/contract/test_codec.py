@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitserve.contract import (
+from fitserve_contract import (
     ContractError,
     HypotestRequest,
     Hypothesis,
@@ -31,7 +31,7 @@ from fitserve.contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve.contract.codec import compress, decompress
+from fitserve_contract.codec import compress, decompress
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(

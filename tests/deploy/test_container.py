@@ -11,7 +11,7 @@ import pytest
 
 from containerrig.sif import SIF
 from deployrig.tower import Tower, other_version
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.runs.store import read_run
 from globusrig.client import complete
 from globusrig.rig import wait_for

@@ -11,7 +11,7 @@ import click
 import pytest
 import yaml
 
-from deployrig.admin import ROOT, copy_checkout
+from deployrig.admin import ROOT, copy_checkout, python_path
 from deployrig.guides import GUIDES, Shown, known, read_site, shown
 from deployrig.tower import VENV, Tower, other_version
 from globusrig.client import Client, complete
@@ -129,7 +129,7 @@ class Reader:
             # A checkout's own environment, which would be installed at first.
             [
                 *("make", "-o", "install", "-o", "ansible-venv", f"BIN={ROOT / '.venv' / 'bin'}"),
-                "SITEKIT=PYTHONPATH=deploy:client/src:worker/src $(BIN)/python -m sitekit",
+                f"SITEKIT=PYTHONPATH={python_path(self.tree)} $(BIN)/python -m sitekit",
                 *(one.words[1], "SITE=mysite", f"ARGS={shlex.join(options)}"),
             ],
             cwd=self.tree,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployrig.tower import Tower, other_version
-from fitserve._version import __version__
+from fitserve import __version__
 from globusrig.client import complete
 from globusrig.rig import wait_for
 from schedulerrig.pallets import staus

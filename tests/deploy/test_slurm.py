@@ -16,7 +16,7 @@ import yaml
 
 from deployrig.admin import Admin
 from deployrig.tower import FIT, Tower, other_version
-from fitserve._version import __version__
+from fitserve import __version__
 from globusrig.client import Client, complete, events, wait_for_events
 from globusrig.rig import wait_for
 from schedulerrig.pallets import staus

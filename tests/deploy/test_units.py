@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from fitserve._version import __version__
+from fitserve import __version__
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site
 from sitekit.target.places import places_of

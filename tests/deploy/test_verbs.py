@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, Check
 from kuberig.fake import Fake
 from sitekit.cli import commands

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.contract import FUNCTION_SOURCE, encode_task
+from fitserve_contract import FUNCTION_SOURCE, encode_task
 from globusrig.client import FIT, Client, complete
 from globusrig.processes import AMQP_PORT
 from globusrig.rig import Endpoint
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fitserve.contract import Task
+    from fitserve_contract import Task
     from globusrig.rig import Account, Rig
 
 pytestmark = [pytest.mark.globus, pytest.mark.timeout(240)]

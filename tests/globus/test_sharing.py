@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fitserve_worker
-from fitserve.contract import ContractError, decode_result, encode_task
 from fitserve.runs.store import read_run
+from fitserve_contract import ContractError, decode_result, encode_task
 from globusrig.client import FIT, MANY, Client, complete, events
 from globusrig.other_python import OtherPython, find_other_python
 from globusrig.rig import ROOT, Endpoint
@@ -21,7 +21,7 @@ from globusrig.rig import ROOT, Endpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import Task
+    from fitserve_contract import Task
     from globusrig.rig import Rig
 
 pytestmark = [pytest.mark.globus, pytest.mark.timeout(240)]
@@ -32,9 +32,9 @@ def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with fitserve and its worker as of another contract version."""
     place = tmp_path_factory.mktemp("other")
     place.chmod(0o755)
-    for package in ("client/src/fitserve", "worker/src/fitserve_worker"):
+    for package in ("contract/src/fitserve_contract", "worker/src/fitserve_worker"):
         shutil.copytree(ROOT / package, place / Path(package).name)
-    messages = place / "fitserve" / "contract" / "messages.py"
+    messages = place / "fitserve_contract" / "messages.py"
     text = messages.read_text()
     assert "CONTRACT_VERSION = 1\n" in text
     messages.write_text(text.replace("CONTRACT_VERSION = 1\n", "CONTRACT_VERSION = 2\n"))
@@ -103,7 +103,7 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> OtherPython:
 _CLIENT = """
 import sys, time
 from fitserve.endpoints import open_backend
-from fitserve.contract import decode_result
+from fitserve_contract import decode_result
 
 backend = open_backend("rig")
 backend.start()

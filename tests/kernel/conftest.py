@@ -10,7 +10,7 @@ import pyhf
 import pytest
 from hypothesis import strategies as st
 
-from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_contract import Hypothesis, ModelOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

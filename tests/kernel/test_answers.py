@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from fitserve.contract import (
+from fitserve_contract import (
     KERNEL_DOUBT,
     FitRequest,
     LimitRequest,
@@ -30,7 +30,7 @@ from fitserve_worker.engines.pyhf_engine import PyhfEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fitserve.contract import FitAnswer, HypothesisResult
+    from fitserve_contract import FitAnswer, HypothesisResult
 
     Case = Any
 

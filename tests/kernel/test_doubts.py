@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fitserve.contract import ModelOptions
+from fitserve_contract import ModelOptions
 from fitserve_worker.engines.base import cls_problems
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_contract import Hypothesis, ModelOptions
 from fitserve_worker.engines.ladder import Rung
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load

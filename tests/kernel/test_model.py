@@ -19,7 +19,7 @@ from fitserve_worker.kernel.runtime import runtime
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fitserve.contract import ModelOptions
+    from fitserve_contract import ModelOptions
 
     Case = Any
 
@@ -148,7 +148,7 @@ def test_every_modifier_is_that_of_pyhf(
 
 
 def test_parameters_are_those_of_pyhf(everything: Case, pyhf_model: Callable) -> None:
-    from fitserve.contract import ModelOptions
+    from fitserve_contract import ModelOptions
 
     (batch,) = compile_hypotheses(
         everything.workspace, everything.hypotheses, ModelOptions()
@@ -201,7 +201,7 @@ def test_minimising_over_local_parameters_keeps_the_derivatives(everything: Case
     """Gradient and Hessian of the objective that the fits see: local parameters follow."""
     import jax
 
-    from fitserve.contract import ModelOptions
+    from fitserve_contract import ModelOptions
     from fitserve_worker.kernel.curvature import curvature
     from fitserve_worker.kernel.likelihood import Target, evaluate
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pytest
 
-from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_contract import Hypothesis, ModelOptions
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.patches import Background, resolve

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from filelock import Timeout
 
-from fitserve.contract import Hypothesis, ModelOptions
+from fitserve_contract import Hypothesis, ModelOptions
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest

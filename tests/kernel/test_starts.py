@@ -8,7 +8,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypotestRequest,
@@ -30,7 +30,7 @@ from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve.contract import HypothesisResult, Request
+    from fitserve_contract import HypothesisResult, Request
 
 
 def _normfactor(name: str) -> dict[str, Any]:
@@ -95,6 +95,18 @@ def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
     # The second one is where the scan has it.
     below = min(scan[:3000])
     assert 2 * seen.rival[0] == pytest.approx(below - min(scan), abs=1e-3)
+
+
+@pytest.mark.parametrize("up", [23.0, 30.0])
+def test_a_lower_minimum_without_signal_has_all_digits(up: float) -> None:
+    loaded = _loaded(_workspace(up=up))
+    asked, ended = _held_at_zero(loaded, -0.8)
+    found, _ = deepened(loaded, asked, ended)
+    assert found.x[0, 0] > 0
+    bounds = loaded.bounds(asked.hypothesis, asked.poi)
+    exact = loaded.fit_between(asked.hypothesis, found.x, asked.data, bounds, exact=True)
+    # Asimov data are made of these parameters; for the minimum 1e-9 is enough.
+    assert found.x == pytest.approx(exact.x, abs=1e-11)
 
 
 def test_one_minimum_has_no_rival() -> None:

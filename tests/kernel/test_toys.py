@@ -9,7 +9,7 @@ import pyhf
 import pytest
 from scipy.optimize import minimize
 
-from fitserve.contract import (
+from fitserve_contract import (
     Hypothesis,
     ModelOptions,
     ToyRange,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fitserve
-from fitserve._version import __version__
+from fitserve import __version__
 from kuberig.fixtures import NAMESPACE, Admin
 from kuberig.jobs import Run, local_cls, same_results, staus
 from kuberig.notebooks import Notebook, code_cells, notebook_pod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import yaml
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.onsite.pod_fields import container_security
 from globusrig.client import Client
 from globusrig.processes import AMQP_PORT, RabbitMQ, listens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from fitserve._version import __version__
+from fitserve import __version__
 from kuberig.charts import manifests, site_values
 from kuberig.pki import write_kubeconfig
 from waiting import wait_for

@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from fitserve.contract import (
+from fitserve.runs.neighbours import find_jumps, judged
+from fitserve_contract import (
     FitRequest,
     HypotestRequest,
     HypothesisResult,
@@ -18,7 +19,6 @@ from fitserve.contract import (
     MuPoint,
     Verification,
 )
-from fitserve.runs.neighbours import find_jumps, judged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
     from fitserve_worker.engines.base import Work
 
 PLACES = [(100.0 * i, 50.0 * j) for i in range(1, 5) for j in range(3)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.contract import Hypothesis
+    from fitserve_contract import Hypothesis
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pyhf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.contract import Hypothesis
 from fitserve.pallet import patches
 from fitserve.pallet.checks import Findings, check_workspace
+from fitserve_contract import Hypothesis
 
 if TYPE_CHECKING:
     import pytest

@@ -13,12 +13,12 @@ import pyhf
 import pytest
 
 from fitserve.api import make_request
-from fitserve.contract import digest
 from fitserve.errors import InputError, RequestError
 from fitserve.pallet.archive import Contents
 from fitserve.pallet.load import load_pallet
 from fitserve.pallet.regions import find_regions, select_region
 from fitserve.runs.prepare import check_request
+from fitserve_contract import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve.cli import cli
-from fitserve.contract import (
+from fitserve.draw.grid import ContourOptions
+from fitserve.draw.limits import draw_limits
+from fitserve.draw.pulls import draw_correlations, draw_pulls
+from fitserve.draw.ranking import draw_ranking
+from fitserve.draw.scan import draw_scan
+from fitserve.draw.style import figure_bytes
+from fitserve.draw.yields import draw_yields
+from fitserve.errors import InputError, RequestError
+from fitserve_contract import (
     ChannelYields,
     Correlations,
     FitAnswer,
@@ -29,14 +37,6 @@ from fitserve.contract import (
     UpperLimits,
     Yields,
 )
-from fitserve.draw.grid import ContourOptions
-from fitserve.draw.limits import draw_limits
-from fitserve.draw.pulls import draw_correlations, draw_pulls
-from fitserve.draw.ranking import draw_ranking
-from fitserve.draw.scan import draw_scan
-from fitserve.draw.style import figure_bytes
-from fitserve.draw.yields import draw_yields
-from fitserve.errors import InputError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,12 @@ import pytest
 import yaml
 from scipy.stats import chi2, norm
 
-from fitserve.contract import (
+from fitserve.draw.curves import contour_lines
+from fitserve.draw.style import figure_bytes
+from fitserve.draw.toys import asymptotic_distribution, draw_toys
+from fitserve.errors import InputError, RequestError
+from fitserve.export.hepdata import write_submission
+from fitserve_contract import (
     AsymptoticCLs,
     HypotestRequest,
     HypothesisResult,
@@ -18,11 +23,6 @@ from fitserve.contract import (
     ToysAnswer,
     ToysRequest,
 )
-from fitserve.draw.curves import contour_lines
-from fitserve.draw.style import figure_bytes
-from fitserve.draw.toys import asymptotic_distribution, draw_toys
-from fitserve.errors import InputError, RequestError
-from fitserve.export.hepdata import write_submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable

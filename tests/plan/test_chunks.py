@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fitserve.contract import HypotestRequest, Hypothesis, ToyRange, ToysRequest, decode_task
 from fitserve.endpoints.base import Limits
 from fitserve.runs.estimate import Work, seconds_per_hypothesis
 from fitserve.runs.plan import Bounds, encode_planned, make_plan, toy_parts
+from fitserve_contract import HypotestRequest, Hypothesis, ToyRange, ToysRequest, decode_task
 
 WORKSPACE = {
     "channels": [

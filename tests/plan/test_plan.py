@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitserve.contract import (
+from fitserve.endpoints.base import Limits
+from fitserve.errors import RequestError
+from fitserve.runs.estimate import free_parameters, seconds_per_hypothesis
+from fitserve.runs.plan import Bounds, encode_planned, make_plan
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypotestRequest,
@@ -16,10 +20,6 @@ from fitserve.contract import (
     decode_task,
     digest,
 )
-from fitserve.endpoints.base import Limits
-from fitserve.errors import RequestError
-from fitserve.runs.estimate import free_parameters, seconds_per_hypothesis
-from fitserve.runs.plan import Bounds, encode_planned, make_plan
 
 WORKSPACE = {
     "channels": [

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.contract import Hypothesis
     from fitserve.pallet.model import Pallet
+    from fitserve_contract import Hypothesis
 
 
 def test_patterns_select_in_the_patchset_s_order(hypotheses: list[Hypothesis]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve.contract import ModelOptions
 from fitserve.pallet.load import load_pallet
+from fitserve_contract import ModelOptions
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from scipy.special import ndtr
 
-from fitserve.contract import Attempt
 from fitserve.report import write_report
+from fitserve_contract import Attempt
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -8,7 +8,7 @@ import pyhf
 import pytest
 
 import fitserve_worker
-from fitserve.contract import (
+from fitserve_contract import (
     Hypothesis,
     HypothesisResult,
     Request,

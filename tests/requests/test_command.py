@@ -13,15 +13,6 @@ from click.testing import CliRunner
 
 import fitserve as package
 from fitserve.cli import cli
-from fitserve.contract import (
-    FitRequest,
-    HypotestRequest,
-    LimitRequest,
-    RankingRequest,
-    ScanRequest,
-    cls_strengths,
-    kind_of,
-)
 from fitserve.errors import RequestError
 from fitserve.kinds import kind
 from fitserve.kinds.base import FIT_COLUMNS
@@ -30,6 +21,15 @@ from fitserve.kinds.ranking import COLUMNS as RANKING_COLUMNS
 from fitserve.report.content import columns, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.store import read_run
+from fitserve_contract import (
+    FitRequest,
+    HypotestRequest,
+    LimitRequest,
+    RankingRequest,
+    ScanRequest,
+    cls_strengths,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,7 +243,7 @@ def test_every_kind_can_be_made_in_python() -> None:
 
 
 def test_requests_for_cls_have_the_digest_that_they_always_had() -> None:
-    from fitserve.contract import request_digest
+    from fitserve_contract import request_digest
 
     known = "a61f8575"
     assert request_digest(HypotestRequest())[:8] == known

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypotestRequest,

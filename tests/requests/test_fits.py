@@ -11,7 +11,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     Hypothesis,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
     from fitserve_worker.engines.minuit import BestFit
 
     Ask = Callable[..., HypothesisResult]

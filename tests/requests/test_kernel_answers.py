@@ -9,7 +9,7 @@ import numpy as np
 import pyhf
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypothesisResult,

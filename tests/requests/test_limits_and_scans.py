@@ -11,7 +11,7 @@ import pyhf
 import pytest
 from scipy.special import ndtr, ndtri
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     LimitRequest,
@@ -25,7 +25,7 @@ from fitserve_worker.engines.pyhf_hypotest import Evaluation
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
 
     Ask = Callable[..., HypothesisResult]
 

@@ -13,7 +13,13 @@ from click.testing import CliRunner
 
 import fitserve as package
 from fitserve.cli import cli
-from fitserve.contract import (
+from fitserve.draw.curves import contour_lines
+from fitserve.draw.grid import ContourOptions, mass_grid
+from fitserve.kinds.shown import confidence_level, shown_strength
+from fitserve.report import render_report
+from fitserve.report.content import headline, rows
+from fitserve.runs.store import read_run
+from fitserve_contract import (
     FitRequest,
     HypotestRequest,
     LimitRequest,
@@ -23,19 +29,13 @@ from fitserve.contract import (
     ToysRequest,
     request_digest,
 )
-from fitserve.draw.curves import contour_lines
-from fitserve.draw.grid import ContourOptions, mass_grid
-from fitserve.kinds.shown import confidence_level, shown_strength
-from fitserve.report import render_report
-from fitserve.report.content import headline, rows
-from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from fitserve.api import Run
-    from fitserve.contract import Request
+    from fitserve_contract import Request
 
     Ran = Callable[..., tuple[Run, str]]
 

@@ -17,7 +17,15 @@ import fitserve as package
 import fitserve_worker
 from fitserve import api
 from fitserve.cli import cli
-from fitserve.contract import (
+from fitserve.endpoints.inline import InlineBackend
+from fitserve.errors import ContractError, InterruptedRunError, RequestError
+from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
+from fitserve.report.content import columns, rows
+from fitserve.runs.estimate import seconds_per_hypothesis
+from fitserve.runs.plan import Bounds
+from fitserve.runs.store import read_run
+from fitserve.runs.toys import merged, missing_toys
+from fitserve_contract import (
     EngineOptions,
     Task,
     ToyRange,
@@ -28,21 +36,13 @@ from fitserve.contract import (
     encode_task,
     kind_of,
 )
-from fitserve.endpoints.inline import InlineBackend
-from fitserve.errors import ContractError, InterruptedRunError, RequestError
-from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
-from fitserve.report.content import columns, rows
-from fitserve.runs.estimate import seconds_per_hypothesis
-from fitserve.runs.plan import Bounds
-from fitserve.runs.store import read_run
-from fitserve.runs.toys import merged, missing_toys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.contract import Hypothesis, HypothesisResult
     from fitserve.endpoints.base import Outcome
+    from fitserve_contract import Hypothesis, HypothesisResult
 
     Ask = Callable[..., HypothesisResult]
     Toys = Callable[..., HypothesisResult]
@@ -314,7 +314,7 @@ def test_an_answer_of_other_toys_is_refused(
 ) -> None:
     class Confused(InlineBackend):
         def submit(self, ticket: str, task: str) -> None:
-            from fitserve.contract import decode_task
+            from fitserve_contract import decode_task
 
             asked = decode_task(task)
             other = ToyRange(first=asked.toys.first, count=asked.toys.count - 1)

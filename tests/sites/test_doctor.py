@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 import pytest
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, Check
 from sitekit.cli import commands
 from sitekit.doctor import Patient, as_json, examine, preflight, report

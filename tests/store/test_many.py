@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve._version import __version__
-from fitserve.contract import (
+from fitserve import __version__
+from fitserve.endpoints.base import BackendStatus, Limits, Outcome
+from fitserve.runs import complete
+from fitserve.runs import store as run_store
+from fitserve.runs.complete import reusable
+from fitserve.runs.plan import Bounds
+from fitserve.runs.progress import Silent
+from fitserve.runs.records import Inputs
+from fitserve.runs.store import read_run
+from fitserve.runs.summary import table_rows
+from fitserve_contract import (
     Hypothesis,
     TaskResult,
     Timing,
@@ -19,15 +28,6 @@ from fitserve.contract import (
     encode_result,
     hypothesis_key,
 )
-from fitserve.endpoints.base import BackendStatus, Limits, Outcome
-from fitserve.runs import complete
-from fitserve.runs import store as run_store
-from fitserve.runs.complete import reusable
-from fitserve.runs.plan import Bounds
-from fitserve.runs.progress import Silent
-from fitserve.runs.records import Inputs
-from fitserve.runs.store import read_run
-from fitserve.runs.summary import table_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from fitserve.contract import HypothesisResult
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 WORKER = WorkerInfo(host="node", pid=1, python="3.11", device="cpu", versions={})
 AGREES = Verification(

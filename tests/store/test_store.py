@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from fitserve.contract import (
+from fitserve.errors import StoreError
+from fitserve.files import Journal, read_journal, write_atomic
+from fitserve.pallet.model import PalletRecord
+from fitserve.runs.records import Inputs, Manifest, StoredResult
+from fitserve.runs.store import RunStore, known_runs, read_run, register
+from fitserve_contract import (
     HypotestRequest,
     HypothesisResult,
     WorkerInfo,
     digest,
     request_digest,
 )
-from fitserve.errors import StoreError
-from fitserve.files import Journal, read_journal, write_atomic
-from fitserve.pallet.model import PalletRecord
-from fitserve.runs.records import Inputs, Manifest, StoredResult
-from fitserve.runs.store import RunStore, known_runs, read_run, register
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.contract import Hypothesis
+    from fitserve_contract import Hypothesis
 
 
 @pytest.fixture

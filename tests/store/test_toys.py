@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fitserve.contract import (
+from fitserve.errors import ContractError
+from fitserve.runs.toys import fraction_error, merged, missing_toys, p_values
+from fitserve_contract import (
     AsymptoticCLs,
     HypothesisResult,
     ToyRange,
     ToysRequest,
     ToyValues,
 )
-from fitserve.errors import ContractError
-from fitserve.runs.toys import fraction_error, merged, missing_toys, p_values
 
 ASYMPTOTIC = AsymptoticCLs(CLs_obs=0.1, CLs_exp=[0.01, 0.04, 0.1, 0.3, 0.6])
 N = 400

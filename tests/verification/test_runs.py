@@ -12,14 +12,6 @@ from click.testing import CliRunner, Result
 
 from fitserve import api
 from fitserve.cli import cli
-from fitserve.contract import (
-    EngineOptions,
-    FitRequest,
-    HypotestRequest,
-    Hypothesis,
-    Verification,
-    decode_task,
-)
 from fitserve.endpoints.base import Costs, Limits, Outcome
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import BackendError, RequestError
@@ -35,14 +27,22 @@ from fitserve.runs.verification import (
     verification_summary,
     with_verdict,
 )
+from fitserve_contract import (
+    EngineOptions,
+    FitRequest,
+    HypotestRequest,
+    Hypothesis,
+    Verification,
+    decode_task,
+)
 from fitserve_worker import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from fitserve.contract import HypothesisResult
     from fitserve.runs.drive import Claims
+    from fitserve_contract import HypothesisResult
     from fitserve_worker.engines.base import Work
 
 GRID = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fitserve_worker
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypotestRequest,

@@ -10,7 +10,7 @@ import pyhf
 import pytest
 
 import fitserve_worker
-from fitserve.contract import (
+from fitserve_contract import (
     STAGE_VARIABLE,
     ContractError,
     EngineOptions,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fitserve_worker
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     Hypothesis,
@@ -181,7 +181,7 @@ def test_programs_are_kept_for_other_processes(task: Task, tmp_path: Path) -> No
     request = HypotestRequest(engine=EngineOptions(engine="kernel"))
     text = encode_task(msgspec.structs.replace(task, request=request))
     script = (
-        "import sys, fitserve_worker; from fitserve.contract import decode_result; "
+        "import sys, fitserve_worker; from fitserve_contract import decode_result; "
         "print({r.engine for r in decode_result(fitserve_worker.run(sys.stdin.read())).results})"
     )
     kept = []

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 
 import fitserve_worker
-from fitserve.contract import decode_result, encode_task, envelope_digest
+from fitserve_contract import decode_result, encode_task, envelope_digest
 from fitserve_worker import outbox as module
 from fitserve_worker.outbox import Outbox, find_outbox
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.contract import Task
+    from fitserve_contract import Task
 
 DIGEST = "a" * 64
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     FitRequest,
     HypotestRequest,
@@ -27,7 +27,7 @@ from fitserve_worker.entry import perform
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fitserve.contract import HypothesisResult, Request
+    from fitserve_contract import HypothesisResult, Request
 
 ENGINES = ["kernel", "pyhf"]
 PYTHON = re.compile(r"\b[A-Z]\w*(Error|Exception|Model|Modifier|NameReuse)\b|NoneType|object at")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fitserve.contract import Hypothesis, ModelOptions, ToyRange
+from fitserve_contract import Hypothesis, ModelOptions, ToyRange
 from fitserve_worker.sampling import Law, Sampler, poisson_quantiles, stream_key
 
 LAW = Law(

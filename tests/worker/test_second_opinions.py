@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fitserve.contract import (
+from fitserve_contract import (
     KERNEL_DOUBT,
     NOT_FOR_THE_KERNEL,
     EngineOptions,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fitserve._version import __version__
+from fitserve_contract import __version__
 
 if TYPE_CHECKING:
     from fitserve.api import Run, make_request, open_run, resume, run
@@ -19,8 +19,7 @@ __all__ = ["Run", "__version__", "make_request", "open_run", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    # The worker imports `fitserve.contract`, and the command line must start at once:
-    # neither should pay for what only `run` needs.
+    # The command line must start at once, and not pay for what only `run` needs.
     if name in __all__:
         return getattr(import_module("fitserve.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import HypotestRequest, Request
 from fitserve.endpoints import open_backend
 from fitserve.errors import ModelWarning, RequestError
 from fitserve.kinds import KINDS
@@ -20,18 +19,19 @@ from fitserve.runs.prepare import default_directory, prepare, recorded_endpoint
 from fitserve.runs.progress import LiveProgress, Silent
 from fitserve.runs.store import RunStore, read_run
 from fitserve.runs.summary import cautions, columns, counts, table_rows
+from fitserve_contract import HypotestRequest, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pandas as pd
 
-    from fitserve.contract import HypothesisResult
     from fitserve.endpoints.base import Backend
     from fitserve.pallet.model import Pallet
     from fitserve.runs.drive import Observer
     from fitserve.runs.records import Inputs, Manifest
     from fitserve.runs.store import SavedRun
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["Run", "make_request", "open_run", "resume", "run"]
 

@@ -2,6 +2,7 @@
 
 Every error says the cause, the evidence for it and the next thing to do, and has an exit
 code of its class: scripts can tell a broken pallet from a full disk without reading text.
+Those that a worker raises too are defined in `fitserve_contract.errors`.
 
 ====  =======================================================================
 code  meaning
@@ -22,6 +23,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from fitserve_contract.errors import BackendError, ContractError, FitserveError, StoreError
+
 __all__ = [
     "BackendError",
     "Check",
@@ -35,37 +38,6 @@ __all__ = [
     "RequestError",
     "StoreError",
 ]
-
-
-class FitserveError(Exception):
-    """An error that a user can act upon.
-
-    Parameters
-    ----------
-    cause
-        What is wrong, in one sentence without a final full stop.
-    evidence
-        What was seen that shows it: a path, a value, the message of a library.
-    hint
-        The next command to run or thing to change.
-    """
-
-    exit_code = 1
-
-    def __init__(self, cause: str, *, evidence: str = "", hint: str = "") -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.evidence = evidence
-        self.hint = hint
-
-    def __str__(self) -> str:
-        """Return the cause, the evidence and the hint, one line each."""
-        lines = [self.cause]
-        if self.evidence:
-            lines.append(f"  seen: {self.evidence}")
-        if self.hint:
-            lines.append(f"  next: {self.hint}")
-        return "\n".join(lines)
 
 
 class ModelWarning(UserWarning):
@@ -84,16 +56,6 @@ class RequestError(FitserveError):
     exit_code = 4
 
 
-class BackendError(FitserveError):
-    """The endpoint or backend is unknown or does not work."""
-
-    exit_code = 5
-
-
-class ContractError(BackendError):
-    """A task or result is not one of this version of the wire contract."""
-
-
 class MissingExtraError(BackendError):
     """An optional part of fitserve is needed and not installed."""
 
@@ -102,12 +64,6 @@ class MissingExtraError(BackendError):
             f"{what} needs an optional part of fitserve that is not installed",
             hint=f'pip install "fitserve[{extra}]"',
         )
-
-
-class StoreError(FitserveError):
-    """A run directory or an output cannot be read, written or locked."""
-
-    exit_code = 6
 
 
 class IncompleteRunError(FitserveError):

@@ -18,9 +18,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from fitserve.contract import excess, memory_there
-from fitserve.contract.codec import no_collection
 from fitserve.errors import StoreError
+from fitserve_contract import excess, memory_there
+from fitserve_contract.codec import no_collection
 
 __all__ = [
     "Journal",

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["Bundle", "cache_directory", "make_bundle", "requirements_for"]
 
 _ROOT = Path(__file__).resolve().parents[3]
 _LOCK = _ROOT / "requirements" / "site.lock"
-_OWN = ("client", "worker")
+_OWN = ("contract", "client", "worker")
 _SHIPPED = ("deploy/sitekit", "endpoint_configs", "requirements/endpoint.lock")
 _SUFFIXES = {".py", ".yaml", ".json", ".j2", ".lock"}
 _NOT_SHIPPED = {"__pycache__", "golden"}

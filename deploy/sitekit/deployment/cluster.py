@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import yaml
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, Check, RequestError
 from sitekit.context import Rendering
 from sitekit.deployment.helm import items, require_helm, run

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, InputError
 from sitekit.deployment.targets import CARD, CREDENTIALS, Options, Target, credentials
 from sitekit.derive import derive

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.errors import BackendError
 from sitekit.context import endpoint_path
 from sitekit.derive import derive

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fitserve._version import __version__
+from fitserve import __version__
 from sitekit.containers import image_file
 from sitekit.derive import derive
 

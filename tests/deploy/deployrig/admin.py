@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Admin", "Said", "copy_checkout", "python_path"]
 
 ROOT = Path(__file__).resolve().parents[3]
-_PARTS = ("client", "worker", "deploy", "endpoint_configs", "requirements", "tools")
+_PARTS = ("contract", "client", "worker", "deploy", "endpoint_configs", "requirements", "tools")
 
 
 def copy_checkout(place: Path) -> Path:
@@ -33,7 +33,8 @@ def copy_checkout(place: Path) -> Path:
 
 def python_path(tree: Path) -> str:
     """Return where a checkout's own packages are found."""
-    return os.pathsep.join(str(tree / part) for part in ("deploy", "client/src", "worker/src"))
+    parts = ("deploy", "contract/src", "client/src", "worker/src")
+    return os.pathsep.join(str(tree / part) for part in parts)
 
 
 class Said:

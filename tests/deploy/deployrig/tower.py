@@ -198,7 +198,7 @@ class Tower:
 def other_version(tree: Path, place: Path, version: str) -> Path:
     """Make a checkout of another version, otherwise the same."""
     shutil.copytree(tree, place, ignore=shutil.ignore_patterns("__pycache__"))
-    path = place / "client" / "src" / "fitserve" / "_version.py"
+    path = place / "contract" / "src" / "fitserve_contract" / "_version.py"
     lines = [
         f'__version__ = "{version}"' if line.startswith("__version__") else line
         for line in path.read_text().splitlines()

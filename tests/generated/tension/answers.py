@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     Hypothesis,

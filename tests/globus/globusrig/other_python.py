@@ -33,7 +33,8 @@ class OtherPython:
     def run(self, program: str, environment: dict[str, str], *arguments: str) -> str:
         """Run a program and return what it prints."""
         root = Path(__file__).resolve().parents[3]
-        path = [self._path[0], str(root / "client" / "src"), *self._path[1:]]
+        own = [str(root / name / "src") for name in ("contract", "client")]
+        path = [self._path[0], *own, *self._path[1:]]
         done = subprocess.run(
             [*self._command, "-c", program, *arguments],
             env={**environment, "PYTHONPATH": os.pathsep.join(path)},

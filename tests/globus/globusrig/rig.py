@@ -18,7 +18,7 @@ import psutil
 import yaml
 
 import waiting
-from fitserve._version import __version__
+from fitserve import __version__
 from globusrig.processes import AMQP_PORT, Child, RabbitMQ, listens
 from sitekit.load import load_site
 from sitekit.render import Rendering, render_site, write_files

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from fitserve._version import __version__
+from fitserve import __version__
 from kuberig.cluster import Cluster, missing
 from kuberig.images import NAMES, fitserve_archive
 

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from fitserve._version import __version__
+from fitserve import __version__
 from kuberig.tools import cache
 
 __all__ = [
@@ -34,14 +34,15 @@ _BASES = {
 _IMAGE = f"localhost/fitserve/endpoint:{__version__}"
 _RIG_IMAGE = "localhost/fitserve/endpoint:rig"
 # Modules of the image are compiled beforehand, and not looked at again: both are replaced.
+_PACKAGES = ("client/src/fitserve", "contract/src/fitserve_contract", "worker/src/fitserve_worker")
 _OVERLAY = f"""FROM {_IMAGE}
 USER 0:0
 COPY . /overlay
 RUN place=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \\
-    rm -rf $place/fitserve $place/fitserve_worker && \\
-    mv /overlay/fitserve /overlay/fitserve_worker $place/ && rm -rf /overlay && \\
-    python -m compileall -q --invalidation-mode unchecked-hash \\
-        $place/fitserve $place/fitserve_worker
+    for name in fitserve fitserve_contract fitserve_worker; do \\
+        rm -rf $place/$name && mv /overlay/$name $place/ && \\
+        python -m compileall -q --invalidation-mode unchecked-hash $place/$name || exit 1; \\
+    done && rm -rf /overlay
 USER 1000:1000
 """
 
@@ -108,7 +109,7 @@ def fitserve_image(root: Path) -> str:
     endpoint_image(root)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        for source in ("client/src/fitserve", "worker/src/fitserve_worker"):
+        for source in _PACKAGES:
             ignore = shutil.ignore_patterns("__pycache__")
             shutil.copytree(root / source, place / Path(source).name, ignore=ignore)
         (place / "Dockerfile").write_text(_OVERLAY)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitserve._version import __version__
+from fitserve import __version__
 from sitekit.load import load_site
 from sitekit.pods import run_job
 from waiting import wait_for

@@ -101,7 +101,7 @@ def base() -> dict[str, str]:
     run("bash", ROOT / "containers/tools/base.sh")
     return {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}/containers:{ROOT}/client/src",
+        "PYTHONPATH": f"{ROOT}/containers:{ROOT}/contract/src:{ROOT}/client/src",
         "BASE_IMAGE": "localhost/fitserve/base:bookworm",
         "BUILD_IMAGE": "localhost/fitserve/base-build:bookworm",
     }

@@ -85,7 +85,7 @@ def checkout(user: User) -> Path:
     """Give a user the part of this checkout that handles images."""
     place = user.home / "checkout"
     ignore = shutil.ignore_patterns("__pycache__")
-    for part in ("containers", "client/src"):
+    for part in ("containers", "contract/src", "client/src"):
         shutil.copytree(ROOT / part, place / part, ignore=ignore)
     shutil.copy(ROOT / "Makefile", place)
     run("chown", "-R", f"{user.uid}:{user.gid}", place)

@@ -133,7 +133,9 @@ def make_venv(directory: Path) -> list[str]:
     packages = f"{VENV}/lib/{version}/site-packages"
     bin_directory = Path(sysconfig.get_path("scripts"))
     script = [f"/srv/python/bin/{version} -m venv --without-pip {VENV}"]
-    paths = [f"/srv/fitserve/{part}" for part in ("client/src", "worker/src", "deploy")]
+    paths = [
+        f"/srv/fitserve/{part}" for part in ("contract/src", "client/src", "worker/src", "deploy")
+    ]
     script.append(f"printf '%s\\n' {' '.join(paths)} /srv/site-packages > {packages}/rig.pth")
     made = directory / "bin"
     for name in _SCRIPTS:

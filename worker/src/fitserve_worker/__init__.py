@@ -13,12 +13,12 @@ def run(task: str) -> str:
     Parameters
     ----------
     task
-        JSON text made by `fitserve.contract.encode_task`.
+        JSON text made by `fitserve_contract.encode_task`.
 
     Returns
     -------
     str
-        JSON text for `fitserve.contract.decode_result`: a result for every hypothesis, or
+        JSON text for `fitserve_contract.decode_result`: a result for every hypothesis, or
         a refusal with its reason where the task cannot be read. It never raises.
     """
     from fitserve_worker.entry import answer

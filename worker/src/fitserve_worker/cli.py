@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fitserve.errors import BackendError, FitserveError
+from fitserve_contract.errors import BackendError, FitserveError
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -48,7 +48,7 @@ def register_command(*, public: bool, group: str | None) -> None:
 @click.option("--id", "only_id", is_flag=True, help="Print ids alone.")
 def show_command(*, only_id: bool) -> None:
     """Show the function's source and digest, and the ids under which it is registered."""
-    from fitserve.contract import CONTRACT_VERSION, FUNCTION_DIGEST, FUNCTION_SOURCE
+    from fitserve_contract import CONTRACT_VERSION, FUNCTION_DIGEST, FUNCTION_SOURCE
     from fitserve_worker.function import known
 
     registrations = known()

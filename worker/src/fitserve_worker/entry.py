@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from cachetools import LRUCache
 
-from fitserve.contract import (
+from fitserve_contract import (
     STAGE_VARIABLE,
     ContractError,
     HypothesisResult,
@@ -42,7 +42,7 @@ from fitserve_worker.verification import verified
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import Task
+    from fitserve_contract import Task
 
 __all__ = [
     "answer",

@@ -2,7 +2,7 @@
 
 An endpoint lets only the functions run that its configuration lists. The site's
 administrator registers this one, once for all releases: its source does not change with
-them (`fitserve.contract.codec`).
+them (`fitserve_contract.codec`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import platformdirs
 
-from fitserve.contract import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
-from fitserve.errors import BackendError, MissingExtraError, StoreError
+from fitserve_contract import FUNCTION_DIGEST, FUNCTION_NAME, FUNCTION_SOURCE
+from fitserve_contract.errors import BackendError, StoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,10 @@ def _client() -> Client:
     try:
         from globus_compute_sdk import Client
     except ImportError as error:
-        raise MissingExtraError("registering a function", "globus") from error
+        raise BackendError(
+            "registering a function needs globus-compute-sdk, which is not installed",
+            hint='pip install "globus-compute-sdk>=4,<5"',
+        ) from error
     try:
         client = Client()
     except Exception as error:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitserve.contract import digest
+from fitserve_contract import digest
 
 if TYPE_CHECKING:
     from typing import Literal
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import Hypothesis, ModelOptions, ToyRange
+    from fitserve_contract import Hypothesis, ModelOptions, ToyRange
 
     FloatArray = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ class Sampler:
     Examples
     --------
     >>> import numpy as np
-    >>> from fitserve.contract import ToyRange
+    >>> from fitserve_contract import ToyRange
     >>> law = Law(np.array([3.0, 50.0]), np.array([1.0]), np.array([0.1]))
     >>> sampler = Sampler(law, key=7)
     >>> events, auxiliary = sampler.draw(ToyRange(first=0, count=4))

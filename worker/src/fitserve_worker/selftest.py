@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     Hypothesis,
@@ -30,7 +30,7 @@ from fitserve.contract import (
     encode_task,
     request_digest,
 )
-from fitserve.errors import BackendError, FitserveError
+from fitserve_contract.errors import BackendError, FitserveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ IMAGE_VERSION = "FITSERVE_IMAGE_VERSION"
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 # The oldest driver of each CUDA release that JAX has wheels for (NVIDIA's compatibility table).
 _DRIVERS = {"jax-cuda12-plugin": 525, "jax-cuda13-plugin": 580}
-_RECORDED = ("fitserve", "fitserve-worker", "pyhf", "numpy", "scipy", "jax", "jaxlib")
+_RECORDED = ("fitserve-contract", "fitserve-worker", "pyhf", "numpy", "scipy", "jax", "jaxlib")
 _RUNTIMES = ("parsl", "globus-compute-endpoint")
 
 _WORKSPACE = {
@@ -174,12 +174,12 @@ def check_versions(versions: dict[str, str], image: str | None) -> None:
     BackendError
         If one is missing or of another release.
     """
-    worker, client = versions.get("fitserve-worker"), versions.get("fitserve")
-    if worker is None or client != worker:
+    worker, contract = versions.get("fitserve-worker"), versions.get("fitserve-contract")
+    if worker is None or contract != worker:
         raise BackendError(
             "the worker and its wire contract are not of one release",
             evidence=f"fitserve-worker {worker or 'not installed'}, "
-            f"fitserve {client or 'not installed'}",
+            f"fitserve-contract {contract or 'not installed'}",
             hint="install both in one step, at one version",
         )
     if image and image != worker:

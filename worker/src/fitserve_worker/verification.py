@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from fitserve.contract import (
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     LimitRequest,
@@ -32,7 +32,7 @@ from fitserve_worker.kernel.asymptotics import asymptotic_cls
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, MuPoint
+    from fitserve_contract import Hypothesis, HypothesisResult, MuPoint
     from fitserve_worker.engines.base import Work
     from fitserve_worker.engines.pyhf_hypotest import Evaluation
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve._version import __version__
+from fitserve import __version__
 from fitserve.cli.endpoints import endpoints
 from fitserve.cli.exports import diff, export
 from fitserve.cli.pallets import analyses, pallets

@@ -31,9 +31,9 @@ def check(source: str, *, region: str | None, force: bool, listed: bool, as_json
     ('fitserve analyses list').
     """
     from fitserve.console import emit_json, show_table
-    from fitserve.contract import HypotestRequest
     from fitserve.pallet.load import load_pallet
     from fitserve.runs.prepare import check_request
+    from fitserve_contract import HypotestRequest
 
     pallet = load_pallet(source, region=region, force=force)
     if as_json:
@@ -82,9 +82,9 @@ def show_pallet(pallet: Pallet) -> None:
 
 def _poi(pallet: Pallet, name: str) -> str:
     """Return the parameter of interest of a measurement, and why it cannot be one, if so."""
-    from fitserve.contract import HypotestRequest, ModelOptions
     from fitserve.errors import RequestError
     from fitserve.runs.prepare import check_request
+    from fitserve_contract import HypotestRequest, ModelOptions
 
     found = [outline.measurement(name) for outline in pallet.outlines.values()]
     names = dict.fromkeys(each["config"]["poi"] for each in found if each is not None)

@@ -11,9 +11,9 @@ from fitserve.runs.plan import make_plan, plan_verification
 from fitserve.runs.prepare import prepare
 
 if TYPE_CHECKING:
-    from fitserve.contract import Request
     from fitserve.endpoints.base import Limits
     from fitserve.runs.plan import Bounds, Plan, PlannedTask
+    from fitserve_contract import Request
 
 __all__ = ["show_plan"]
 

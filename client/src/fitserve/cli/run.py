@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from fitserve.contract import (
+from fitserve.errors import ModelWarning
+from fitserve.kinds import KINDS
+from fitserve_contract import (
     EngineOptions,
     HypotestRequest,
     ModelOptions,
     allowed,
 )
-from fitserve.errors import ModelWarning
-from fitserve.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

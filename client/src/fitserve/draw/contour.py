@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.grid import MassGrid
     from fitserve.draw.reference import Reference
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["draw_along_one_mass", "draw_contour"]
 

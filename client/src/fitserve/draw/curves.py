@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.grid import MassGrid
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
     Polylines = list[NDArray[np.float64]]
 

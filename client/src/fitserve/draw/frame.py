@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from fitserve.contract import ToysRequest, kind_of
 from fitserve.draw.style import POINT, need_pictures, safe_text
 from fitserve.errors import InputError, RequestError
+from fitserve_contract import ToysRequest, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.grid import MassGrid
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = [
     "add_header",

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fitserve.contract import cls_strengths, kind_of
 from fitserve.errors import InputError, RequestError
 from fitserve.kinds.shown import at_strength, confidence_level, level_text, shown_strength
+from fitserve_contract import cls_strengths, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from fitserve.contract import HypothesisResult, Request
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = [
     "ContourOptions",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import LimitRequest
 from fitserve.draw.curves import Mesh, curve_surface, level_lines
 from fitserve.draw.frame import (
     add_legend,
@@ -28,15 +27,16 @@ from fitserve.draw.style import (
     pictures,
 )
 from fitserve.kinds.shown import above_bound, level_text, limit_text
+from fitserve_contract import LimitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.grid import MassGrid
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["draw_limits"]
 

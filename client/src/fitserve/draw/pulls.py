@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import FitRequest
 from fitserve.draw.frame import (
     chosen,
     in_columns,
@@ -23,12 +22,13 @@ from fitserve.draw.style import (
     safe_text,
 )
 from fitserve.errors import InputError
+from fitserve_contract import FitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fitserve.contract import Correlations, FittedParameter, HypothesisResult
     from fitserve.runs.records import Manifest
+    from fitserve_contract import Correlations, FittedParameter, HypothesisResult
 
 __all__ = ["correlation_matrix", "draw_correlations", "draw_pulls"]
 
@@ -189,7 +189,7 @@ def correlation_matrix(correlations: Correlations) -> Any:
 
     Examples
     --------
-    >>> from fitserve.contract import Correlations
+    >>> from fitserve_contract import Correlations
     >>> from fitserve.draw.pulls import correlation_matrix
     >>> correlation_matrix(Correlations(names=["a", "b"], lower=[[], [0.5]])).tolist()
     [[1.0, 0.5], [0.5, 1.0]]

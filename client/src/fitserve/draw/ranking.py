@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import RankingRequest
 from fitserve.draw.frame import chosen, new_figure, refuse_nothing, write_title
 from fitserve.draw.style import EXPECTED, pictures, safe_text
 from fitserve.errors import InputError
+from fitserve_contract import RankingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fitserve.contract import HypothesisResult, Impact
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult, Impact
 
 __all__ = ["draw_ranking"]
 

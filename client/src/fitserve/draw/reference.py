@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from fitserve.contract import HypotestRequest, HypothesisResult, MuPoint
 from fitserve.draw.curves import Mesh, contour_lines, level_lines
 from fitserve.draw.grid import significance, threshold
 from fitserve.errors import FitserveError, InputError
 from fitserve.kinds.shown import confidence_level, level_text, shown_strength
 from fitserve.runs.reading import entries_of, read_json
+from fitserve_contract import HypotestRequest, HypothesisResult, MuPoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import LimitRequest, ScanRequest
 from fitserve.draw.frame import (
     add_legend,
     chosen,
@@ -23,14 +22,15 @@ from fitserve.draw.style import (
     pictures,
 )
 from fitserve.kinds.shown import confidence_level
+from fitserve_contract import LimitRequest, ScanRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult, MuPoint
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult, MuPoint
 
 __all__ = ["draw_scan"]
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import ToysRequest
 from fitserve.draw.frame import (
     add_legend,
     chosen,
@@ -17,14 +16,15 @@ from fitserve.draw.frame import (
 )
 from fitserve.draw.style import OBSERVED, pictures
 from fitserve.errors import InputError
+from fitserve_contract import ToysRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult, ToyDistribution, ToysAnswer
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult, ToyDistribution, ToysAnswer
 
     Array = NDArray[np.float64]
 

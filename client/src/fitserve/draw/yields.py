@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import FitRequest
 from fitserve.draw.frame import chosen, new_figure, raise_limit, refuse_nothing, write_title
 from fitserve.draw.style import EXPECTED, OBSERVED, pictures, safe_text
+from fitserve_contract import FitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fitserve.contract import ChannelYields, FitAnswer, HypothesisResult
     from fitserve.runs.records import Manifest
+    from fitserve_contract import ChannelYields, FitAnswer, HypothesisResult
 
 __all__ = ["draw_yields"]
 

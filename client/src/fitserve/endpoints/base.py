@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from fitserve.contract import SMALL
 from fitserve.endpoints.cards import PAYLOAD_BYTES
+from fitserve_contract import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

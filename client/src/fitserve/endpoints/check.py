@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from fitserve._version import __version__
-from fitserve.contract import (
+from fitserve import __version__
+from fitserve.endpoints.globus.backend import GlobusBackend
+from fitserve.endpoints.globus.service import Service
+from fitserve.errors import BackendError, Check, FitserveError
+from fitserve_contract import (
     FUNCTION_NAME,
     HypotestRequest,
     Hypothesis,
@@ -15,16 +18,13 @@ from fitserve.contract import (
     digest,
     encode_task,
 )
-from fitserve.endpoints.globus.backend import GlobusBackend
-from fitserve.endpoints.globus.service import Service
-from fitserve.errors import BackendError, Check, FitserveError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import TaskResult
     from fitserve.endpoints.base import Backend
     from fitserve.endpoints.cards import Profile
+    from fitserve_contract import TaskResult
 
 __all__ = ["check_endpoint", "small_fit", "small_task"]
 

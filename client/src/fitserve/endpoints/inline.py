@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from fitserve.contract import QUICK
 from fitserve.endpoints.base import LOCAL, BackendStatus, Limits, Outcome
 from fitserve.errors import MissingExtraError
+from fitserve_contract import QUICK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import HypothesisResult
 from fitserve.errors import MissingExtraError, RequestError
 from fitserve.export.rows import mass_columns, table_rows
 from fitserve.files import write_output
 from fitserve.kinds import kind
 from fitserve.kinds.base import CLS_COLUMNS
+from fitserve_contract import HypothesisResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

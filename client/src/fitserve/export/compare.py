@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from fitserve.contract import MuPoint
     from fitserve.runs.reading import CLsEntry
+    from fitserve_contract import MuPoint
 
 __all__ = ["DIFFERENT", "Comparison", "Difference", "StatusChange", "compare", "diff"]
 

@@ -14,14 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fitserve.contract import (
-    FitRequest,
-    LimitRequest,
-    RankingRequest,
-    ToysRequest,
-    cls_strengths,
-    kind_of,
-)
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.curves import CURVES, contour_lines
 from fitserve.draw.style import figure_bytes, need_pictures
@@ -31,13 +23,21 @@ from fitserve.files import unwritable_output, write_output
 from fitserve.kinds.base import TEST_STATS
 from fitserve.kinds.shown import beyond_bound, confidence_level, level_text
 from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
+from fitserve_contract import (
+    FitRequest,
+    LimitRequest,
+    RankingRequest,
+    ToysRequest,
+    cls_strengths,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fitserve.contract import HypothesisResult
     from fitserve.draw.curves import Contours
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["write_submission"]
 

@@ -6,14 +6,14 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fitserve.contract import cls_strengths
 from fitserve.kinds import kind
+from fitserve_contract import cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve.contract import HypothesisResult
     from fitserve.runs.records import Manifest
+    from fitserve_contract import HypothesisResult
 
 __all__ = [
     "mass_columns",

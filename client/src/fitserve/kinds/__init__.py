@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import kind_of
 from fitserve.kinds.fit import Fit
 from fitserve.kinds.hypotest import Hypotest
 from fitserve.kinds.limit import Limit
 from fitserve.kinds.ranking import Ranking
 from fitserve.kinds.scan import Scan
 from fitserve.kinds.toys import Toys
+from fitserve_contract import kind_of
 
 if TYPE_CHECKING:
-    from fitserve.contract import Request
     from fitserve.kinds.base import Kind
+    from fitserve_contract import Request
 
 __all__ = ["KINDS", "kind"]
 
@@ -33,7 +33,7 @@ def kind(request: Request) -> Kind[Any]:
 
     Examples
     --------
-    >>> from fitserve.contract import LimitRequest
+    >>> from fitserve_contract import LimitRequest
     >>> kind(LimitRequest())
     <kind limit>
     """

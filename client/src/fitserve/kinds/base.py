@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from fitserve.contract import Request, cls_strengths
 from fitserve.kinds.shown import at_strength
+from fitserve_contract import Request, cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from fitserve.contract import FittedParameter, HypothesisResult, ToyRange
+    from fitserve_contract import FittedParameter, HypothesisResult, ToyRange
 
 __all__ = [
     "CLS_COLUMNS",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.contract import FitRequest
 from fitserve.kinds.base import (
     FIT_COLUMNS,
     ROUNDING,
@@ -17,11 +16,12 @@ from fitserve.kinds.base import (
     parameter_row,
     parameter_texts,
 )
+from fitserve_contract import FitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import FitAnswer, FittedParameter, HypothesisResult, ToyRange
+    from fitserve_contract import FitAnswer, FittedParameter, HypothesisResult, ToyRange
 
 __all__ = ["KERNEL_TESTS_OF_FIT", "TESTS_OF_FIT", "Fit"]
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fitserve.contract import HypotestRequest
 from fitserve.kinds.base import OfStrengths, cls_text
 from fitserve.kinds.shown import at_strength, of_strength, shown_strength
+from fitserve_contract import HypotestRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import HypothesisResult, ToyRange
+    from fitserve_contract import HypothesisResult, ToyRange
 
 __all__ = ["Hypotest"]
 

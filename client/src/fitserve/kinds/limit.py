@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.contract import LimitRequest
 from fitserve.kinds.base import Cell, Kind
 from fitserve.kinds.shown import LIMITS, above_bound, level_text, limit_text
+from fitserve_contract import LimitRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve.contract import HypothesisResult, ToyRange
+    from fitserve_contract import HypothesisResult, ToyRange
 
 __all__ = ["COLUMNS", "Limit"]
 

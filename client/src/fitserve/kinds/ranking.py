@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.contract import RankingRequest
 from fitserve.kinds.base import (
     FIT_COLUMNS,
     Detail,
@@ -17,11 +16,12 @@ from fitserve.kinds.base import (
     parameter_texts,
 )
 from fitserve.kinds.fit import KERNEL_TESTS_OF_FIT, TESTS_OF_FIT
+from fitserve_contract import RankingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["COLUMNS", "Ranking"]
 

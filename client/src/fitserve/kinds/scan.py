@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.contract import MAX_STRENGTHS, ScanRequest
 from fitserve.kinds.base import Detail, OfStrengths, cls_text, number_text
+from fitserve_contract import MAX_STRENGTHS, ScanRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fitserve.contract import HypothesisResult
+    from fitserve_contract import HypothesisResult
 
 __all__ = ["Scan"]
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fitserve.contract import ABOVE_BOUND, LimitRequest, MuPoint, cls_strengths
+from fitserve_contract import ABOVE_BOUND, LimitRequest, MuPoint, cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from fitserve.contract import HypothesisResult, Request
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = [
     "LIMITS",
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 LIMITS = ("observed", "expected_m2", "expected_m1", "expected_0", "expected_p1", "expected_p2")
-"""Names of the limits of a hypothesis, as in ``reasons`` of `fitserve.contract.UpperLimits`."""
+"""Names of the limits of a hypothesis, as in ``reasons`` of `fitserve_contract.UpperLimits`."""
 
 _FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 _LEVEL = 0.95
@@ -50,7 +50,7 @@ def shown_strength(request: Request) -> float | None:
 
     Examples
     --------
-    >>> from fitserve.contract import FitRequest, HypotestRequest
+    >>> from fitserve_contract import FitRequest, HypotestRequest
     >>> shown_strength(HypotestRequest(mu=(0.5, 1.0, 2.0)))
     1.0
     >>> shown_strength(FitRequest()) is None
@@ -93,7 +93,7 @@ def of_strength(request: Request) -> str:
 
     Examples
     --------
-    >>> from fitserve.contract import HypotestRequest
+    >>> from fitserve_contract import HypotestRequest
     >>> of_strength(HypotestRequest(mu=(0.5, 2.0))), of_strength(HypotestRequest())
     (' (mu = 0.5)', '')
     """

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.contract import MAX_TOYS, ToysRequest
 from fitserve.kinds.base import Kind, cls_text, fractions
 from fitserve.kinds.shown import of_strength
+from fitserve_contract import MAX_TOYS, ToysRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve.contract import HypothesisResult, ToyRange, ToyValues
+    from fitserve_contract import HypothesisResult, ToyRange, ToyValues
 
 __all__ = ["COLUMNS", "Toys"]
 

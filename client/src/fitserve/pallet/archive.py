@@ -26,8 +26,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
-from fitserve.contract import excess, memory_there
 from fitserve.errors import InputError
+from fitserve_contract import excess, memory_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import Hypothesis, digest
-from fitserve.contract.codec import no_collection
 from fitserve.errors import FitserveError, InputError
 from fitserve.pallet.archive import decode_json
 from fitserve.pallet.catalogue import recognise
@@ -18,6 +16,8 @@ from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_p
 from fitserve.pallet.regions import find_regions, select_region
 from fitserve.pallet.schema import pyhf_digest, respelled, validate
 from fitserve.pallet.source import open_analysis, open_source
+from fitserve_contract import Hypothesis, digest
+from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from pathlib import Path

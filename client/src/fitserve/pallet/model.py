@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from fitserve.contract import Hypothesis
     from fitserve.pallet.parameters import Outline
+    from fitserve_contract import Hypothesis
 
 __all__ = ["Pallet", "PalletRecord"]
 
@@ -56,7 +56,7 @@ class Pallet:
     hypotheses
         In the order of the patchset.
     workspace_digest
-        `fitserve.contract.digest` of the workspace.
+        `fitserve_contract.digest` of the workspace.
     patchset_digests
         pyhf's digests of the workspace, by algorithm, as the patchset states them.
     digest_verified

@@ -11,7 +11,7 @@ from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fitserve.contract import NORMFACTOR_BOUNDS
+from fitserve_contract import NORMFACTOR_BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import Hypothesis, PatchError, apply_patch
 from fitserve.errors import InputError
 from fitserve.pallet.checks import (
     Findings,
@@ -26,6 +25,7 @@ from fitserve.pallet.checks import (
 )
 from fitserve.pallet.parameters import Outline, Parameters
 from fitserve.pallet.schema import shorten, validate
+from fitserve_contract import Hypothesis, PatchError, apply_patch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

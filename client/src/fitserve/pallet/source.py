@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from fitserve.contract import memory_there
 from fitserve.errors import FitserveError, InputError
 from fitserve.files import read_regular
 from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, is_packed, read_archive
 from fitserve.pallet.catalogue import catalogue, find
 from fitserve.pallet.download import APPROVED_HOSTS, cached_archive, check_address, download
+from fitserve_contract import memory_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

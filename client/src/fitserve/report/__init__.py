@@ -7,12 +7,12 @@ import hashlib
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from fitserve._version import __version__
 from fitserve.draw.grid import ContourOptions
 from fitserve.draw.style import need_pictures
 from fitserve.files import write_output
 from fitserve.report import content
 from fitserve.runs.summary import failures, jumps
+from fitserve_contract import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path

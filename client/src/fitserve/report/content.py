@@ -8,7 +8,6 @@ import shlex
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.contract import cls_strengths
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
@@ -37,14 +36,15 @@ from fitserve.runs.summary import (
     traffic,
 )
 from fitserve.runs.verification import verification_summary
+from fitserve_contract import cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import HypothesisResult, Request
     from fitserve.draw.grid import ContourOptions
     from fitserve.kinds.base import Detail
     from fitserve.runs.store import SavedRun
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = [
     "MOST_ROWS",

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve._version import __version__
-from fitserve.contract import ToysRequest, compress, hypothesis_key
+from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError, InterruptedRunError, StoreError
 from fitserve.runs.drive import Claims, drive
 from fitserve.runs.neighbours import find_jumps, judged
@@ -19,18 +18,19 @@ from fitserve.runs.records import pending_tasks
 from fitserve.runs.store import RunStore, known_runs, read_manifest, read_run, register
 from fitserve.runs.toys import missing_toys, ranges
 from fitserve.runs.verification import VERIFIABLE, lacks_verification, to_verify
+from fitserve_contract import ToysRequest, compress, hypothesis_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from fitserve.contract import Hypothesis, ToyRange
     from fitserve.endpoints.base import Backend
     from fitserve.runs.drive import Observer
     from fitserve.runs.neighbours import Jump
     from fitserve.runs.plan import Bounds
     from fitserve.runs.records import Inputs, Manifest, PendingTask, StoredResult
     from fitserve.runs.store import SavedRun
+    from fitserve_contract import Hypothesis, ToyRange
 
 __all__ = ["complete", "keep_logs", "open_store", "reusable"]
 

@@ -1,6 +1,6 @@
 """Drive a plan through a backend into a run store, losing nothing on the way.
 
-The types of `fitserve.contract` say which fields an answer has. Here their values are checked too:
+The types of `fitserve_contract` say which fields an answer has. Here their values are checked too:
 an endpoint that is broken, or not what it seems, cannot put an impossible number into a run.
 """
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from fitserve.contract import TaskResult, decode_result, hypothesis_key
 from fitserve.endpoints.base import Accepted, Resumable
 from fitserve.errors import ContractError, InterruptedRunError
 from fitserve.kinds import KINDS, kind
@@ -21,15 +20,16 @@ from fitserve.kinds.base import fractions
 from fitserve.runs.plan import Verify, encode_planned
 from fitserve.runs.records import StoredResult
 from fitserve.runs.verification import VERIFIABLE, with_verdict
+from fitserve_contract import TaskResult, decode_result, hypothesis_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request, Timing, ToyRange
     from fitserve.endpoints.base import Backend, BackendStatus, Outcome
     from fitserve.runs.plan import PlannedTask
     from fitserve.runs.records import Inputs, PendingTask
     from fitserve.runs.store import RunStore
+    from fitserve_contract import Hypothesis, HypothesisResult, Request, Timing, ToyRange
 
 __all__ = ["Claims", "Observer", "check_answer", "check_timing", "drive"]
 

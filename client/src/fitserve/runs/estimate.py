@@ -12,14 +12,14 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fitserve.contract import EngineOptions, HypotestRequest
 from fitserve.kinds import kind
+from fitserve_contract import EngineOptions, HypotestRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fitserve.contract import Request
     from fitserve.endpoints.base import Costs
+    from fitserve_contract import Request
 
 __all__ = [
     "Connected",

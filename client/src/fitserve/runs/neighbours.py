@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fitserve.contract import cls_strengths
 from fitserve.kinds.shown import at_strength
+from fitserve_contract import cls_strengths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypothesisResult, Request
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = ["Jump", "find_jumps", "judged"]
 

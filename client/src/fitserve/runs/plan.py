@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
 from fitserve.errors import RequestError
 from fitserve.runs.estimate import (
     Load,
@@ -21,12 +20,13 @@ from fitserve.runs.estimate import (
     seconds_per_hypothesis,
     seconds_to_verify,
 )
+from fitserve_contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request
     from fitserve.endpoints.base import Limits
+    from fitserve_contract import Hypothesis, HypothesisResult, Request
 
 __all__ = [
     "MOST_TOYS",
@@ -46,6 +46,9 @@ __all__ = [
 # take at least so many times what it costs. `benchmarks/scaling` shows what other sizes give.
 _ROUNDS = 8
 _WORTH = 5.0
+# Tasks that keep all workers busy to the end are taken instead where they save this part of the
+# time.
+_SAVED = 0.1
 # Unless the user bounds it, a task is cut to this time where more tasks cost little to send.
 _TASK_SECONDS = 60.0
 # All the workspaces of a run may take this many bytes, and this part of those of its patches ...
@@ -101,7 +104,24 @@ def task_size(
     each = costs.task + limits.workers * sending
     worth = math.ceil(_WORTH * each / work.fit) if work.fit > 0 else most
     even = math.ceil(work.number / (_ROUNDS * limits.workers))
-    return max(1, least, min(most, max(worth, even)))
+    least = max(1, least)
+    usual = max(least, min(most, max(worth, even)))
+
+    def seconds(size: int) -> float:
+        tasks = math.ceil(work.number / size)
+        one = costs.task + size * work.fit
+        return max(math.ceil(tasks / limits.workers) * one, tasks * sending + one)
+
+    # Rounds of tasks in which every worker has one, the last as well.
+    rounds = work.number / (usual * limits.workers)
+    full = min(
+        (
+            max(least, min(most, math.ceil(work.number / (whole * limits.workers))))
+            for whole in {max(1, math.floor(rounds)), math.ceil(rounds)}
+        ),
+        key=seconds,
+    )
+    return full if seconds(full) < (1 - _SAVED) * seconds(usual) else usual
 
 
 def _within(seconds: float | None, work: Work) -> int:

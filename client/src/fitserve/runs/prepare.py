@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import (
+from fitserve.errors import BackendError, FitserveError, RequestError
+from fitserve.pallet.parameters import Problem
+from fitserve.runs.records import Inputs, Manifest
+from fitserve.runs.store import known_runs
+from fitserve.runs.verification import affordable_sample, chosen_to_verify
+from fitserve_contract import (
     FitRequest,
     HypotestRequest,
     Hypothesis,
@@ -35,20 +40,15 @@ from fitserve.contract import (
     request_digest,
     widened,
 )
-from fitserve.contract.codec import no_collection
-from fitserve.errors import BackendError, FitserveError, RequestError
-from fitserve.pallet.parameters import Problem
-from fitserve.runs.records import Inputs, Manifest
-from fitserve.runs.store import known_runs
-from fitserve.runs.verification import affordable_sample, chosen_to_verify
+from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from fitserve.contract import Request
     from fitserve.endpoints.base import Limits
     from fitserve.pallet.model import Pallet
     from fitserve.pallet.parameters import Outline
+    from fitserve_contract import Request
 
 __all__ = [
     "BACKGROUND_ONLY",

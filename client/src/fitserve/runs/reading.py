@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import MuPoint, Status, excess
 from fitserve.errors import InputError
+from fitserve_contract import MuPoint, Status, excess
 
 if TYPE_CHECKING:
     from pathlib import Path

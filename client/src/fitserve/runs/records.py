@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import Hypothesis, HypothesisResult, Request, ToyRange, WorkerInfo
 from fitserve.pallet.model import PalletRecord
+from fitserve_contract import Hypothesis, HypothesisResult, Request, ToyRange, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

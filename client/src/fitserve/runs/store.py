@@ -30,16 +30,6 @@ import filelock
 import msgspec
 import platformdirs
 
-from fitserve.contract import (
-    QUICK,
-    HypothesisResult,
-    ToysRequest,
-    compress,
-    decompress,
-    excess,
-    memory_there,
-)
-from fitserve.contract.codec import no_collection
 from fitserve.errors import ContractError, StoreError
 from fitserve.files import (
     Journal,
@@ -51,6 +41,16 @@ from fitserve.files import (
 )
 from fitserve.runs.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
 from fitserve.runs.toys import merged, merged_record, missing_toys, ranges
+from fitserve_contract import (
+    QUICK,
+    HypothesisResult,
+    ToysRequest,
+    compress,
+    decompress,
+    excess,
+    memory_there,
+)
+from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

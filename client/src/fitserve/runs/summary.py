@@ -8,12 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import (
-    KERNEL_DOUBT,
-    NOT_FOR_THE_KERNEL,
-    cls_strengths,
-    kind_of,
-)
 from fitserve.kinds import kind
 from fitserve.kinds.shown import (
     at_strength,
@@ -22,13 +16,19 @@ from fitserve.kinds.shown import (
     shown_strength,
 )
 from fitserve.runs.verification import verification_summary
+from fitserve_contract import (
+    KERNEL_DOUBT,
+    NOT_FOR_THE_KERNEL,
+    cls_strengths,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fitserve.contract import HypothesisResult, Request
     from fitserve.runs.records import StoredResult
     from fitserve.runs.store import SavedRun
+    from fitserve_contract import HypothesisResult, Request
 
 __all__ = [
     "Account",
@@ -115,7 +115,7 @@ def cautions(request: Request) -> list[str]:
 
     Examples
     --------
-    >>> from fitserve.contract import HypotestRequest
+    >>> from fitserve_contract import HypotestRequest
     >>> cautions(HypotestRequest())
     []
     """

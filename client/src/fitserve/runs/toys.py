@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import (
+from fitserve.errors import ContractError
+from fitserve_contract import (
     HypothesisResult,
     MuPoint,
     ToyDistribution,
@@ -18,7 +19,6 @@ from fitserve.contract import (
     ToysAnswer,
     ToysRequest,
 )
-from fitserve.errors import ContractError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     from collections.abc import Iterable, Sequence
 
-    from fitserve.contract import Status, ToyValues
     from fitserve.runs.records import StoredResult
+    from fitserve_contract import Status, ToyValues
 
 __all__ = [
     "PValues",
@@ -195,7 +195,7 @@ def missing_toys(asked: int, there: Iterable[ToyRange]) -> list[ToyRange]:
 
     Examples
     --------
-    >>> from fitserve.contract import ToyRange
+    >>> from fitserve_contract import ToyRange
     >>> missing_toys(10, [ToyRange(first=6, count=2), ToyRange(first=0, count=3)])
     [ToyRange(first=3, count=3), ToyRange(first=8, count=2)]
     """

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract import (
-    hypothesis_key,
-    kind_of,
-)
 from fitserve.errors import RequestError
 from fitserve.kinds import KINDS
 from fitserve.runs.estimate import first_fit, seconds_per_hypothesis, seconds_to_verify
+from fitserve_contract import (
+    hypothesis_key,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve.contract import Hypothesis, HypothesisResult, Request
     from fitserve.endpoints.base import Limits
     from fitserve.runs.store import SavedRun
+    from fitserve_contract import Hypothesis, HypothesisResult, Request
 
 __all__ = [
     "VERIFIABLE",
@@ -52,7 +52,7 @@ def chosen_to_verify(
     Parameters
     ----------
     workspace_digest
-        `fitserve.contract.digest` of the background-only workspace.
+        `fitserve_contract.digest` of the background-only workspace.
     fraction
         Of the hypotheses, from 0 (none) to 1 (all), rounded up to a whole number of them.
 
@@ -63,7 +63,7 @@ def chosen_to_verify(
 
     Examples
     --------
-    >>> from fitserve.contract import HypotestRequest, Hypothesis
+    >>> from fitserve_contract import HypotestRequest, Hypothesis
     >>> grid = [Hypothesis(name=f"S_{i}", values=(i,), patch=[{"op": "test", "path": "",
     ...         "value": i}]) for i in range(125)]
     >>> few = chosen_to_verify("0" * 64, grid, 0.05, HypotestRequest())

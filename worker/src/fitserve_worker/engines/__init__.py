@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fitserve.contract import (
+from fitserve_contract import (
     HypotestRequest,
     MuPoint,
 )
@@ -20,7 +20,7 @@ from fitserve_worker.engines.base import unfitted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import EngineOptions, Hypothesis, HypothesisResult
+    from fitserve_contract import EngineOptions, Hypothesis, HypothesisResult
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.engines.pyhf_engine import PyhfEngine
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 import numpy as np
 from msgspec import Struct
 
-from fitserve.contract import (
+from fitserve_contract import (
     FitRequest,
     HypothesisResult,
     PatchError,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from fitserve.contract import Hypothesis, MuPoint, Request, Status, ToysRequest
+    from fitserve_contract import Hypothesis, MuPoint, Request, Status, ToysRequest
     from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch
 
@@ -57,7 +57,7 @@ _Request = TypeVar("_Request", bound=Struct)
 class Work(NamedTuple):
     """A decoded task: hypotheses on one background-only workspace.
 
-    ``request_digest`` is `fitserve.contract.request_digest` of the request, ``toys`` which of
+    ``request_digest`` is `fitserve_contract.request_digest` of the request, ``toys`` which of
     the toys of a request for toys are to be made (None: all).
     """
 
@@ -72,7 +72,7 @@ class Work(NamedTuple):
 class Engine(Protocol):
     """Fits hypotheses of one workspace, and answers requests of every kind.
 
-    The kinds are those of `fitserve.contract.Request`.
+    The kinds are those of `fitserve_contract.Request`.
     `fitserve_worker.engines.pyhf_engine.PyhfEngine` knows them all; another engine has it answer
     those that it does not know itself.
     """
@@ -174,7 +174,7 @@ def range_of(work: Work, request: ToysRequest) -> ToyRange:
 
 
 def packed(values: ArrayLike) -> bytes:
-    """Return values of the test statistic as `fitserve.contract.ToyValues` has them.
+    """Return values of the test statistic as `fitserve_contract.ToyValues` has them.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from cachetools import LRUCache
 
-from fitserve.contract import (
+from fitserve_contract import (
     NOT_FOR_THE_KERNEL,
     Attempt,
     FitRequest,
@@ -44,7 +44,7 @@ from fitserve_worker.kernel.spec import UnsupportedModelError
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator
 
-    from fitserve.contract import Hypothesis, Request
+    from fitserve_contract import Hypothesis, Request
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch

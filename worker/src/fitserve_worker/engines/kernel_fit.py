@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fitserve.contract import FitAnswer, FitRequest, RankingRequest
+from fitserve_contract import FitAnswer, FitRequest, RankingRequest
 from fitserve_worker.engines.base import of_kind
 from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, of_fits
 from fitserve_worker.engines.solution import (
@@ -35,7 +35,7 @@ from fitserve_worker.kernel.strengths import Strengths
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fitserve.contract import ChannelYields
+    from fitserve_contract import ChannelYields
     from fitserve_worker.engines.kernel_hypotest import Piece
     from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.arrays import Bounds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fitserve.contract import HypotestRequest, MuPoint
+from fitserve_contract import HypotestRequest, MuPoint
 from fitserve_worker.engines.base import cls_problems, of_kind
 from fitserve_worker.engines.solution import listed
 from fitserve_worker.kernel.hypotest import hypotest

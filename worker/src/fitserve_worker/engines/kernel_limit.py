@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fitserve.contract import LimitRequest, MuPoint, ScanRequest
+from fitserve_contract import LimitRequest, MuPoint, ScanRequest
 from fitserve_worker.engines.base import ABOVE, cls_problems, of_kind
 from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, minima
 from fitserve_worker.engines.limits import in_order, judged, limits_of, search

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from cachetools import LRUCache
 
-from fitserve.contract import (
+from fitserve_contract import (
     KERNEL_DOUBT,
     NOT_FOR_THE_KERNEL,
     AsymptoticCLs,
@@ -42,7 +42,7 @@ from fitserve_worker.sampling import stream_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fitserve.contract import Hypothesis, ToyRange
+    from fitserve_contract import Hypothesis, ToyRange
     from fitserve_worker.engines.base import Engine, Work
     from fitserve_worker.kernel.fits import Fits
 

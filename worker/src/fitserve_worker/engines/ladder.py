@@ -14,12 +14,12 @@ import numpy as np
 import pyhf
 from pyhf.optimize.opt_minuit import minuit_optimizer
 
-from fitserve.contract import Attempt
+from fitserve_contract import Attempt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fitserve.contract import EngineOptions, Status
+    from fitserve_contract import EngineOptions, Status
     from fitserve_worker.engines.models import BuiltModel
 
 __all__ = ["SEVERITY", "Climb", "Ladder", "Rung"]

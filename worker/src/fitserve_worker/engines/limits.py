@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
-from fitserve.contract import ABOVE_BOUND, UpperLimits
+from fitserve_contract import ABOVE_BOUND, UpperLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from fitserve.contract import MuPoint
+    from fitserve_contract import MuPoint
 
 __all__ = [
     "FLUCTUATIONS",
@@ -338,7 +338,7 @@ def judged(
     Returns
     -------
     dict
-        ``status`` and ``reason`` of a `fitserve.contract.HypothesisResult`, and its CLs where 1
+        ``status`` and ``reason`` of a `fitserve_contract.HypothesisResult`, and its CLs where 1
         is out of bounds.
     """
     fields = _doubts(found, points, known)

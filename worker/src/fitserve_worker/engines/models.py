@@ -11,13 +11,13 @@ import numpy as np
 import pyhf
 from cachetools import LRUCache
 
-from fitserve.contract import FitRequest, apply_patch, digest, refusal, widened
+from fitserve_contract import FitRequest, apply_patch, digest, refusal, widened
 from fitserve_worker.engines.base import UnfitError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fitserve.contract import ModelOptions, Request
+    from fitserve_contract import ModelOptions, Request
     from fitserve_worker.engines.base import Work
 
 __all__ = ["BuiltModel", "below_zero", "build", "check_model", "without_warnings"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from fitserve.contract import KERNEL_DOUBT
+from fitserve_contract import KERNEL_DOUBT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from fitserve.contract import HypothesisResult, MuPoint
+    from fitserve_contract import HypothesisResult, MuPoint
 
 __all__ = ["weighed"]
 

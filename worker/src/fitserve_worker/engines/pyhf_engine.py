@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
-from fitserve.contract import (
+from fitserve_contract import (
     FitRequest,
     HypotestRequest,
     HypothesisResult,
@@ -31,7 +31,7 @@ from fitserve_worker.engines.pyhf_toys import ToyFits, toys_answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fitserve.contract import EngineOptions, Hypothesis
+    from fitserve_contract import EngineOptions, Hypothesis
     from fitserve_worker.engines.base import Work
 
     Answer = Callable[[BuiltModel, int], dict[str, Any]]

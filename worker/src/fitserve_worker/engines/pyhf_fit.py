@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fitserve.contract import FitAnswer, RankingAnswer
+from fitserve_contract import FitAnswer, RankingAnswer
 from fitserve_worker.engines.minuit import hold
 from fitserve_worker.engines.solution import (
     Channel,
@@ -21,7 +21,7 @@ from fitserve_worker.engines.solution import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fitserve.contract import ChannelYields
+    from fitserve_contract import ChannelYields
     from fitserve_worker.engines.minuit import BestFit
     from fitserve_worker.engines.models import BuiltModel
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import HypotestRequest, Hypothesis
+    from fitserve_contract import HypotestRequest, Hypothesis
     from fitserve_worker.engines.base import Work
     from fitserve_worker.engines.models import BuiltModel
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyhf
 
-from fitserve.contract import MuPoint
+from fitserve_contract import MuPoint
 from fitserve_worker.engines.base import ABOVE
 from fitserve_worker.engines.ladder import SEVERITY
 from fitserve_worker.engines.limits import FLUCTUATIONS, in_order, judged, limits_of, upper_limits
@@ -21,7 +21,7 @@ from fitserve_worker.engines.models import without_warnings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fitserve.contract import UpperLimits
+    from fitserve_contract import UpperLimits
     from fitserve_worker.engines.ladder import Climb
     from fitserve_worker.engines.models import BuiltModel
     from fitserve_worker.engines.pyhf_hypotest import Evaluation
@@ -30,7 +30,7 @@ __all__ = ["Profile", "at_strengths", "find_limits", "profile"]
 
 
 def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> dict[str, Any]:
-    """Return fields of a `fitserve.contract.HypothesisResult`.
+    """Return fields of a `fitserve_contract.HypothesisResult`.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fitserve.contract import AsymptoticCLs, ToyValues
+from fitserve_contract import AsymptoticCLs, ToyValues
 from fitserve_worker.engines.base import packed, range_of
 from fitserve_worker.engines.minuit import Objective
 from fitserve_worker.engines.models import BuiltModel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.contract import Hypothesis, ToyRange, ToysRequest
+    from fitserve_contract import Hypothesis, ToyRange, ToysRequest
     from fitserve_worker.engines.base import Work
     from fitserve_worker.engines.ladder import Climb, Ladder
     from fitserve_worker.engines.pyhf_hypotest import Evaluation
@@ -53,7 +53,7 @@ class ToyFits(NamedTuple):
 
 
 def toys_answer(toys: ToyFits) -> dict[str, Any]:
-    """Return fields of a `fitserve.contract.HypothesisResult` for a request for toys."""
+    """Return fields of a `fitserve_contract.HypothesisResult` for a request for toys."""
     best = toys.observed.best
     fields: dict[str, Any] = {
         "status": toys.observed.status,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitserve.contract import (
+from fitserve_contract import (
     ChannelYields,
     Correlations,
     FittedParameter,

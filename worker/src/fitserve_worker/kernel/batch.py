@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from fitserve.contract import Hypothesis, ModelOptions
+    from fitserve_contract import Hypothesis, ModelOptions
     from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
     from fitserve_worker.kernel.columns import Own, Usage
     from fitserve_worker.kernel.parameters import ParameterSet

@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.kernel.fits import joined
-from fitserve_worker.kernel.retries import SLACK, better, persistent, sound
+from fitserve_worker.kernel.retries import SLACK, better, persistent
 from fitserve_worker.kernel.starts import Asked, deepened
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = [
     "free_fit",
     "hypotest",
     "reference_value",
-    "sharpened",
     "without_signal",
 ]
 
@@ -101,8 +100,7 @@ def hypotest(
         _consistent(loaded, every, data, fit, mu, free) for mu, fit in zip(mus, by_mu, strict=True)
     ]
     observed = [null, *by_mu, free]
-    (lowest, *by_mu, free), seen = deepened_together(loaded, [0.0, *mus, np.nan], data, observed)
-    null = sharpened(loaded, null, lowest)
+    (null, *by_mu, free), seen = deepened_together(loaded, [0.0, *mus, np.nan], data, observed)
 
     asimov_data = loaded.asimov(null, every)
     asimov = [
@@ -176,25 +174,6 @@ def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
     near = np.broadcast_to(found.x, (len(others), found.x.shape[1]))
     rest = fits(others, [near, start[others], initial[others]])
     return joined([found, rest])
-
-
-def sharpened(loaded: Loaded, before: Fits, null: Fits) -> Fits:
-    """Return fits without signal to as many digits as Asimov data need, where these moved.
-
-    Parameters
-    ----------
-    loaded
-        The hypotheses, each with a fit to its observed data.
-    before, null
-        Where these ended from their own starts, see `without_signal`, and from others.
-    """
-    moved = np.flatnonzero(null.value < before.value - SLACK)
-    if not moved.size:
-        return null
-    data, bounds = loaded.observed.take(moved), loaded.bounds(moved, np.zeros(len(moved)))
-    again = loaded.fit_between(moved, null.x[moved], data, bounds, exact=True)
-    good = np.flatnonzero(sound(again))
-    return null.replaced(moved[good], again.take(good))
 
 
 def deepened_together(

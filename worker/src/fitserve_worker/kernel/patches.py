@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from fitserve.contract import PatchError, apply_patch, widened
+from fitserve_contract import PatchError, apply_patch, widened
 from fitserve_worker.kernel.columns import Usage, usage_of
 from fitserve_worker.kernel.parameters import ParameterSet, StatErrors, overrides, parameter_set
 from fitserve_worker.kernel.spec import Kind, Sample, UnsupportedModelError, numbers, read_sample
@@ -23,7 +23,7 @@ from fitserve_worker.kernel.spec import Kind, Sample, UnsupportedModelError, num
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from fitserve.contract import ModelOptions
+    from fitserve_contract import ModelOptions
     from fitserve_worker.kernel import FloatArray
 
 __all__ = ["Background", "Member", "Patched", "Reader", "Structure", "resolve", "sample_names"]

@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from fitserve.errors import BackendError
+from fitserve_contract.errors import BackendError
 from fitserve_worker.kernel.jit_cache import JitCache, default_location
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitserve_worker.kernel.retries import better, persistent, sound
+from fitserve_worker.kernel.retries import SLACK, better, persistent, sound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -222,6 +222,7 @@ def deepened(
         every = np.arange(len(initial))
         search.look((every, starts) for starts in search.others(every))
     search.look(search.from_lowered())
+    search.sharpen()
     return search.fits, search.minima()
 
 
@@ -519,6 +520,22 @@ class _Search:
             others = others[others != row]
             found.append((others, np.tile(self.fits.x[row], (len(others), 1))))
         return found
+
+    def sharpen(self) -> None:
+        """Fit without signal to all digits where that is lower than at first.
+
+        Asimov data are those of the parameters that are found there.
+        """
+        without = (self._asked.poi == 0) | (self._poi < 0)
+        moved = np.flatnonzero(without & (self.fits.value < self._first - SLACK))
+        if not moved.size:
+            return
+        asked, bounds = self._asked.take(moved), self._bounds.take(moved)
+        again = self._loaded.fit_between(
+            asked.hypothesis, self.fits.x[moved], asked.data, bounds, exact=True
+        )
+        good = np.flatnonzero(sound(again))
+        self.fits = self.fits.replaced(moved[good], again.take(good))
 
     def unusual(self) -> BoolArray:
         """Tell for which fits more starts are worth it."""

@@ -11,7 +11,6 @@ from fitserve_worker.kernel.hypotest import (
     deepened_together,
     free_fit,
     reference_value,
-    sharpened,
     without_signal,
 )
 from fitserve_worker.kernel.retries import SLACK, better, doubts, persistent
@@ -112,9 +111,9 @@ class Strengths:
         held = self._fit(every, [null.x, self._initial], data, first)
         free = free_fit(loaded, every, data, [(zero, null), (first, held)])
         self._count(every, free)
-        found, seen = deepened_together(loaded, [0.0, first, np.nan], data, [null, held, free])
-        lowest, held, free = found
-        null = sharpened(loaded, null, lowest)
+        (null, held, free), seen = deepened_together(
+            loaded, [0.0, first, np.nan], data, [null, held, free]
+        )
         self.null = self._nearer(every, null, data, zero, free)
         self.free = free
         of_null, of_held, self.minima = seen

@@ -10,7 +10,7 @@ from fitserve_worker.kernel.retries import SLACK, better, sound
 from fitserve_worker.sampling import Law, Sampler
 
 if TYPE_CHECKING:
-    from fitserve.contract import ToyRange
+    from fitserve_contract import ToyRange
     from fitserve_worker.kernel import FloatArray, IntArray
     from fitserve_worker.kernel.arrays import Data
     from fitserve_worker.kernel.batch import Batch

@@ -11,8 +11,8 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fitserve.contract import FUNCTION_NAME, FUNCTION_SOURCE
 from fitserve.errors import BackendError, FitserveError, MissingExtraError
+from fitserve_contract import FUNCTION_NAME, FUNCTION_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,12 +14,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fitserve.contract import STAGE_VARIABLE
 from fitserve.endpoints.parsl.site import parsl_config
 from fitserve.errors import BackendError
 from fitserve.schedulers import BY_PROVIDER, refusal
 from fitserve.schedulers.base import Job, Refusal, SilentSchedulerError
 from fitserve.schedulers.kubernetes import pod_job
+from fitserve_contract import STAGE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fitserve.contract import QUICK, STAGE_VARIABLE
 from fitserve.endpoints.base import LOCAL, BackendStatus, Limits, Outcome
 from fitserve.endpoints.parsl import interchange
 from fitserve.endpoints.parsl.guardian import Tended
 from fitserve.errors import BackendError, MissingExtraError
+from fitserve_contract import QUICK, STAGE_VARIABLE
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

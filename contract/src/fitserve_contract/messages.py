@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from fitserve.contract.requests import Request, ToysRequest
-from fitserve.contract.results import HypothesisResult, ToyRange
+from fitserve_contract.requests import Request, ToysRequest
+from fitserve_contract.results import HypothesisResult, ToyRange
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -113,7 +113,7 @@ def digest(content: Any) -> str:
 
     Examples
     --------
-    >>> from fitserve.contract import digest
+    >>> from fitserve_contract import digest
     >>> digest({"b": 1, "a": [2.0]}) == digest({"a": [2.0], "b": 1})
     True
     """

@@ -159,7 +159,7 @@ def kind_of(request: Request) -> str:
 
     Examples
     --------
-    >>> from fitserve.contract import LimitRequest, kind_of
+    >>> from fitserve_contract import LimitRequest, kind_of
     >>> kind_of(LimitRequest())
     'limit'
     """
@@ -171,7 +171,7 @@ def cls_strengths(request: Request) -> tuple[float, ...]:
 
     Examples
     --------
-    >>> from fitserve.contract import HypotestRequest, LimitRequest, RankingRequest, cls_strengths
+    >>> from fitserve_contract import HypotestRequest, LimitRequest, RankingRequest, cls_strengths
     >>> cls_strengths(HypotestRequest(mu=(0.5, 1.0)))
     (0.5, 1.0)
     >>> cls_strengths(LimitRequest())
@@ -206,7 +206,7 @@ def refusal(
 
     Examples
     --------
-    >>> from fitserve.contract import HypotestRequest, refusal
+    >>> from fitserve_contract import HypotestRequest, refusal
     >>> refusal(HypotestRequest(mu=(12.0,)), "mu", 0.0, 10.0)
     ("the signal strength 12 is outside the bounds of 'mu'", 'the bounds are 0 to 10')
     >>> refusal(HypotestRequest(mu=(2.0,)), "mu", 0.0, 10.0)
@@ -231,7 +231,7 @@ def allowed(struct: type[msgspec.Struct], field: str) -> tuple[str, ...]:
 
     Examples
     --------
-    >>> from fitserve.contract import EngineOptions, allowed
+    >>> from fitserve_contract import EngineOptions, allowed
     >>> allowed(EngineOptions, "backend")
     ('numpy', 'jax')
     """
@@ -247,7 +247,7 @@ def poi_bounds(measurement: dict[str, Any], options: ModelOptions) -> tuple[floa
 
     Examples
     --------
-    >>> from fitserve.contract import ModelOptions, poi_bounds
+    >>> from fitserve_contract import ModelOptions, poi_bounds
     >>> measurement = {"name": "main", "config": {"poi": "mu", "parameters": []}}
     >>> poi_bounds(measurement, ModelOptions())
     (0.0, 10.0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.contract.memory import excess
+from fitserve_contract.memory import excess
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def apply_patch(workspace: Any, patch: Sequence[dict[str, Any]]) -> Any:
 
     Examples
     --------
-    >>> from fitserve.contract import apply_patch
+    >>> from fitserve_contract import apply_patch
     >>> apply_patch({"a": [1]}, [{"op": "copy", "from": "/a", "path": "/b"}])
     {'a': [1], 'b': [1]}
     """

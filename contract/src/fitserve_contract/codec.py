@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 import zstandard
 
-from fitserve.contract.memory import excess
-from fitserve.contract.messages import CONTRACT_VERSION, Task, TaskResult
-from fitserve.errors import ContractError, FitserveError
+from fitserve_contract.errors import ContractError, FitserveError
+from fitserve_contract.memory import excess
+from fitserve_contract.messages import CONTRACT_VERSION, Task, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def encode_task(task: Task, level: int = SMALL) -> str:
 
     Examples
     --------
-    >>> from fitserve.contract import HypotestRequest, Task, decode_task, encode_task
+    >>> from fitserve_contract import HypotestRequest, Task, decode_task, encode_task
     >>> task = Task(workspace_digest="0" * 64, workspace=None, hypotheses=[],
     ...             request=HypotestRequest(mu=(0.5, 1.0)))
     >>> decode_task(encode_task(task)) == task
@@ -274,7 +274,7 @@ def no_collection() -> Iterator[None]:
     Examples
     --------
     >>> import gc
-    >>> from fitserve.contract.codec import no_collection
+    >>> from fitserve_contract.codec import no_collection
     >>> with no_collection():
     ...     gc.isenabled()
     False

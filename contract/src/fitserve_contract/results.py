@@ -41,7 +41,7 @@ class ToyRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Examples
     --------
-    >>> from fitserve.contract import ToyRange
+    >>> from fitserve_contract import ToyRange
     >>> ToyRange(first=500, count=250).stop
     750
     """
@@ -313,7 +313,7 @@ class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
     ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
     building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
     data, ``twice_nll_background`` to that without signal. ``key`` is
-    `fitserve.contract.hypothesis_key`. ``host`` and ``device`` say where it was fitted.
+    `fitserve_contract.hypothesis_key`. ``host`` and ``device`` say where it was fitted.
     ``neighbours`` says how its CLs jumps against those of the hypotheses around it, where it
     does: the client finds that when it has them all, and changes nothing else of the result.
     """

@@ -41,7 +41,7 @@ def excess(raw: bytes, most: int = MAX_DECODED_MEMORY) -> str:
 
     Examples
     --------
-    >>> from fitserve.contract import excess
+    >>> from fitserve_contract import excess
     >>> excess(b'{"data": [1.5]}')
     ''
     """
