@@ -337,6 +337,13 @@ def test_links_in_a_run_directory_lead_to_no_file_that_is_changed(
     assert precious.read_text() == "all my work"
 
 
+def test_a_lock_that_is_no_regular_file_is_not_taken(saved_run: Path) -> None:
+    (saved_run / "lock").unlink(missing_ok=True)
+    os.mkfifo(saved_run / "lock")
+    with pytest.raises(StoreError, match="cannot write"):
+        RunStore.open(saved_run)
+
+
 def test_a_pallet_directory_is_not_left_by_its_links(
     pallet_directory: Path, tmp_path: Path
 ) -> None:

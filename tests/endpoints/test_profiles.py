@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,7 @@ from fitserve.endpoints.cards import (
     read_card,
     remove_profile,
 )
+from fitserve.endpoints.globus.backend import waiting_reason
 from fitserve.errors import BackendError, InputError, RequestError, StoreError
 from sitekit.golden import GOLDEN, GOLDEN_RENDERING
 from sitekit.load import load_site, shipped_sites
@@ -198,3 +200,23 @@ def test_the_command_line(document: dict[str, Any], tmp_path: Path) -> None:
     assert wrong.exit_code == 4
     assert runner.invoke(cli, ["endpoints", "remove", "expanse"]).exit_code == 0
     assert "there are none" in runner.invoke(cli, ["endpoints", "list"]).output
+
+
+@pytest.mark.parametrize(("host", "asked"), [("login.site.org", True), ("-oProxyCommand=x", False)])
+def test_no_host_of_a_card_is_an_option_of_ssh(
+    monkeypatch: pytest.MonkeyPatch, host: str, *, asked: bool
+) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def run(command: tuple[str, ...], **_: object) -> CompletedProcess[str]:
+        commands.append(command)
+        return CompletedProcess(command, 0, "Priority\n", "")
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("subprocess.run", run)
+    card = SiteCard(
+        card_version=1, name="Site", endpoint_id=ENDPOINT, scheduler="slurm", login_host=host
+    )
+    reason = ": Priority" if asked else ""
+    assert waiting_reason(card) == f"waiting in the queue of Site (slurm){reason}"
+    assert len(commands) == asked

@@ -291,6 +291,18 @@ def test_what_was_written_before_it_was_counted_is_kept(tmp_path: Path) -> None:
     assert read_journal(path, str) == ["first", "a long second entry", "third"]
 
 
+def test_part_of_a_line_goes_before_the_next_entries_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "entries.jsonl"
+    journal: Journal[str] = Journal(path)
+    journal.append(["one"])
+    with path.open("ab") as stream:
+        stream.write(b'"a line that is longer than the next')
+    journal.append(["two"])
+    journal.close()
+    assert path.read_text() == '"one"\n"two"\n'
+    assert read_journal(path, str) == ["one", "two"]
+
+
 def test_an_interrupt_while_entries_are_written_leaves_none_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
