@@ -107,6 +107,8 @@ def test_options_that_nobody_checks_are_taken_from_own_runs_only(
         api.resume(run, options={"account": "a"}, progress=False)
     assert taken[1] == ("bare", None, {"account": "a"})
     assert recorded_endpoint(run, "carded", {"account": "a"}) == "carded"
+    # It takes no options, which opening it says.
+    assert recorded_endpoint(run, "inline", {"account": "a"}) == "inline"
 
 
 def _stop() -> None:

@@ -189,7 +189,7 @@ def make_request(
     >>> make_request(kind="limit", level=0.9).level
     0.9
     """
-    asked: dict[str, Any] = {
+    content: dict[str, Any] = {
         "type": kind,
         "model": {
             "measurement": measurement,
@@ -200,7 +200,7 @@ def make_request(
         "engine": {"engine": engine, "backend": backend, "optimizer": optimizer},
     }
     if mu_max is not None:
-        asked["model"]["mu_max"] = mu_max
+        content["model"]["mu_max"] = mu_max
     strengths = [mu] if isinstance(mu, int | float) else list(mu)
     given = {
         "mu": mu if kind == "toys" else strengths,
@@ -211,11 +211,11 @@ def make_request(
         "toys": toys,
         "seed": seed,
     }
-    known = KINDS[kind].request.__struct_fields__ if kind in KINDS else ()
-    asked |= {name: value for name, value in given.items() if name in known}
+    fields = KINDS[kind].request.__struct_fields__ if kind in KINDS else ()
+    content |= {name: value for name, value in given.items() if name in fields}
     try:
         # By the contract's own types, which alone decide what is allowed.
-        request: Request = msgspec.convert(asked, type=Request)
+        request: Request = msgspec.convert(content, type=Request)
     except msgspec.ValidationError as error:
         raise RequestError("the request is not understood", evidence=str(error)) from error
     return request

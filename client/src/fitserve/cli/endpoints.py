@@ -51,14 +51,14 @@ def list_(*, as_json: bool) -> None:
     from fitserve.console import emit_json, say, show_table
     from fitserve.endpoints.cards import list_profiles
 
-    found = list_profiles()
+    profiles = list_profiles()
     if as_json:
-        emit_json([msgspec.to_builtins(profile) for profile in found])
+        emit_json([msgspec.to_builtins(profile) for profile in profiles])
         return
-    if not found:
+    if not profiles:
         say("there are none besides local and inline: fitserve endpoints add NAME --card FILE")
         return
-    show_table(["name", "site", "device", "workers", "--set", "contact"], map(_cells, found))
+    show_table(["name", "site", "device", "workers", "--set", "contact"], map(_cells, profiles))
 
 
 def _cells(profile: Profile) -> list[str]:
@@ -145,8 +145,8 @@ def whoami(*, as_json: bool) -> None:
     from fitserve.endpoints.globus.service import Service
 
     identity = Service().whoami()
-    found: dict[str, Any] = identity._asdict()
+    fields: dict[str, Any] = identity._asdict()
     if as_json:
-        emit_json(found)
+        emit_json(fields)
     else:
         tell(f"{identity.username} ({identity.id}), by {identity.login}")

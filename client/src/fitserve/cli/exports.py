@@ -78,33 +78,33 @@ def diff(
     from fitserve.export.compare import DIFFERENT
     from fitserve.export.compare import diff as compare_sources
 
-    found = compare_sources(a, b, tolerance, common=common)
+    comparison = compare_sources(a, b, tolerance, common=common)
     if as_json:
-        emit_json(found)
+        emit_json(comparison)
     else:
-        _show(found, a, b)
-    context.exit(0 if found.agree else DIFFERENT)
+        _show(comparison, a, b)
+    context.exit(0 if comparison.agree else DIFFERENT)
 
 
-def _show(found: Comparison, a: Path, b: Path) -> None:
+def _show(comparison: Comparison, a: Path, b: Path) -> None:
     from fitserve.console import tell
 
-    tell(f"{found.hypotheses} hypotheses in both, {found.numbers} CLs compared")
-    if found.largest is not None:
-        worst = found.largest
+    tell(f"{comparison.hypotheses} hypotheses in both, {comparison.numbers} CLs compared")
+    if comparison.largest is not None:
+        worst = comparison.largest
         tell(f"largest difference {worst.delta:+.3g}: {worst.field} of {worst.name}")
-    tell(f"{len(found.beyond)} differ by more than {found.tolerance:g}")
-    for item in found.beyond[:_MOST_LISTED]:
+    tell(f"{len(comparison.beyond)} differ by more than {comparison.tolerance:g}")
+    for item in comparison.beyond[:_MOST_LISTED]:
         delta = "" if item.delta is None else f"  ({item.delta:+.3g})"
         tell(f"  {item.name}  {item.field}  {_cls(item.a)} -> {_cls(item.b)}{delta}")
-    _more(len(found.beyond))
-    if found.status_changes:
-        tell(f"{len(found.status_changes)} have another status")
-    for change in found.status_changes[:_MOST_LISTED]:
+    _more(len(comparison.beyond))
+    if comparison.status_changes:
+        tell(f"{len(comparison.status_changes)} have another status")
+    for change in comparison.status_changes[:_MOST_LISTED]:
         reason = f"  ({change.reason})" if change.reason else ""
         tell(f"  {change.name}  {change.a} -> {change.b}{reason}")
-    _more(len(found.status_changes))
-    for path, names in ((a, found.only_a), (b, found.only_b)):
+    _more(len(comparison.status_changes))
+    for path, names in ((a, comparison.only_a), (b, comparison.only_b)):
         if names:
             tell(f"{len(names)} only in {path}")
             for name in names[:_MOST_LISTED]:

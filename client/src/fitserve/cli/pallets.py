@@ -86,8 +86,8 @@ def _poi(pallet: Pallet, name: str) -> str:
     from fitserve.runs.prepare import check_request
     from fitserve_contract import HypotestRequest, ModelOptions
 
-    found = [outline.measurement(name) for outline in pallet.outlines.values()]
-    names = dict.fromkeys(each["config"]["poi"] for each in found if each is not None)
+    measurements = [outline.measurement(name) for outline in pallet.outlines.values()]
+    names = dict.fromkeys(each["config"]["poi"] for each in measurements if each is not None)
     text = ", ".join(names) or pallet.measurements[name]
     try:
         model = ModelOptions(measurement=name)

@@ -29,23 +29,23 @@ def _pair(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str,
 def _assignments(
     _: click.Context, __: click.Parameter, texts: Sequence[str]
 ) -> dict[str, float | str]:
-    found: dict[str, float | str] = {}
+    values: dict[str, float | str] = {}
     for text in texts:
         label, equals, value = text.partition("=")
         if not (label and equals and value):
             raise click.BadParameter(f"{text!r} is not LABEL=VALUE")
-        found[label] = value
-    return found
+        values[label] = value
+    return values
 
 
 def _references(_: click.Context, __: click.Parameter, texts: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for text in texts:
         label, equals, file = text.partition("=")
         if not equals or Path(text).exists():
             label, file = Path(text).stem or text, text
-        found[label] = Path(file)
-    return found
+        paths[label] = Path(file)
+    return paths
 
 
 def mass_options(command: _Command) -> _Command:

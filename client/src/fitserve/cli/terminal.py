@@ -44,8 +44,8 @@ def show_run(run: SavedRun, *, as_json: bool, table: bool = True) -> None:
             ([name, *row] for name, row in table_rows(run)),
         )
         tell("")
-    for found in failures(run):
-        warn(f"{found.name} is {found.status}: {found.reason}")
+    for result in failures(run):
+        warn(f"{result.name} is {result.status}: {result.reason}")
     for name, jump in jumps(run).items():
         say(f"look at:     {name}: {jump}")
     for remark in remarks(run):
@@ -102,25 +102,25 @@ def _show_state(run: SavedRun) -> None:
 
 
 def _show_verification(run: SavedRun) -> None:
-    found = verification_summary(run)
-    if not found:
+    outcome = verification_summary(run)
+    if not outcome:
         return
-    outcome = f"{found['verified']} of {found['of']} with pyhf"
-    if found["hypothesis"] is not None:
-        outcome += f": largest |delta CLs| {found['largest']:.1g} ({found['hypothesis']})"
-    tell(f"verified:    {outcome}")
-    if found["beyond"]:
+    text = f"{outcome['verified']} of {outcome['of']} with pyhf"
+    if outcome["hypothesis"] is not None:
+        text += f": largest |delta CLs| {outcome['largest']:.1g} ({outcome['hypothesis']})"
+    tell(f"verified:    {text}")
+    if outcome["beyond"]:
         warn(
-            f"{len(found['beyond'])} of them are wrong by more than {found['tolerance']:g} by "
-            f"pyhf: {', '.join(found['beyond'])}"
+            f"{len(outcome['beyond'])} of them are wrong by more than {outcome['tolerance']:g} by "
+            f"pyhf: {', '.join(outcome['beyond'])}"
         )
-    for name, reason in found["above"].items():
+    for name, reason in outcome["above"].items():
         say(f"note:        {name}: pyhf finds another CLs, which does not count: {reason}")
-    for name, reason in found["unverified"].items():
+    for name, reason in outcome["unverified"].items():
         warn(f"{name} could not be verified: {reason}")
-    if found["waiting"]:
+    if outcome["waiting"]:
         say(
-            f"unverified:  {len(found['waiting'])} more were to be verified, and are not yet: "
+            f"unverified:  {len(outcome['waiting'])} more were to be verified, and are not yet: "
             f"fitserve resume {run.path}"
         )
 

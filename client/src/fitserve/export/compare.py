@@ -111,8 +111,8 @@ def compare(
     --------
     >>> from fitserve.export.compare import compare
     >>> from fitserve.runs.reading import CLsEntry
-    >>> found = compare({"p": CLsEntry(CLs_obs=0.051)}, {"p": CLsEntry(CLs_obs=0.048)})
-    >>> found.agree, found.largest.field, round(found.largest.delta, 3)
+    >>> comparison = compare({"p": CLsEntry(CLs_obs=0.051)}, {"p": CLsEntry(CLs_obs=0.048)})
+    >>> comparison.agree, comparison.largest.field, round(comparison.largest.delta, 3)
     (False, 'CLs_obs', -0.003)
     """
     both = [name for name in a if name in b]

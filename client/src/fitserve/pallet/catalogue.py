@@ -101,5 +101,5 @@ def recognise(digest: str) -> Analysis | None:
     digest
         `pyhf.utils.digest` of a workspace, with SHA-256.
     """
-    known = {each.archive.digest: each for each in catalogue() if each.archive.digest}
-    return known.get(digest)
+    analyses = {each.archive.digest: each for each in catalogue() if each.archive.digest}
+    return analyses.get(digest)

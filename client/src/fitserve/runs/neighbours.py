@@ -100,14 +100,14 @@ def find_jumps(request: Request, results: Mapping[str, HypothesisResult]) -> dic
         By hypothesis; those without CLs are left out. With fewer than ten there is no usual
         distance, and nothing is reported.
     """
-    found: dict[str, Jump] = {}
+    jumps: dict[str, Jump] = {}
     for mu in cls_strengths(request):
         if mu <= 0:
             continue
         for group in _groups(request, results, mu):
             for name, jump in _jumps_of(group, mu):
-                found.setdefault(name, jump)
-    return found
+                jumps.setdefault(name, jump)
+    return jumps
 
 
 def judged(result: HypothesisResult, jump: Jump | None) -> HypothesisResult:
@@ -182,9 +182,9 @@ def _jumps_of(group: Sequence[_Place], mu: float) -> Iterable[tuple[str, Jump]]:
     expected = np.array([_significance(place.expected) for place in group])
     for what, values in (("expected", expected), ("observed", observed - expected)):
         for index, sigma, usual in _outliers(points, values):
-            found: float = getattr(group[index], what)
-            predicted = NormalDist().cdf(sigma - _significance(found))
-            yield group[index].name, Jump(mu, what, found, predicted, sigma, usual)
+            cls: float = getattr(group[index], what)
+            predicted = NormalDist().cdf(sigma - _significance(cls))
+            yield group[index].name, Jump(mu, what, cls, predicted, sigma, usual)
 
 
 def _outliers(
@@ -249,11 +249,11 @@ def _nearest(
     from scipy.spatial import KDTree
 
     count = min(len(among), _LOOKED_AT)
-    found = among[KDTree(points[among]).query(points[rows], k=count)[1]]
-    distance = np.sqrt(((points[found] - points[rows][:, None]) ** 2).sum(axis=2))
-    distance[found == rows[:, None]] = np.inf
-    order = np.lexsort((found, distance), axis=1)[:, :_NEIGHBOURS]
-    return np.take_along_axis(found, order, axis=1)
+    near = among[KDTree(points[among]).query(points[rows], k=count)[1]]
+    distance = np.sqrt(((points[near] - points[rows][:, None]) ** 2).sum(axis=2))
+    distance[near == rows[:, None]] = np.inf
+    order = np.lexsort((near, distance), axis=1)[:, :_NEIGHBOURS]
+    return np.take_along_axis(near, order, axis=1)
 
 
 def _compare(

@@ -173,7 +173,7 @@ def toy_parts(
     """
     whole = ToyRange(first=0, count=request.toys)
     wanted = {one.name: list(missing.get(one.name, [whole])) for one in hypotheses}
-    total = sum(toys.count for found in wanted.values() for toys in found)
+    total = sum(toys.count for ranges in wanted.values() for toys in ranges)
     if not total:
         return
     most = task_size(work._replace(number=total), limits, most=MOST_TOYS, longest=longest)

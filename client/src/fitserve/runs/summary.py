@@ -236,11 +236,11 @@ def summary(run: SavedRun) -> dict[str, Any]:
         "devices": sorted({record.worker.device for record in run.records.values()}),
         "times": times(run),
         "failures": [
-            {"name": found.name, "status": found.status, "reason": found.reason}
-            for found in failures(run)
+            {"name": result.name, "status": result.status, "reason": result.reason}
+            for result in failures(run)
         ],
         "unfinished": run.unfinished,
-        "partial": {name: found.reason for name, found in run.partial().items()},
+        "partial": {name: result.reason for name, result in run.partial().items()},
         "manifest": manifest,
     }
 

@@ -87,8 +87,8 @@ def p_values(signal: Array, background: Array, observed: float) -> PValues:
     Examples
     --------
     >>> import numpy as np
-    >>> found = p_values(np.array([0.0, 0.0, 1.0, 4.0]), np.array([2.0, 3.0, 5.0, 6.0]), 3.0)
-    >>> found.CLsb_obs, found.CLb_obs, round(found.CLs_obs, 4)
+    >>> values = p_values(np.array([0.0, 0.0, 1.0, 4.0]), np.array([2.0, 3.0, 5.0, 6.0]), 3.0)
+    >>> values.CLsb_obs, values.CLb_obs, round(values.CLs_obs, 4)
     (0.25, 0.75, 0.3333)
     """
     import numpy as np
@@ -99,8 +99,8 @@ def p_values(signal: Array, background: Array, observed: float) -> PValues:
     above_signal, above_background = np.sort(signal), np.sort(background)
 
     def beyond(ordered: Array, values: Any) -> Array:
-        found: Array = 1 - np.searchsorted(ordered, values, side="left") / len(ordered)
-        return found
+        fractions: Array = 1 - np.searchsorted(ordered, values, side="left") / len(ordered)
+        return fractions
 
     clsb = float(beyond(above_signal, observed))
     clb = float(beyond(above_background, observed))
@@ -190,7 +190,7 @@ _FAILED = 0.01
 _SEVERITY: tuple[Status, ...] = ("ok", "suspect", "failed")
 
 
-def missing_toys(asked: int, there: Iterable[ToyRange]) -> list[ToyRange]:
+def missing_toys(count: int, there: Iterable[ToyRange]) -> list[ToyRange]:
     """Return the ranges of toys that are in none of those that are done.
 
     Examples
@@ -199,14 +199,14 @@ def missing_toys(asked: int, there: Iterable[ToyRange]) -> list[ToyRange]:
     >>> missing_toys(10, [ToyRange(first=6, count=2), ToyRange(first=0, count=3)])
     [ToyRange(first=3, count=3), ToyRange(first=8, count=2)]
     """
-    found, at = [], 0
+    gaps, at = [], 0
     for toys in sorted(there, key=lambda one: one.first):
         if toys.first > at:
-            found.append(ToyRange(first=at, count=toys.first - at))
+            gaps.append(ToyRange(first=at, count=toys.first - at))
         at = max(at, toys.stop)
-    if at < asked:
-        found.append(ToyRange(first=at, count=asked - at))
-    return found
+    if at < count:
+        gaps.append(ToyRange(first=at, count=count - at))
+    return gaps
 
 
 def ranges(records: Iterable[StoredResult]) -> list[ToyRange]:
@@ -238,7 +238,7 @@ def merged(request: ToysRequest, parts: Sequence[HypothesisResult]) -> Hypothesi
     first = _values(ordered[0])
     # As the toys are, so that a toy of the same value is not beyond or short of it.
     observed = float(np.float32(first.observed))
-    found = p_values(good_signal, good_background, observed)
+    values = p_values(good_signal, good_background, observed)
     edges = edges_for(good_signal, good_background, observed)
     failed = 2 * done - len(good_signal) - len(good_background)
     answer = ToysAnswer(
@@ -253,22 +253,22 @@ def merged(request: ToysRequest, parts: Sequence[HypothesisResult]) -> Hypothesi
         edges=edges,
         signal=distribution(good_signal, edges, done - len(good_signal)),
         background=distribution(good_background, edges, done - len(good_background)),
-        **{name: getattr(found, name) for name in found._fields if name not in _OF_RESULT},
+        **{name: getattr(values, name) for name in values._fields if name not in _OF_RESULT},
     )
-    status, reason = _judged(ordered, answer, found.CLs_obs)
+    status, reason = _judged(ordered, answer, values.CLs_obs)
     return msgspec.structs.replace(
         ordered[0],
         status=status,
         reason=reason,
-        CLs_obs=found.CLs_obs,
-        CLs_exp=found.CLs_exp,
+        CLs_obs=values.CLs_obs,
+        CLs_exp=values.CLs_exp,
         fit_time=sum(part.fit_time for part in ordered),
         setup_time=sum(part.setup_time for part in ordered),
         points=[
             MuPoint(
                 mu=request.mu,
-                CLs_obs=found.CLs_obs,
-                CLs_exp=found.CLs_exp,
+                CLs_obs=values.CLs_obs,
+                CLs_exp=values.CLs_exp,
                 status=status,
                 reason=reason,
             )
@@ -305,7 +305,7 @@ def _joined(request: ToysRequest, pieces: Iterable[tuple[ToyRange, bytes]]) -> N
     import numpy as np
 
     every = np.zeros(request.toys, dtype=np.float32)
-    known = np.zeros(request.toys, dtype=bool)
+    there = np.zeros(request.toys, dtype=bool)
     for toys, packed in pieces:
         values = np.frombuffer(packed, dtype="<f4")
         if len(values) != toys.count or toys.stop > request.toys:
@@ -314,8 +314,8 @@ def _joined(request: ToysRequest, pieces: Iterable[tuple[ToyRange, bytes]]) -> N
                 evidence=f"{len(values)} for {toys.first} to {toys.stop - 1} of {request.toys}",
             )
         every[toys.first : toys.stop] = values
-        known[toys.first : toys.stop] = True
-    return every[known]
+        there[toys.first : toys.stop] = True
+    return every[there]
 
 
 def _judged(

@@ -230,7 +230,7 @@ class Engine:
     directory
         Of this run on the site, seen by its nodes.
     guardian
-        Sees to what is left if the client is gone.
+        Ends what is left if the client is gone.
     staged
         Whether workers find workspaces in the run's directory.
     most
