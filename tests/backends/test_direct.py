@@ -136,6 +136,32 @@ def test_a_refused_block_is_asked_for_later_and_later(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((1, "", "qsub: Unauthorized Request"), "qsub: Unauthorized Request"),
+        ((1, "", ""), "exit status 1"),
+    ],
+)
+def test_a_provider_that_only_logs_a_refusal_is_refused_too(
+    answer: tuple[int, str, str], words: str
+) -> None:
+    """As Torque's does: it returns no job."""
+
+    class Logging:
+        def execute_wait(self, *_: object) -> tuple[int, str, str]:
+            return answer
+
+        def submit(self, command: str, _: int) -> None:
+            self.execute_wait(command, None)
+
+    watch = Watch(partial(TORQUE.jobs, timeout=10))
+    assert blocks.watched(Logging, watch, 1)().submit("command", 1) is None
+    assert watch.refusal is not None
+    assert watch.refusal.text == words
+    assert watch.jobs == {}
+
+
+@pytest.mark.parametrize(
     ("told", "times", "seconds"),
     [("sbatch: error: AssocMaxSubmitJobLimit", 6, 155), ("sbatch: error: Invalid account", 1, 0)],
 )
