@@ -116,6 +116,16 @@ def test_lists_and_tables_are_on_standard_output(
             assert text in result.stdout, words
 
 
+def test_a_damaged_run_is_in_the_list_of_runs(
+    fitserve: Callable[..., Result], run_directory: Path
+) -> None:
+    (run_directory / "manifest.json").write_text("{")
+    [entry] = json.loads(fitserve("runs", "list", "--json").stdout)
+    assert entry["run"] == str(run_directory)
+    assert "is damaged" in entry["error"]
+    assert "is damaged" in fitserve("runs", "list").stdout
+
+
 def test_a_row_of_a_table_is_one_line_of_a_pipe(
     fitserve: Callable[..., Result], run_directory: Path
 ) -> None:

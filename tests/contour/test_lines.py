@@ -172,6 +172,17 @@ def test_no_island_without_a_point(z, seed, interpolation):
     assert level_lines(mesh.surface(above, interpolation, level=LEVEL), LEVEL) == []
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_smooth_surface_stays_between_its_points(seed):
+    """Where significance falls steeply the radial basis functions alone overshoot."""
+    points = np.random.default_rng(seed).uniform(size=(60, 2)) * SCALE
+    z = np.where(points[:, 0] > SCALE[0] / 2, LEVEL + 3, LEVEL - 1)
+    surface = Mesh(points).surface(z, level=LEVEL)
+    shown = surface.values[surface.triangulation.get_masked_triangles()]
+    assert shown.min() >= z.min()
+    assert shown.max() <= z.max()
+
+
 def test_along_one_mass(build_run):
     masses = np.array([300.0, 100.0, 200.0, 400.0])
     z = LEVEL + (250 - masses) / 100

@@ -202,6 +202,10 @@ def test_the_command_line(document: dict[str, Any], tmp_path: Path) -> None:
     assert "there are none" in runner.invoke(cli, ["endpoints", "list"]).output
 
 
+def test_an_endpoint_that_is_named_twice_is_one() -> None:
+    assert open_backend("inline, inline,").name == "inline"
+
+
 @pytest.mark.parametrize(("host", "asked"), [("login.site.org", True), ("-oProxyCommand=x", False)])
 def test_no_host_of_a_card_is_an_option_of_ssh(
     monkeypatch: pytest.MonkeyPatch, host: str, *, asked: bool

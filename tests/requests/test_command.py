@@ -18,7 +18,7 @@ from fitserve.kinds import kind
 from fitserve.kinds.base import FIT_COLUMNS
 from fitserve.kinds.limit import COLUMNS as LIMIT_COLUMNS
 from fitserve.kinds.ranking import COLUMNS as RANKING_COLUMNS
-from fitserve.report.content import columns, rows
+from fitserve.report.content import columns, details, left_out, next_commands, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.store import read_run
 from fitserve_contract import (
@@ -91,6 +91,9 @@ def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
     first_row = rows(saved)[0]
     titles = [title for title, _ in columns(saved)]
     assert len(titles) == len(first_row.cells)
+    limits, scan = next_commands(saved)
+    assert limits == "fitserve plot limits r -o limits.png"
+    assert scan == "fitserve plot scan r --patch NAME -o scan.png"
     assert first_row.cells[titles.index("limit obs.")].key == float(first["limit_obs"])
     assert fitserve("export", "r", "--format", "hepdata", "-o", "h").exit_code == 0
     table = Path("h/upper_limits_on_the_signal_strength.yaml").read_text()
@@ -120,7 +123,11 @@ def test_a_scan(fitserve: Callable[..., Result], made: Callable[..., Result]) ->
     assert "fitserve plot scan r -o scan.png" in page
 
 
-def test_fits(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
+def test_fits(
+    fitserve: Callable[..., Result],
+    made: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     result = made("--fit", "--patch", "S_[12]00")
     assert result.exit_code == 0, result.stderr
     assert "maximum-likelihood fit of each hypothesis" in result.stdout
@@ -147,6 +154,12 @@ def test_fits(fitserve: Callable[..., Result], made: Callable[..., Result]) -> N
     for absent in ("Exclusion contour", "There is no picture", "observed CLs"):
         assert absent not in page
     assert fitserve("export", "r", "--format", "parquet", "-o", "t.parquet").exit_code == 0
+    assert left_out(read_run("r")) is None
+    monkeypatch.setattr("fitserve.report.content._MOST_DETAILS", 1)
+    monkeypatch.setattr("fitserve.report.content._MOST_DETAIL_ROWS", 2)
+    assert [len(one.rows) for one in details(read_run("r"))] == [2]
+    text = left_out(read_run("r")) or ""
+    assert text.startswith("Here are the first 1 hypotheses and 2 rows of each at most; ")
 
 
 def test_the_background_only_fit(
