@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,7 +24,7 @@ from fitserve.endpoints.cards import (
     read_card,
     remove_profile,
 )
-from fitserve.endpoints.globus.backend import waiting_reason
+from fitserve.endpoints.globus.backend import Presence, waiting_reason
 from fitserve.errors import BackendError, InputError, RequestError, StoreError
 from sitekit.golden import GOLDEN, GOLDEN_RENDERING
 from sitekit.load import load_site, shipped_sites
@@ -224,3 +225,20 @@ def test_no_host_of_a_card_is_an_option_of_ssh(
     reason = ": Priority" if asked else ""
     assert waiting_reason(card) == f"waiting in the queue of Site (slurm){reason}"
     assert len(commands) == asked
+
+
+def test_a_child_endpoint_that_misses_three_heartbeats_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, given_up = 1000.0, []
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ledger = SimpleNamespace(give_up=lambda child, _: given_up.append(child))
+    profile = SimpleNamespace(card=SimpleNamespace(name="Site"))
+    presence = Presence(profile, SimpleNamespace(ledger=ledger))
+    for later in (0.0, 30.0):
+        now = 1000.0 + later
+        presence._missed("child", {"heartbeat_period": 10})
+    assert given_up == []
+    now += 1.0
+    presence._missed("child", {"heartbeat_period": 10})
+    assert given_up == ["child"]
