@@ -146,7 +146,7 @@ def _is_mathtext(text: str) -> bool:
     return True
 
 
-_PACKAGES = ("matplotlib", "mplhep", "jinja2")
+_PACKAGES = ("matplotlib", "mplhep", "jinja2", "scipy")
 # Through two points there is a line whatever lies between them.
 _LEAST_POINTS = 3
 
