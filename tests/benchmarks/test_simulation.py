@@ -57,8 +57,8 @@ def test_no_other_size_is_much_better(
     simulation: ModuleType, number: int, each: float, workers: int, costs: Costs
 ) -> None:
     work = Work(number, each, each_bytes=1e4)
-    # Three in 200 take more than 1.2 times as long; the worst of 10,000 took 1.58 times.
-    assert _beside_best(simulation, costs, work, workers) <= 1.7
+    # One in a thousand takes more than 1.2 times as long; the worst of 6,000 took 1.32 times.
+    assert _beside_best(simulation, costs, work, workers) <= 1.4
 
 
 def test_other_sizes_are_seldom_better(simulation: ModuleType) -> None:
@@ -69,7 +69,7 @@ def test_other_sizes_are_seldom_better(simulation: ModuleType) -> None:
         workers = random.randint(1, 50)
         costs = random.choice([LOCAL, DIRECT, CLOUD, Costs(task=1.0), Costs(dispatch=0.5)])
         above += _beside_best(simulation, costs, work, workers) > 1.2
-    assert above <= 5
+    assert above <= 1
 
 
 def test_1lbb_on_this_machine_is_no_slower_than_in_the_best_tasks(simulation: ModuleType) -> None:

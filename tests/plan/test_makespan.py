@@ -84,13 +84,20 @@ def test_a_plan_has_tasks_of_the_chosen_size(
 def test_every_worker_has_several_tasks_that_are_worth_what_they_cost() -> None:
     assert task_size(Work(640, 1.0), _limits(10, Costs()), most=MOST) == 8
     # Five times the 0.5 s that a task costs, in fits of 0.1 s.
-    assert task_size(Work(640, 0.1), _limits(10, Costs(task=0.5)), most=MOST) == 25
+    assert task_size(Work(500, 0.1), _limits(10, Costs(task=0.5)), most=MOST) == 25
     # What is sent to ten workers one after the other costs each of them ten times as much.
-    assert task_size(Work(640, 0.1), _limits(10, Costs(dispatch=0.05)), most=MOST) == 25
-    by_bytes = Work(640, 0.1, task_bytes=1e6)
+    assert task_size(Work(500, 0.1), _limits(10, Costs(dispatch=0.05)), most=MOST) == 25
+    by_bytes = Work(500, 0.1, task_bytes=1e6)
     assert task_size(by_bytes, _limits(10, Costs(byte=5e-8)), most=MOST) == 25
     requests = Costs(request=5.0, request_tasks=100)
-    assert task_size(Work(640, 0.1), _limits(10, requests), most=MOST) == 25
+    assert task_size(Work(500, 0.1), _limits(10, requests), most=MOST) == 25
+
+
+def test_no_round_of_tasks_is_left_to_a_few_workers() -> None:
+    # 14 tasks of 13 hypotheses on 13 workers take two rounds, 13 of 14 take one.
+    assert task_size(Work(182, 0.4), _limits(13, Costs(task=1.0)), most=MOST) == 14
+    # No more than a tenth is to be had: as many tasks as usual.
+    assert task_size(Work(641, 1.0), _limits(10, Costs()), most=MOST) == 9
 
 
 def test_no_worker_that_comes_first_is_left_without_a_task() -> None:

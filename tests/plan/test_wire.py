@@ -54,7 +54,7 @@ def test_a_large_workspace_is_sent_seldom(monkeypatch: pytest.MonkeyPatch) -> No
         staged: make_plan(workspace, hypotheses, REQUEST, limits=_limits(4), staged=staged)
         for staged in (True, False)
     }
-    assert len(plans[True].tasks) > 8
+    assert len(plans[True].tasks) == 8
     assert len(plans[False].tasks) < 8
     assert [one for task in plans[False].tasks for one in task.hypotheses] == hypotheses
 
@@ -64,7 +64,7 @@ def test_a_small_workspace_is_sent_as_often_as_helps() -> None:
         make_plan(_workspace(5), _hypotheses(64), REQUEST, limits=_limits(4), staged=staged)
         for staged in (True, False)
     )
-    assert len(sent.tasks) == len(staged.tasks) > 4
+    assert len(sent.tasks) == len(staged.tasks) >= 4
 
 
 def test_a_worker_with_much_to_do_is_worth_a_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
