@@ -330,7 +330,8 @@ def test_a_fit_through_a_clusters_endpoint(
     for name in CREDENTIALS:
         monkeypatch.setenv(name, "a")
     endpoint = {"enabled": True, "id": "the-id"}
-    values = {"endpoint": endpoint, "configuration": {"site-card.json": '{"site": "a"}'}}
+    card = '{"card_version": 1, "name": "a"}'
+    values = {"endpoint": endpoint, "configuration": {"site-card.json": card}}
     fake.tell(
         {
             "helm history": (0, json.dumps([{"revision": 4, "status": "deployed"}])),
@@ -341,7 +342,7 @@ def test_a_fit_through_a_clusters_endpoint(
     for _ in range(2):
         said = _on_cluster("smoke kubernetes --seconds 6")
         assert said == "ok      fit           1.0 s  CLs 0.1\n"
-    (first, card, seconds, known), second = asked
+    (first, written, seconds, known), second = asked
     assert (first.endpoint_id, first.serving) == ("the-id", f"{__version__}-4")
     assert (seconds, known, second[3]) == (6, None, "refused-id")
-    assert json.loads(card.read_text())["endpoint_id"] == "the-id"
+    assert json.loads(written.read_text())["endpoint_id"] == "the-id"

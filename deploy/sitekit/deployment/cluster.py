@@ -151,7 +151,7 @@ class Cluster(Target):
 
         # A child of the revision before would be asked otherwise, while there is one.
         serving = f"{__version__}-{release.revisions()[-1]['revision']}"
-        served = Served(self.site, card["endpoint_id"], serving)
+        served = Served(self.site, card.endpoint_id, serving)
         kept = directory / _REFUSED
         known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
         stages, refused = through_the_service(served, directory / CARD, self.options.seconds, known)
