@@ -19,7 +19,7 @@ from kuberig.fake import Fake
 from sitekit.cli import commands
 from sitekit.deployment.cluster import Cluster
 from sitekit.deployment.host import Host
-from sitekit.deployment.targets import CARD, CREDENTIALS, Options
+from sitekit.deployment.targets import CARD, CREDENTIALS
 from sitekit.deployment.verbs import VERBS, _Only
 from sitekit.load import load_site
 
@@ -261,7 +261,8 @@ def test_what_changes_a_site_is_done_by_one_command_at_a_time(
     verb: str, site: str, ansible: Ansible
 ) -> None:
     loaded = load_site(site)[0]
-    target = Cluster(loaded, Options()) if site == "kubernetes" else Host(loaded, Options())
+    kind = Cluster if site == "kubernetes" else Host
+    target = kind(loaded, kind.takes())
     yes = "--yes" if verb == "destroy" else ""
     with target.alone(), pytest.raises(BackendError, match="another command is changing"):
         ansible(f"{verb} {site} {yes}", {})
