@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from sitekit.load import load_site
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ROOT = Path(__file__).parents[2]
 # What stands in for Ansible: it notes what it is asked, and brings back what it is told.
 PLAYBOOK = """#!{python}
 import json, pathlib, sys
@@ -286,6 +288,42 @@ def test_half_of_the_credentials_is_an_error_on_a_login_node(
     with pytest.raises(BackendError, match=f"{CREDENTIALS[1]} is not set"):
         ansible(f"{verb} slurm --here", {})
     assert not (ansible.place / "asked.json").exists()
+
+
+def test_ansible_is_installed_when_a_host_is_the_first_to_need_it(
+    ansible: Ansible, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a minute and the network, for which a cluster's administrator would wait in vain."""
+    monkeypatch.delenv("FITSERVE_ANSIBLE_VENV")
+    wanted = []
+
+    def installed(name: str) -> Path:
+        wanted.append(name)
+        return ansible.place
+
+    monkeypatch.setattr("sitekit.deployment.host.install", installed)
+    ansible("logs slurm --here", {"logs": {}})
+    assert wanted == ["ansible"]
+
+    def fails(name: str) -> Path:
+        raise subprocess.CalledProcessError(1, ["pip", "install"])
+
+    monkeypatch.setattr("sitekit.deployment.host.install", fails)
+    with pytest.raises(BackendError, match="Ansible cannot be installed"):
+        ansible("logs slurm --here", {"logs": {}})
+
+
+def test_a_cluster_needs_no_ansible(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FITSERVE_ANSIBLE_VENV", raising=False)
+    monkeypatch.setattr("sitekit.deployment.host.install", pytest.fail)
+    assert _on_cluster("stop kubernetes") == "fitserve-kubernetes is stopped\n"
+    assert "ansible" not in _prerequisites("deploy", "smoke", "destroy")
+
+
+def _prerequisites(*verbs: str) -> str:
+    """Return what `make` would run for these targets, on a checkout that has its environment."""
+    words = ["make", "--dry-run", "--directory", str(ROOT), "-o", "install", *verbs, "SITE=river"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def _on_cluster(words: str) -> str:

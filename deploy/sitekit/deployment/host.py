@@ -24,6 +24,7 @@ from sitekit.load import flat_site
 from sitekit.render import write_files
 from sitekit.rules import require_valid
 from sitekit.target.places import places_of
+from sitekit.tools.locked_venv import install
 
 if TYPE_CHECKING:
     from sitekit.site import Site
@@ -356,10 +357,22 @@ def _vault() -> list[str]:
 
 
 def _ansible() -> Path:
-    place = Path(os.environ.get("FITSERVE_ANSIBLE_VENV", _ROOT / ".cache" / "ansible-venv"))
-    program = place / "bin" / "ansible-playbook"
+    """Return Ansible's program: of the environment that is named, or else of one made here."""
+    named = os.environ.get("FITSERVE_ANSIBLE_VENV")
+    try:
+        program = (Path(named) if named else install("ansible")) / "bin" / "ansible-playbook"
+    except subprocess.CalledProcessError as error:
+        raise BackendError(
+            "Ansible cannot be installed",
+            evidence=f"pip failed ({error.returncode}), as said above",
+            hint="look at the network and at pip's configuration on this machine",
+        ) from error
     if not program.is_file():
-        raise BackendError("Ansible is not installed", hint="make ansible-venv")
+        raise BackendError(
+            "Ansible is not installed",
+            evidence=f"no {program}, where FITSERVE_ANSIBLE_VENV leads",
+            hint="make ansible-venv",
+        )
     return program
 
 
