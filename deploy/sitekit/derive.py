@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sitekit.schedulers.registry import scheduler_of
+from sitekit.schedulers import scheduler_of
 
 if TYPE_CHECKING:
     from sitekit.site import Site

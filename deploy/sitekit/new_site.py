@@ -16,8 +16,8 @@ from sitekit.load import CONFIGS, load_site
 from sitekit.problems import SiteError
 from sitekit.render import template_environment
 from sitekit.rules import require_valid
+from sitekit.schedulers import BATCH
 from sitekit.schedulers.base import Question
-from sitekit.schedulers.registry import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -22,8 +22,7 @@ from sitekit.deployment.targets import stages_text
 from sitekit.load import flat_site, load_site, shipped_sites
 from sitekit.target import processes, removal, service, supervisor
 from sitekit.target import survey as survey_module
-from sitekit.target.deployed import Deployed
-from sitekit.target.manifest import Manifest, read_manifest, write_manifest
+from sitekit.target.deployed import Deployed, Manifest, read_manifest, write_manifest
 from sitekit.target.places import places_of
 from waiting import wait_for
 

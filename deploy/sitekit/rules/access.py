@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms, seconds
-from sitekit.schedulers.registry import BATCH
+from sitekit.schedulers import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sitekit.derive import derive, hms, memory_gb, quantity_gb, seconds
-from sitekit.schedulers.registry import scheduler_of
+from sitekit.schedulers import scheduler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
