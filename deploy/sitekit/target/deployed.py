@@ -16,6 +16,7 @@ import msgspec
 
 from fitserve._version import __version__
 from fitserve.errors import BackendError, StoreError
+from fitserve.files import replace_file
 from sitekit.context import endpoint_path
 from sitekit.derive import derive
 from sitekit.render import Rendering, render_site
@@ -95,9 +96,7 @@ def write_manifest(path: Path, manifest: Manifest, **changes: object) -> bool:
     for name, value in changes.items():
         setattr(manifest, name, value)
     try:
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-        os.replace(part, path)  # noqa: PTH105 -- atomic on every file system
+        replace_file(path, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     except OSError as error:
         raise StoreError(f"{path} cannot be written", evidence=str(error)) from error
     return True
@@ -239,8 +238,5 @@ def _write(path: Path, text: str) -> bool:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     mode = path.stat().st_mode & 0o777 if path.is_file() else 0o600
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.chmod(mode)
-    part.replace(path)
+    replace_file(path, text.encode(), mode)
     return True

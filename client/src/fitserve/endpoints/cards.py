@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.errors import BackendError, InputError, RequestError, StoreError
+from fitserve.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -285,9 +286,7 @@ def add_profile(
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
-        part.replace(path)
+        replace_file(path, msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
     except OSError as error:
         raise StoreError(f"{path} cannot be written", evidence=str(error)) from error
     return path
