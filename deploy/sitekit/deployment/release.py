@@ -1,4 +1,9 @@
-"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed."""
+"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed.
+
+What served, and with which values, is told by Helm's own history in the cluster: whoever deploys
+next, from wherever, finds it there. `helm rollback` alone would not do: the revision before may
+have failed, be the same, or not know the endpoint's id.
+"""
 
 from __future__ import annotations
 
