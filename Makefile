@@ -158,28 +158,28 @@ values: install ## Print the Helm values of a Kubernetes site
 doctor: install ## On the login node: say what is wrong before anything is registered
 	@$(SITEKIT) doctor $(SITE) $(ARGS)
 
-deploy: install ansible-venv ## Bring an endpoint up, here or on its login node: make deploy SITE=mine
+deploy: install ## Bring an endpoint up, here or on its login node: make deploy SITE=mine
 	@$(SITEKIT) deploy $(SITE) $(ARGS)
 
-status: install ansible-venv ## Say what an endpoint is doing and waits for; ARGS=--json
+status: install ## Say what an endpoint is doing and waits for; ARGS=--json
 	@$(SITEKIT) status $(SITE) $(ARGS)
 
-smoke: install ansible-venv ## Have a real fit done on a site, timed stage by stage
+smoke: install ## Have a real fit done on a site, timed stage by stage
 	@$(SITEKIT) smoke $(SITE) $(ARGS)
 
-upgrade: install ansible-venv ## Let this version serve, once it has passed its trial
+upgrade: install ## Let this version serve, once it has passed its trial
 	@$(SITEKIT) upgrade $(SITE) $(ARGS)
 
-rollback: install ansible-venv ## Let the version before serve again
+rollback: install ## Let the version before serve again
 	@$(SITEKIT) rollback $(SITE) $(ARGS)
 
-stop: install ansible-venv ## Stop an endpoint with its workers and jobs
+stop: install ## Stop an endpoint with its workers and jobs
 	@$(SITEKIT) stop $(SITE) $(ARGS)
 
-logs: install ansible-venv ## Show the end of an endpoint's logs
+logs: install ## Show the end of an endpoint's logs
 	@$(SITEKIT) logs $(SITE) $(ARGS)
 
-destroy: install ansible-venv ## Remove an endpoint and all that deploying made
+destroy: install ## Remove an endpoint and all that deploying made
 	@$(SITEKIT) destroy $(SITE) $(ARGS)
 
 new-site: install ## Write a site file: make new-site NAME=mine SCHEDULER=slurm

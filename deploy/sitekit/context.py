@@ -12,7 +12,7 @@ import msgspec
 from sitekit.containers import container, home, image_file, probe_command
 from sitekit.derive import LAUNCHERS, Derived, derive
 from sitekit.pods import COMMANDS, labels, worker_account
-from sitekit.schedulers.registry import scheduler_of
+from sitekit.schedulers import scheduler_of
 
 if TYPE_CHECKING:
     from pathlib import Path

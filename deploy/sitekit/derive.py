@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sitekit.schedulers.registry import scheduler_of
+from fitserve.schedulers.base import clock_seconds
+from sitekit.schedulers import scheduler_of
 
 if TYPE_CHECKING:
     from sitekit.site import Site
@@ -17,7 +18,6 @@ __all__ = [
     "Derived",
     "derive",
     "hms",
-    "seconds",
 ]
 
 DOCKER_LIKE = ("docker", "podman", "podman-hpc")
@@ -29,18 +29,6 @@ LAUNCHERS = {
     "aprun": "AprunLauncher",
 }
 """Parsl's class for each launcher."""
-
-
-def seconds(walltime: str) -> int:
-    """Return the seconds of HH:MM:SS.
-
-    Examples
-    --------
-    >>> seconds("01:30:00")
-    5400
-    """
-    hours, minutes, rest = (int(part) for part in walltime.split(":"))
-    return hours * 3600 + minutes * 60 + rest
 
 
 def hms(total: int) -> str:
@@ -102,7 +90,7 @@ def derive(site: Site) -> Derived:
     threads = site.workers.threads
     if threads is None and cores is not None and workers:
         threads = max(1, cores // workers)
-    walltime = seconds(site.blocks.walltime) if site.blocks.walltime else None
+    walltime = clock_seconds(site.blocks.walltime) if site.blocks.walltime else None
     longest = math.ceil(site.tasks.longest_minutes * 60)
     drain = walltime - longest - site.tasks.startup_seconds if walltime else None
     nodes_max = site.blocks.max * site.blocks.nodes

@@ -9,9 +9,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import msgspec
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
+from fitserve.endpoints.cards import CARD_VERSION, CardLimits, CardWorker, RenderedCard
+from fitserve.endpoints.parsl.site import ENGINE_VERSION, EngineDescription
 from sitekit.context import header
 from sitekit.derive import derive, hms
 from sitekit.fields import Bounds, Choice, Selection
@@ -33,18 +36,15 @@ __all__ = [
     "user_schema",
 ]
 
-CARD_VERSION = 1
-ENGINE_VERSION = 1
 TRIAL_OPTION = "trial"
 """Without any effect but this: for another value, Globus Compute starts another child. A smoke
 test names its release, or it would be told what a child of the release before can do."""
-_PAYLOAD_BYTES = 10_000_000
-"""Largest submission and result of Globus Compute."""
 
 
 def text(document: Any) -> str:
     """Return a document as the JSON text that is written: stable and readable."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    data = msgspec.to_builtins(document)
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def user_schema(site: Site, rendering: Rendering) -> dict[str, Any]:
@@ -80,54 +80,53 @@ def _option_schema(option: Bounds | Selection | Choice) -> dict[str, Any]:
 
 def engine_description(
     site: Site, rendering: Rendering, template: str, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the engine as plain data, for driving the site from its login node.
+) -> EngineDescription:
+    """Return the engine as a client reads it, for driving the site from its login node.
 
     It is what the endpoint's own template gives, so the two cannot differ.
     """
-    return {
-        "engine_version": ENGINE_VERSION,
-        "site": site.name,
-        "rendered": header(site, rendering),
-        "run_dir": site.directories.run,
-        "engine": user_config(template, options)["engine"],
-    }
+    return EngineDescription(
+        engine_version=ENGINE_VERSION,
+        site=site.name,
+        rendered=header(site, rendering),
+        run_dir=site.directories.run,
+        engine=user_config(template, options)["engine"],
+    )
 
 
-def site_card(site: Site, rendering: Rendering) -> dict[str, Any]:
+def site_card(site: Site, rendering: Rendering) -> RenderedCard:
     """Return what a client needs to know of a site."""
     derived = derive(site)
     functions = site.access.functions
     walltime = derived.walltime_seconds
-    return {
-        "card_version": CARD_VERSION,
-        "name": site.name,
-        "description": site.description,
-        "contact": site.contact,
-        "url": site.url,
-        "verified": site.verified,
-        "rendered": header(site, rendering),
-        "endpoint_id": rendering.endpoint_id or site.endpoint.id,
-        "function_id": rendering.function_id or (functions[0] if functions else None),
-        "scheduler": site.scheduler.type,
-        "login_host": site.login.host if site.login.ask_scheduler else None,
-        "worker": {
-            "version": rendering.version,
-            "device": site.workers.device,
-            "gpu": site.node.gpus.kind if derived.gpus and site.node.gpus else None,
-            "per_node": derived.workers_per_node,
-            "threads": derived.threads,
-        },
-        "limits": {
-            "longest_task_seconds": derived.longest_seconds,
-            "payload_bytes": _PAYLOAD_BYTES,
-            "walltime": hms(walltime) if walltime else None,
-            "nodes": derived.nodes_max,
-            "workers": derived.workers_max,
-            "core_hours": derived.core_hours_max,
-        },
-        "options": {name: _option_schema(one) for name, one in site.user_options.allowed().items()},
-    }
+    return RenderedCard(
+        card_version=CARD_VERSION,
+        name=site.name,
+        description=site.description,
+        contact=site.contact,
+        url=site.url,
+        verified=site.verified,
+        rendered=header(site, rendering),
+        endpoint_id=rendering.endpoint_id or site.endpoint.id,
+        function_id=rendering.function_id or (functions[0] if functions else None),
+        scheduler=site.scheduler.type,
+        login_host=site.login.host if site.login.ask_scheduler else None,
+        worker=CardWorker(
+            version=rendering.version,
+            device=site.workers.device,
+            gpu=site.node.gpus.kind if derived.gpus and site.node.gpus else None,
+            per_node=derived.workers_per_node,
+            threads=derived.threads,
+        ),
+        limits=CardLimits(
+            longest_task_seconds=derived.longest_seconds,
+            walltime=hms(walltime) if walltime else None,
+            nodes=derived.nodes_max,
+            workers=derived.workers_max,
+            core_hours=derived.core_hours_max,
+        ),
+        options={name: _option_schema(one) for name, one in site.user_options.allowed().items()},
+    )
 
 
 def identity_mapping(site: Site, rendering: Rendering) -> list[dict[str, Any]]:

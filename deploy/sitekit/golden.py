@@ -1,38 +1,47 @@
 """Files that are made and kept, so that a change is seen as a diff.
 
 Golden files are what blueprints and the study's three sites render to, and so what every template
-gives; other sites are rendered and held against the endpoint by tests, and not kept. The page of
-all fields is made from the schema.
+gives, with what the real globus-compute-endpoint, in an environment of its own, would submit for
+them; other sites are rendered and held against the endpoint by tests, and not kept. The page of all
+fields is made from the schema.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import os
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import BackendError
-from sitekit.endpoint import build, submission
 from sitekit.load import CONFIGS, load_site
 from sitekit.render import Rendering, render_site, write_files
-from sitekit.schedulers.registry import BATCH
+from sitekit.schedulers import BATCH
 from sitekit.schema import resolve, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
     "GOLDEN",
     "GOLDEN_RENDERING",
     "GOLDEN_SITES",
     "PAGE",
+    "ask_endpoint",
+    "build",
+    "endpoint_venv",
     "fields_page",
     "golden_differences",
+    "submission",
     "write_golden",
     "write_submissions",
 ]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_BUILD = Path(__file__).resolve().parent / "tools" / "endpoint_build.py"
 
 GOLDEN = CONFIGS / "golden"
 _BLUEPRINTS = [blueprint for one in BATCH.values() for blueprint in one.blueprints]
@@ -46,7 +55,7 @@ GOLDEN_RENDERING = Rendering(version="0.0.0", home=Path("/home/fitserve"))
 # Made with the endpoint itself, by `write_submissions`.
 _MADE_ELSEWHERE = {"submit.sh", "pod.json"}
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "sites" / "fields.md"
+PAGE = _ROOT / "docs" / "sites" / "fields.md"
 
 _HEAD = """\
 # Fields of a site file
@@ -117,6 +126,86 @@ def write_submissions() -> None:
                 f"globus-compute-endpoint refuses site {directory.name}", evidence=built["error"]
             )
         write_files(submission(built), directory)
+
+
+def endpoint_venv() -> Path:
+    """Return the environment that holds globus-compute-endpoint.
+
+    Raises
+    ------
+    BackendError
+        It was not made yet.
+    """
+    place = Path(os.environ.get("FITSERVE_ENDPOINT_VENV", _ROOT / ".cache" / "endpoint-venv"))
+    if not (place / "bin" / "globus-compute-endpoint").is_file():
+        raise BackendError(
+            "globus-compute-endpoint is not installed apart from fitserve",
+            evidence=f"looked in {place}",
+            hint="make endpoint-venv",
+        )
+    return place
+
+
+def build(jobs: Sequence[tuple[Path, dict[str, Any] | None]], home: Path) -> list[dict[str, Any]]:
+    """Return what the endpoint builds for users of rendered sites, and would submit.
+
+    Parameters
+    ----------
+    jobs
+        Rendered sites, each with what a user sets.
+    home
+        A writable directory.
+
+    Returns
+    -------
+    list of dict
+        For each job what was built, or ``{"error": ...}`` where the endpoint refuses it.
+
+    Raises
+    ------
+    BackendError
+        globus-compute-endpoint is not installed or broken.
+    """
+    asked = [
+        {"directory": str(directory.resolve()), "options": options} for directory, options in jobs
+    ]
+    text = ask_endpoint("python", str(_BUILD), text=json.dumps(asked), home=home)
+    built: list[dict[str, Any]] = json.loads(text)
+    return built
+
+
+def submission(built: dict[str, Any]) -> dict[str, str]:
+    """Return the submit script or pod of what was built, by the name of its golden file."""
+    if "pod" in built:
+        return {"pod.json": json.dumps(built["pod"], indent=2) + "\n"}
+    return {"submit.sh": built["script"].strip() + "\n"}
+
+
+def ask_endpoint(program: str, *words: str, text: str | None, home: Path) -> str:
+    """Return what a program of the endpoint's environment prints; it reads a text, if one is given.
+
+    Raises
+    ------
+    BackendError
+        It is not installed, or ends otherwise than well; its words are the evidence.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(  # noqa: S603 -- fixed programs, arguments that we made
+        [str(endpoint_venv() / "bin" / program), *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**environment, "HOME": str(home)},
+        stdin=subprocess.DEVNULL if text is None else None,
+    )
+    if done.returncode:
+        raise BackendError(
+            "globus-compute-endpoint refuses what was rendered",
+            evidence=(done.stderr or done.stdout).strip()[-2000:],
+        )
+    return done.stdout
 
 
 def fields_page() -> str:

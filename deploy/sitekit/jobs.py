@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sitekit.schedulers.registry import BATCH, scheduler_of
+from sitekit.schedulers import BATCH, scheduler_of
 from sitekit.shell import run
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fitserve.errors import RequestError, StoreError
-from sitekit.derive import seconds
+from fitserve.schedulers.base import clock_seconds
 from sitekit.doctor.network import interfaces
 from sitekit.fields import SchedulerType
 from sitekit.load import CONFIGS, load_site
 from sitekit.problems import SiteError
 from sitekit.render import template_environment
 from sitekit.rules import require_valid
+from sitekit.schedulers import BATCH
 from sitekit.schedulers.base import Question
-from sitekit.schedulers.registry import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -183,12 +183,9 @@ def _text(answers: Mapping[str, Any]) -> str:
     }
     if batch:
         limit = str(fields["walltime"])
-        try:
-            minutes = seconds(limit) // 60
-        except ValueError:
-            raise RequestError(
-                f"{limit!r} is no time limit", hint="HH:MM:SS, such as 02:00:00"
-            ) from None
+        if not re.fullmatch(r"\d+:\d+:\d+", limit):
+            raise RequestError(f"{limit!r} is no time limit", hint="HH:MM:SS, such as 02:00:00")
+        minutes = clock_seconds(limit) // 60
         longest = float(fields["longest_minutes"])
         # A block holds its start (2 minutes) and the longest task, and then some.
         fields["least_minutes"] = min(minutes, int(longest) + 5)

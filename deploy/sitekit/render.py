@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import msgspec
 
 from fitserve.errors import StoreError
+from fitserve.files import replace_file
 from sitekit.containers import home
 from sitekit.context import Rendering, build_context
 from sitekit.documents import engine_description, identity_mapping, site_card, text, user_schema
@@ -117,11 +117,8 @@ def write_files(files: dict[str, str], directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            target = directory / name
-            part = directory / f".{name}.part"
-            part.write_text(content, encoding="utf-8")
-            part.chmod(0o755 if name in _EXECUTABLE else 0o644)
-            os.replace(part, target)  # noqa: PTH105 -- atomic on every file system
+            mode = 0o755 if name in _EXECUTABLE else 0o644
+            replace_file(directory / name, content.encode(), mode)
     except OSError as error:
         raise StoreError(
             f"{directory} cannot be written", evidence=str(error), hint="give another --out"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from sitekit.fields import SchedulerType
-from sitekit.schedulers.registry import BATCH
+from sitekit.schedulers import BATCH
 
 SITEKIT = Path(__file__).parents[2] / "deploy" / "sitekit"
 NAMES_SCHEDULERS = {

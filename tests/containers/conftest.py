@@ -18,12 +18,12 @@ from containerrig.sif import SIF, load, make_sif
 from containerrig.users import User, made_user
 from imagekit.engine import Engine
 from imagekit.names import image_name
-from imagekit.scan import scan
+from imagescan import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from imagekit.scan import Finding
+    from imagescan import Finding
 
 ENDPOINT_IMAGE = f"localhost/{image_name('endpoint')}"
 # It is run by an endpoint's Python, which has what it imports.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from imagekit.engine import Engine
-    from imagekit.scan import Finding
+    from imagescan import Finding
 
 pytestmark = [pytest.mark.cuda, pytest.mark.timeout(3600)]
 

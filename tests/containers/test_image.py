@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from imagekit.check import LOCKED_DOWN, check_image
-from imagekit.scan import layers, scan
 from imagekit.sif import save_archive
+from imagescan import layers, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from imagekit.engine import Engine
-    from imagekit.scan import Finding
+    from imagescan import Finding
 
 pytestmark = pytest.mark.containers
 

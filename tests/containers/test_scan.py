@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from imagekit.scan import Finding, layers, scan
+from imagescan import Finding, layers, scan
 
 if TYPE_CHECKING:
     from pathlib import Path

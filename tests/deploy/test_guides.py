@@ -128,7 +128,7 @@ class Reader:
         done = subprocess.run(
             # A checkout's own environment, which would be installed at first.
             [
-                *("make", "-o", "install", "-o", "ansible-venv", f"BIN={ROOT / '.venv' / 'bin'}"),
+                *("make", "-o", "install", f"BIN={ROOT / '.venv' / 'bin'}"),
                 f"SITEKIT=PYTHONPATH={python_path(self.tree)} $(BIN)/python -m sitekit",
                 *(one.words[1], "SITE=mysite", f"ARGS={shlex.join(options)}"),
             ],

@@ -17,13 +17,12 @@ from jinja2.nativetypes import NativeEnvironment
 from fitserve.errors import BackendError, InputError, StoreError
 from sitekit import jobs
 from sitekit.deployment.bundle import requirements_for
-from sitekit.deployment.host import Host, inventory
-from sitekit.deployment.targets import Options, stages_text
+from sitekit.deployment.host import Host, HostOptions, inventory
+from sitekit.deployment.targets import stages_text
 from sitekit.load import flat_site, load_site, shipped_sites
 from sitekit.target import processes, removal, service, supervisor
 from sitekit.target import survey as survey_module
-from sitekit.target.deployed import Deployed
-from sitekit.target.manifest import Manifest, read_manifest, write_manifest
+from sitekit.target.deployed import Deployed, Manifest, read_manifest, write_manifest
 from sitekit.target.places import places_of
 from waiting import wait_for
 
@@ -51,7 +50,7 @@ def make_site(tmp_path: Path) -> Callable[..., Site]:
     return make
 
 
-def _host(site: Site, reach: Options) -> dict[str, Any]:
+def _host(site: Site, reach: HostOptions) -> dict[str, Any]:
     found = inventory(site, reach)["all"]["children"]["site"]["hosts"]
     [(name, variables)] = found.items()
     assert name == site.name
@@ -63,18 +62,18 @@ def _host(site: Site, reach: Options) -> dict[str, Any]:
 
 def test_the_site_file_says_how_to_reach_it(make_site: Callable[..., Site]) -> None:
     site = make_site(login={"host": "login.example.edu", "user": "fits", "jump_host": "gate"})
-    found = _host(site, Options())
+    found = _host(site, HostOptions())
     assert (found["ansible_host"], found["ansible_user"]) == ("login.example.edu", "fits")
     assert "-J gate" in found["ansible_ssh_common_args"]
     assert "BatchMode=yes" in found["ansible_ssh_common_args"]
     assert found["ansible_become"] is False
-    other = _host(site, Options(host="other", user="me"))
+    other = _host(site, HostOptions(host="other", user="me"))
     assert (other["ansible_host"], other["ansible_user"]) == ("other", "me")
-    assert _host(site, Options(here=True))["ansible_connection"] == "local"
+    assert _host(site, HostOptions(here=True))["ansible_connection"] == "local"
 
 
 def test_without_a_host_it_is_this_machine(make_site: Callable[..., Site]) -> None:
-    assert _host(make_site(), Options())["ansible_connection"] == "local"
+    assert _host(make_site(), HostOptions())["ansible_connection"] == "local"
 
 
 def test_a_multi_user_endpoint_is_roots(make_site: Callable[..., Site]) -> None:
@@ -82,7 +81,7 @@ def test_a_multi_user_endpoint_is_roots(make_site: Callable[..., Site]) -> None:
         access={"mode": "multi-user", "domains": ["example.edu"]},
         endpoint={"venv": "/opt/fitserve/venv"},
     )
-    assert _host(site, Options())["ansible_become"] is True
+    assert _host(site, HostOptions())["ansible_become"] is True
     places = places_of(site)
     assert places.unit == "/etc/systemd/system/fitserve-mine.service"
     assert places.credentials == "/etc/fitserve/fitserve-mine.env"
@@ -92,7 +91,7 @@ def test_a_multi_user_endpoint_is_roots(make_site: Callable[..., Site]) -> None:
 @pytest.mark.parametrize(("name", "said"), [("kubernetes", "login node"), ("bluewaters", "gone")])
 def test_what_has_no_login_node_is_not_deployed_to(name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        inventory(load_site(name)[0], Options())
+        inventory(load_site(name)[0], HostOptions())
 
 
 # -- paths and site files ------------------------------------------------------------------------

@@ -15,8 +15,7 @@ import pytest
 import yaml
 
 from sitekit.load import load_site
-from sitekit.target.deployed import Deployed
-from sitekit.target.manifest import Manifest, write_manifest
+from sitekit.target.deployed import Deployed, Manifest, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

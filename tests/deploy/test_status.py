@@ -15,8 +15,7 @@ import yaml
 from fitserve_worker.outbox import Outbox
 from sitekit.deployment.host import Host
 from sitekit.load import load_site
-from sitekit.target.deployed import Deployed
-from sitekit.target.manifest import Manifest, write_manifest
+from sitekit.target.deployed import Deployed, Manifest, write_manifest
 from sitekit.target.places import places_of
 from sitekit.target.status import status
 

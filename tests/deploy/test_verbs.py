@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,14 @@ from kuberig.fake import Fake
 from sitekit.cli import commands
 from sitekit.deployment.cluster import Cluster
 from sitekit.deployment.host import Host
-from sitekit.deployment.targets import CARD, CREDENTIALS, Options
+from sitekit.deployment.targets import CARD, CREDENTIALS
 from sitekit.deployment.verbs import VERBS, _Only
 from sitekit.load import load_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ROOT = Path(__file__).parents[2]
 # What stands in for Ansible: it notes what it is asked, and brings back what it is told.
 PLAYBOOK = """#!{python}
 import json, pathlib, sys
@@ -261,7 +263,8 @@ def test_what_changes_a_site_is_done_by_one_command_at_a_time(
     verb: str, site: str, ansible: Ansible
 ) -> None:
     loaded = load_site(site)[0]
-    target = Cluster(loaded, Options()) if site == "kubernetes" else Host(loaded, Options())
+    kind = Cluster if site == "kubernetes" else Host
+    target = kind(loaded, kind.takes())
     yes = "--yes" if verb == "destroy" else ""
     with target.alone(), pytest.raises(BackendError, match="another command is changing"):
         ansible(f"{verb} {site} {yes}", {})
@@ -285,6 +288,42 @@ def test_half_of_the_credentials_is_an_error_on_a_login_node(
     with pytest.raises(BackendError, match=f"{CREDENTIALS[1]} is not set"):
         ansible(f"{verb} slurm --here", {})
     assert not (ansible.place / "asked.json").exists()
+
+
+def test_ansible_is_installed_when_a_host_is_the_first_to_need_it(
+    ansible: Ansible, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a minute and the network, for which a cluster's administrator would wait in vain."""
+    monkeypatch.delenv("FITSERVE_ANSIBLE_VENV")
+    wanted = []
+
+    def installed(name: str) -> Path:
+        wanted.append(name)
+        return ansible.place
+
+    monkeypatch.setattr("sitekit.deployment.host.install", installed)
+    ansible("logs slurm --here", {"logs": {}})
+    assert wanted == ["ansible"]
+
+    def fails(name: str) -> Path:
+        raise subprocess.CalledProcessError(1, ["pip", "install"])
+
+    monkeypatch.setattr("sitekit.deployment.host.install", fails)
+    with pytest.raises(BackendError, match="Ansible cannot be installed"):
+        ansible("logs slurm --here", {"logs": {}})
+
+
+def test_a_cluster_needs_no_ansible(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FITSERVE_ANSIBLE_VENV", raising=False)
+    monkeypatch.setattr("sitekit.deployment.host.install", pytest.fail)
+    assert _on_cluster("stop kubernetes") == "fitserve-kubernetes is stopped\n"
+    assert "ansible" not in _prerequisites("deploy", "smoke", "destroy")
+
+
+def _prerequisites(*verbs: str) -> str:
+    """Return what `make` would run for these targets, on a checkout that has its environment."""
+    words = ["make", "--dry-run", "--directory", str(ROOT), "-o", "install", *verbs, "SITE=river"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def _on_cluster(words: str) -> str:
@@ -330,7 +369,8 @@ def test_a_fit_through_a_clusters_endpoint(
     for name in CREDENTIALS:
         monkeypatch.setenv(name, "a")
     endpoint = {"enabled": True, "id": "the-id"}
-    values = {"endpoint": endpoint, "configuration": {"site-card.json": '{"site": "a"}'}}
+    card = '{"card_version": 1, "name": "a"}'
+    values = {"endpoint": endpoint, "configuration": {"site-card.json": card}}
     fake.tell(
         {
             "helm history": (0, json.dumps([{"revision": 4, "status": "deployed"}])),
@@ -341,7 +381,7 @@ def test_a_fit_through_a_clusters_endpoint(
     for _ in range(2):
         said = _on_cluster("smoke kubernetes --seconds 6")
         assert said == "ok      fit           1.0 s  CLs 0.1\n"
-    (first, card, seconds, known), second = asked
+    (first, written, seconds, known), second = asked
     assert (first.endpoint_id, first.serving) == ("the-id", f"{__version__}-4")
     assert (seconds, known, second[3]) == (6, None, "refused-id")
-    assert json.loads(card.read_text())["endpoint_id"] == "the-id"
+    assert json.loads(written.read_text())["endpoint_id"] == "the-id"

@@ -13,7 +13,7 @@ from fitserve.errors import BackendError
 from globusrig.client import Client
 from globusrig.processes import RabbitMQ
 from globusrig.rig import Endpoint, Rig, make_environment
-from sitekit.endpoint import endpoint_venv
+from sitekit.golden import endpoint_venv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

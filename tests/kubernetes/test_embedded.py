@@ -54,6 +54,18 @@ def site(admin: Admin) -> Iterator[Path]:
     assert admin.kube.answers("get", "namespace", NAMESPACE) is None
 
 
+@pytest.fixture(scope="module")
+def undisturbed(kube: Cluster, site: Path) -> dict[str, float]:
+    """Return the CLs of a long run in which nothing is killed.
+
+    pyhf's minimizer ends at its tolerance, which more threads or another build of Python show in
+    the fifth digit of a CLs of 1e-7; within one image, it is the same to the last.
+    """
+    found = Run(kube, site, "undisturbed", "example", LONG).results(400)
+    same_results(found, local_cls("example", [word.strip("'") for word in LONG]), rel=1e-4)
+    return {name: one["CLs_obs"] for name, one in found.items()}
+
+
 def _workers(kube: Cluster, job: str = "") -> list[dict[str, Any]]:
     """Return the worker pods of a Job's client, or all."""
     return [
@@ -137,21 +149,23 @@ def test_a_client_outside_drives_worker_pods(
     wait_for("no worker pods", lambda: not kube.get("pods", NAMESPACE, WORKERS), 60)
 
 
-def test_a_worker_pod_that_is_killed_costs_nothing(kube: Cluster, site: Path) -> None:
+def test_a_worker_pod_that_is_killed_costs_nothing(
+    kube: Cluster, site: Path, undisturbed: dict[str, float]
+) -> None:
     run = Run(kube, site, "killed-worker", "example", LONG)
     [name, *_] = wait_for("a running worker", lambda: _running(kube, "killed-worker-"), 120)
     kube.kubectl("delete", "pod", name, "-n", NAMESPACE, "--grace-period=0", "--force")
-    found = run.results(400)
-    same_results(found, local_cls("example", [word.strip("'") for word in LONG]))
+    same_results(run.results(400), undisturbed, rel=1e-9)
 
 
-def test_a_kubelet_that_is_killed_costs_nothing(kube: Cluster, site: Path) -> None:
+def test_a_kubelet_that_is_killed_costs_nothing(
+    kube: Cluster, site: Path, undisturbed: dict[str, float]
+) -> None:
     run = Run(kube, site, "killed-kubelet", "example", LONG)
     wait_for("a running worker", lambda: _running(kube, "killed-kubelet-"), 120)
     kube.node.kill("kubelet")
     kube.start_kubelet()
-    found = run.results(400)
-    same_results(found, local_cls("example", [word.strip("'") for word in LONG]))
+    same_results(run.results(400), undisturbed, rel=1e-9)
 
 
 def test_a_client_that_is_killed_takes_its_workers_along(kube: Cluster, site: Path) -> None:

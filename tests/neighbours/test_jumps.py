@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from fitserve.runs import neighbours
 from fitserve.runs.neighbours import find_jumps, judged
 from fitserve_contract import (
     FitRequest,
@@ -21,7 +22,7 @@ from fitserve_contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 NORMAL = NormalDist()
 REQUEST = HypotestRequest()
@@ -259,15 +260,19 @@ def test_the_number_of_distances_is_proportional_to_that_of_hypotheses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taken: list[int] = []
-    root = np.sqrt
 
-    def counted(values: np.ndarray) -> np.ndarray:
-        taken.append(np.size(values))
-        return root(values)
+    def counting(original: Callable) -> Callable:
+        def counted(*words: np.ndarray) -> np.ndarray:
+            found = original(*words)
+            taken.append(np.size(found))
+            return found
 
-    monkeypatch.setattr(np, "sqrt", counted)
+        return counted
+
+    for place, name in ((np, "sqrt"), (neighbours, "_squares")):
+        monkeypatch.setattr(place, name, counting(getattr(place, name)))
     numbers = []
-    for side in (12, 24):
+    for side in (24, 48):
         grid = {
             f"S_{x}_{y}": _result(f"S_{x}_{y}", (float(x), float(y)), 0.1 * x, 0.1 * x + 0.05 * y)
             for x in range(side)
@@ -277,3 +282,31 @@ def test_the_number_of_distances_is_proportional_to_that_of_hypotheses(
         find_jumps(REQUEST, grid)
         numbers.append(sum(taken))
     assert 0 < numbers[1] <= 5 * numbers[0]
+
+
+def _planes(random: np.random.Generator) -> dict[str, np.ndarray]:
+    grid = np.stack(np.meshgrid(*[np.arange(15.0)] * 2), -1).reshape(-1, 2)
+    return {
+        "few": random.random((11, 2)),
+        "one mass": random.random((500, 1)),
+        "two masses": random.random((1000, 2)),
+        "four masses": random.random((500, 4)),
+        "a grid": random.permutation(grid * [25, 50]),
+        "two clusters": np.concatenate([random.normal(0, 0.01, (300, 2)), random.random((300, 2))]),
+        "two lines": np.stack([np.repeat([0.0, 1.0], 300), np.tile(np.arange(300.0), 2)], axis=1),
+        "several at each place": np.repeat(random.random((100, 2)), 5, axis=0),
+    }
+
+
+@pytest.mark.parametrize("plane", list(_planes(np.random.default_rng(0))))
+def test_the_nearest_are_found(plane: str) -> None:
+    random = np.random.default_rng(7)
+    points = _planes(random)[plane]
+    everything = np.arange(len(points))
+    for among in (everything, np.sort(random.permutation(everything)[: len(points) // 2])):
+        found = neighbours._nearest(points, among, everything)
+        distance = np.sqrt(((points[among] - points[:, None]) ** 2).sum(axis=2))
+        distance[everything[:, None] == among] = np.inf
+        # Of those at the same distance, that with the lower number.
+        expected = among[np.argsort(distance, axis=1, kind="stable")[:, : found.shape[1]]]
+        np.testing.assert_array_equal(found, expected)

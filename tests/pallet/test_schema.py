@@ -176,3 +176,13 @@ def test_long_texts_are_shortened() -> None:
     text = "".join(map(str, range(1000)))
     assert shorten(text) == f"{text[:140]} ... {text[-15:]}"
     assert shorten("short") == "short"
+
+
+def test_the_schema_is_that_of_the_installed_pyhf() -> None:
+    ours, theirs = files("fitserve") / "data" / "schemas", files("pyhf") / "schemas"
+    versions = sorted(one.name for one in theirs.iterdir() if one.is_dir())
+    assert sorted(one.name for one in ours.iterdir()) == versions
+    for version in versions:
+        read = [json.loads((one / version / "defs.json").read_text()) for one in (ours, theirs)]
+        assert read[0] == read[1]
+    assert pyhf.schema.version in versions

@@ -67,7 +67,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def endpoint() -> Path:
     """Return the environment of globus-compute-endpoint; in CI it must be there."""
     from fitserve.errors import BackendError
-    from sitekit.endpoint import endpoint_venv
+    from sitekit.golden import endpoint_venv
 
     try:
         return endpoint_venv()

@@ -12,8 +12,7 @@ import yaml
 
 from fitserve.errors import BackendError
 from sitekit.documents import user_config
-from sitekit.endpoint import build, render_user_config, submission
-from sitekit.golden import GOLDEN, GOLDEN_SITES
+from sitekit.golden import GOLDEN, GOLDEN_SITES, ask_endpoint, build, submission
 from sitekit.load import load_site, shipped_sites
 from sitekit.render import Rendering, render_site, write_files
 
@@ -85,6 +84,18 @@ def test_our_view_of_a_template_is_the_endpoints(
         assert yaml.safe_load(result["config"]) == user_config(template, options)
     described = json.loads((rendered / name / "engine.json").read_text(encoding="utf-8"))
     assert described["engine"] == yaml.safe_load(built[name][0]["config"])["engine"]
+
+
+def render_user_config(
+    directory: Path, options: dict[str, Any] | None = None, *, home: Path
+) -> str:
+    """Render a user's configuration by the endpoint's own command; None leaves out all options."""
+    command = ["globus-compute-endpoint", "render-user-config"]
+    command += ["--template", str(directory / "user_config_template.yaml.j2")]
+    command += ["--user-schema", str(directory / "user_config_schema.json")]
+    if options is None:
+        return ask_endpoint(*command, text=None, home=home)
+    return ask_endpoint(*command, "--user-options", "-", text=json.dumps(options), home=home)
 
 
 @pytest.mark.parametrize("name", ["local", "expanse", "polaris", "bluewaters", "kubernetes"])

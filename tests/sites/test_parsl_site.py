@@ -86,7 +86,7 @@ def test_workers_start_as_the_endpoint_starts_them(
     make_site: Callable[..., Site], tmp_path: Path, endpoint: Path, kind: str
 ) -> None:
     """The real engine's command and ours differ in the program alone."""
-    from sitekit.endpoint import build
+    from sitekit.golden import build
 
     environment: dict[str, Any] = {"container": {"type": kind, "image": "fit/w:1"}}
     if kind == "none":

@@ -27,6 +27,7 @@ __all__ = [
     "open_regular",
     "read_journal",
     "read_regular",
+    "replace_file",
     "sync_directory",
     "unwritable",
     "unwritable_output",
@@ -87,12 +88,17 @@ def _refused(code: int, path: Path) -> OSError:
     return OSError(code, _WHY[code], str(path))
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, mode: int | None = None) -> None:
     """Replace the file at ``path`` by one with this content, durably.
+
+    Parameters
+    ----------
+    mode
+        Who may read and write it; as for any file that is made, if None.
 
     Raises
     ------
-    StoreError
+    OSError
         It cannot be written; the old file, if there was one, is untouched.
     """
     temporary = None
@@ -102,14 +108,28 @@ def write_atomic(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes private files; what a run writes is as readable as any other file.
-        Path(temporary).chmod(0o666 & ~_umask())
+        # mkstemp makes private files.
+        Path(temporary).chmod(0o666 & ~_umask() if mode is None else mode)
         Path(temporary).replace(path)
         sync_directory(path.parent)
-    except OSError as error:
+    except OSError:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+        raise
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file of a run by one with this content, durably.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written; the old file, if there was one, is untouched.
+    """
+    try:
+        replace_file(path, content)
+    except OSError as error:
         raise unwritable(path, error) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ from fitserve.errors import BackendError, Check, RequestError
 from sitekit.context import Rendering
 from sitekit.deployment.helm import items, require_helm, run
 from sitekit.deployment.release import Release
-from sitekit.deployment.targets import CARD, CREDENTIALS, Target, credentials
+from sitekit.deployment.targets import CARD, CREDENTIALS, Options, Target, credentials
 from sitekit.documents import site_card, text
 from sitekit.helm_values import helm_values
 from sitekit.pods import labels, run_job
@@ -23,16 +24,25 @@ from sitekit.render import write_files
 
 if TYPE_CHECKING:
     from sitekit.deployment.release import Installed
-    from sitekit.deployment.targets import Options
     from sitekit.site import Site
 
-__all__ = ["STATUS_VERSION", "Cluster", "pod_reason"]
+__all__ = ["STATUS_VERSION", "Cluster", "ClusterOptions", "pod_reason"]
 
 STATUS_VERSION = 1
 _REFUSED = "refused-function"
 _POLL_SECONDS = 1.0
 _HYPOTHESIS = "X_200_0"
 """Of the example; one is enough to see that a pod fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(Options):
+    """What is asked of a cluster besides."""
+
+    function_id: str | None = None
+    endpoint_id: str | None = None
+    values: Path | None = None
+    smoke: bool = True
 
 
 class Cluster(Target):
@@ -52,15 +62,16 @@ class Cluster(Target):
     """
 
     kind = "Kubernetes cluster"
+    takes = ClusterOptions
+    options: ClusterOptions
 
-    def __init__(self, site: Site, options: Options) -> None:
+    def __init__(self, site: Site, options: ClusterOptions) -> None:
         super().__init__(site, options)
         self._rendering = Rendering(__version__, Path.home())
         helm_values(site, self._rendering)
         self._release = Release(site, self._rendering)
 
     def install(self, *, upgrade: bool) -> None:
-        """Let this version serve; what does not come up, or fails its trial, is undone."""
         site, release, options = self.site, self._release, self.options
         overrides = _overrides(options.values)
         if upgrade and not release.revisions():
@@ -94,7 +105,6 @@ class Cluster(Target):
             )
 
     def status(self) -> dict[str, Any]:
-        """Return what the pods are doing, and what they wait for, in the cluster's own words."""
         release = self._release
         revisions = release.revisions()
         pods = items("pods", release.namespace, release.selector)
@@ -115,7 +125,6 @@ class Cluster(Target):
 
     @staticmethod
     def status_text(found: dict[str, Any]) -> str:
-        """Return a status as text, a line for each pod."""
         release = found["release"]
         if release is None:
             return f"{found['site']} is not deployed in namespace {found['namespace']}"
@@ -135,7 +144,6 @@ class Cluster(Target):
         return "\n".join(lines)
 
     def smoke(self) -> list[dict[str, Any]]:
-        """Have a fit done by a worker pod; through the endpoint, if there is one."""
         release, directory = self._release, self.directory
         card = release.card()
         if card is None:
@@ -151,7 +159,7 @@ class Cluster(Target):
 
         # A child of the revision before would be asked otherwise, while there is one.
         serving = f"{__version__}-{release.revisions()[-1]['revision']}"
-        served = Served(self.site, card["endpoint_id"], serving)
+        served = Served(self.site, card.endpoint_id, serving)
         kept = directory / _REFUSED
         known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
         stages, refused = through_the_service(served, directory / CARD, self.options.seconds, known)
@@ -160,23 +168,19 @@ class Cluster(Target):
         return [one.as_data() for one in stages]
 
     def rollback(self) -> None:
-        """Let the revision that served before, and was another, serve again."""
         revision = self._release.rollback(seconds=self.options.seconds)
         click.echo(f"{self.site.name} is served by what revision {revision} was")
         if self.options.smoke:
             self.try_it()
 
     def stop(self) -> None:
-        """End the endpoint and its workers."""
         self._release.stop()
         click.echo(f"{self._release.name} is stopped")
 
     def logs(self) -> str:
-        """Return the end of what the endpoint and its workers have said."""
         return self._release.logs(self.options.lines)
 
     def destroy(self) -> None:
-        """Remove everything of the release, and its namespace if nobody else has it."""
         release = self._release
         left = release.destroy()
         if left:

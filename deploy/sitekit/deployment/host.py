@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +24,43 @@ from sitekit.load import flat_site
 from sitekit.render import write_files
 from sitekit.rules import require_valid
 from sitekit.target.places import places_of
+from sitekit.tools.locked_venv import install
 
 if TYPE_CHECKING:
     from sitekit.site import Site
 
-__all__ = ["Host", "inventory"]
+__all__ = ["Host", "HostOptions", "inventory"]
 
 _ROOT = Path(__file__).resolve().parents[3]
 _ANSIBLE = _ROOT / "deploy" / "ansible"
 
 
-def inventory(site: Site, options: Options) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class HostOptions(Options):
+    """What is asked of a login node besides."""
+
+    host: str | None = None
+    user: str | None = None
+    here: bool = False
+    ssh_config: Path | None = None
+    python: str | None = None
+    verbose: int = 0
+    check: bool = False
+    diff: bool = False
+    cloud: bool = False
+    no_job: bool = False
+    drain_seconds: int | None = None
+    image: Path | None = None
+    end_orphans: bool = False
+
+
+def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
     """Return Ansible's inventory of a site: one host, of the site's name.
 
     Examples
     --------
     >>> from sitekit.load import load_site
-    >>> found = inventory(load_site("local")[0], Options())
+    >>> found = inventory(load_site("local")[0], HostOptions())
     >>> found["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
     'local'
 
@@ -97,14 +118,15 @@ class Host(Target):
     """
 
     kind = "login node"
+    takes = HostOptions
+    options: HostOptions
 
-    def __init__(self, site: Site, options: Options) -> None:
+    def __init__(self, site: Site, options: HostOptions) -> None:
         super().__init__(site, options)
         require_valid(site)
         self._inventory = inventory(site, options)
 
     def install(self, *, upgrade: bool) -> None:
-        """Let this version serve, once it has passed its trial; the same again changes nothing."""
         credentials()  # which Ansible reads by itself; half of them is an error
         verb = "upgrade" if upgrade else "deploy"
         said = self._play(
@@ -127,12 +149,10 @@ class Host(Target):
             click.echo(self._handed_over(self._answered(said)))
 
     def status(self) -> dict[str, Any]:
-        """Return what `sitekit.target` says of the endpoint."""
         return self._ask("status", *(["--end-orphans"] if self.options.end_orphans else []))
 
     @staticmethod
     def status_text(found: dict[str, Any]) -> str:
-        """Return the status of an endpoint, one thing on a line."""
         versions = found["versions"]
         lines = [_endpoint(found)]
         if found["endpoint"] is not None:
@@ -165,19 +185,16 @@ class Host(Target):
         return "\n".join(lines)
 
     def smoke(self) -> list[dict[str, Any]]:
-        """Have a fit done; through the service, if there is an endpoint."""
         found = self._ask("smoke", "--seconds", str(self.options.seconds))
         stages: list[dict[str, Any]] = found["stages"]
         return stages
 
     def rollback(self) -> None:
-        """Let the release before this one serve again."""
         failed = BackendError("the release was not changed", hint="what stopped it is said above")
         said = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
         click.echo(f"{said['site']} is served by release {said['release']}")
 
     def stop(self) -> None:
-        """Stop the endpoint with its workers and jobs, and have nothing start it."""
         said = self._ask(
             "stop", "--disable", "--drain-seconds", str(self.options.drain_seconds or 0)
         )
@@ -185,13 +202,11 @@ class Host(Target):
         click.echo(f"{_ended(said)}{waited}")
 
     def logs(self) -> str:
-        """Return the end of each log, after its name."""
         found = self._ask("logs", "--lines", str(self.options.lines))["logs"]
         lines = [line for name, text in found.items() for line in (f"==> {name}", *text)]
         return "".join(f"{line}\n" for line in lines)
 
     def destroy(self) -> None:
-        """Remove everything that deploying made, and say what is left."""
         said = self._ask("destroy")
         click.echo(f"{_ended(said)}, {len(said['removed'])} files and directories removed")
         if said["told"]:
@@ -342,10 +357,22 @@ def _vault() -> list[str]:
 
 
 def _ansible() -> Path:
-    place = Path(os.environ.get("FITSERVE_ANSIBLE_VENV", _ROOT / ".cache" / "ansible-venv"))
-    program = place / "bin" / "ansible-playbook"
+    """Return Ansible's program: of the environment that is named, or else of one made here."""
+    named = os.environ.get("FITSERVE_ANSIBLE_VENV")
+    try:
+        program = (Path(named) if named else install("ansible")) / "bin" / "ansible-playbook"
+    except subprocess.CalledProcessError as error:
+        raise BackendError(
+            "Ansible cannot be installed",
+            evidence=f"pip failed ({error.returncode}), as said above",
+            hint="look at the network and at pip's configuration on this machine",
+        ) from error
     if not program.is_file():
-        raise BackendError("Ansible is not installed", hint="make ansible-venv")
+        raise BackendError(
+            "Ansible is not installed",
+            evidence=f"no {program}, where FITSERVE_ANSIBLE_VENV leads",
+            hint="make ansible-venv",
+        )
     return program
 
 

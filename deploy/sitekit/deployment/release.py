@@ -1,4 +1,9 @@
-"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed."""
+"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed.
+
+What served, and with which values, is told by Helm's own history in the cluster: whoever deploys
+next, from wherever, finds it there. `helm rollback` alone would not do: the revision before may
+have failed, be the same, or not know the endpoint's id.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,9 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
+from fitserve.endpoints.cards import RenderedCard
 from fitserve.errors import BackendError
 from sitekit.deployment.helm import ask, differs, items, run
 from sitekit.deployment.targets import CREDENTIALS, credentials
@@ -165,13 +173,15 @@ class Release:
                 return found
         return None
 
-    def card(self) -> dict[str, Any] | None:
+    def card(self) -> RenderedCard | None:
         """Return the card of the endpoint that serves, or None if there is none."""
         serving = self.serving()
         if serving is None or not serving.enabled:
             return None
-        card: dict[str, Any] = json.loads(serving.values["configuration"]["site-card.json"])
-        return {**card, "endpoint_id": serving.endpoint_id or self.endpoint_id()}
+        kept = serving.values["configuration"]["site-card.json"]
+        card = msgspec.json.decode(kept, type=RenderedCard)
+        registered = serving.endpoint_id or self.endpoint_id()
+        return msgspec.structs.replace(card, endpoint_id=registered)
 
     def credentials(self) -> tuple[str, str] | None:
         """Return the endpoint's own credentials, from its secret in the cluster."""

@@ -30,31 +30,12 @@ CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an administrator asks for: the options of `verbs`, which says what each is."""
+    """What an administrator asks of any target; `verbs` says what each option is."""
 
     seconds: int = 900
     lines: int = 40
     as_json: bool = False
     yes: bool = False
-    # Of a login node
-    host: str | None = None
-    user: str | None = None
-    here: bool = False
-    ssh_config: Path | None = None
-    python: str | None = None
-    verbose: int = 0
-    check: bool = False
-    diff: bool = False
-    cloud: bool = False
-    no_job: bool = False
-    drain_seconds: int | None = None
-    image: Path | None = None
-    end_orphans: bool = False
-    # Of a cluster
-    function_id: str | None = None
-    endpoint_id: str | None = None
-    values: Path | None = None
-    smoke: bool = True
 
 
 class Target(ABC):
@@ -62,8 +43,8 @@ class Target(ABC):
 
     Attributes
     ----------
-    kind
-        What such a target is called.
+    kind, takes
+        What such a target is called, and the class of its options.
     site, options
         The site, and what is asked for.
     directory
@@ -71,6 +52,7 @@ class Target(ABC):
     """
 
     kind: ClassVar[str]
+    takes: ClassVar[type[Options]]
 
     def __init__(self, site: Site, options: Options) -> None:
         self.site = site
@@ -79,7 +61,10 @@ class Target(ABC):
 
     @abstractmethod
     def install(self, *, upgrade: bool) -> None:
-        """Let this version serve, once it has passed its trial; an upgrade needs one before it."""
+        """Let this version serve, once it has passed its trial; an upgrade needs one before it.
+
+        What does not pass it is undone, and the same again changes nothing.
+        """
 
     @abstractmethod
     def status(self) -> dict[str, Any]:

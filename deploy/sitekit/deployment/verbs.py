@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from sitekit.deployment.cluster import Cluster
 from sitekit.deployment.host import Host
-from sitekit.deployment.targets import CARD, CREDENTIALS, Options, Target
+from sitekit.deployment.targets import CARD, CREDENTIALS, Target
 from sitekit.load import open_site
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _verb(*options: Callable[..., Any]) -> Callable[[Callable[[Target], None]], 
         def command(context: click.Context, site: Loaded, **given: Any) -> None:
             for warning in site.warnings:
                 click.echo(f"warning: {warning}", err=True)
-            done(_target(context, site.site, Options(**given)))
+            done(_target(context, site.site, given))
 
         called: Any = click.pass_context(command)
         for option in reversed((click.argument("site", callback=open_site), *_REACH, *options)):
@@ -120,18 +120,21 @@ def _verb(*options: Callable[..., Any]) -> Callable[[Callable[[Target], None]], 
     return made_of
 
 
-def _target(context: click.Context, site: Site, options: Options) -> Target:
+def _target(context: click.Context, site: Site, given: dict[str, Any]) -> Target:
     """Return what a site is deployed to; an option of the other kind of target is refused."""
-    kind = Cluster if site.scheduler.type == "kubernetes" else Host
+    kind: type[Target] = Cluster if site.scheduler.type == "kubernetes" else Host
     for option in context.command.params:
-        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
-        if given and isinstance(option, _Only) and option.target is not kind:
+        if not isinstance(option, _Only) or option.target is kind:
+            continue
+        name = str(option.name)
+        del given[name]
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             names = "/".join([*option.opts, *option.secondary_opts])
             raise click.UsageError(
                 f"{names} is for a {option.target.kind}, and {site.name} is deployed to a "
                 f"{kind.kind}: {option.instead}"
             )
-    return kind(site, options)
+    return kind(site, kind.takes(**given))
 
 
 @_verb(*_INSTALLING)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sitekit.derive import derive, hms, seconds
-from sitekit.schedulers.registry import BATCH
+from fitserve.schedulers.base import clock_seconds
+from sitekit.derive import derive, hms
+from sitekit.schedulers import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,11 +184,11 @@ def option_limits(site: Site) -> Iterator[Problem]:
                 f"found {bounds.minimum} minutes",
                 f"minimum: {needed // 60 + 1}",
             )
-        if longest and bounds.maximum * 60 > seconds(longest):
+        if longest and bounds.maximum * 60 > clock_seconds(longest):
             yield site.problem(
                 "user_options.walltime_minutes.maximum",
                 f"expected at most the facility's {longest}, found {bounds.maximum} minutes",
-                f"maximum: {seconds(longest) // 60}",
+                f"maximum: {clock_seconds(longest) // 60}",
             )
     blocks = options.max_blocks.maximum if options.max_blocks else site.blocks.max
     nodes = options.nodes_per_block.maximum if options.nodes_per_block else site.blocks.nodes

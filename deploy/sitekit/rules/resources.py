@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sitekit.derive import derive, hms, memory_gb, quantity_gb, seconds
-from sitekit.schedulers.registry import scheduler_of
+from fitserve.schedulers.base import clock_seconds
+from sitekit.derive import derive, hms, memory_gb, quantity_gb
+from sitekit.schedulers import scheduler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,11 +56,11 @@ def walltime(site: Site) -> Iterator[Problem]:
             f'walltime: "{advised}"',
             "warning",
         )
-    if seconds(given) % _MINUTE:
+    if clock_seconds(given) % _MINUTE:
         yield site.problem(
             "blocks.walltime",
             f"expected whole minutes, which is what schedulers count, found {given}",
-            f'walltime: "{hms(_round_up(seconds(given)))}"',
+            f'walltime: "{hms(_round_up(clock_seconds(given)))}"',
         )
 
 
@@ -72,7 +73,7 @@ def facility_limits(site: Site) -> Iterator[Problem]:
     derived = derive(site)
     limits = site.limits
     longest = limits.walltime
-    if longest and derived.walltime_seconds and derived.walltime_seconds > seconds(longest):
+    if longest and derived.walltime_seconds and derived.walltime_seconds > clock_seconds(longest):
         yield site.problem(
             "blocks.walltime",
             f"expected at most the facility's {longest}, found {site.blocks.walltime}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sitekit.schedulers.registry import BATCH, scheduler_of
+from sitekit.schedulers import BATCH, scheduler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

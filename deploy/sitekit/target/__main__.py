@@ -13,8 +13,7 @@ import click
 from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
 from sitekit.load import load_site
-from sitekit.target.deployed import Deployed
-from sitekit.target.manifest import write_manifest
+from sitekit.target.deployed import Deployed, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

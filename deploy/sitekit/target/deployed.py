@@ -1,4 +1,7 @@
-"""An endpoint as it is deployed on this machine: its site, paths, credentials, configuration."""
+"""An endpoint as it is deployed on this machine: site, paths, credentials, configuration.
+
+Its manifest says what deploying made, so that all of it, and nothing else, can go again.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,95 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from fitserve import __version__
-from fitserve.errors import BackendError
+from fitserve.errors import BackendError, StoreError
+from fitserve.files import replace_file
 from sitekit.context import endpoint_path
 from sitekit.derive import derive
 from sitekit.render import Rendering, render_site
-from sitekit.target.manifest import read_manifest
 from sitekit.target.places import places_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sitekit.site import Site
-    from sitekit.target.manifest import Manifest
     from sitekit.target.places import Places
 
-__all__ = ["Deployed", "render"]
+__all__ = ["Deployed", "Manifest", "read_manifest", "render", "write_manifest"]
+
+
+class Manifest(msgspec.Struct, kw_only=True):
+    """What is remembered of an endpoint's deployment.
+
+    Attributes
+    ----------
+    endpoint, site
+        Names.
+    made
+        Paths that were not there before, each before what is in it.
+    links
+        Environments that are links to the release that serves.
+    releases
+        Releases that were installed for this endpoint, the newest last.
+    current, previous
+        The release that serves, and the one to go back to.
+    examined
+        What the doctor last found in order: release and site digest.
+    function_id, refused_id
+        fitserve's registered function, and one that the smoke test tries in vain.
+    """
+
+    endpoint: str
+    site: str
+    made: list[str] = []
+    links: list[str] = []
+    releases: list[str] = []
+    current: str | None = None
+    previous: str | None = None
+    examined: str | None = None
+    function_id: str | None = None
+    refused_id: str | None = None
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest.
+
+    Raises
+    ------
+    StoreError
+        Nothing was deployed, or the file is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError as error:
+        raise StoreError(
+            "nothing was deployed here", evidence=f"no {path}", hint="make deploy SITE=..."
+        ) from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StoreError(f"{path} is damaged", evidence=str(error)) from error
+
+
+def write_manifest(path: Path, manifest: Manifest, **changes: object) -> bool:
+    """Write the manifest with some fields changed; returns whether anything was.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written.
+    """
+    present: Mapping[str, object] = msgspec.structs.asdict(manifest)
+    if all(present[name] == value for name, value in changes.items()):
+        return False
+    for name, value in changes.items():
+        setattr(manifest, name, value)
+    try:
+        replace_file(path, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written", evidence=str(error)) from error
+    return True
+
 
 _PASSED = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ")
 _DIRECT = ("engine.json", "site-card.json")
@@ -160,8 +238,5 @@ def _write(path: Path, text: str) -> bool:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     mode = path.stat().st_mode & 0o777 if path.is_file() else 0o600
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.chmod(mode)
-    part.replace(path)
+    replace_file(path, text.encode(), mode)
     return True

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sitekit.jobs import outputs_at_home
 from sitekit.shell import run
-from sitekit.target.manifest import read_manifest
+from sitekit.target.deployed import read_manifest
 from sitekit.target.service import stop
 
 if TYPE_CHECKING:
-    from sitekit.target.deployed import Deployed
-    from sitekit.target.manifest import Manifest
+    from sitekit.target.deployed import Deployed, Manifest
 
 __all__ = ["destroy"]
 

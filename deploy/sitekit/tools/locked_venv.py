@@ -4,6 +4,7 @@ Usage: python3 deploy/sitekit/tools/locked_venv.py NAME     e.g. endpoint, ansib
 
 NAME is a file requirements/NAME.lock. These pin other versions than fitserve's own environment.
 Needs nothing but Python's standard library; does nothing when all is there already.
+What deploys to hosts installs Ansible so when it is first needed (`sitekit.deployment.host`).
 FITSERVE_ENDPOINT_VENV names another place for the endpoint's, and so on.
 """
 
@@ -19,24 +20,34 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def main(name: str) -> None:
-    """Create the environment, unless it already holds what the lock file says."""
+def install(name: str) -> Path:
+    """Create the environment, unless it already holds what the lock file says; returns where it is.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        pip fails, which says why on standard error.
+    """
     lock = ROOT / "requirements" / f"{name}.lock"
     variable = f"FITSERVE_{name.upper().replace('-', '_')}_VENV"
     place = Path(os.environ.get(variable, ROOT / ".cache" / f"{name}-venv"))
     stamp = place / f".fitserve-{name}"
     wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
-        return
+        return place
     sys.stderr.write(f"installing {lock.relative_to(ROOT)} into {place} ...\n")
     venv.create(place, with_pip=True, clear=True)
     command = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     command += ["--disable-pip-version-check", "--require-hashes", "-r", str(lock)]
-    failed = subprocess.run(command, check=False).returncode  # noqa: S603
-    if failed:
-        sys.exit(f"error: pip failed ({failed})\n  seen: {' '.join(command)}")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # What a verb prints is for programs to read.
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)  # noqa: S603
     stamp.write_text(wanted, encoding="utf-8")
+    return place
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        install(sys.argv[1])
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: pip failed ({error.returncode})\n  seen: {' '.join(error.cmd)}")

@@ -85,9 +85,9 @@ class Admin:
         status
             With which status the command behind it ends.
         """
-        # Both environments are made already, or not needed.
+        # The environment is made already.
         words = ["make", "--silent", f"--file={ROOT}/Makefile", "-o", "install"]
-        words += ["-o", "ansible-venv", f"BIN={Path(sys.executable).parent}", verb]
+        words += [f"BIN={Path(sys.executable).parent}", verb]
         words += [f"SITE={site}", f"ARGS={shlex.join(map(str, options))}"]
         done = subprocess.run(
             words,

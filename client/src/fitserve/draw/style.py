@@ -145,7 +145,7 @@ def _is_mathtext(text: str) -> bool:
     return True
 
 
-_PACKAGES = ("matplotlib", "mplhep", "jinja2")
+_PACKAGES = ("matplotlib", "mplhep", "jinja2", "scipy")
 # Two points have a line between them whatever the curve is.
 _LEAST_POINTS = 3
 

@@ -1,6 +1,7 @@
 """Endpoints that a user has added: their names, their site cards, the options to set.
 
-A site card is what a site tells its users; it is written when the site is rendered.
+A site card is what a site tells its users; it is written, by these classes, when the site is
+rendered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fitserve.errors import BackendError, InputError, RequestError, StoreError
+from fitserve.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +28,7 @@ __all__ = [
     "CardLimits",
     "CardWorker",
     "Profile",
+    "RenderedCard",
     "SiteCard",
     "add_profile",
     "check_options",
@@ -62,8 +65,8 @@ class CardLimits(msgspec.Struct, frozen=True, kw_only=True):
     core_hours: float | None = None
 
 
-class SiteCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A site as its users see it.
+class RenderedCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A site as its users see it, whose endpoint need not be registered yet.
 
     ``options`` are the JSON schemas of what users may set when they submit. ``login_host``
     is where the scheduler may be asked why a block waits, if the site wants that.
@@ -71,17 +74,24 @@ class SiteCard(msgspec.Struct, frozen=True, kw_only=True):
 
     card_version: int
     name: str
-    endpoint_id: str
-    function_id: str | None = None
     description: str = ""
     contact: str = ""
     url: str = ""
     verified: str = ""
+    rendered: str = ""
+    endpoint_id: str | None = None
+    function_id: str | None = None
     scheduler: str = ""
+    login_host: str | None = None
     worker: CardWorker = CardWorker()
     limits: CardLimits = CardLimits()
     options: dict[str, dict[str, Any]] | None = None
-    login_host: str | None = None
+
+
+class SiteCard(RenderedCard, frozen=True, kw_only=True):
+    """The card of a site that can be used: its endpoint is registered."""
+
+    endpoint_id: str
 
 
 def read_card(source: str) -> SiteCard:
@@ -276,9 +286,7 @@ def add_profile(
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
-        part.replace(path)
+        replace_file(path, msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
     except OSError as error:
         raise StoreError(f"{path} cannot be written", evidence=str(error)) from error
     return path

@@ -1,8 +1,9 @@
 """Validate workspaces and patchsets against pyhf's own schemas, and digest them as pyhf does.
 
 `pyhf.schema.validate` interprets the schema in Python and needs seconds for a large
-workspace. Here the same schema files, those of the installed pyhf, are compiled once per
-process by jsonschema-rs. What is accepted and refused is the same as with
+workspace. Here the same schema is compiled once per process by jsonschema-rs, from copies of
+pyhf 0.7.6's files (Apache License 2.0): pyhf itself, which comes with SciPy, need not be where
+nothing is fitted. What is accepted and refused is the same as with
 ``pyhf.schema.validate(..., allow_tensors=False)``, but for names that end in a line break,
 which Python's ``$`` lets through. (With pyhf's default, ``allow_tensors=True``, ``true`` and
 ``false`` pass for numbers; a file has no tensors, and a yield of ``true`` is a defect.)
@@ -14,7 +15,6 @@ import hashlib
 import json
 import re
 from functools import cache
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +34,7 @@ Kind = Literal["workspace", "patchset", "jsonpatch", "sample"]
 
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){2}")
 _LONGEST = 160
+_SCHEMAS = Path(__file__).parents[1] / "data" / "schemas"
 _FILE = "defs.json"
 # `pyhf.schema.version`.
 _DEFAULT = "1.0.0"
@@ -55,8 +56,8 @@ def validate(content: Any, kind: Kind, where: str) -> None:
     Raises
     ------
     InputError
-        The content violates the schema of the version that it states. A version that the
-        installed pyhf does not know is a violation.
+        The content violates the schema of the version that it states. A version that pyhf does
+        not know is a violation.
     """
     version = _version(content)
     validator = _compile(kind, version)
@@ -109,7 +110,7 @@ def _version(content: Any) -> str:
     # What is stated becomes part of a path: only a version number may.
     if not isinstance(stated, str) or not _VERSION.fullmatch(stated):
         return _DEFAULT
-    return stated if (_schemas() / stated / _FILE).is_file() else _DEFAULT
+    return stated if (_SCHEMAS / stated / _FILE).is_file() else _DEFAULT
 
 
 def _explain(error: ValidationError, content: Any, version: str) -> tuple[list[str | int], str]:
@@ -129,17 +130,8 @@ def _explain(error: ValidationError, content: Any, version: str) -> tuple[list[s
 
 
 @cache
-def _schemas() -> Path:
-    """Return the directory of pyhf's schemas; pyhf itself takes longer to import than to read."""
-    found = find_spec("pyhf")
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("fitserve needs pyhf, which is not installed")
-    return Path(found.submodule_search_locations[0]) / "schemas"
-
-
-@cache
 def _definitions(version: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = msgspec.json.decode((_schemas() / version / _FILE).read_bytes())
+    loaded: dict[str, Any] = msgspec.json.decode((_SCHEMAS / version / _FILE).read_bytes())
     return loaded
 
 

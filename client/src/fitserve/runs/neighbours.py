@@ -48,6 +48,8 @@ _SMALL = 0.01
 _SAME_PLACE = 1e-6
 # On a regular grid several are equally near: the nearest are chosen among this many.
 _LOOKED_AT = 16
+# They are looked for around so many at a time, more than twice as many.
+_CELL = 64
 
 
 class Jump(NamedTuple):
@@ -246,14 +248,53 @@ def _nearest(
         Points whose neighbours are returned.
     """
     import numpy as np
-    from scipy.spatial import KDTree
 
     count = min(len(among), _LOOKED_AT)
-    near = among[KDTree(points[among]).query(points[rows], k=count)[1]]
-    distance = np.sqrt(((points[near] - points[rows][:, None]) ** 2).sum(axis=2))
-    distance[near == rows[:, None]] = np.inf
-    order = np.lexsort((near, distance), axis=1)[:, :_NEIGHBOURS]
-    return np.take_along_axis(near, order, axis=1)
+    nearest = np.empty((len(points), count), dtype=np.intp)
+    columns = np.ascontiguousarray(points[among].T)
+    for cell, some in _cells(points, among, rows):
+        # The nearest of a cell bound how far away the nearest of all are.
+        own = np.partition(_squares(points, some, cell), count - 1, axis=1)[:, count - 1]
+        reach = 1.000001 * np.sqrt(own.max())
+        low, high = points[some].min(axis=0) - reach, points[some].max(axis=0) + reach
+        inside = (columns >= low[:, None]) & (columns <= high[:, None])
+        near = among[inside.all(axis=0)]
+        order = np.argpartition(_squares(points, some, near), count - 1, axis=1)[:, :count]
+        nearest[some] = near[order]
+    nearest = nearest[rows]
+    distance = np.sqrt(((points[nearest] - points[rows][:, None]) ** 2).sum(axis=2))
+    distance[nearest == rows[:, None]] = np.inf
+    order = np.lexsort((nearest, distance), axis=1)[:, :_NEIGHBOURS]
+    return np.take_along_axis(nearest, order, axis=1)
+
+
+def _cells(
+    points: NDArray[np.float64], among: NDArray[np.intp], rows: NDArray[np.intp]
+) -> Iterable[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield points that are close together, and the rows of the same place; all of both."""
+    import numpy as np
+
+    if len(among) <= _CELL:
+        # Many may be at one place.
+        for start in range(0, len(rows), _CELL):
+            yield among, rows[start : start + _CELL]
+        return
+    axis = np.ptp(points[among], axis=0).argmax()
+    halves = np.array_split(among[np.argsort(points[among, axis], kind="stable")], 2)
+    below = points[rows, axis] < points[halves[1][0], axis]
+    for half, some in zip(halves, (rows[below], rows[~below]), strict=True):
+        if some.size:
+            yield from _cells(points, half, some)
+
+
+def _squares(
+    points: NDArray[np.float64], rows: NDArray[np.intp], others: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the squared distances of some points from others, of shape (rows, others)."""
+    squares: NDArray[np.float64] = sum(
+        (points[others, axis] - points[rows, axis][:, None]) ** 2 for axis in range(points.shape[1])
+    )
+    return squares
 
 
 def _compare(

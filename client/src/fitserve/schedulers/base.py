@@ -17,6 +17,7 @@ __all__ = [
     "Rule",
     "Scheduler",
     "SilentSchedulerError",
+    "clock_seconds",
     "ended_words",
     "no_room",
     "run_command",
@@ -139,6 +140,20 @@ _ENDED: dict[Ending, str] = {
     "unknown": "ended",
 }
 NO_ROOM = r"No space left|[Dd]isk quota|Read-only file system"
+
+
+def clock_seconds(text: str) -> int:
+    """Return the seconds of a time such as HH:MM:SS.
+
+    Examples
+    --------
+    >>> clock_seconds("01:30:00")
+    5400
+    """
+    seconds = 0
+    for part in text.split(":"):
+        seconds = 60 * seconds + int(part or 0)
+    return seconds
 
 
 class Refusal(NamedTuple):

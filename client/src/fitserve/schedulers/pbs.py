@@ -9,7 +9,14 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from fitserve.schedulers.base import Job, Rule, Scheduler, SilentSchedulerError, run_command
+from fitserve.schedulers.base import (
+    Job,
+    Rule,
+    Scheduler,
+    SilentSchedulerError,
+    clock_seconds,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,16 +118,9 @@ def _pbs_ending(status: int, fields: dict[str, Any]) -> Ending:
     if status >= _PBS_SIGNALLED:
         used = fields.get("resources_used", {}).get("walltime", "")
         limit = fields.get("Resource_List", {}).get("walltime", "")
-        over = _pbs_seconds(used) >= _pbs_seconds(limit) > 0
+        over = clock_seconds(str(used)) >= clock_seconds(str(limit)) > 0
         return "walltime" if over else "cancelled"
     return "failed" if status else "done"
-
-
-def _pbs_seconds(text: str) -> int:
-    seconds = 0
-    for part in str(text).split(":"):
-        seconds = 60 * seconds + int(part or 0)
-    return seconds
 
 
 def _ask_torque(ids: Sequence[str], timeout: float) -> dict[str, Job]:

@@ -23,6 +23,7 @@ from fitserve.endpoints.parsl.site import find_engine, read_engine, site_directo
 from fitserve.endpoints.parsl.troubles import Troubles, status_of
 from fitserve.errors import BackendError, MissingExtraError, RequestError
 from fitserve.onsite.failures import MOST_FAILED
+from fitserve.schedulers.base import clock_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -316,8 +317,7 @@ def _longest_task(engine: Mapping[str, Any]) -> float | None:
     drain, walltime = engine.get("drain_period"), engine["provider"].get("walltime")
     if not drain or not walltime:
         return None
-    hours, minutes, seconds = (int(part) for part in walltime.split(":"))
-    return float(max(1, hours * 3600 + minutes * 60 + seconds - drain))
+    return float(max(1, clock_seconds(walltime) - drain))
 
 
 def _sees_stage(engine: Mapping[str, Any]) -> bool:

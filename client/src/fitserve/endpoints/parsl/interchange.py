@@ -23,15 +23,17 @@ _PARSLS = "parsl.executors.high_throughput.interchange"
 COMMAND = ["-m", "fitserve.endpoints.parsl.interchange"]
 """Words after the interpreter that start it: Parsl's script need not be on the user's PATH.
 
-The directory in which it enlists follows, and the file for its standard error.
+The directory in which it enlists follows, and the file for its standard error; neither where a
+site's configuration is used without a run.
 """
 
 if __name__ == "__main__":
     os.setsid()
-    _, groups, log = sys.argv
-    enlist(groups)
-    # If it cannot be opened, everything of the run is being removed.
-    with contextlib.suppress(OSError), Path(log).open("ab") as stream:
-        os.dup2(stream.fileno(), sys.stderr.fileno())
+    if sys.argv[1:]:
+        _, groups, log = sys.argv
+        enlist(groups)
+        # If it cannot be opened, everything of the run is being removed.
+        with contextlib.suppress(OSError), Path(log).open("ab") as stream:
+            os.dup2(stream.fileno(), sys.stderr.fileno())
     logging.raiseExceptions = False
     runpy.run_module(_PARSLS, run_name="__main__", alter_sys=True)

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 ENGINE_VERSION = 1
-"""Version of ``engine.json`` that this module reads."""
+"""Version of ``engine.json`` that this module reads, and rendering a site writes."""
 
 _ENGINE_FIELDS = {
     "address",

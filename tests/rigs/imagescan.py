@@ -1,4 +1,9 @@
-"""Look through an image, all of its layers and what it says of itself, for what should not stay."""
+"""Look through an image, all of its layers and what it says of itself, for what should not stay.
+
+Trivy and its like know tokens, which are a few lines here, and not what this is for: traces of the
+machine that built the image, its name, its directories, its settings. Nor do their own makers
+publish them where this project's packages come from. Layers are read and never unpacked.
+"""
 
 from __future__ import annotations
 
