@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ import pytest
 import fitserve
 from fitserve.endpoints import open_backend
 from fitserve.endpoints.parsl import local as local_backend
-from fitserve.endpoints.parsl.guardian import Guardian
+from fitserve.endpoints.parsl.guardian import Guardian, Tended
 from fitserve.errors import BackendError
 from fitserve.runs.store import read_run
 from fitserve_contract import encode_task
@@ -238,3 +239,25 @@ def test_parsl_starts_the_block_at_once_and_then_leaves_it_alone(tmp_path: Path)
     [executor] = config.executors
     assert (config.strategy, config.strategy_period) == ("none", 1)
     assert executor.provider.init_blocks == executor.provider.max_blocks == 1
+
+
+def test_an_engine_that_is_set_up_too_late_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fitserve.endpoints.parsl.guardian._START_SECONDS", 0.1)
+    go_on, stopped = threading.Event(), threading.Event()
+
+    class Late:
+        def stop(self) -> bool:
+            stopped.set()
+            return True
+
+    def make() -> Late:
+        assert go_on.wait(20)
+        return Late()
+
+    tended: Tended[Late] = Tended()
+    tended.set_up(make)
+    tended.end()
+    assert not stopped.is_set()
+    go_on.set()
+    assert stopped.wait(20)
+    tended.guardian.dismiss()
