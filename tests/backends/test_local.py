@@ -117,7 +117,8 @@ def test_a_backend_leaves_nothing_behind(task: Task) -> None:
     backend.stop()
     backend.stop()
     assert not scratch.exists()
-    _gone, alive = psutil.wait_procs(mine, timeout=10)
+    # The guardian ends what takes longer, and a busy machine takes its time.
+    _gone, alive = psutil.wait_procs(mine, timeout=30)
     assert alive == []
 
 
