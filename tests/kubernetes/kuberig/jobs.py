@@ -122,7 +122,7 @@ def _local_cls(pallet: str, options: tuple[str, ...]) -> dict[str, float]:
 def staus() -> Path:
     """Return the pallet of the search for direct staus; without it tests are skipped."""
     root = Path(__file__).parents[3]
-    shared = Path(os.environ.get("FITSERVE_SHARED") or root / "shared")
+    shared = Path(os.environ.get("FITSERVE_SHARED") or root.parent / "shared")
     pallet = shared / "pallets" / "staus.tar.xz"
     if not pallet.exists() and not os.environ.get("CI"):
         pytest.skip(f"{pallet} is not there")
