@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from fitserve import api
 from fitserve.endpoints.base import BackendStatus, Limits, Outcome
 from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
 from fitserve.runs.plan import Bounds
-from fitserve.runs.store import read_run
+from fitserve.runs.store import RunStore, read_run
 from fitserve_contract import (
     ContractError,
     EngineOptions,
@@ -26,6 +27,8 @@ from fitserve_contract import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from fitserve.runs.records import StoredResult
 
 
 class FakeBackend:
@@ -168,6 +171,24 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     run = api.resume(tmp_path / "run", progress=False)
     assert run.unfinished == []
     assert done.isdisjoint(name for names in backend.submitted for name in names)
+
+
+def test_ctrl_c_while_results_are_written_keeps_them(
+    fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = RunStore.append
+
+    def interrupted(store: RunStore, records: list[StoredResult]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        written(store, records)
+
+    backend = FakeBackend(outstanding=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "append", interrupted)
+        with pytest.raises(InterruptedRunError):
+            fit(backend, bounds=Bounds(hypotheses=1))
+    assert list(read_run(tmp_path / "run").results) == backend.submitted[0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 class _Broken(FakeBackend):

@@ -6,7 +6,10 @@ an endpoint that is broken, or not what it seems, cannot put an impossible numbe
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -137,6 +140,23 @@ def drive(
     _Drive(store, inputs, backend, observer, staged=staged, claims=claims).run(tasks, pending)
 
 
+@contextlib.contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of this: what has arrived is written first."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
 class _Drive:
     def __init__(
         self,
@@ -174,9 +194,10 @@ class _Drive:
             while self._waiting and len(self._sent) < self._backend.limits.outstanding:
                 self._submit(self._waiting.popleft())
             outcomes = self._backend.outcomes(_POLL_SECONDS)
-            self._note_accepted()
-            for outcome in outcomes:
-                self._take(outcome)
+            with _interrupts_wait():
+                self._note_accepted()
+                for outcome in outcomes:
+                    self._take(outcome)
             self._observer.status(self._backend.status())
 
     def _take_up(self, pending: Sequence[PendingTask]) -> None:
