@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, settings
 # Other processes of tests have the other cores. NumPy reads it when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from fitserve.pallet.model import PalletRecord
-from fitserve.runs.records import Inputs, Manifest, StoredResult
+from fitserve.runs.records import Inputs, Manifest, PalletRecord, StoredResult
 from fitserve.runs.store import RunStore, SavedRun, read_run
 from fitserve_contract import (
     HypotestRequest,

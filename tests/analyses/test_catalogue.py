@@ -7,8 +7,8 @@ import re
 import pytest
 
 from fitserve.errors import RequestError
-from fitserve.pallet.catalogue import Analysis, catalogue, find, recognise
 from fitserve.pallet.download import check_address
+from fitserve.pallet.source import Analysis, analysis_of, catalogue, find_analysis
 
 # The four searches of arXiv:2103.02182: number of hypotheses and record of HEPData.
 STUDY = {"1Lbb": (125, "ins1755298"), "3L-RJ": (64, "ins1771533"), "staus": (57, "ins1765529")}
@@ -46,23 +46,23 @@ def test_latex_is_drawable(analysis: Analysis) -> None:
 
 @pytest.mark.parametrize("name", ["1Lbb", "1lbb", "INS1755298"])
 def test_analyses_are_found_by_name_or_record(name: str) -> None:
-    assert find(name).name == "1Lbb"
+    assert find_analysis(name).name == "1Lbb"
 
 
 @pytest.mark.parametrize("name", ["", "2Lbb", "None"])
 def test_an_unknown_analysis_is_told_with_the_known(name: str) -> None:
     with pytest.raises(RequestError, match="no analysis") as caught:
-        find(name)
+        find_analysis(name)
     assert "1Lbb, 3L-RJ, staus, SS3L" in caught.value.evidence
 
 
 def test_analyses_are_recognised_by_their_workspace() -> None:
-    digest = find("staus").archive.digest
+    digest = find_analysis("staus").archive.digest
     assert digest is not None
-    found = recognise(digest)
+    found = analysis_of(digest)
     assert found is not None
     assert found.name == "staus"
-    assert recognise("0" * 64) is None
+    assert analysis_of("0" * 64) is None
 
 
 def test_names_are_unique() -> None:

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from fitserve.cli import cli
 from fitserve.errors import InputError
-from fitserve.pallet.catalogue import Analysis, Archive, catalogue, find
 from fitserve.pallet.load import fetch, is_fetched, load_pallet
+from fitserve.pallet.source import Analysis, Archive, catalogue, find_analysis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +71,8 @@ def analysis(workspace: dict, monkeypatch: pytest.MonkeyPatch) -> Analysis:
         ),
     )
     known = (*catalogue(), entry)
-    monkeypatch.setattr("fitserve.pallet.catalogue.catalogue", lambda: known)
-    monkeypatch.setattr("fitserve.pallet.catalogue.catalogue", lambda: known)
+    monkeypatch.setattr("fitserve.pallet.source.catalogue", lambda: known)
+    monkeypatch.setattr("fitserve.pallet.source.catalogue", lambda: known)
     return entry
 
 
@@ -166,8 +166,8 @@ def test_a_failed_refresh_leaves_the_copy(
 
 def test_the_example_needs_no_network(served: Any, tmp_path: Path) -> None:
     served(InputError("no network"))
-    assert is_fetched(find("example"), tmp_path)
-    assert fetch(find("example"), cache_dir=tmp_path, refresh=True).name == "example"
+    assert is_fetched(find_analysis("example"), tmp_path)
+    assert fetch(find_analysis("example"), cache_dir=tmp_path, refresh=True).name == "example"
 
 
 def _run(*arguments: str) -> Any:

@@ -16,8 +16,7 @@ from fitserve.api import make_request
 from fitserve.cli import cli
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import StoreError
-from fitserve.runs.drive import check_answer
-from fitserve.runs.records import pending_tasks
+from fitserve.runs.drive import check_answer, pending_tasks
 from fitserve.runs.store import read_run
 from fitserve_contract import (
     ContractError,

@@ -17,8 +17,9 @@ from fitserve.api import make_request
 from fitserve.endpoints.base import Limits
 from fitserve.errors import IncompleteRunError, InputError, RequestError, StoreError
 from fitserve.files import Journal, read_regular
-from fitserve.pallet.archive import DEFAULT_LIMITS, decode_json
+from fitserve.pallet.archive import DEFAULT_LIMITS
 from fitserve.pallet.load import load_pallet
+from fitserve.pallet.schema import decode_json
 from fitserve.runs.prepare import prepare
 from fitserve.runs.store import RunStore
 from fitserve_contract import (

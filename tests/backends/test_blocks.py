@@ -10,7 +10,7 @@ from parsl.executors import status_handling
 from parsl.jobs.errors import TooManyJobFailuresError
 from parsl.jobs.states import JobState, JobStatus
 
-from fitserve.onsite import failures
+from fitserve.onsite import endpoint as failures
 
 LOST = JobStatus(JobState.MISSING, "the workers failed to register", exit_code=78)
 RUNS, WAITS = JobStatus(JobState.RUNNING), JobStatus(JobState.PENDING)

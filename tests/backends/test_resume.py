@@ -10,7 +10,7 @@ import fitserve_worker
 from fitserve import api
 from fitserve.endpoints.base import Accepted, BackendStatus, Limits, Outcome
 from fitserve.errors import InterruptedRunError
-from fitserve.runs.records import pending_tasks
+from fitserve.runs.drive import pending_tasks
 from fitserve.runs.store import ask_to_cancel, read_run
 from fitserve_contract import ContractError, decode_task, encode_refusal
 

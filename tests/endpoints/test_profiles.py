@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from fitserve.cli import cli
-from fitserve.endpoints import open_backend
+from fitserve.endpoints import open_backend, parse_options
 from fitserve.endpoints.base import CLOUD
 from fitserve.endpoints.cards import (
     SiteCard,
@@ -20,7 +20,6 @@ from fitserve.endpoints.cards import (
     check_options,
     find_profile,
     list_profiles,
-    parse_options,
     read_card,
     remove_profile,
 )

@@ -9,8 +9,8 @@ import pytest
 
 from fitserve.errors import InputError, RequestError
 from fitserve.export import to_json
-from fitserve.export.compare import compare, diff
-from fitserve.runs.reading import CLsEntry, read_cls
+from fitserve.export.compare import compare, diff, read_cls
+from fitserve.runs.records import CLsEntry
 
 EXP = [0.001, 0.01, 0.05, 0.2, 0.5]
 

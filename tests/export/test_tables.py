@@ -14,8 +14,8 @@ import pytest
 
 from fitserve.errors import MissingExtraError, RequestError, StoreError
 from fitserve.export import export_run, results_schema, to_csv, to_json, to_parquet
-from fitserve.export.rows import mass_columns
 from fitserve.kinds.base import CLS_COLUMNS as COLUMNS
+from fitserve.runs.summary import mass_columns
 from fitserve_contract import HypothesisResult, MuPoint
 
 EXP = [0.001, 0.01, 0.05, 0.2, 0.5]

@@ -9,6 +9,7 @@ import pytest
 
 from fitserve.errors import FitserveError, InputError, RequestError
 from fitserve.pallet.load import load_pallet
+from fitserve.runs.prepare import pallet_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -328,7 +329,7 @@ def test_what_the_user_may_know_better_is_recorded(
     pallet = load_pallet(directory, force=True)
     assert len(pallet.forced) == 1
     assert re.fullmatch(told, pallet.forced[0]), pallet.forced
-    assert pallet.record().forced == list(pallet.forced)
+    assert pallet_record(pallet).forced == list(pallet.forced)
 
 
 NOTED: dict[str, tuple[Change, str]] = {
@@ -386,7 +387,7 @@ def test_a_patchset_for_another_workspace_is_refused(
     assert wrong in caught.value.evidence
     pallet = load_pallet(directory, force=True)
     assert not pallet.digest_verified
-    assert not pallet.record().digest_verified
+    assert not pallet_record(pallet).digest_verified
     assert len(pallet.forced) == 1
 
 

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fitserve.errors import FitserveError, InputError
-from fitserve.pallet.archive import decode_json, read_archive
+from fitserve.pallet.archive import read_archive
 from fitserve.pallet.load import load_pallet
+from fitserve.pallet.schema import decode_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from fitserve.errors import InputError, RequestError
 from fitserve.pallet.archive import Contents
 from fitserve.pallet.load import load_pallet
 from fitserve.pallet.regions import find_regions, select_region
-from fitserve.runs.prepare import check_request
+from fitserve.runs.prepare import check_request, pallet_record
 from fitserve_contract import digest
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def test_a_directory_is_read_and_described(
     assert pallet.bins == {"SR": 2}
     assert pallet.normfactors == {"mu"}
     assert not pallet.notes
-    assert pallet.record().name == "toy"
-    assert pallet.record().labels == ["m1", "m2"]
+    assert pallet_record(pallet).name == "toy"
+    assert pallet_record(pallet).labels == ["m1", "m2"]
 
 
 def test_a_path_goes_before_the_catalogue(

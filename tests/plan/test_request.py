@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fitserve.pallet.model import Pallet
+    from fitserve.pallet.load import Pallet
     from fitserve_contract import Hypothesis
 
 

@@ -15,7 +15,7 @@ import fitserve as package
 from fitserve.cli import cli
 from fitserve.draw.curves import contour_lines
 from fitserve.draw.grid import ContourOptions, mass_grid
-from fitserve.kinds.shown import confidence_level, shown_strength
+from fitserve.kinds.base import confidence_level, shown_strength
 from fitserve.report import render_report
 from fitserve.report.content import headline, rows
 from fitserve.runs.store import read_run

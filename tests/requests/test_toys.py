@@ -20,11 +20,11 @@ from fitserve.cli import cli
 from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import ContractError, InterruptedRunError, RequestError
 from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
+from fitserve.kinds.toys import merged, missing_toys
 from fitserve.report.content import columns, rows
 from fitserve.runs.estimate import seconds_per_hypothesis
 from fitserve.runs.plan import Bounds
 from fitserve.runs.store import read_run
-from fitserve.runs.toys import merged, missing_toys
 from fitserve_contract import (
     EngineOptions,
     Task,

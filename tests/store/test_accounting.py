@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from fitserve.runs.records import Event, pending_tasks
+from fitserve.runs.drive import pending_tasks
+from fitserve.runs.records import Event
 from fitserve.runs.store import RunStore, ask_to_cancel, read_run
 from fitserve.runs.summary import account, traffic
 

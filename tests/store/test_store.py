@@ -14,8 +14,7 @@ import pytest
 
 from fitserve.errors import StoreError
 from fitserve.files import Journal, read_journal, write_atomic
-from fitserve.pallet.model import PalletRecord
-from fitserve.runs.records import Inputs, Manifest, StoredResult
+from fitserve.runs.records import Inputs, Manifest, PalletRecord, StoredResult
 from fitserve.runs.store import RunStore, known_runs, read_run, register
 from fitserve_contract import (
     HypotestRequest,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fitserve.errors import ContractError
-from fitserve.runs.toys import fraction_error, merged, missing_toys, p_values
+from fitserve.kinds.toys import fraction_error, merged, missing_toys, p_values
 from fitserve_contract import (
     AsymptoticCLs,
     HypothesisResult,

@@ -17,9 +17,9 @@ from fitserve.endpoints.inline import InlineBackend
 from fitserve.errors import BackendError, RequestError
 from fitserve.report import render_report
 from fitserve.runs import complete
+from fitserve.runs.drive import pending_tasks
 from fitserve.runs.estimate import seconds_to_verify
 from fitserve.runs.plan import Verify, encode_planned, make_plan, plan_verification
-from fitserve.runs.records import pending_tasks
 from fitserve.runs.store import RunStore, read_run
 from fitserve.runs.verification import (
     affordable_sample,

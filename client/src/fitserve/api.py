@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fitserve.endpoints.base import Backend
-    from fitserve.pallet.model import Pallet
+    from fitserve.pallet.load import Pallet
     from fitserve.runs.drive import Observer
     from fitserve.runs.records import Inputs, Manifest
     from fitserve.runs.store import SavedRun

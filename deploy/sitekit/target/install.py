@@ -49,7 +49,7 @@ def _write_command(release: Path) -> None:
         "#!/bin/sh\n"
         f"'''exec' '{release}/bin/python' \"$0\" \"$@\"\n"
         "' '''\n"
-        "from fitserve.onsite.command import main\n\n"
+        "from fitserve.onsite.endpoint import main\n\n"
         "main()\n"
     )
     command.chmod(0o755)

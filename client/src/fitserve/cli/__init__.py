@@ -13,9 +13,8 @@ import click
 
 from fitserve import __version__
 from fitserve.cli.endpoints import endpoints
-from fitserve.cli.exports import diff, export
+from fitserve.cli.outputs import contour, diff, export, plot, report
 from fitserve.cli.pallets import analyses, pallets
-from fitserve.cli.pictures import contour, plot, report
 from fitserve.cli.run import cancel, resume, run, runs, show
 from fitserve.errors import FitserveError, InterruptedRunError, StoreError
 

@@ -97,7 +97,8 @@ def check(name: str, timeout: float, settings: tuple[str, ...], *, as_json: bool
     is well.
     """
     from fitserve.console import emit_json, plain
-    from fitserve.endpoints.cards import find_profile, parse_options
+    from fitserve.endpoints import parse_options
+    from fitserve.endpoints.cards import find_profile
     from fitserve.endpoints.check import check_endpoint
     from fitserve.errors import BackendError
 

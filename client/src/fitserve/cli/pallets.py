@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fitserve.pallet.catalogue import Analysis
-    from fitserve.pallet.model import Pallet
+    from fitserve.pallet.load import Pallet
+    from fitserve.pallet.source import Analysis
 
 __all__ = ["analyses", "pallets", "show_pallet"]
 
@@ -100,7 +100,9 @@ def _poi(pallet: Pallet, name: str) -> str:
 def _as_data(pallet: Pallet) -> dict[str, Any]:
     import msgspec
 
-    record: dict[str, Any] = msgspec.to_builtins(pallet.record())
+    from fitserve.runs.prepare import pallet_record
+
+    record: dict[str, Any] = msgspec.to_builtins(pallet_record(pallet))
     return record | {
         "notes": list(pallet.notes),
         "measurements": pallet.measurements,
@@ -124,7 +126,7 @@ def analyses() -> None:
 def list_(*, as_json: bool) -> None:
     """List the analyses that fitserve knows by name."""
     from fitserve.console import emit_json, show_table
-    from fitserve.pallet.catalogue import catalogue
+    from fitserve.pallet.source import catalogue
 
     if as_json:
         emit_json([_entry_as_data(each) for each in catalogue()])
@@ -150,9 +152,9 @@ def list_(*, as_json: bool) -> None:
 def show(name: str, *, as_json: bool) -> None:
     """Show the catalogue's entry of the analysis NAME."""
     from fitserve.console import emit_json, tell
-    from fitserve.pallet.catalogue import find
+    from fitserve.pallet.source import find_analysis
 
-    analysis = find(name)
+    analysis = find_analysis(name)
     if as_json:
         emit_json(_entry_as_data(analysis))
         return
@@ -174,16 +176,17 @@ def fetch(name: str, *, refresh: bool, force: bool, as_json: bool) -> None:
     It is kept in the cache directory (FITSERVE_CACHE) for 'fitserve run NAME'.
     """
     from fitserve.console import emit_json, say
-    from fitserve.pallet.catalogue import find
     from fitserve.pallet.load import fetch as fetch_analysis
     from fitserve.pallet.load import is_fetched
+    from fitserve.pallet.source import find_analysis
+    from fitserve.runs.prepare import pallet_record
 
-    analysis = find(name)
+    analysis = find_analysis(name)
     if analysis.archive.address and (refresh or not is_fetched(analysis)):
         say(f"downloading {analysis.archive.address}")
     pallet = fetch_analysis(analysis, refresh=refresh, force=force)
     if as_json:
-        emit_json(pallet.record())
+        emit_json(pallet_record(pallet))
     else:
         show_pallet(pallet)
 

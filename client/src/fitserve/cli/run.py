@@ -174,11 +174,12 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     PALLET is a directory, an archive, a URL, a DOI, or the name of a known analysis
     ('fitserve analyses list'). Finished results of the same question are reused.
     """
-    from fitserve import api
+    from fitserve.api import make_request
+    from fitserve.api import run as run_pallet
     from fitserve.console import warn
     from fitserve.runs.summary import cautions
 
-    request = api.make_request(
+    request = make_request(
         **request_options(context, options),
         **{
             name: options[name]
@@ -200,7 +201,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
     if options["plan_only"]:
-        from fitserve.cli.planning import show_plan
+        from fitserve.cli.terminal import show_plan
 
         show_plan(
             pallet,
@@ -213,7 +214,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ModelWarning)
-        finished = api.run(
+        finished = run_pallet(
             pallet,
             request=request,
             output=options["output"],
@@ -236,14 +237,14 @@ def resume(run_directory: str, **options: Any) -> None:
     """Finish RUN; hypotheses that have a result are not fitted again."""
     from pathlib import Path
 
-    from fitserve import api
+    from fitserve.api import resume as resume_run
     from fitserve.console import warn
     from fitserve.runs.prepare import other_owner
 
     path = Path(run_directory)
     if path.is_dir() and (owner := other_owner(path)) is not None:
         warn(f"{path} belongs to {owner}, not to you: this fits what they put there")
-    finished = api.resume(
+    finished = resume_run(
         run_directory,
         endpoint=options["endpoint"] or None,
         options=_settings(options) or None,
@@ -262,7 +263,7 @@ def cancel(run_directory: str) -> None:
     from pathlib import Path
 
     from fitserve.console import say
-    from fitserve.runs.records import pending_tasks
+    from fitserve.runs.drive import pending_tasks
     from fitserve.runs.store import ask_to_cancel, read_run
 
     path = Path(run_directory)
@@ -280,7 +281,7 @@ def cancel(run_directory: str) -> None:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, str]:
-    from fitserve.endpoints.cards import parse_options
+    from fitserve.endpoints import parse_options
 
     return parse_options(options["settings"])
 

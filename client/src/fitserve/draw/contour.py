@@ -35,7 +35,7 @@ from fitserve.draw.style import (
     safe_text,
 )
 from fitserve.errors import RequestError
-from fitserve.kinds.shown import level_text
+from fitserve.kinds.base import level_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

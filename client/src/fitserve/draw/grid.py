@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fitserve.errors import InputError, RequestError
-from fitserve.kinds.shown import at_strength, confidence_level, level_text, shown_strength
+from fitserve.kinds.base import at_strength, confidence_level, level_text, shown_strength
 from fitserve_contract import cls_strengths, kind_of
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from fitserve.draw.style import (
     need_points,
     pictures,
 )
-from fitserve.kinds.shown import above_bound, level_text, limit_text
+from fitserve.kinds.base import above_bound, level_text, limit_text
 from fitserve_contract import LimitRequest
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import numpy as np
 from fitserve.draw.curves import Mesh, contour_lines, level_lines
 from fitserve.draw.grid import significance, threshold
 from fitserve.errors import FitserveError, InputError
-from fitserve.kinds.shown import confidence_level, level_text, shown_strength
-from fitserve.runs.reading import entries_of, read_json
+from fitserve.kinds.base import confidence_level, level_text, shown_strength
+from fitserve.runs.records import entries_of, read_json
 from fitserve_contract import HypotestRequest, HypothesisResult, MuPoint
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fitserve.draw.grid import ContourOptions
-    from fitserve.runs.reading import CLsEntry
-    from fitserve.runs.records import Manifest
+    from fitserve.runs.records import CLsEntry, Manifest
 
     Polylines = list[NDArray[np.float64]]
 
@@ -58,7 +57,7 @@ def read_reference(
     Parameters
     ----------
     path
-        A run directory; results by hypothesis name (see `fitserve.runs.reading.read_cls`); the
+        A run directory; results by hypothesis name (see `fitserve.runs.records.read_cls`); the
         output of ``fitserve contour --json``; a CSV file or JSON with x and y; a HEPData
         table in YAML, JSON or CSV, of a contour or of CLs over the plane.
     label

@@ -21,7 +21,7 @@ from fitserve.draw.style import (
     need_points,
     pictures,
 )
-from fitserve.kinds.shown import confidence_level
+from fitserve.kinds.base import confidence_level
 from fitserve_contract import LimitRequest, ScanRequest
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from fitserve.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from fitserve.endpoints.base import Backend
 
-__all__ = ["open_backend"]
+__all__ = ["open_backend", "parse_options"]
 
 _BUILT_IN = ("inline", "local")
 _DIRECT = "parsl:"
@@ -70,3 +70,25 @@ def _open(name: str, workers: int | None, options: Mapping[str, str]) -> Backend
     from fitserve.endpoints.inline import InlineBackend
 
     return InlineBackend()
+
+
+def parse_options(settings: Iterable[str]) -> dict[str, str]:
+    """Return the names and values of ``NAME=VALUE`` texts.
+
+    Raises
+    ------
+    RequestError
+        A text has no name or no ``=``.
+
+    Examples
+    --------
+    >>> parse_options(["account=atlas", "walltime_minutes=30"])
+    {'account': 'atlas', 'walltime_minutes': '30'}
+    """
+    options = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise RequestError(f"'{setting}' is not NAME=VALUE", hint="--set NAME=VALUE")
+        options[name.strip()] = value
+    return options

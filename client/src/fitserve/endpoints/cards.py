@@ -11,16 +11,12 @@ import re
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from fitserve.errors import BackendError, InputError, RequestError, StoreError
 from fitserve.files import replace_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 __all__ = [
     "CARD_VERSION",
@@ -34,7 +30,6 @@ __all__ = [
     "check_options",
     "find_profile",
     "list_profiles",
-    "parse_options",
     "read_card",
     "remove_profile",
 ]
@@ -162,28 +157,6 @@ def _not_a_card(source: str, evidence: str) -> InputError:
         evidence=evidence,
         hint="give the file site-card.json of your site's administrator, or the endpoint's id",
     )
-
-
-def parse_options(settings: Iterable[str]) -> dict[str, str]:
-    """Return the names and values of ``NAME=VALUE`` texts.
-
-    Raises
-    ------
-    RequestError
-        A text has no name or no ``=``.
-
-    Examples
-    --------
-    >>> parse_options(["account=atlas", "walltime_minutes=30"])
-    {'account': 'atlas', 'walltime_minutes': '30'}
-    """
-    options = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise RequestError(f"'{setting}' is not NAME=VALUE", hint="--set NAME=VALUE")
-        options[name.strip()] = value
-    return options
 
 
 def check_options(card: SiteCard, given: dict[str, str]) -> dict[str, Any]:

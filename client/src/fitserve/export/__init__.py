@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fitserve.errors import MissingExtraError, RequestError
-from fitserve.export.rows import mass_columns, table_rows
 from fitserve.files import write_output
 from fitserve.kinds import kind
 from fitserve.kinds.base import CLS_COLUMNS
+from fitserve.runs.summary import data_rows, mass_columns
 from fitserve_contract import HypothesisResult
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def to_frame(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> pd.
     except ImportError as error:
         raise MissingExtraError("a data frame", "notebook") from error
     run_kind, masses = kind(manifest.request), mass_columns(manifest)
-    rows = [row for row in table_rows(manifest, results) if row["name"] in results]
+    rows = [row for row in data_rows(manifest, results) if row["name"] in results]
     if not run_kind.has_cls:
         # One row for each hypothesis, not for each of its parameters.
         rows = list({row["name"]: row for row in rows}.values())
@@ -81,7 +81,7 @@ def to_csv(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> bytes
     apostrophe before it.
     """
     buffer = io.StringIO()
-    rows = list(table_rows(manifest, results))
+    rows = list(data_rows(manifest, results))
     names = ["name", *mass_columns(manifest), *list(kind(manifest.request).columns)[1:]]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(map(_no_formula, names))
@@ -111,7 +111,7 @@ def to_parquet(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> b
     except ImportError as error:
         raise MissingExtraError("export to Parquet", "parquet") from error
 
-    rows = list(table_rows(manifest, results))
+    rows = list(data_rows(manifest, results))
     masses = mass_columns(manifest)
     meanings = kind(manifest.request).columns
     fields = []

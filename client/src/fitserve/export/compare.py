@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fitserve.errors import RequestError
-from fitserve.runs.reading import read_cls
+from fitserve.runs.records import entries_of, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from fitserve.runs.reading import CLsEntry
+    from fitserve.runs.records import CLsEntry
     from fitserve_contract import MuPoint
 
-__all__ = ["DIFFERENT", "Comparison", "Difference", "StatusChange", "compare", "diff"]
+__all__ = ["DIFFERENT", "Comparison", "Difference", "StatusChange", "compare", "diff", "read_cls"]
 
 DIFFERENT = 7
 """Exit code of ``fitserve diff`` where two sets of results do not agree."""
@@ -76,13 +76,36 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.beyond or self.status_changes or self.only_a or self.only_b)
 
 
+def read_cls(source: Path) -> dict[str, CLsEntry]:
+    """Read CLs by hypothesis name, in the order of the source.
+
+    Parameters
+    ----------
+    source
+        A run directory; a ``results.json``; the output of the original study's script (the
+        same mapping with ``mass_hypotheses``, ``CLs_obs``, ``CLs_exp``, ``fit_time``); or a
+        file with such a mapping under ``hypotheses``.
+
+    Raises
+    ------
+    InputError
+        It is none of these, or cannot be read.
+    """
+    if source.is_dir():
+        from fitserve.runs.store import read_run
+
+        run = read_run(source)
+        return entries_of(msgspec.to_builtins(run.results), source)
+    return entries_of(read_json(source), source)
+
+
 def diff(a: Path, b: Path, tolerance: float = 1e-3, *, common: bool = False) -> Comparison:
     """Compare two runs, results.json or reference files.
 
     Parameters
     ----------
     a, b
-        Anything that `fitserve.runs.reading.read_cls` reads.
+        Anything that `fitserve.runs.records.read_cls` reads.
     tolerance
         Greatest absolute difference of a CLs that counts as agreement.
     common
@@ -110,7 +133,7 @@ def compare(
     Examples
     --------
     >>> from fitserve.export.compare import compare
-    >>> from fitserve.runs.reading import CLsEntry
+    >>> from fitserve.runs.records import CLsEntry
     >>> comparison = compare({"p": CLsEntry(CLs_obs=0.051)}, {"p": CLsEntry(CLs_obs=0.048)})
     >>> comparison.agree, comparison.largest.field, round(comparison.largest.delta, 3)
     (False, 'CLs_obs', -0.003)

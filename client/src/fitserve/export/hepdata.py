@@ -18,11 +18,10 @@ from fitserve.draw.contour import draw_contour
 from fitserve.draw.curves import CURVES, contour_lines
 from fitserve.draw.style import figure_bytes, need_pictures
 from fitserve.errors import FitserveError, MissingExtraError, RequestError, StoreError
-from fitserve.export.rows import mass_columns, reference_url, table_rows
 from fitserve.files import unwritable_output, write_output
-from fitserve.kinds.base import TEST_STATS
-from fitserve.kinds.shown import beyond_bound, confidence_level, level_text
+from fitserve.kinds.base import TEST_STATS, beyond_bound, confidence_level, level_text
 from fitserve.kinds.toys import COLUMNS as TOY_COLUMNS
+from fitserve.runs.summary import data_rows, mass_columns, reference_url
 from fitserve_contract import (
     FitRequest,
     LimitRequest,
@@ -224,7 +223,7 @@ def _cls_table(
     )
     table.location = _location(manifest)
     table.keywords = {"observables": ["CLS"], "phrases": ["Exclusion", "CLs", "pyhf"]}
-    rows = [row for row in table_rows(manifest, results) if row["mu"] == mu]
+    rows = [row for row in data_rows(manifest, results) if row["mu"] == mu]
     names = library.Variable("Hypothesis", is_binned=False)
     names.values = [row["name"] for row in rows]
     table.add_variable(names)
@@ -255,7 +254,7 @@ def _limit_table(library: Any, manifest: Manifest, results: Mapping[str, Hypothe
     )
     table.location = _location(manifest)
     table.keywords = {"observables": ["CLS"], "phrases": ["Upper limit", "CLs", "pyhf"]}
-    rows = list(table_rows(manifest, results))
+    rows = list(data_rows(manifest, results))
     names = library.Variable("Hypothesis", is_binned=False)
     names.values = [row["name"] for row in rows]
     table.add_variable(names)

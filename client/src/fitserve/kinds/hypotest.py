@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fitserve.kinds.base import OfStrengths, cls_text
-from fitserve.kinds.shown import at_strength, of_strength, shown_strength
+from fitserve.kinds.base import OfStrengths, at_strength, cls_text, of_strength, shown_strength
 from fitserve_contract import HypotestRequest
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve.kinds.base import Cell, Kind
-from fitserve.kinds.shown import LIMITS, above_bound, level_text, limit_text
+from fitserve.kinds.base import LIMITS, Cell, Kind, above_bound, level_text, limit_text
 from fitserve_contract import LimitRequest
 
 if TYPE_CHECKING:

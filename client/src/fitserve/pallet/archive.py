@@ -24,10 +24,8 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
-import msgspec
-
 from fitserve.errors import InputError
-from fitserve_contract import excess, memory_there
+from fitserve_contract import memory_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,15 +36,10 @@ __all__ = [
     "Contents",
     "Limits",
     "as_utf8",
-    "decode_json",
     "is_archive",
     "is_packed",
     "read_archive",
 ]
-
-_decoder = msgspec.json.Decoder()
-_BYTE = re.compile(r"\(byte (\d+)\)")
-_NOT_FINITE = re.compile(rb"-?(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 
 
 def as_utf8(raw: bytes) -> bytes:
@@ -67,72 +60,6 @@ def as_utf8(raw: bytes) -> bytes:
         return raw.decode(encoding).encode()
     except UnicodeError:
         return raw
-
-
-def decode_json(raw: bytes, where: str) -> Any:
-    """Decode JSON text.
-
-    Parameters
-    ----------
-    raw
-        The text in UTF-8.
-    where
-        Name of the file, for the error.
-
-    Raises
-    ------
-    InputError
-        It takes more memory than is allowed, or is not JSON: cut short, garbled, nested beyond
-        reason, or with NaN, Infinity or a number too large for a double, which JSON does not
-        have but some programs write.
-
-    Examples
-    --------
-    >>> from fitserve.pallet.archive import decode_json
-    >>> decode_json(b'{"data": [1.5]}', "BkgOnly.json")
-    {'data': [1.5]}
-    """
-    if too_much := excess(raw):
-        raise InputError(f"{where} is larger than any pallet's file", evidence=too_much)
-    try:
-        return _decoder.decode(raw)
-    except RecursionError as error:
-        raise InputError(f"{where} is nested too deeply to be a pallet's file") from error
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise _explain(raw, where, str(error)) from error
-
-
-def _explain(raw: bytes, where: str, message: str) -> InputError:
-    if "out of range" in message:
-        return InputError(
-            f"{where} has a number that is too large for a yield or parameter", evidence=message
-        )
-    if "truncated" in message:
-        return InputError(
-            f"{where} is not complete JSON",
-            evidence=f"it ends, after {len(raw)} bytes, inside a value"
-            if raw
-            else "the file is empty",
-            hint="download or copy it again",
-        )
-    found = _BYTE.search(message)
-    if found is None:
-        return InputError(f"{where} is not JSON in UTF-8", evidence=message)
-    position = int(found.group(1))
-    line = raw.count(b"\n", 0, position) + 1
-    # A minus sign or a letter of the literal may have been read before the parser gave up.
-    start = max(position - 1, 0) if raw[max(position - 1, 0) : position] == b"-" else position
-    if literal := _NOT_FINITE.match(raw, start):
-        return InputError(
-            f"{where} has the value {literal.group().decode()}, which is no yield and no JSON",
-            evidence=f"line {line}, byte {position}",
-            hint="find out why the program that wrote it had no number there",
-        )
-    excerpt = raw[max(position - 20, 0) : position + 20].decode("utf-8", "replace")
-    return InputError(
-        f"{where} is not JSON",
-        evidence=f"{message.removeprefix('JSON is malformed: ')}, line {line}, near {excerpt!r}",
-    )
 
 
 _MIB = 1024**2

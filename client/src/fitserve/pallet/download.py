@@ -37,7 +37,6 @@ __all__ = [
     "CachedArchive",
     "cached_archive",
     "check_address",
-    "default_cache",
     "download",
     "forget",
     "keep",
@@ -57,14 +56,6 @@ class CachedArchive(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     size: int
     fetched: str
-
-
-def default_cache() -> Path:
-    """Return the cache directory: ``$FITSERVE_CACHE`` or the platform's place for caches."""
-    import platformdirs
-
-    chosen = os.environ.get("FITSERVE_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("fitserve"))
 
 
 def cached_archive(url: str, cache: Path) -> Path | None:

@@ -2,35 +2,122 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import FitserveError, InputError
-from fitserve.pallet.archive import decode_json
-from fitserve.pallet.catalogue import recognise
 from fitserve.pallet.checks import Findings, check_workspace, sentences
-from fitserve.pallet.download import cached_archive, default_cache, download, forget
-from fitserve.pallet.model import Pallet
+from fitserve.pallet.download import cached_archive, download, forget
 from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
 from fitserve.pallet.regions import find_regions, select_region
-from fitserve.pallet.schema import pyhf_digest, respelled, validate
-from fitserve.pallet.source import open_analysis, open_source
+from fitserve.pallet.schema import decode_json, pyhf_digest, respelled, validate
+from fitserve.pallet.source import analysis_of, default_cache, open_analysis, open_source
 from fitserve_contract import Hypothesis, digest
 from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fitserve.pallet.catalogue import Analysis
     from fitserve.pallet.checks import Base
     from fitserve.pallet.regions import Region
-    from fitserve.pallet.source import Source
+    from fitserve.pallet.source import Analysis, Source
 
-__all__ = ["fetch", "is_fetched", "load_analysis", "load_pallet"]
+__all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet"]
 
 # The schema asks for a record of HEPData; a patchset without one, like the example's, has this.
 _NO_RECORD = "ins0000000"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pallet:
+    """A background-only workspace and signal hypotheses for it, verified.
+
+    Attributes
+    ----------
+    source
+        What it was loaded from: an absolute path, a URL, or a name of the catalogue.
+    name
+        Short name, fit for a directory.
+    region
+        The region of a pallet that has several, else None.
+    workspace
+        The background-only workspace, decoded.
+    hypotheses
+        In the order of the patchset.
+    workspace_digest
+        `fitserve_contract.digest` of the workspace.
+    patchset_digests
+        pyhf's digests of the workspace, by algorithm, as the patchset states them.
+    digest_verified
+        These digests are those of the workspace.
+    labels
+        Names of the mass values.
+    description
+        As the patchset states it.
+    references
+        Where the analysis is published: the patchset's entries, and what the catalogue adds.
+    analysis
+        Name in the catalogue, if the workspace is known there.
+    title, axes
+        Of that analysis; ``axes`` are LaTeX, in the order of ``labels``.
+    background, outlines
+        What the models are made of: of the workspace without a patch, and of the hypotheses by
+        name.
+    forced
+        Checks that failed and that the user chose to ignore.
+    notes
+        What else was noticed and is no reason not to fit.
+    """
+
+    source: str
+    name: str
+    region: str | None
+    workspace: dict[str, Any]
+    hypotheses: tuple[Hypothesis, ...]
+    workspace_digest: str
+    patchset_digests: dict[str, str]
+    digest_verified: bool
+    labels: tuple[str, ...]
+    description: str
+    references: dict[str, str]
+    analysis: str | None
+    title: str | None
+    axes: tuple[str, ...]
+    background: Outline
+    outlines: dict[str, Outline]
+    forced: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def measurements(self) -> dict[str, str]:
+        """Names of the measurements and their parameters of interest, in order."""
+        return {each["name"]: each["config"]["poi"] for each in self.background.measurements}
+
+    @property
+    def bins(self) -> dict[str, int]:
+        """Names of the channels and their numbers of bins, in order."""
+        return {
+            each["name"]: len(each["samples"][0]["data"]) for each in self.workspace["channels"]
+        }
+
+    @property
+    def normfactors(self) -> frozenset[str]:
+        """Normalisation factors that every hypothesis has: the possible parameters of interest."""
+        every = [outline.parameters for outline in self.outlines.values()]
+        return frozenset(
+            name
+            for name, parameter in (every[0].items() if every else ())
+            if parameter.type == "normfactor"
+            and all(parameters.get(name) == parameter for parameters in every)
+        )
+
+    @cached_property
+    def known_parameters(self) -> frozenset[str]:
+        """The parameters that any of the hypotheses has."""
+        return frozenset().union(*(outline.parameters for outline in self.outlines.values()))
 
 
 def load_pallet(
@@ -229,7 +316,7 @@ def _identify(
     computed = pyhf_digest(workspace)
     named = opened.analysis
     if named is None:
-        return recognise(computed)
+        return analysis_of(computed)
     if named.archive.digest not in (None, computed):
         findings.doubt(
             f"this is not the workspace that the catalogue knows as {named.name}",

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from fitserve.errors import InputError, RequestError
-from fitserve.pallet.archive import decode_json, is_packed
+from fitserve.pallet.archive import is_packed
+from fitserve.pallet.schema import decode_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

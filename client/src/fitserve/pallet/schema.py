@@ -1,4 +1,4 @@
-"""Validate workspaces and patchsets against pyhf's own schemas, and digest them as pyhf does.
+"""Decode JSON, validate it against pyhf's own schemas, and digest it as pyhf does.
 
 `pyhf.schema.validate` interprets the schema in Python and needs seconds for a large
 workspace. Here the same schema is compiled once per process by jsonschema-rs, from copies of
@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from fitserve.errors import InputError
+from fitserve_contract import excess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jsonschema_rs import Draft6Validator, ValidationError
 
-__all__ = ["Kind", "locate", "pyhf_digest", "respelled", "shorten", "validate"]
+__all__ = ["Kind", "decode_json", "locate", "pyhf_digest", "respelled", "shorten", "validate"]
 
 Kind = Literal["workspace", "patchset", "jsonpatch", "sample"]
 
@@ -38,6 +39,75 @@ _SCHEMAS = Path(__file__).parents[1] / "data" / "schemas"
 _FILE = "defs.json"
 # `pyhf.schema.version`.
 _DEFAULT = "1.0.0"
+_decoder = msgspec.json.Decoder()
+_BYTE = re.compile(r"\(byte (\d+)\)")
+_NOT_FINITE = re.compile(rb"-?(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
+
+
+def decode_json(raw: bytes, where: str) -> Any:
+    """Decode JSON text.
+
+    Parameters
+    ----------
+    raw
+        The text in UTF-8.
+    where
+        Name of the file, for the error.
+
+    Raises
+    ------
+    InputError
+        It takes more memory than is allowed, or is not JSON: cut short, garbled, nested beyond
+        reason, or with NaN, Infinity or a number too large for a double, which JSON does not
+        have but some programs write.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.schema import decode_json
+    >>> decode_json(b'{"data": [1.5]}', "BkgOnly.json")
+    {'data': [1.5]}
+    """
+    if too_much := excess(raw):
+        raise InputError(f"{where} is larger than any pallet's file", evidence=too_much)
+    try:
+        return _decoder.decode(raw)
+    except RecursionError as error:
+        raise InputError(f"{where} is nested too deeply to be a pallet's file") from error
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise _undecoded(raw, where, str(error)) from error
+
+
+def _undecoded(raw: bytes, where: str, message: str) -> InputError:
+    if "out of range" in message:
+        return InputError(
+            f"{where} has a number that is too large for a yield or parameter", evidence=message
+        )
+    if "truncated" in message:
+        return InputError(
+            f"{where} is not complete JSON",
+            evidence=f"it ends, after {len(raw)} bytes, inside a value"
+            if raw
+            else "the file is empty",
+            hint="download or copy it again",
+        )
+    found = _BYTE.search(message)
+    if found is None:
+        return InputError(f"{where} is not JSON in UTF-8", evidence=message)
+    position = int(found.group(1))
+    line = raw.count(b"\n", 0, position) + 1
+    # A minus sign or a letter of the literal may have been read before the parser gave up.
+    start = max(position - 1, 0) if raw[max(position - 1, 0) : position] == b"-" else position
+    if literal := _NOT_FINITE.match(raw, start):
+        return InputError(
+            f"{where} has the value {literal.group().decode()}, which is no yield and no JSON",
+            evidence=f"line {line}, byte {position}",
+            hint="find out why the program that wrote it had no number there",
+        )
+    excerpt = raw[max(position - 20, 0) : position + 20].decode("utf-8", "replace")
+    return InputError(
+        f"{where} is not JSON",
+        evidence=f"{message.removeprefix('JSON is malformed: ')}, line {line}, near {excerpt!r}",
+    )
 
 
 def validate(content: Any, kind: Kind, where: str) -> None:

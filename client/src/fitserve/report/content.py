@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from fitserve.draw.contour import draw_contour
 from fitserve.draw.style import figure_bytes
 from fitserve.errors import FitserveError
-from fitserve.export.rows import reference_url
 from fitserve.kinds import kind
-from fitserve.kinds.base import Cell, number_cell
-from fitserve.kinds.shown import (
+from fitserve.kinds.base import (
+    Cell,
     at_strength,
     confidence_level,
     exclusion_words,
     level_text,
+    number_cell,
     of_strength,
     shown_strength,
 )
@@ -30,6 +30,7 @@ from fitserve.runs.summary import (
     engine_counts,
     excluded,
     most_common,
+    reference_url,
     remarks,
     request_settings,
     times,

@@ -11,12 +11,11 @@ import msgspec
 
 from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError, InterruptedRunError, StoreError
-from fitserve.runs.drive import Claims, drive
+from fitserve.kinds.toys import missing_toys, ranges
+from fitserve.runs.drive import Claims, drive, pending_tasks
 from fitserve.runs.neighbours import find_jumps, judged
 from fitserve.runs.plan import make_plan, plan_verification
-from fitserve.runs.records import pending_tasks
 from fitserve.runs.store import RunStore, known_runs, read_manifest, read_run, register
-from fitserve.runs.toys import missing_toys, ranges
 from fitserve.runs.verification import VERIFIABLE, lacks_verification, to_verify
 from fitserve_contract import ToysRequest, compress, hypothesis_key
 
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fitserve.endpoints.base import Backend
-    from fitserve.runs.drive import Observer
+    from fitserve.runs.drive import Observer, PendingTask
     from fitserve.runs.neighbours import Jump
     from fitserve.runs.plan import Bounds
-    from fitserve.runs.records import Inputs, Manifest, PendingTask, StoredResult
+    from fitserve.runs.records import Inputs, Manifest, StoredResult
     from fitserve.runs.store import SavedRun
     from fitserve_contract import Hypothesis, ToyRange
 
@@ -321,7 +320,10 @@ def _missing_toys(saved: SavedRun, pending: Sequence[PendingTask]) -> dict[str, 
     request = saved.manifest.request
     if not isinstance(request, ToysRequest):
         return {}
-    there = {name: ranges(records) for name, records in saved.toy_parts().items()}
+    there = {
+        name: ranges(record.result for record in records)
+        for name, records in saved.toy_parts().items()
+    }
     for task in pending:
         for name in task.hypotheses:
             there.setdefault(name, []).extend([task.toys] if task.toys else [])

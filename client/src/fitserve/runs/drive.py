@@ -23,18 +23,26 @@ from fitserve.kinds.base import fractions
 from fitserve.runs.plan import Verify, encode_planned
 from fitserve.runs.records import StoredResult
 from fitserve.runs.verification import VERIFIABLE, with_verdict
-from fitserve_contract import TaskResult, decode_result, hypothesis_key
+from fitserve_contract import TaskResult, ToyRange, decode_result, hypothesis_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from fitserve.endpoints.base import Backend, BackendStatus, Outcome
     from fitserve.runs.plan import PlannedTask
-    from fitserve.runs.records import Inputs, PendingTask
+    from fitserve.runs.records import Event, Inputs
     from fitserve.runs.store import RunStore
-    from fitserve_contract import Hypothesis, HypothesisResult, Request, Timing, ToyRange
+    from fitserve_contract import Hypothesis, HypothesisResult, Request, Timing
 
-__all__ = ["Claims", "Observer", "check_answer", "check_timing", "drive"]
+__all__ = [
+    "Claims",
+    "Observer",
+    "PendingTask",
+    "check_answer",
+    "check_timing",
+    "drive",
+    "pending_tasks",
+]
 
 # A century in seconds: no fit takes longer.
 _LONGEST = 3.2e9
@@ -54,6 +62,8 @@ _ATTEMPTS = 3
 # One that was lost on its way is sent again as it is, this many times before it is suspected.
 _REPEATS = 5
 _POLL_SECONDS = 0.5
+# Events after which a task is not pending any more.
+_ENDS = ("finished", "lost", "refused", "given up")
 
 
 class Observer(Protocol):
@@ -104,6 +114,62 @@ class _Sent(NamedTuple):
     submitted: float
     bytes: int
     accepted: float | None = None
+
+
+class PendingTask(NamedTuple):
+    """A task without an end.
+
+    ``hypotheses`` are the names of those in it, in order; ``submitted`` is in seconds since
+    the epoch. ``handle`` is what a service knows the task by, empty where none took it. ``toys`` is
+    the range of toys that it makes, in a run for toys. ``verify`` says that it compares results
+    with pyhf.
+    """
+
+    ticket: str
+    hypotheses: tuple[str, ...]
+    submitted: float
+    bytes: int
+    handle: dict[str, str]
+    toys: ToyRange | None = None
+    verify: bool = False
+
+
+def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
+    """Return the tasks that were submitted and have not ended, in order.
+
+    Examples
+    --------
+    >>> from fitserve.runs.records import Event
+    >>> sent = {"task": "task-1", "hypotheses": ["S_100"], "bytes": 7}
+    >>> taken = {"task": "task-1", "group": "g", "service_task": "t"}
+    >>> events = [Event(time=1.0, event="submitted", details=sent),
+    ...           Event(time=2.0, event="accepted", details=taken)]
+    >>> pending_tasks(events)[0].handle["service_task"]
+    't'
+    >>> ended = Event(time=3.0, event="finished", details={"task": "task-1"})
+    >>> pending_tasks([*events, ended])
+    []
+    """
+    tasks: dict[str, PendingTask] = {}
+    for event in events:
+        details = event.details
+        ticket = details.get("task", "")
+        if event.event == "submitted":
+            names = tuple(details["hypotheses"])
+            first, count = details.get("toys") or (0, 0)
+            toys = ToyRange(first=first, count=count) if count else None
+            verify = details.get("verify", False)
+            tasks[ticket] = PendingTask(
+                ticket, names, event.time, details["bytes"], {}, toys, verify
+            )
+        elif event.event == "accepted" and ticket in tasks:
+            handle = {name: value for name, value in details.items() if name != "task"}
+            tasks[ticket] = tasks[ticket]._replace(handle=handle)
+        elif event.event in _ENDS:
+            tasks.pop(ticket, None)
+        elif event.event == "set aside" and details.get("hypotheses") is None:
+            tasks.clear()
+    return list(tasks.values())
 
 
 def drive(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from fitserve.kinds.shown import at_strength
+from fitserve.kinds.base import at_strength
 from fitserve_contract import cls_strengths
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import msgspec
 
 from fitserve.errors import BackendError, FitserveError, RequestError
 from fitserve.pallet.parameters import Problem
-from fitserve.runs.records import Inputs, Manifest
+from fitserve.runs.records import Inputs, Manifest, PalletRecord
 from fitserve.runs.store import known_runs
 from fitserve.runs.verification import affordable_sample, chosen_to_verify
 from fitserve_contract import (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from fitserve.endpoints.base import Limits
-    from fitserve.pallet.model import Pallet
+    from fitserve.pallet.load import Pallet
     from fitserve.pallet.parameters import Outline
     from fitserve_contract import Request
 
@@ -56,6 +56,7 @@ __all__ = [
     "chosen_hypotheses",
     "default_directory",
     "other_owner",
+    "pallet_record",
     "prepare",
     "recorded_endpoint",
     "select_hypotheses",
@@ -239,6 +240,26 @@ def _nearest(poi: str, names: frozenset[str], signal: frozenset[str]) -> list[st
     return sorted(names, key=nearness, reverse=True)
 
 
+def pallet_record(pallet: Pallet) -> PalletRecord:
+    """Return what a run records of its pallet."""
+    return PalletRecord(
+        source=pallet.source,
+        name=pallet.name,
+        region=pallet.region,
+        workspace_digest=pallet.workspace_digest,
+        patchset_digests=pallet.patchset_digests,
+        digest_verified=pallet.digest_verified,
+        labels=list(pallet.labels),
+        description=pallet.description,
+        references=pallet.references,
+        analysis=pallet.analysis,
+        title=pallet.title,
+        axes=list(pallet.axes),
+        forced=list(pallet.forced),
+        notes=list(pallet.notes),
+    )
+
+
 def prepare(
     pallet: Pallet,
     request: Request,
@@ -261,9 +282,8 @@ def prepare(
     """
     hypotheses = chosen_hypotheses(pallet.hypotheses, patterns, request)
     check_request(pallet, hypotheses, request)
-    record = pallet.record()
     manifest = Manifest(
-        pallet=record,
+        pallet=pallet_record(pallet),
         request=request,
         request_digest=request_digest(request),
         endpoint=endpoint,
@@ -274,9 +294,9 @@ def prepare(
         python=platform.python_version(),
         versions=_versions(),
         options=dict(options or {}),
-        verify=chosen_to_verify(record.workspace_digest, hypotheses, verify or 0.0, request),
+        verify=chosen_to_verify(pallet.workspace_digest, hypotheses, verify or 0.0, request),
         sample=affordable_sample(
-            pallet.workspace, record.workspace_digest, hypotheses, request, limits
+            pallet.workspace, pallet.workspace_digest, hypotheses, request, limits
         )
         if verify is None
         else [],

@@ -1,28 +1,63 @@
-"""What a run directory records about itself, besides the results; tasks that have not ended."""
+"""What a run directory records about itself and its results, and CLs as files have them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import json
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.pallet.model import PalletRecord
-from fitserve_contract import Hypothesis, HypothesisResult, Request, ToyRange, WorkerInfo
+from fitserve.errors import InputError
+from fitserve_contract import (
+    Hypothesis,
+    HypothesisResult,
+    MuPoint,
+    Request,
+    Status,
+    WorkerInfo,
+    excess,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = [
     "MANIFEST_VERSION",
+    "CLsEntry",
     "Event",
     "Inputs",
     "Manifest",
-    "PendingTask",
+    "PalletRecord",
     "StoredResult",
-    "pending_tasks",
+    "entries_of",
+    "read_json",
 ]
 
 MANIFEST_VERSION = 1
+
+
+class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The pallet of a run: where it came from, what it is, how to label it.
+
+    ``labels`` are the patchset's names of the mass values, ``axes`` their titles in LaTeX
+    where the catalogue knows the analysis (else empty). ``forced`` lists the checks that
+    failed and that the user chose to ignore, ``notes`` what else was noticed.
+    """
+
+    source: str
+    name: str
+    region: str | None
+    workspace_digest: str
+    patchset_digests: dict[str, str]
+    digest_verified: bool
+    labels: list[str]
+    description: str
+    references: dict[str, str]
+    analysis: str | None = None
+    title: str | None = None
+    axes: list[str] = []
+    forced: list[str] = []
+    notes: list[str] = []
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,60 +128,65 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, Any]
 
 
-_ENDS = ("finished", "lost", "refused", "given up")
+class CLsEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of one hypothesis' result that can be compared or drawn.
 
-
-class PendingTask(NamedTuple):
-    """A task without an end.
-
-    ``hypotheses`` are the names of those in it, in order; ``submitted`` is in seconds since
-    the epoch. ``handle`` is what a service knows the task by, empty where none took it. ``toys`` is
-    the range of toys that it makes, in a run for toys. ``verify`` says that it compares results
-    with pyhf.
+    Files of other programs have CLs only; what they do not have is None or empty.
     """
 
-    ticket: str
-    hypotheses: tuple[str, ...]
-    submitted: float
-    bytes: int
-    handle: dict[str, str]
-    toys: ToyRange | None = None
-    verify: bool = False
+    CLs_obs: float | None = None
+    CLs_exp: list[float | None] = []
+    status: Status | None = None
+    reason: str | None = None
+    mass_hypotheses: tuple[float | str, ...] | None = None
+    points: list[MuPoint] = []
 
 
-def pending_tasks(events: Iterable[Event]) -> list[PendingTask]:
-    """Return the tasks that were submitted and have not ended, in order.
+def read_json(source: Path) -> Any:
+    """Read a JSON file; the NaN and Infinity that Python writes become None.
 
-    Examples
-    --------
-    >>> from fitserve.runs.records import Event
-    >>> sent = {"task": "task-1", "hypotheses": ["S_100"], "bytes": 7}
-    >>> taken = {"task": "task-1", "group": "g", "service_task": "t"}
-    >>> events = [Event(time=1.0, event="submitted", details=sent),
-    ...           Event(time=2.0, event="accepted", details=taken)]
-    >>> pending_tasks(events)[0].handle["service_task"]
-    't'
-    >>> ended = Event(time=3.0, event="finished", details={"task": "task-1"})
-    >>> pending_tasks([*events, ended])
-    []
+    Raises
+    ------
+    InputError
+        It cannot be read or is not JSON.
     """
-    tasks: dict[str, PendingTask] = {}
-    for event in events:
-        details = event.details
-        ticket = details.get("task", "")
-        if event.event == "submitted":
-            names = tuple(details["hypotheses"])
-            first, count = details.get("toys") or (0, 0)
-            toys = ToyRange(first=first, count=count) if count else None
-            verify = details.get("verify", False)
-            tasks[ticket] = PendingTask(
-                ticket, names, event.time, details["bytes"], {}, toys, verify
-            )
-        elif event.event == "accepted" and ticket in tasks:
-            handle = {name: value for name, value in details.items() if name != "task"}
-            tasks[ticket] = tasks[ticket]._replace(handle=handle)
-        elif event.event in _ENDS:
-            tasks.pop(ticket, None)
-        elif event.event == "set aside" and details.get("hypotheses") is None:
-            tasks.clear()
-    return list(tasks.values())
+    try:
+        raw = source.read_bytes()
+        if too_much := excess(raw):
+            raise InputError("the file is too large", evidence=f"{source}: {too_much}")
+        return json.loads(raw, parse_constant=lambda _: None)
+    except OSError as error:
+        raise InputError(
+            "the file cannot be read", evidence=f"{source}: {error.strerror or error}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError("the file is not JSON", evidence=f"{source}: {error}") from error
+
+
+def entries_of(content: Any, source: Path) -> dict[str, CLsEntry]:
+    """Return the CLs in decoded JSON; ``source`` is for the error message.
+
+    Raises
+    ------
+    InputError
+        The content is not a mapping of hypothesis names to CLs.
+    """
+    if isinstance(content, dict) and isinstance(content.get("hypotheses"), dict):
+        content = content["hypotheses"]
+    try:
+        entries = msgspec.convert(content, dict[str, CLsEntry])
+    except msgspec.ValidationError as error:
+        raise _not_results(source, str(error)) from error
+    without = [name for name, value in content.items() if "CLs_obs" not in value]
+    if without or not entries:
+        evidence = f"no CLs_obs for {without[0]}" if without else "it is empty"
+        raise _not_results(source, evidence)
+    return entries
+
+
+def _not_results(source: Path, evidence: str) -> InputError:
+    return InputError(
+        "the file does not hold results by hypothesis name",
+        evidence=f"{source}: {evidence}",
+        hint="give a run directory or a results.json (docs/results.md)",
+    )

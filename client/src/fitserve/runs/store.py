@@ -39,8 +39,8 @@ from fitserve.files import (
     unwritable,
     write_atomic,
 )
+from fitserve.kinds.toys import merged, missing_toys, ranges
 from fitserve.runs.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
-from fitserve.runs.toys import merged, merged_record, missing_toys, ranges
 from fitserve_contract import (
     QUICK,
     HypothesisResult,
@@ -323,8 +323,8 @@ class RunStore:
             name = record.result.name
             own = self._parts.setdefault(name, [])
             own.append(record)
-            if not missing_toys(request.toys, ranges(own)):
-                finished.append(merged_record(request, self._parts.pop(name)))
+            if not missing_toys(request.toys, ranges(part.result for part in own)):
+                finished.append(_merged_record(request, self._parts.pop(name)))
         self.append(finished)
         return finished
 
@@ -415,6 +415,19 @@ class RunStore:
         path = self.path / "results.json"
         write_atomic(path, _pretty(document))
         return path
+
+
+def _merged_record(request: ToysRequest, records: Sequence[StoredResult]) -> StoredResult:
+    """Return the record of a hypothesis from those of its parts."""
+    last = max(records, key=lambda record: record.arrived)
+    return msgspec.structs.replace(
+        last,
+        result=merged(request, [record.result for record in records]),
+        submitted=min(record.submitted for record in records),
+        started=min(record.started for record in records),
+        task_seconds=sum(record.task_seconds for record in records),
+        kept=all(record.kept for record in records),
+    )
 
 
 def ask_to_cancel(path: Path) -> bool:

@@ -1,32 +1,24 @@
-"""A run in few numbers: what came of it, which engines fitted, where time and bytes went."""
+"""A run in numbers: what came of it, in sum and row by row, who fitted, where time went."""
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
 from fitserve.kinds import kind
-from fitserve.kinds.shown import (
-    at_strength,
-    beyond_bound,
-    confidence_level,
-    shown_strength,
-)
+from fitserve.kinds.base import at_strength, beyond_bound, confidence_level, shown_strength
 from fitserve.runs.verification import verification_summary
-from fitserve_contract import (
-    KERNEL_DOUBT,
-    NOT_FOR_THE_KERNEL,
-    cls_strengths,
-    kind_of,
-)
+from fitserve_contract import KERNEL_DOUBT, NOT_FOR_THE_KERNEL, cls_strengths, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from fitserve.runs.records import StoredResult
+    from fitserve.runs.records import Manifest, StoredResult
     from fitserve.runs.store import SavedRun
     from fitserve_contract import HypothesisResult, Request
 
@@ -38,11 +30,14 @@ __all__ = [
     "cautions",
     "columns",
     "counts",
+    "data_rows",
     "engine_counts",
     "excluded",
     "failures",
     "jumps",
+    "mass_columns",
     "most_common",
+    "reference_url",
     "remarks",
     "request_settings",
     "summary",
@@ -130,7 +125,7 @@ def cautions(request: Request) -> list[str]:
 def excluded(run: SavedRun) -> dict[str, int]:
     """Return how many hypotheses are excluded: observed and median expected.
 
-    It is at the level and signal strength of `fitserve.kinds.shown.exclusion_words`, and empty
+    It is at the level and signal strength of `fitserve.kinds.base.exclusion_words`, and empty
     for a run that does not ask for exclusion.
     """
     request = run.manifest.request
@@ -325,3 +320,78 @@ def traffic(run: SavedRun) -> Traffic:
     sent = [event.details["bytes"] for event in events if event.event == "submitted"]
     received = [event.details["bytes"] for event in events if event.event == "finished"]
     return Traffic(len(sent), sum(sent), sum(received))
+
+
+def mass_columns(manifest: Manifest) -> list[str]:
+    """Return the columns of the mass values: ``mass_`` and the patchset's label.
+
+    What is not a letter, digit or underscore in a label becomes an underscore.
+    """
+    columns: list[str] = []
+    for label in manifest.pallet.labels:
+        name = "mass_" + re.sub(r"\W+", "_", label)
+        while name in columns:
+            name += "_"
+        columns.append(name)
+    return columns
+
+
+def data_rows(
+    manifest: Manifest, results: Mapping[str, HypothesisResult]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of exported tables; one is ``unfinished`` for a hypothesis without a result.
+
+    Where there is no number the value is None.
+    """
+    request = manifest.request
+    masses = mass_columns(manifest)
+    blank = dict.fromkeys(["name", *masses, *list(kind(request).columns)[1:]])
+    strengths = cls_strengths(request)
+    for name in manifest.hypotheses:
+        result = results.get(name)
+        values = manifest.values.get(name, ()) if result is None else result.mass_hypotheses
+        begun = {**blank, **dict(zip(masses, values, strict=False)), "name": name}
+        if result is None:
+            at: list[dict[str, Any]] = [{"mu": mu} for mu in strengths] or [{}]
+            for fields in at:
+                yield {**begun, **fields, "status": "unfinished"}
+            continue
+        begun |= {
+            "muhat": result.muhat,
+            "twice_nll": result.twice_nll,
+            "fit_time": result.fit_time,
+            "setup_time": result.setup_time,
+            "engine": result.engine,
+            "key": result.key,
+            "neighbours": result.neighbours,
+        }
+        for row in kind(request).rows(request, result):
+            yield begun | row
+
+
+_STARTS = {
+    "arxiv": "https://arxiv.org/abs/",
+    "doi": "https://doi.org/",
+    "hepdata": "https://www.hepdata.net/record/",
+    "inspire": "https://inspirehep.net/literature?q=",
+}
+
+
+def reference_url(key: str, value: str) -> str | None:
+    """Return the address of a reference, or None where its kind is not known.
+
+    Parameters
+    ----------
+    key, value
+        An entry of a patchset's ``references``.
+
+    Examples
+    --------
+    >>> from fitserve.runs.summary import reference_url
+    >>> reference_url("hepdata", "ins1755298")
+    'https://www.hepdata.net/record/ins1755298'
+    """
+    if value.startswith("https://"):
+        return value
+    start = _STARTS.get(key.lower())
+    return None if start is None else start + quote(value.removeprefix("arXiv:"), safe="/:.")

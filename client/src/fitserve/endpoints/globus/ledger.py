@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fitserve.endpoints.base import Accepted, Outcome
 from fitserve.errors import BackendError
-from fitserve.onsite.failures import MOST_FAILED
+from fitserve.onsite.endpoint import MOST_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,7 +288,7 @@ class Ledger:
     def _blocks_fail_too_often(self, ticket: str, error: str) -> bool:
         """Count blocks of endpoints that gave up; tasks of one end together.
 
-        A deployed endpoint gives up after several (`fitserve.onsite.failures`), another that has
+        A deployed endpoint gives up after several (`fitserve.onsite.endpoint`), another that has
         only Parsl's handler after its first.
         """
         with self._lock:

@@ -22,7 +22,7 @@ from fitserve.endpoints.parsl.guardian import Tended
 from fitserve.endpoints.parsl.site import find_engine, read_engine, site_directory
 from fitserve.endpoints.parsl.troubles import Troubles, status_of
 from fitserve.errors import BackendError, MissingExtraError, RequestError
-from fitserve.onsite.failures import MOST_FAILED
+from fitserve.onsite.endpoint import MOST_FAILED
 from fitserve.schedulers.base import clock_seconds
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fitserve.endpoints.base import BackendStatus
 from fitserve.errors import BackendError
-from fitserve.onsite.failures import MOST_FAILED
+from fitserve.onsite.endpoint import MOST_FAILED
 from fitserve.schedulers import never_runs
 from fitserve.schedulers.base import ended_words, no_room
 

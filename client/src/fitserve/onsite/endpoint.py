@@ -1,11 +1,13 @@
-"""When an endpoint gives up: after several blocks in a row that ended before a worker started.
+"""Globus Compute's own command, whose endpoints give up after several failed blocks in a row.
 
-Parsl's own handler gives up with the first block, if that fails, and never after a block that
-worked: it would ask for one after the other for as long as there are tasks.
+A deployment puts a script of that name on the endpoint's PATH before Globus Compute's own. Parsl's
+handler gives up with the first block, if that fails, and never after a block that worked: it would
+ask for one after the other for as long as there are tasks.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from parsl.executors import HighThroughputExecutor
     from parsl.jobs.states import JobStatus
 
-__all__ = ["MOST_FAILED", "give_up", "register"]
+__all__ = ["MOST_FAILED", "give_up", "main", "register"]
 
 MOST_FAILED = 3
 """Blocks in a row after which an endpoint gives up, here and in direct use.
@@ -52,3 +54,15 @@ def register() -> None:
     from parsl.executors import status_handling
 
     status_handling.simple_error_handler = give_up
+
+
+_STARTS = {"start", "_start-user-endpoint"}
+
+
+def main() -> None:
+    """Run `globus-compute-endpoint` with the arguments of this process."""
+    from globus_compute_endpoint.cli import cli_run
+
+    if _STARTS.intersection(sys.argv[1:]):
+        register()
+    sys.exit(cli_run())
