@@ -94,7 +94,7 @@ def _checked(workspace: dict[str, Any]) -> tuple[Findings, Outline]:
     findings = Findings()
     base = check_workspace(workspace, findings)
     findings.take(base.configured)
-    return findings, Outline(workspace["measurements"], base.parameters.known())
+    return findings, Outline(workspace["measurements"], base.parameters.by_name())
 
 
 def _by_pyhf(workspace: dict[str, Any]) -> Any:

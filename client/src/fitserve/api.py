@@ -349,7 +349,7 @@ def resume(
     """
     with RunStore.open(Path(path)) as store:
         saved = store.saved
-        failed = {name for name, found in saved.results.items() if found.status == "failed"}
+        failed = {name for name, result in saved.results.items() if result.status == "failed"}
         if retry_failed and failed:
             store.set_aside(failed)
         backend = _backend_of(saved, endpoint, options, workers)

@@ -49,7 +49,7 @@ def plain(text: str) -> str:
     >>> print(plain("S_100\x1b[2J"))
     S_100\u001b[2J
     """
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _STEERING.sub(lambda control: f"\\u{ord(control[0]):04x}", text)
 
 
 def plain_console(stream: TextIO | None = None) -> Console:

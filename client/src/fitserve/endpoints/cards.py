@@ -277,10 +277,10 @@ def find_profile(name: str) -> Profile:
     """
     path = _directory() / f"{name}.json"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or not path.is_file():
-        known = [*BUILT_IN, *(profile.name for profile in list_profiles())]
+        names = [*BUILT_IN, *(profile.name for profile in list_profiles())]
         raise BackendError(
             f"there is no endpoint '{name}'",
-            evidence=f"known endpoints: {', '.join(known)}",
+            evidence=f"known endpoints: {', '.join(names)}",
             hint=f"fitserve endpoints add {name} --card site-card.json",
         )
     return _read(path)

@@ -137,7 +137,7 @@ class SharedBackend:
 
     def logs(self) -> Path | None:
         """Return where the first endpoint that has logs keeps them."""
-        return next((found for b in self._backends if (found := b.logs()) is not None), None)
+        return next((logs for b in self._backends if (logs := b.logs()) is not None), None)
 
     def _room(self, number: int) -> int:
         limits = self._backends[number].limits

@@ -169,23 +169,23 @@ class PodProvider(KubernetesProvider):  # type: ignore[misc]
     def look(self) -> None:
         """Look at every pod that has not ended; those that have are removed."""
         self.silent = ""
-        for job, known in list(self.resources.items()):
-            if known["status"].terminal:
+        for job, block in list(self.resources.items()):
+            if block["status"].terminal:
                 continue
             try:
-                found = self.kube_client.read_namespaced_pod(
-                    name=known["pod_name"], namespace=self.namespace
+                pod = self.kube_client.read_namespaced_pod(
+                    name=block["pod_name"], namespace=self.namespace
                 )
             except Exception as error:  # noqa: BLE001 - the cluster may come back
                 if getattr(error, "status", None) == _GONE:
-                    known["status"] = JobStatus(JobState.CANCELLED, "the pod was deleted")
+                    block["status"] = JobStatus(JobState.CANCELLED, "the pod was deleted")
                 else:
                     self.silent = str(error).strip()
-                    logger.warning("pod %s cannot be read: %s", known["pod_name"], error)
+                    logger.warning("pod %s cannot be read: %s", block["pod_name"], error)
                 continue
-            known["status"] = pod_status(found.to_dict())
-            if known["status"].terminal:
-                logger.info("pod %s ended: %s", known["pod_name"], known["status"])
+            block["status"] = pod_status(pod.to_dict())
+            if block["status"].terminal:
+                logger.info("pod %s ended: %s", block["pod_name"], block["status"])
                 self._remove(job)
 
     def _remove(self, job: str) -> None:
@@ -235,8 +235,8 @@ def pod_status(pod: Mapping[str, Any]) -> JobStatus:
     for state in states:
         waiting = state.get("waiting") or {}
         waits.append(": ".join(filter(None, (waiting.get("reason"), waiting.get("message")))))
-    known = JobState.PENDING if phase == "Pending" else JobState.UNKNOWN
-    return JobStatus(known, "; ".join(filter(None, waits)) or None)
+    state = JobState.PENDING if phase == "Pending" else JobState.UNKNOWN
+    return JobStatus(state, "; ".join(filter(None, waits)) or None)
 
 
 def register() -> None:

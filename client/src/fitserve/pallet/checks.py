@@ -65,8 +65,8 @@ class Findings:
         for kind, places in other.errors.items():
             for place in places:
                 self.error(kind, f"{where}{place}", other._hints[kind])
-        for add, found in ((self.doubt, other.doubts), (self.note, other.notes)):
-            for kind, places in found.items():
+        for add, kinds in ((self.doubt, other.doubts), (self.note, other.notes)):
+            for kind, places in kinds.items():
                 for place in places:
                     add(kind, f"{where}{place}")
 
@@ -427,11 +427,11 @@ def check_parameters(
                 "parameters held fixed, as in pyhf",
                 f"{where}{place}",
             )
-    known = parameters.known()
+    by_name = parameters.by_name()
     for measurement in measurements:
         settings = {each["name"]: each for each in measurement["config"]["parameters"]}
         for name in parameters.added:
-            for problem in known[name].problems(settings.get(name, {})):
+            for problem in by_name[name].problems(settings.get(name, {})):
                 place = f"{where}{_place_of(measurement, name)}: {problem.evidence}"
                 configured.error(problem.cause, place, problem.hint)
 

@@ -115,7 +115,7 @@ class Pallet:
         )
 
     @cached_property
-    def known_parameters(self) -> frozenset[str]:
+    def parameter_names(self) -> frozenset[str]:
         """The parameters that any of the hypotheses has."""
         return frozenset().union(*(outline.parameters for outline in self.outlines.values()))
 
@@ -234,7 +234,7 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
         analysis=analysis.name if analysis else None,
         title=analysis.title if analysis else None,
         axes=tuple(axes),
-        background=Outline(workspace["measurements"], base.parameters.known()),
+        background=Outline(workspace["measurements"], base.parameters.by_name()),
         outlines=outlines,
         forced=(*opened.forced, *forced),
         notes=tuple(sentences(findings.notes)),
@@ -269,7 +269,7 @@ def _hypotheses(
 
 def _alone(path: str, base: Base) -> tuple[tuple[Hypothesis, ...], dict[str, Any]]:
     """Return a workspace without patches as the one hypothesis that it is, signal and all."""
-    parameters = base.parameters.known()
+    parameters = base.parameters.by_name()
     pois = {measurement["config"]["poi"] for measurement in base.measurements}
     if pois.isdisjoint(parameters):
         raise InputError(

@@ -142,7 +142,7 @@ class Parameters:
     def __init__(self, base: Parameters | None = None) -> None:
         self._base = base
         self._uses: dict[str, list[Use]] = {}
-        self._known: MutableMapping[str, Parameter] | None = None
+        self._by_name: MutableMapping[str, Parameter] | None = None
 
     def add(self, name: str, use: Use) -> None:
         """Add a modifier."""
@@ -150,8 +150,8 @@ class Parameters:
 
     def first(self, name: str) -> Use | None:
         """Return the first modifier of that name."""
-        if self._base and (found := self._base.first(name)):
-            return found
+        if self._base and (first := self._base.first(name)):
+            return first
         own = self._uses.get(name)
         return own[0] if own else None
 
@@ -165,12 +165,12 @@ class Parameters:
         """The modifiers by name, without those of the base."""
         return self._uses
 
-    def known(self) -> MutableMapping[str, Parameter]:
+    def by_name(self) -> MutableMapping[str, Parameter]:
         """Return the parameters by name, those of the base too; nothing is added afterwards."""
-        if self._known is None:
+        if self._by_name is None:
             own = {name: self._parameter(name) for name in self._uses}
-            self._known = ChainMap(own, self._base.known()) if self._base else own
-        return self._known
+            self._by_name = ChainMap(own, self._base.by_name()) if self._base else own
+        return self._by_name
 
     def _parameter(self, name: str) -> Parameter:
         uses = self.uses(name)

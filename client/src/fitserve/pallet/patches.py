@@ -134,13 +134,13 @@ def from_loose_patches(
 
 
 def _values(names: Sequence[str]) -> list[tuple[float, ...]] | None:
-    found = [
+    numbers = [
         tuple(_number(part) for part in re.split(r"[_-]", name) if _NUMBER.fullmatch(part))
         for name in names
     ]
-    if len({len(each) for each in found}) != 1:
+    if len({len(each) for each in numbers}) != 1:
         return None
-    columns = list(zip(*found, strict=True))
+    columns = list(zip(*numbers, strict=True))
     varying = [column for column in columns if len(set(column)) > 1]
     # A mass that never changes is no axis; a plane has two, even if one is a line.
     kept = varying if len(varying) >= 2 else columns[:2]  # noqa: PLR2004
@@ -180,7 +180,7 @@ def check_hypotheses(
     pois = {measurement["config"]["poi"] for measurement in base.measurements}
     nothing = (
         "patches that change nothing: without a signal, CLs is 1"
-        if pois.isdisjoint(base.parameters.known())
+        if pois.isdisjoint(base.parameters.by_name())
         else "without a patch the workspace is fitted as it is"
     )
     for hypothesis in hypotheses:
@@ -209,8 +209,8 @@ def _note_unused(outlines: Iterable[Outline], findings: Findings) -> None:
     unused: set[tuple[str, str]] | None = None
     names: set[str] = set()
     for outline in outlines:
-        found = outline.unused()
-        unused = found if unused is None else unused & found
+        here = outline.unused()
+        unused = here if unused is None else unused & here
         if not unused:
             return
         names = names or set(outline.parameters)
@@ -267,7 +267,7 @@ def _check_added(
     # What is wrong with the background's measurements is reported once.
     measurements = [] if base.configured.errors else base.measurements
     check_parameters(measurements, parameters, findings, findings, where)
-    return Outline(base.measurements, parameters.known())
+    return Outline(base.measurements, parameters.by_name())
 
 
 def _check_applied(
@@ -293,4 +293,4 @@ def _check_applied(
     base = check_workspace(workspace, inner)
     findings.take(inner, where)
     findings.take(base.configured, where)
-    return Outline(base.measurements, base.parameters.known())
+    return Outline(base.measurements, base.parameters.by_name())

@@ -227,13 +227,13 @@ def select_region(regions: list[Region], wanted: str | None) -> Region:
         [name.rsplit("/", 1)[-1] == key for name in names],
         [name.startswith(key) or name.rsplit("/", 1)[-1].startswith(key) for name in names],
     ):
-        found = list(compress(regions, fitting))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matches = list(compress(regions, fitting))
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise RequestError(
                 f"several regions of the pallet fit {wanted!r}",
-                evidence=_listed(found),
+                evidence=_listed(matches),
                 hint="write the name in full",
             )
     raise RequestError(

@@ -90,10 +90,10 @@ def _undecoded(raw: bytes, where: str, message: str) -> InputError:
             else "the file is empty",
             hint="download or copy it again",
         )
-    found = _BYTE.search(message)
-    if found is None:
+    place = _BYTE.search(message)
+    if place is None:
         return InputError(f"{where} is not JSON in UTF-8", evidence=message)
-    position = int(found.group(1))
+    position = int(place.group(1))
     line = raw.count(b"\n", 0, position) + 1
     # A minus sign or a letter of the literal may have been read before the parser gave up.
     start = max(position - 1, 0) if raw[max(position - 1, 0) : position] == b"-" else position

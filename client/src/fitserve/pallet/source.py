@@ -279,18 +279,18 @@ def _read_directory(folder: Path) -> Contents:
         # A link may lead anywhere: within the directory it is followed.
         file = path.resolve()
         if not file.is_relative_to(folder):
-            found = Contents({}, [path.name])
+            part = Contents({}, [path.name])
         elif path.suffix.lower() == ".json":
             _check_total(folder, total + file.stat().st_size, allowed)
-            found = Contents({}, [])
-            found.add(path.name, read_regular(file))
+            part = Contents({}, [])
+            part.add(path.name, read_regular(file))
         elif is_packed(name, json=True):
-            found = _read_packed(file)
+            part = _read_packed(file)
         else:
-            found = Contents({}, [path.name])
-        total += sum(map(len, found.files.values()))
+            part = Contents({}, [path.name])
+        total += sum(map(len, part.files.values()))
         _check_total(folder, total, allowed)
-        contents.take(found, name.removesuffix(path.name))
+        contents.take(part, name.removesuffix(path.name))
     return contents
 
 

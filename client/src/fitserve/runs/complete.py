@@ -350,12 +350,12 @@ def _interrupted(store: RunStore, error: BaseException, again: str) -> Interrupt
 
 def _require_same(path: Path, ours: Manifest) -> None:
     theirs = read_manifest(path)
-    for what, asked, there in (
+    for what, new, old in (
         ("workspace", ours.pallet.workspace_digest, theirs.pallet.workspace_digest),
         ("request", ours.request_digest, theirs.request_digest),
         ("selection of hypotheses", ours.hypotheses, theirs.hypotheses),
     ):
-        if asked != there:
+        if new != old:
             raise StoreError(
                 f"the run directory {path} has another {what}",
                 evidence=f"it was made on {theirs.created} from {theirs.pallet.source}",

@@ -207,7 +207,7 @@ def _missing(pallet: Pallet, hypothesis: Hypothesis, request: Request, poi: str)
     """Return the problem of a hypothesis without the parameter of interest."""
     cause = f"the model has no parameter of interest '{poi}'"
     outline = pallet.outlines[hypothesis.name]
-    if poi not in pallet.known_parameters:
+    if poi not in pallet.parameter_names:
         return Problem(cause, *_another(pallet, outline, poi))
     if hypothesis.patch:
         return Problem(cause, "", f"give the signal samples a normfactor '{poi}'")

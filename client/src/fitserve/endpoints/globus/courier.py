@@ -282,11 +282,11 @@ class Courier:
         """Note a task that the service has; returns whether it has it."""
         if future.task_id is None:
             return False
-        known = getattr(future, "_metadata", {})
+        metadata = getattr(future, "_metadata", {})
         handle = {
             "endpoint": self._profile.card.endpoint_id,
-            "child": str(known.get("endpoint_uuid") or ""),
-            "group": str(known.get("task_group_uuid") or ""),
+            "child": str(metadata.get("endpoint_uuid") or ""),
+            "group": str(metadata.get("task_group_uuid") or ""),
             "service_task": str(future.task_id),
         }
         self.ledger.take(letter.ticket, handle, future)

@@ -223,12 +223,12 @@ class Ledger:
         """Return the tasks without news for longest, if for this long."""
         before = time.monotonic() - seconds
         with self._lock:
-            found = [
+            silent = [
                 (name, sent)
                 for name, sent in self._sent.items()
                 if sent.heard < before and name not in self._adrift
             ]
-        return sorted(found, key=lambda one: one[1].heard)[:most]
+        return sorted(silent, key=lambda one: one[1].heard)[:most]
 
     # -- what happens -----------------------------------------------------------------------
 

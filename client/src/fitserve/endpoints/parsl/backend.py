@@ -48,7 +48,7 @@ class Share:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._path = directory / name
         self._touched = 0.0
-        self._known: tuple[int, int] = (0, 1)
+        self._place: tuple[int, int] = (0, 1)
 
     def begin(self) -> None:
         """Register this run.
@@ -72,8 +72,8 @@ class Share:
             self._touched = time.monotonic()
             with contextlib.suppress(OSError):
                 self._path.touch()
-                self._known = self._count()
-        rank, runs = self._known
+                self._place = self._count()
+        rank, runs = self._place
         return max(1, most // runs + (rank < most % runs))
 
     def _count(self) -> tuple[int, int]:

@@ -255,7 +255,7 @@ def _address(site: str, address: str | Mapping[str, Any]) -> str:
     fields = dict(address)
     how = _require_known(site, fields.pop("type"), _ADDRESSES)
     try:
-        found: str = getattr(parsl.addresses, how)(**fields)
+        resolved: str = getattr(parsl.addresses, how)(**fields)
     except (OSError, KeyError, ValueError) as error:
         raise BackendError(
             f"this machine has no address for the workers of site {site}",
@@ -263,7 +263,7 @@ def _address(site: str, address: str | Mapping[str, Any]) -> str:
             hint="log in to the site, or change network.interface in its file "
             "(`ip -brief address` lists what there is)",
         ) from error
-    return found
+    return resolved
 
 
 def _provider(

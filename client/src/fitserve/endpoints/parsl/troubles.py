@@ -77,13 +77,13 @@ class Troubles:
         if job is None or watch is None:
             return f"its workers on {host} went silent", True
         watch.look([job])
-        found = watch.jobs[job]
-        if found.ending is None:
+        block = watch.jobs[job]
+        if block.ending is None:
             return f"its workers on {host} went silent, while job {job} goes on", True
-        text = f"its block (job {job} on {host}) {ended_words(found.ending, self._walltime)}"
-        if found.ending == "walltime":
+        text = f"its block (job {job} on {host}) {ended_words(block.ending, self._walltime)}"
+        if block.ending == "walltime":
             text += " before the task was done"
-        return text, found.ending != "memory"
+        return text, block.ending != "memory"
 
     def broken(self, error: BaseException | None) -> BackendError:
         """Return the error of an engine that takes no more tasks."""
@@ -125,13 +125,13 @@ class Troubles:
         failed = engine.failed()
         if not failed:
             return
-        found = watch.jobs[failed[-1]]
-        said = _last_words(engine.stderr_of(failed[-1])) or _lines(found.reason)
+        last = watch.jobs[failed[-1]]
+        said = _last_words(engine.stderr_of(failed[-1])) or _lines(last.reason)
         clear = [line for line in said if line.startswith(_OUR_WORD) or _NO_WAY in line]
         if len(failed) < (_FAILED_CLEARLY if clear else MOST_FAILED):
             return
-        how = ended_words(found.ending or "unknown", self._walltime)
-        where = f" on {found.nodes}" if found.nodes else ""
+        how = ended_words(last.ending or "unknown", self._walltime)
+        where = f" on {last.nodes}" if last.nodes else ""
         raise BackendError(
             f"blocks of site {self._site.site} end before a worker is there",
             evidence=f"job {failed[-1]}{where} {how}: {'; '.join(clear or said)}",
@@ -151,13 +151,13 @@ class Troubles:
 
     def _check_unreached(self, live: dict[str, Job]) -> None:
         now = time.monotonic()
-        for job, found in live.items():
-            if found.state != "running" or job in self._engine.connected:
+        for job, block in live.items():
+            if block.state != "running" or job in self._engine.connected:
                 continue
             if now - self._running_since.setdefault(job, now) > self._patience:
                 raise BackendError(
                     f"workers of site {self._site.site} do not reach this machine",
-                    evidence=f"job {job} has been running on {found.nodes} for "
+                    evidence=f"job {job} has been running on {block.nodes} for "
                     f"{self._patience:.0f} s and has not reported to "
                     f"{self._engine.executor.address}",
                     hint="network.interface in the site's file (`ip -brief address` lists what "

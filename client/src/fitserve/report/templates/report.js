@@ -14,8 +14,8 @@
   const sort = (column, descending) => {
     const numeric = heads[column].classList.contains("number");
     const sign = descending ? -1 : 1;
-    const found = rows.map((row, place) => ({ row, place, key: key(row, column) }));
-    found.sort((a, b) => {
+    const entries = rows.map((row, place) => ({ row, place, key: key(row, column) }));
+    entries.sort((a, b) => {
       // What has no value comes last, whichever way the rest is sorted.
       if (a.key === "" || b.key === "") {
         return (a.key === "") - (b.key === "") || a.place - b.place;
