@@ -17,7 +17,7 @@ from fitserve.errors import InputError, RequestError
 from fitserve.pallet.archive import Contents
 from fitserve.pallet.load import load_pallet
 from fitserve.pallet.regions import find_regions, select_region
-from fitserve.runs.prepare import check_request, pallet_record
+from fitserve.runs.prepare import check_request, chosen_hypotheses, pallet_record
 from fitserve_contract import digest
 
 if TYPE_CHECKING:
@@ -293,8 +293,9 @@ def test_a_single_patch_that_is_none_is_told(write: Callable[..., Path], workspa
 def test_a_workspace_alone_is_told_what_is_missing(
     write: Callable[..., Path], sound: dict[str, bytes]
 ) -> None:
-    with pytest.raises(InputError, match="no patchset") as caught:
-        load_pallet(write(sound) / "BkgOnly.json")
+    pallet = load_pallet(write(sound) / "BkgOnly.json")
+    with pytest.raises(RequestError, match="no patchset and no patch") as caught:
+        chosen_hypotheses(pallet.hypotheses, [], make_request())
     assert "give their directory" in caught.value.hint
 
 
@@ -466,14 +467,10 @@ def test_a_workspace_that_was_written_anew_is_the_same(
 def test_a_workspace_alone_is_one_hypothesis(
     write: Callable[..., Path], workspace: dict, patchset: dict
 ) -> None:
-    background = write({"BkgOnly.json": workspace}, name="background")
-    with pytest.raises(InputError, match="no patchset and no patch") as caught:
-        load_pallet(background)
-    assert caught.value.evidence == "BkgOnly.json alone has no parameter of interest: mu"
     signal = patchset["patches"][2]["patch"][0]["value"]
     workspace["channels"][0]["samples"].append(signal)
     whole = write({"search.json": workspace}, name="whole")
     for source in (whole, whole / "search.json"):
         pallet = load_pallet(source)
-        assert [(one.name, one.patch) for one in pallet.hypotheses] == [("search", [])]
+        assert [(one.name, one.patch) for one in pallet.hypotheses] == [("main", [])]
         check_request(pallet, pallet.hypotheses, make_request(kind="limit"))

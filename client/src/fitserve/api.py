@@ -222,11 +222,12 @@ def make_request(
 
 
 def run(
-    pallet: str | Path | Pallet,
+    pallet: str | Path | Mapping[str, Any] | tuple[Any, Any] | Pallet,
     *,
     endpoint: str | Sequence[str] = "local",
     options: Mapping[str, str] | None = None,
     region: str | None = None,
+    masses: str | Path | None = None,
     patches: Iterable[str] = (),
     request: Request | None = None,
     output: str | Path | None = None,
@@ -244,7 +245,8 @@ def run(
     Parameters
     ----------
     pallet
-        A directory, archive, URL, DOI or name of a known analysis, or a loaded pallet.
+        A directory, archive, URL, DOI or name of a known analysis; a workspace (``dict`` or
+        `pyhf.Workspace`), or a tuple of it and its patchset; or a loaded pallet.
     endpoint
         ``"local"`` (every core of this machine), ``"inline"`` (this process), or the name of
         an endpoint that was added (``fitserve endpoints add``); several share the run.
@@ -252,6 +254,9 @@ def run(
         What you set of the site, by name; ``fitserve endpoints list`` shows what may be set.
     region
         Which of several analysis regions in the pallet.
+    masses
+        The mass values of hypotheses: a pattern of their names, such as ``"C1N2_{m1}_{m2}"``, or a
+        CSV file with a column ``name`` and one for each mass; by default those of the patchset.
     patches
         Shell-style patterns of hypothesis names; all hypotheses by default.
     request
@@ -301,10 +306,8 @@ def run(
     settings = dict(options or {})
     backend = open_backend(name, workers, settings)
     with _running(backend):
-        if isinstance(pallet, str | Path):
-            pallet = load_pallet(pallet, region=region, force=force)
         manifest, inputs = prepare(
-            pallet,
+            load_pallet(pallet, region=region, masses=masses, force=force),
             request or HypotestRequest(),
             patches,
             name,

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fitserve.pallet.load import Pallet
     from fitserve.pallet.source import Analysis
 
-__all__ = ["analyses", "pallets", "show_pallet"]
+__all__ = ["analyses", "pallet_options", "pallets", "show_pallet"]
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+def pallet_options(command: _Command) -> _Command:
+    """Add the options that say how a pallet is read."""
+    for option in (
+        click.option("--force", is_flag=True, help="Go on although the patchset's digest differs."),
+        click.option(
+            "--masses",
+            metavar="PATTERN|FILE",
+            help="Mass values of the hypotheses: a pattern of their names, such as "
+            "'C1N2_{m1}_{m2}', or a CSV file with a column 'name' and one for each mass. "
+            "[default: the patchset's]",
+        ),
+        click.option("--region", help="Which of several analysis regions in the pallet."),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -20,22 +41,29 @@ def pallets() -> None:
 
 @pallets.command()
 @click.argument("source")
-@click.option("--region", help="Which of several analysis regions in the pallet.")
-@click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
+@pallet_options
 @click.option("--hypotheses", "listed", is_flag=True, help="List every hypothesis.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def check(source: str, *, region: str | None, force: bool, listed: bool, as_json: bool) -> None:
+def check(
+    source: str,
+    *,
+    region: str | None,
+    masses: str | None,
+    force: bool,
+    listed: bool,
+    as_json: bool,
+) -> None:
     """Verify the pallet SOURCE and say what is in it.
 
-    SOURCE is a directory, an archive, a URL, a DOI, or the name of a known analysis
-    ('fitserve analyses list').
+    SOURCE is a directory, an archive, a URL, a DOI, the name of a known analysis
+    ('fitserve analyses list'), or a complete workspace.
     """
     from fitserve.console import emit_json, show_table
     from fitserve.pallet.load import load_pallet
     from fitserve.runs.prepare import check_request
     from fitserve_contract import HypotestRequest
 
-    pallet = load_pallet(source, region=region, force=force)
+    pallet = load_pallet(source, region=region, masses=masses, force=force)
     if as_json:
         emit_json(_as_data(pallet))
     else:
@@ -54,7 +82,7 @@ def show_pallet(pallet: Pallet) -> None:
     from fitserve.console import say, tell, warn
 
     names = [each.name for each in pallet.hypotheses]
-    span = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+    span = " ... ".join([*names[:1], *names[1:][-1:]])
     bins = pallet.bins
     tell(f"pallet:        {pallet.name}" + (f", region {pallet.region}" if pallet.region else ""))
     if pallet.title:
@@ -62,7 +90,7 @@ def show_pallet(pallet: Pallet) -> None:
     tell(f"description:   {pallet.description}")
     for kind, reference in pallet.references.items():
         tell(f"reference:     {kind} {reference}")
-    tell(f"hypotheses:    {len(names)}: {span}")
+    tell(f"hypotheses:    {len(names)}" + (f": {span}" if span else ""))
     tell(f"mass values:   {', '.join(pallet.labels) or 'none'}")
     for measurement in pallet.measurements:
         tell(f"measurement:   {measurement}, parameter of interest {_poi(pallet, measurement)}")

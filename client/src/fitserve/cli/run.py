@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from fitserve.cli.pallets import pallet_options
 from fitserve.errors import ModelWarning
 from fitserve.kinds import KINDS
 from fitserve_contract import (
@@ -126,7 +127,7 @@ def _settable(command: _Command) -> _Command:
     "scheduler), or an endpoint that you added; repeated, they share the run.",
 )
 @_settable
-@click.option("--region", help="Which of several analysis regions in the pallet.")
+@pallet_options
 @click.option(
     "--patch",
     "patches",
@@ -158,7 +159,6 @@ def _settable(command: _Command) -> _Command:
 )
 @click.option("--plan", "plan_only", is_flag=True, help="Show the tasks, and fit nothing.")
 @click.option("--refit", is_flag=True, help="Also fit hypotheses that already have results.")
-@click.option("--force", is_flag=True, help="Go on although the patchset's digest differs.")
 @click.option(
     "--verify",
     type=click.FloatRange(0, 1),
@@ -171,8 +171,9 @@ def _settable(command: _Command) -> _Command:
 def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     """Fit the signal hypotheses of PALLET; by default for CLs.
 
-    PALLET is a directory, an archive, a URL, a DOI, or the name of a known analysis
-    ('fitserve analyses list'). Finished results of the same question are reused.
+    PALLET is a directory, an archive, a URL, a DOI, the name of a known analysis
+    ('fitserve analyses list'), or a complete workspace. Finished results of the same question
+    are reused.
     """
     from fitserve.api import make_request
     from fitserve.api import run as run_pallet
@@ -197,7 +198,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     )
     for caution in cautions(request):
         warn(caution)
-    chosen = {name: options[name] for name in ("region", "patches", "force", "verify")}
+    chosen = {name: options[name] for name in ("region", "masses", "patches", "force", "verify")}
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
     if options["plan_only"]:

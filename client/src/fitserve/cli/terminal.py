@@ -22,6 +22,7 @@ from fitserve.runs.summary import (
     summary,
     table_rows,
     times,
+    verified,
 )
 from fitserve.runs.verification import verification_summary
 
@@ -135,13 +136,13 @@ def _show_provenance(run: SavedRun) -> None:
     engines = ", ".join(f"{name} ({count})" for name, count in by.engines.items())
     devices = sorted({f"{r.worker.host} ({r.worker.device})" for r in run.records.values()})
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
-    verified = "verified" if pallet.digest_verified else "NOT verified"
     settings = "; ".join(
         f"{name[:1].lower()}{name[1:]} {value}"
         for name, value in request_settings(manifest.request)
     )
     tell(f"request:     {settings}")
-    tell(f"pallet:      {pallet.source}, workspace {pallet.workspace_digest[:12]}, {verified}")
+    workspace = f"workspace {pallet.workspace_digest[:12]}, {verified(pallet)}"
+    tell(f"pallet:      {pallet.source}, {workspace}")
     for note in pallet.forced:
         warn(f"ignored by --force: {note}")
     for note in pallet.notes:
@@ -164,6 +165,7 @@ def show_plan(
     endpoint: str,
     options: dict[str, str],
     region: str | None,
+    masses: str | None,
     patches: tuple[str, ...],
     force: bool,
     verify: float | None,
@@ -179,7 +181,7 @@ def show_plan(
 
     backend = open_backend(endpoint, workers, options)
     try:
-        pallet = load_pallet(source, region=region, force=force)
+        pallet = load_pallet(source, region=region, masses=masses, force=force)
         limits = backend.limits
         manifest, inputs = prepare(pallet, request, patches, endpoint, limits=limits, verify=verify)
         plan = make_plan(

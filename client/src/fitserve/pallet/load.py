@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import FitserveError, InputError
 from fitserve.pallet.checks import Findings, check_workspace, sentences
 from fitserve.pallet.download import cached_archive, download, forget
 from fitserve.pallet.parameters import Outline
-from fitserve.pallet.patches import check_hypotheses, from_loose_patches, from_patchset
+from fitserve.pallet.patches import (
+    check_hypotheses,
+    from_loose_patches,
+    from_patchset,
+    from_workspaces,
+    with_masses,
+    with_values,
+)
 from fitserve.pallet.regions import find_regions, select_region
 from fitserve.pallet.schema import decode_json, pyhf_digest, respelled, validate
-from fitserve.pallet.source import analysis_of, default_cache, open_analysis, open_source
+from fitserve.pallet.source import (
+    analysis_of,
+    default_cache,
+    given_source,
+    open_analysis,
+    open_source,
+)
 from fitserve_contract import Hypothesis, digest
 from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from fitserve.pallet.checks import Base
     from fitserve.pallet.regions import Region
@@ -31,7 +44,7 @@ __all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet"]
 _NO_RECORD = "ins0000000"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Pallet:
     """A background-only workspace and signal hypotheses for it, verified.
 
@@ -91,6 +104,10 @@ class Pallet:
     forced: tuple[str, ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        count = len(self.hypotheses)
+        return f"<pallet {self.name}: {count} hypothes{'i' if count == 1 else 'e'}s>"
+
     @property
     def measurements(self) -> dict[str, str]:
         """Names of the measurements and their parameters of interest, in order."""
@@ -121,9 +138,10 @@ class Pallet:
 
 
 def load_pallet(
-    source: str | Path,
+    source: str | Path | Mapping[str, Any] | tuple[Any, Any] | Pallet,
     *,
     region: str | None = None,
+    masses: str | Path | None = None,
     force: bool = False,
     cache_dir: Path | None = None,
 ) -> Pallet:
@@ -134,9 +152,14 @@ def load_pallet(
     source
         A directory, a ``.zip`` or ``.tar`` file (packed by gzip, bzip2 or xz, or not), an
         ``https`` URL, a DOI, or the name of an analysis of the catalogue: ``example`` comes
-        with fitserve, the others once they are fetched. An existing path goes first.
+        with fitserve, the others once they are fetched. An existing path goes first. Or a
+        workspace (``dict`` or `pyhf.Workspace`), or a tuple of it and its patchset (``dict`` or
+        `pyhf.PatchSet`); a loaded pallet is returned as it is.
     region
         Folder or prefix, where a pallet has several regions.
+    masses
+        Where the mass values are, if not in a patchset: a pattern of the hypotheses' names, such
+        as ``"C1N2_{m1}_{m2}"``, or a CSV file with a column ``name`` and one for each mass.
     force
         Go on if the digests or other checks that are safe to ignore fail; they are recorded
         in ``forced``.
@@ -159,8 +182,13 @@ def load_pallet(
     >>> len(pallet.hypotheses), pallet.labels, pallet.digest_verified
     (60, ('mX', 'mchi'), True)
     """
-    opened = open_source(source, cache=cache_dir or default_cache(), force=force)
-    return _loaded(opened, region, force=force)
+    if isinstance(source, Pallet):
+        return source
+    if isinstance(source, str | Path):
+        opened = open_source(source, cache=cache_dir or default_cache(), force=force)
+    else:
+        opened = given_source(source)
+    return _loaded(opened, region, masses, force=force)
 
 
 def load_analysis(
@@ -180,13 +208,15 @@ def load_analysis(
     StoreError
         The cache cannot be used.
     """
-    return _loaded(open_analysis(analysis, cache=cache_dir or default_cache()), None, force=force)
+    return _loaded(open_analysis(analysis, cache=cache_dir or default_cache()), force=force)
 
 
-def _loaded(opened: Source, region: str | None, *, force: bool) -> Pallet:
+def _loaded(
+    opened: Source, region: str | None = None, masses: str | Path | None = None, *, force: bool
+) -> Pallet:
     """Load a pallet; what Python's own numbers and stack do not hold is an error of the input."""
     try:
-        return _load(opened, region, force=force)
+        return _load(opened, region, masses, force=force)
     except (OverflowError, RecursionError) as error:
         raise InputError(
             f"{opened.label} has a number too large, or values nested too deeply, for a pallet",
@@ -196,23 +226,36 @@ def _loaded(opened: Source, region: str | None, *, force: bool) -> Pallet:
 
 
 @no_collection()
-def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
+def _load(opened: Source, region: str | None, masses: str | Path | None, *, force: bool) -> Pallet:
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
     regions, unreadable = find_regions(opened.contents)
-    chosen = select_region(regions, region)
     files = opened.contents.files
-
-    workspace = decode_json(files[chosen.workspace], chosen.workspace)
-    validate(workspace, "workspace", chosen.workspace)
     findings = Findings()
     for cause in unreadable:
         findings.note("files that are no part of the pallet cannot be read", cause)
-    base = check_workspace(workspace, findings)
-    if chosen.patchset or chosen.patches:
-        hypotheses, metadata = _hypotheses(chosen, files, findings)
+    complete = None
+    if region is None and len(regions) > 1 and not any(one.has_patches for one in regions):
+        workspaces = {one.workspace: files[one.workspace] for one in regions}
+        complete = from_workspaces(workspaces, findings)
+    if complete is not None:
+        workspace, hypotheses = complete
+        base = check_workspace(workspace, findings)
+        hypotheses, labels = with_values(hypotheses, findings)
+        metadata = _metadata(f"{len(regions)} workspaces of one analysis", labels)
     else:
-        hypotheses, metadata = _alone(chosen.workspace, base)
+        chosen = select_region(regions, region)
+        region = chosen.name if region is not None or len(regions) > 1 else None
+        workspace = decode_json(files[chosen.workspace], chosen.workspace)
+        validate(workspace, "workspace", chosen.workspace)
+        base = check_workspace(workspace, findings)
+        if chosen.has_patches:
+            hypotheses, metadata = _hypotheses(chosen, files, findings)
+        else:
+            hypotheses, metadata = _alone(chosen.workspace, base, findings)
+    if masses is not None:
+        hypotheses, labels = with_masses(hypotheses, masses)
+        metadata |= {"labels": labels}
     outlines = check_hypotheses(hypotheses, workspace, base, findings)
     verified = _verify(workspace, metadata["digests"], findings)
     analysis = _identify(workspace, opened, len(hypotheses), findings)
@@ -222,7 +265,7 @@ def _load(opened: Source, region: str | None, *, force: bool) -> Pallet:
     return Pallet(
         source=opened.label,
         name=analysis.name if analysis else opened.name,
-        region=chosen.name if region is not None or len(regions) > 1 else None,
+        region=region,
         workspace=workspace,
         hypotheses=hypotheses,
         workspace_digest=digest(workspace),
@@ -259,31 +302,28 @@ def _hypotheses(
     contents = {path: decode_json(files[path], path) for path in region.patches}
     hypotheses, labels = from_loose_patches(contents, findings)
     findings.note("single patches have no digest to verify", f"{len(contents)} files")
-    return hypotheses, {
-        "labels": labels,
-        "digests": {},
-        "references": {},
-        "description": f"{len(contents)} patches, each in a file of its own",
-    }
+    return hypotheses, _metadata(f"{len(contents)} patches, each in a file of its own", labels)
 
 
-def _alone(path: str, base: Base) -> tuple[tuple[Hypothesis, ...], dict[str, Any]]:
+def _metadata(description: str, labels: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what a patchset would state of itself."""
+    return {"labels": labels, "digests": {}, "references": {}, "description": description}
+
+
+def _alone(
+    path: str, base: Base, findings: Findings
+) -> tuple[tuple[Hypothesis, ...], dict[str, Any]]:
     """Return a workspace without patches as the one hypothesis that it is, signal and all."""
-    parameters = base.parameters.by_name()
     pois = {measurement["config"]["poi"] for measurement in base.measurements}
-    if pois.isdisjoint(parameters):
-        raise InputError(
-            "there is no patchset and no patch in the pallet, so no hypothesis to test",
-            evidence=f"{path} alone has no parameter of interest: {', '.join(sorted(pois))}",
-            hint="put the patchset beside the workspace and give their directory",
+    if pois.isdisjoint(base.parameters.by_name()):
+        findings.note(
+            "the workspace has no signal, so no hypothesis to test",
+            f"{path} has no parameter of interest: {', '.join(sorted(pois))}",
         )
-    name = PurePosixPath(path).stem
-    return (Hypothesis(name=name, values=(), patch=[]),), {
-        "labels": [],
-        "digests": {},
-        "references": {},
-        "description": f"{path} as it is, signal and background",
-    }
+        return (), _metadata(f"{path} as it is, background only")
+    name = base.measurements[0]["name"] or PurePosixPath(path).stem
+    description = f"{path} as it is, signal and background"
+    return (Hypothesis(name=name, values=(), patch=[]),), _metadata(description)
 
 
 def _verify(workspace: dict[str, Any], digests: dict[str, str], findings: Findings) -> bool:

@@ -1,4 +1,4 @@
-"""Make hypotheses from a patchset or loose patches and check that each one applies.
+"""Make hypotheses from a patchset, loose patches or complete workspaces, and check each.
 
 Nearly all published patches only add a signal sample to some channels. These are checked as
 they are, without a copy of the workspace. Any other patch is applied to a copy, operation by
@@ -7,15 +7,17 @@ operation, and the outcome is checked like a workspace.
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from collections import Counter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fitserve.errors import InputError
+from fitserve.errors import InputError, RequestError
+from fitserve.files import read_regular
 from fitserve.pallet.checks import (
     Findings,
     check_parameters,
@@ -24,19 +26,27 @@ from fitserve.pallet.checks import (
     check_workspace,
 )
 from fitserve.pallet.parameters import Outline, Parameters
-from fitserve.pallet.schema import shorten, validate
-from fitserve_contract import Hypothesis, PatchError, apply_patch
+from fitserve.pallet.schema import decode_json, shorten, validate
+from fitserve_contract import Hypothesis, PatchError, apply_patch, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from fitserve.pallet.checks import Base, Channel
 
-__all__ = ["check_hypotheses", "from_loose_patches", "from_patchset"]
+__all__ = [
+    "check_hypotheses",
+    "from_loose_patches",
+    "from_patchset",
+    "from_workspaces",
+    "with_masses",
+    "with_values",
+]
 
 _SAMPLE = re.compile(r"/channels/(0|[1-9]\d{0,8})/samples/(0|[1-9]\d{0,8}|-)")
 # 500, 500.5 and, as in names of files, 500p5; not the 1 in C1N2.
 _NUMBER = re.compile(r"\d+(?:[.p]\d+)?")
+_MASS = re.compile(r"[-+]?\d+(?:[.p]\d+)?(?:e[-+]?\d+)?")
 
 
 def from_patchset(content: Any, where: str, findings: Findings) -> tuple[Hypothesis, ...]:
@@ -120,17 +130,228 @@ def from_loose_patches(
     for name, count in Counter(names).items():
         if count > 1:
             findings.error("patches have the same name", f"{name!r}, {count} times")
+    patches = zip(names, contents.values(), strict=True)
+    return with_values(
+        [Hypothesis(name=name, values=(), patch=patch) for name, patch in patches], findings
+    )
+
+
+def with_values(
+    hypotheses: Sequence[Hypothesis], findings: Findings
+) -> tuple[tuple[Hypothesis, ...], tuple[str, ...]]:
+    """Return hypotheses with the numbers in their names as mass values, and labels for these.
+
+    While there are more than two, those that are the same in all names are left out.
+    """
+    names = [one.name for one in hypotheses]
     values = _values(names)
     if values is None:
         findings.note(
-            "the names of the patch files do not have the same number of mass values",
+            "the names of the files do not have the same number of mass values",
             ", ".join(names[:3]),
         )
         values = [()] * len(names)
-    return tuple(
-        Hypothesis(name=name, values=each, patch=patch)
-        for name, each, patch in zip(names, values, contents.values(), strict=True)
-    ), tuple(f"value_{index + 1}" for index in range(len(values[0])))
+    replaced = (
+        msgspec.structs.replace(one, values=each)
+        for one, each in zip(hypotheses, values, strict=True)
+    )
+    return tuple(replaced), tuple(f"value_{index + 1}" for index in range(len(values[0])))
+
+
+def from_workspaces(
+    files: Mapping[str, bytes], findings: Findings
+) -> tuple[dict[str, Any], tuple[Hypothesis, ...]] | None:
+    """Return what complete workspaces share, and for each a hypothesis with what it has besides.
+
+    A sample that all of them have, with the same content, is background; the others are added by
+    the patch of the hypothesis, whose name is that of the file without ``.json``. A workspace with
+    nothing but background is no hypothesis. None is for workspaces that are not of one analysis:
+    their channels or observed data differ.
+
+    Parameters
+    ----------
+    files
+        JSON by the path of its file; they are decoded one at a time.
+    findings
+        Takes what is found.
+
+    Raises
+    ------
+    InputError
+        A workspace is not valid, or there is no background or no signal.
+    """
+    first: dict[str, Any] = {}
+    shared: dict[tuple[str, str], str] = {}
+    for path, raw in files.items():
+        workspace = _workspace(raw, path)
+        own = {
+            (channel["name"], sample["name"]): digest(sample)
+            for channel in workspace["channels"]
+            for sample in channel["samples"]
+        }
+        if not first:
+            first, shared = workspace, own
+        elif _observed(workspace) != _observed(first):
+            return None
+        shared = {key: value for key, value in shared.items() if own.get(key) == value}
+    channels = []
+    for channel in first["channels"]:
+        name = channel["name"]
+        samples = [one for one in channel["samples"] if (name, one["name"]) in shared]
+        channels.append(channel | {"samples": samples})
+    background = first | {"channels": channels}
+    if bare := [channel["name"] for channel in channels if not channel["samples"]]:
+        raise InputError(
+            "the workspaces have no background in common",
+            evidence=f"no sample of channel {bare[0]!r} is the same in all {len(files)} of them",
+            hint="give each workspace by itself",
+        )
+    hypotheses = []
+    for path, name in zip(files, _names(list(files)), strict=True):
+        patch = _difference(background, _workspace(files[path], path), shared)
+        if patch:
+            hypotheses.append(Hypothesis(name=name, values=(), patch=patch))
+        else:
+            findings.note("a workspace has nothing but the background of all others", path)
+    if not hypotheses:
+        raise InputError(
+            "the workspaces are all the same, so no signal is known",
+            evidence=", ".join(files),
+            hint="give one of them",
+        )
+    return background, tuple(hypotheses)
+
+
+def _workspace(raw: bytes, path: str) -> dict[str, Any]:
+    workspace: dict[str, Any] = decode_json(raw, path)
+    validate(workspace, "workspace", path)
+    return workspace
+
+
+def _observed(workspace: dict[str, Any]) -> tuple[set[str], dict[str, list[float]]]:
+    """Return the channels of a workspace, and their observed data."""
+    channels = {channel["name"] for channel in workspace["channels"]}
+    return channels, {each["name"]: each["data"] for each in workspace["observations"]}
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Return names for files: without their directories, if that tells them apart."""
+    stems = [PurePosixPath(path).stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [path.removesuffix(".json").replace("/", "_") for path in paths]
+
+
+def _difference(
+    background: dict[str, Any], workspace: dict[str, Any], shared: Mapping[tuple[str, str], str]
+) -> list[dict[str, Any]]:
+    """Return the patch that makes a workspace of the background."""
+    places = {channel["name"]: index for index, channel in enumerate(background["channels"])}
+    patch: list[dict[str, Any]] = [
+        {"op": "add", "path": f"/channels/{places[channel['name']]}/samples/-", "value": sample}
+        for channel in workspace["channels"]
+        for sample in channel["samples"]
+        if (channel["name"], sample["name"]) not in shared
+    ]
+    if patch and workspace["measurements"] != background["measurements"]:
+        measurements = workspace["measurements"]
+        patch.append({"op": "replace", "path": "/measurements", "value": measurements})
+    return patch
+
+
+def with_masses(
+    hypotheses: Sequence[Hypothesis], masses: str | Path
+) -> tuple[tuple[Hypothesis, ...], tuple[str, ...]]:
+    """Return hypotheses with mass values from their names or from a table, and the labels.
+
+    Parameters
+    ----------
+    masses
+        A pattern that names have, with the labels in braces and ``*`` for anything else, such as
+        ``C1N2_{m1}_{m2}``; or a CSV file with a column ``name`` and a column for each mass.
+
+    Raises
+    ------
+    RequestError
+        It is neither.
+    InputError
+        A hypothesis has no mass values by it, or the file cannot be read.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.patches import with_masses
+    >>> from fitserve_contract import Hypothesis
+    >>> wino = Hypothesis(name="C1N2_500_0p5_merged", values=(), patch=[])
+    >>> [hypothesis], labels = with_masses([wino], "C1N2_{m1}_{m2}_*")
+    >>> hypothesis.values, labels
+    ((500, 0.5), ('m1', 'm2'))
+    """
+    if isinstance(masses, str) and "{" in masses:
+        labels, values = _by_pattern(masses, [one.name for one in hypotheses])
+    else:
+        labels, values = _by_table(Path(masses))
+    without = [one.name for one in hypotheses if one.name not in values]
+    if without:
+        raise InputError(
+            "hypotheses have no mass values",
+            evidence=f"{len(without)} of {len(hypotheses)}, among them {', '.join(without[:3])}: "
+            f"--masses {masses}",
+            hint="name them by the pattern, or give a table with a row for each",
+        )
+    replaced = (msgspec.structs.replace(one, values=values[one.name]) for one in hypotheses)
+    return tuple(replaced), labels
+
+
+def _by_pattern(
+    pattern: str, names: Sequence[str]
+) -> tuple[tuple[str, ...], dict[str, tuple[float | str, ...]]]:
+    *pieces, last = re.split(r"\{(\w+)\}", pattern)
+    literals, labels = [*pieces[::2], last], tuple(pieces[1::2])
+    if not labels or len(set(labels)) != len(labels) or re.search("[{}]", "".join(literals)):
+        raise RequestError(
+            f"{pattern!r} is no pattern of mass values",
+            evidence="each mass has a label of its own in braces",
+            hint="--masses 'C1N2_{m1}_{m2}'",
+        )
+    between = [".*".join(map(re.escape, re.split(r"\*+", literal))) for literal in literals]
+    expression = f"({_MASS.pattern})".join(between)
+    matches = {name: re.fullmatch(expression, name) for name in names}
+    return labels, {
+        name: tuple(map(_number, match.groups())) for name, match in matches.items() if match
+    }
+
+
+def _by_table(path: Path) -> tuple[tuple[str, ...], dict[str, tuple[float | str, ...]]]:
+    values: dict[str, tuple[float | str, ...]] = {}
+    try:
+        text = read_regular(path).decode("utf-8-sig")
+        header, *rows = list(csv.reader(text.splitlines())) or [[]]
+    except OSError as error:
+        raise InputError(
+            f"there is no table of mass values {str(path)!r}",
+            evidence=error.strerror or str(error),
+            hint="give a CSV file, or a pattern with labels in braces: 'C1N2_{m1}_{m2}'",
+        ) from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path} is no table in CSV", evidence=str(error)) from error
+    if "name" not in header or len(set(header)) != len(header) or len(header) == 1:
+        raise InputError(
+            f"{path} needs a column 'name' and one for each mass, all with names of their own",
+            evidence=f"its columns are {', '.join(header)}",
+        )
+    place = header.index("name")
+    for number, row in enumerate(rows, 2):
+        if not row:
+            continue
+        if len(row) != len(header) or row[place] in values:
+            what = "a row of another length" if len(row) != len(header) else "a name twice"
+            raise InputError(f"{path} has {what}", evidence=f"line {number}: {','.join(row)[:80]}")
+        values[row[place]] = tuple(_mass(one) for at, one in enumerate(row) if at != place)
+    return tuple(one for one in header if one != "name"), values
+
+
+def _mass(text: str) -> float | str:
+    return _number(text) if _MASS.fullmatch(text.strip()) else text.strip()
 
 
 def _values(names: Sequence[str]) -> list[tuple[float, ...]] | None:
@@ -149,7 +370,7 @@ def _values(names: Sequence[str]) -> list[tuple[float, ...]] | None:
 
 def _number(text: str) -> float:
     value = float(text.replace("p", "."))
-    return int(value) if value.is_integer() and text.isdigit() else value
+    return int(value) if value.is_integer() and text.strip().isdigit() else value
 
 
 def check_hypotheses(
@@ -178,15 +399,13 @@ def check_hypotheses(
     applied: Outline | None = None
     keeps_measurements = False
     pois = {measurement["config"]["poi"] for measurement in base.measurements}
-    nothing = (
-        "patches that change nothing: without a signal, CLs is 1"
-        if pois.isdisjoint(base.parameters.by_name())
-        else "without a patch the workspace is fitted as it is"
-    )
+    no_signal = pois.isdisjoint(base.parameters.by_name())
     for hypothesis in hypotheses:
         where = f"patch {shorten(hypothesis.name, 60)!r}, "
-        if not hypothesis.patch:
-            findings.note(nothing, where.rstrip(", "))
+        if not hypothesis.patch and no_signal:
+            findings.note(
+                "patches that change nothing: without a signal, CLs is 1", where.rstrip(", ")
+            )
         if all(_adds_sample(operation) for operation in hypothesis.patch):
             keeps_measurements = True
             outline = _check_added(hypothesis.patch, base, findings, where)

@@ -68,6 +68,11 @@ class Region:
     patchset: str | None
     patches: tuple[str, ...] = ()
 
+    @property
+    def has_patches(self) -> bool:
+        """Whether there is more than the workspace."""
+        return bool(self.patchset or self.patches)
+
 
 class Found(NamedTuple):
     """The regions of a pallet, and what is wrong with JSON files that are of none of them."""

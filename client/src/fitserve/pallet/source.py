@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -29,6 +30,7 @@ __all__ = [
     "catalogue",
     "default_cache",
     "find_analysis",
+    "given_source",
     "open_analysis",
     "open_source",
     "short_name",
@@ -187,6 +189,54 @@ def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Sour
             if doi := _DOI.fullmatch(source):
                 return _from_url(f"https://doi.org/{doi.group(1)}", cache, force=force)
     return _from_path(Path(source))
+
+
+def given_source(given: object) -> Source:
+    """Return a workspace of this program, or that and its patchset, as the files they would be.
+
+    Parameters
+    ----------
+    given
+        A workspace (``dict`` or `pyhf.Workspace`), or a tuple of it and a patchset (``dict`` or
+        `pyhf.PatchSet`).
+
+    Raises
+    ------
+    InputError
+        It is something else, or has values that JSON does not have.
+    """
+    match given:
+        case Mapping():
+            parts = {"workspace.json": given}
+        case (Mapping() as workspace, patchset):
+            parts = {"workspace.json": workspace, "patchset.json": _patchset(patchset)}
+        case _:
+            raise InputError(
+                "this is no pallet",
+                evidence=f"its type is {type(given).__name__}",
+                hint="give a path, an address, the name of an analysis, a workspace (dict or "
+                "pyhf.Workspace), or a workspace and its patchset in a tuple",
+            )
+    try:
+        files = {name: msgspec.json.encode(part, enc_hook=_listed) for name, part in parts.items()}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError("this is no workspace", evidence=str(error)) from error
+    return Source("a workspace of the program that asks", "workspace", Contents(files, []))
+
+
+def _patchset(given: Any) -> Any:
+    """Return the content of a `pyhf.PatchSet`; anything else is left to the schema."""
+    if not all(hasattr(given, name) for name in ("metadata", "patches", "version")):
+        return given
+    patches = [{"metadata": one.metadata, "patch": one.patch} for one in given.patches]
+    return {"metadata": given.metadata, "patches": patches, "version": given.version}
+
+
+def _listed(value: Any) -> Any:
+    """Return the numbers of an array, or of anything else that has them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"JSON has no {type(value).__name__}")
 
 
 def _from_path(path: Path) -> Source:

@@ -35,6 +35,7 @@ from fitserve.runs.summary import (
     request_settings,
     times,
     traffic,
+    verified,
 )
 from fitserve.runs.verification import verification_summary
 from fitserve_contract import cls_strengths
@@ -299,7 +300,7 @@ def facts(run: SavedRun) -> list[tuple[str, list[Fact]]]:
             Fact(f"Patchset's {algorithm} digest", value, code=True)
             for algorithm, value in pallet.patchset_digests.items()
         ),
-        Fact("Digest verified", "yes" if pallet.digest_verified else "NO"),
+        Fact("Digest", verified(pallet)),
         *(Fact("Check ignored by --force", note) for note in pallet.forced),
         *(Fact("Noticed", note) for note in pallet.notes),
     ]

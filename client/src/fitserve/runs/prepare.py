@@ -79,11 +79,19 @@ def chosen_hypotheses(
     Raises
     ------
     RequestError
-        A pattern matches nothing, or there are patterns for a fit without a signal.
+        A pattern matches nothing, there are patterns for a fit without a signal, or there is no
+        hypothesis for another question.
     """
-    if not (isinstance(request, FitRequest) and request.background_only):
-        return select_hypotheses(hypotheses, patterns)
     wanted = list(patterns)
+    if not (isinstance(request, FitRequest) and request.background_only):
+        if not hypotheses:
+            raise RequestError(
+                "there is no patchset and no patch in the pallet, so no hypothesis to test",
+                evidence="its workspace has no signal",
+                hint="put the patchset beside the workspace and give their directory, or fit the "
+                "background alone: --fit --background-only",
+            )
+        return select_hypotheses(hypotheses, wanted)
     if wanted:
         raise RequestError(
             "a background-only fit has no signal hypotheses",

@@ -18,7 +18,7 @@ from fitserve_contract import KERNEL_DOUBT, NOT_FOR_THE_KERNEL, cls_strengths, k
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from fitserve.runs.records import Manifest, StoredResult
+    from fitserve.runs.records import Manifest, PalletRecord, StoredResult
     from fitserve.runs.store import SavedRun
     from fitserve_contract import HypothesisResult, Request
 
@@ -44,6 +44,7 @@ __all__ = [
     "table_rows",
     "times",
     "traffic",
+    "verified",
 ]
 
 # Reasons that are listed one by one.
@@ -320,6 +321,13 @@ def traffic(run: SavedRun) -> Traffic:
     sent = [event.details["bytes"] for event in events if event.event == "submitted"]
     received = [event.details["bytes"] for event in events if event.event == "finished"]
     return Traffic(len(sent), sum(sent), sum(received))
+
+
+def verified(pallet: PalletRecord) -> str:
+    """Return whether the workspace is the one that its patchset was made for."""
+    if not pallet.patchset_digests:
+        return "without a digest to verify it by"
+    return "verified" if pallet.digest_verified else "NOT verified"
 
 
 def mass_columns(manifest: Manifest) -> list[str]:

@@ -24,7 +24,7 @@
       const by = numeric && !words ? a.key - b.key : order.compare(a.key, b.key);
       return sign * by || a.place - b.place;
     });
-    body.append(...found.map((entry) => entry.row));
+    body.append(...entries.map((entry) => entry.row));
     heads.forEach((head) => head.removeAttribute("aria-sort"));
     heads[column].setAttribute("aria-sort", descending ? "descending" : "ascending");
   };
