@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 import fitserve_worker
 from fitserve import api
+from fitserve.cli import cli
 from fitserve.endpoints.base import BackendStatus, Limits, Outcome
 from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
+from fitserve.runs import complete
 from fitserve.runs.plan import Bounds
 from fitserve.runs.store import RunStore, read_run
 from fitserve_contract import (
@@ -189,6 +192,35 @@ def test_ctrl_c_while_results_are_written_keeps_them(
             fit(backend, bounds=Bounds(hypotheses=1))
     assert list(read_run(tmp_path / "run").results) == backend.submitted[0]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("when", ["note", "close"])
+def test_another_ctrl_c_takes_nothing_from_what_is_said_after_the_first(
+    pallet_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    usual = getattr(RunStore, when)
+
+    def interrupted(store: RunStore, *words: str, **details: object) -> None:
+        if words in {(), ("interrupted",)}:
+            signal.raise_signal(signal.SIGINT)
+        usual(store, *words, **details)
+
+    monkeypatch.setattr(RunStore, when, interrupted)
+    monkeypatch.setattr(api, "open_backend", lambda *_: _Interrupted(outstanding=1))
+    words = ["run", str(pallet_directory), "-o", str(tmp_path / "run"), "-q"]
+    ended = CliRunner().invoke(cli, [*words, "--max-task-hypotheses", "1"])
+    assert ended.exit_code == 130
+    assert f"next: fitserve resume {tmp_path / 'run'}\n" in ended.stderr
+    assert "interrupted" in {event.event for event in read_run(tmp_path / "run").events()}
+
+
+def test_ctrl_c_after_the_fits_says_how_to_go_on(
+    fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(complete, "to_verify", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(InterruptedRunError, match="interrupted") as caught:
+        fit(FakeBackend())
+    assert caught.value.hint == f"fitserve resume {tmp_path / 'run'}"
 
 
 class _Broken(FakeBackend):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import pty
 import signal
 import subprocess
@@ -11,16 +12,21 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from parsl.executors.errors import BadStateException
+from parsl.serialize import serialize
 
 import fitserve
 from fitserve.endpoints import open_backend
+from fitserve.endpoints.parsl import interchange
 from fitserve.endpoints.parsl import local as local_backend
+from fitserve.endpoints.parsl.engine import Executor
 from fitserve.endpoints.parsl.enlist import GROUPS, end_groups
 from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.endpoints.shared import SharedBackend
@@ -393,6 +399,29 @@ def test_a_group_enlists_or_ends(tmp_path: Path) -> None:
     assert sleeper.wait(10) == -signal.SIGKILL
     late = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     assert (late.returncode, late.stderr) == (1, "fitserve: the client is gone\n")
+
+
+def test_an_interchange_that_comes_too_late_says_nothing(tmp_path: Path) -> None:
+    """The terminal is the client's."""
+    gone = [str(tmp_path / "gone" / name) for name in (GROUPS, "parsl.log")]
+    late = subprocess.run(
+        [sys.executable, *interchange.COMMAND, *gone], capture_output=True, check=False, timeout=20
+    )
+    assert (late.returncode, late.stdout, late.stderr) == (1, b"", b"")
+
+
+def test_a_result_that_comes_as_all_tasks_are_failed_is_no_trouble() -> None:
+    executor = Executor(label="e", address="127.0.0.1")
+    task: Future[str] = Future()
+    executor.tasks[1] = task
+
+    def get(**_: object) -> bytes:
+        executor.set_bad_state_and_fail_all(RuntimeError("it is gone"))
+        return pickle.dumps({"type": "result", "task_id": 1, "result": serialize("answer")})
+
+    executor.incoming_q = SimpleNamespace(get=get, close=lambda: None)
+    executor._result_queue_worker()
+    assert isinstance(task.exception(), BadStateException)
 
 
 def test_a_run_has_one_directory_that_only_its_user_sees() -> None:

@@ -37,6 +37,7 @@ class FitserveGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line, up to the last byte of its output."""
+        _have_streams()
         with _written():
             try:
                 return super().main(*args, **extra)
@@ -62,8 +63,8 @@ class FitserveGroup(click.Group):
         except FitserveError as error:
             _tell(error)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            _tell(InterruptedRunError("interrupted"))
+        except KeyboardInterrupt as error:
+            _tell(_interrupted(error))
             ctx.exit(InterruptedRunError.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -72,6 +73,13 @@ class FitserveGroup(click.Group):
                 raise
             _tell(_defect(error))
             ctx.exit(FitserveError.exit_code)
+
+
+def _have_streams() -> None:
+    """Have the standard streams lead nowhere that are closed: a file would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - in this order
 
 
 @contextmanager
@@ -108,6 +116,15 @@ def _tell(error: FitserveError) -> None:
     from fitserve.console import tell_error
 
     tell_error(error)
+
+
+def _interrupted(error: BaseException | None) -> InterruptedRunError:
+    """Return what was to be told of a run when another Ctrl-C came."""
+    while error is not None:
+        if isinstance(error, InterruptedRunError):
+            return error
+        error = error.__context__
+    return InterruptedRunError("interrupted")
 
 
 def _defect(error: Exception) -> FitserveError:

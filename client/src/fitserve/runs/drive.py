@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fitserve.runs.store import RunStore
     from fitserve_contract import Hypothesis, HypothesisResult, Request, Timing, ToyRange
 
-__all__ = ["Claims", "Observer", "check_answer", "check_timing", "drive"]
+__all__ = ["Claims", "Observer", "check_answer", "check_timing", "drive", "interrupts_wait"]
 
 # A century in seconds: no fit takes longer.
 _LONGEST = 3.2e9
@@ -141,8 +141,8 @@ def drive(
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Let a Ctrl-C wait for the end of this: what has arrived is written first."""
+def interrupts_wait() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of this, which writes what has arrived."""
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
         yield
@@ -194,7 +194,7 @@ class _Drive:
             while self._waiting and len(self._sent) < self._backend.limits.outstanding:
                 self._submit(self._waiting.popleft())
             outcomes = self._backend.outcomes(_POLL_SECONDS)
-            with _interrupts_wait():
+            with interrupts_wait():
                 self._note_accepted()
                 for outcome in outcomes:
                     self._take(outcome)
