@@ -114,7 +114,7 @@ class Client:
         """Return what is there of it: processes, and files but for results."""
         # Kept over runs: compiled programs, caches and the list of runs.
         site = self.home / ".local" / "state" / "fitserve" / "local"
-        files = [*self.temporary.iterdir(), *site.glob("direct-*")]
+        files = [*self.temporary.iterdir(), *site.glob("direct-*"), *site.glob("runs/*/*")]
         return [*map(str, self.processes()), *map(str, files)]
 
     def interrupt(self) -> None:
