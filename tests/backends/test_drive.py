@@ -214,6 +214,18 @@ def test_another_ctrl_c_takes_nothing_from_what_is_said_after_the_first(
     assert "interrupted" in {event.event for event in read_run(tmp_path / "run").events()}
 
 
+def test_ctrl_c_does_not_leave_a_backend_half_stopped(fit: Callable[..., api.Run]) -> None:
+    stopped = []
+
+    class Slow(FakeBackend):
+        def stop(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            stopped.append(self)
+
+    assert fit(Slow()).unfinished == []
+    assert len(stopped) == 1
+
+
 def test_ctrl_c_after_the_fits_says_how_to_go_on(
     fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,21 @@ def test_ctrl_c_in_a_terminal_ends_a_run_that_fits(
     _nothing_is_left(client)
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_many_ctrl_c_end_a_run_as_one_does(start: Callable[..., Client], endpoint: str) -> None:
+    client = start(endpoint)
+    wait_for("a result", client.done, 90)
+    for _ in range(20):
+        client.interrupt()
+        time.sleep(0.05)
+    # At the very end the signal itself ends it, for which a shell says 130 as well.
+    assert client.end(ENDS) in {130, -signal.SIGINT}, client.said
+    assert f"next: fitserve resume {client.run}" in client.said.replace("\r\n", "\n")
+    for word in ("Traceback", "ignored", "Aborted"):
+        assert word not in client.said
+    _nothing_is_left(client)
+
+
 @pytest.mark.parametrize("endpoint", ["local", "site"])
 @pytest.mark.parametrize("seconds", [0.0, 0.5])
 def test_ctrl_c_in_a_terminal_ends_a_run_that_starts(
@@ -395,8 +410,11 @@ def test_a_group_enlists_or_ends(tmp_path: Path) -> None:
     sleeper = subprocess.Popen(command, start_new_session=True)
     wait_for("the group", lambda: list(groups.iterdir()), 20)
     assert [path.name for path in groups.iterdir()] == [str(sleeper.pid)]
+    # As somebody leaves it who is killed before the groups are.
+    groups.rename(tmp_path / f"{GROUPS}-taken")
     end_groups(groups)
     assert sleeper.wait(10) == -signal.SIGKILL
+    assert not list(tmp_path.glob("*/*"))
     late = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     assert (late.returncode, late.stderr) == (1, "fitserve: the client is gone\n")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -115,7 +117,18 @@ def _is_of_output(error: Exception) -> bool:
 def _tell(error: FitserveError) -> None:
     from fitserve.console import tell_error
 
-    tell_error(error)
+    usual = signal.getsignal(signal.SIGINT)
+    # Whoever presses Ctrl-C again is told all the same.
+    _on_interrupt(lambda *_: None)
+    try:
+        tell_error(error)
+    finally:
+        _on_interrupt(usual)
+
+
+def _on_interrupt(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
 
 
 def _interrupted(error: BaseException | None) -> InterruptedRunError:
@@ -160,4 +173,8 @@ for command in (
 
 def main() -> None:
     """Run the command line."""
-    cli()
+    try:
+        cli()
+    finally:
+        # Everything is told and written: from here on a Ctrl-C ends it without a word.
+        _on_interrupt(signal.SIG_DFL)

@@ -233,6 +233,8 @@ class ParslEngine:
                 self.executor.set_bad_state_and_fail_all(broken)
 
         def work() -> None:
+            # As above: commands that cancel blocks are started from here.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             for step in (self._kernel.cleanup, then):
                 with contextlib.suppress(Exception):
                     step()
