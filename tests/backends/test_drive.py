@@ -15,7 +15,7 @@ from fitserve import api
 from fitserve.cli import cli
 from fitserve.endpoints.base import BackendStatus, Limits, Outcome
 from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
-from fitserve.runs import complete
+from fitserve.runs import complete, drive
 from fitserve.runs.plan import Bounds
 from fitserve.runs.store import RunStore, read_run
 from fitserve_contract import (
@@ -212,6 +212,22 @@ def test_another_ctrl_c_takes_nothing_from_what_is_said_after_the_first(
     assert ended.exit_code == 130
     assert f"next: fitserve resume {tmp_path / 'run'}\n" in ended.stderr
     assert "interrupted" in {event.event for event in read_run(tmp_path / "run").events()}
+
+
+def test_ctrl_c_while_tasks_are_sent_keeps_what_has_ended(
+    fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(FakeBackend):
+        def submit(self, ticket: str, task: str) -> None:
+            if len(self.submitted) == 4:
+                raise KeyboardInterrupt
+            super().submit(ticket, task)
+
+    monkeypatch.setattr(drive, "_AT_ONCE", 2)
+    with pytest.raises(InterruptedRunError):
+        fit(Interrupted(outstanding=100), bounds=Bounds(hypotheses=1))
+    # A task ends whenever the backend is asked.
+    assert len(read_run(tmp_path / "run").results) == 2
 
 
 def test_ctrl_c_does_not_leave_a_backend_half_stopped(fit: Callable[..., api.Run]) -> None:

@@ -54,6 +54,8 @@ _ATTEMPTS = 3
 # One that was lost on its way is sent again as it is, this many times before it is suspected.
 _REPEATS = 5
 _POLL_SECONDS = 0.5
+# Tasks that are submitted before what has ended meanwhile is written.
+_AT_ONCE = 16
 
 
 class Observer(Protocol):
@@ -191,14 +193,19 @@ class _Drive:
         while (self._waiting or self._sent) and time.monotonic() < end:
             if self._store.cancelled():
                 raise InterruptedRunError("cancelled; nothing that was finished is lost")
-            while self._waiting and len(self._sent) < self._backend.limits.outstanding:
+            for _ in range(min(_AT_ONCE, self._room())):
                 self._submit(self._waiting.popleft())
-            outcomes = self._backend.outcomes(_POLL_SECONDS)
+            outcomes = self._backend.outcomes(0.0 if self._room() else _POLL_SECONDS)
             with interrupts_wait():
                 self._note_accepted()
                 for outcome in outcomes:
                     self._take(outcome)
             self._observer.status(self._backend.status())
+
+    def _room(self) -> int:
+        """Return how many tasks can be submitted now."""
+        most = self._backend.limits.outstanding
+        return max(0, min(len(self._waiting), most - len(self._sent)))
 
     def _take_up(self, pending: Sequence[PendingTask]) -> None:
         hypotheses = {one.name: one for one in self._inputs.hypotheses}
