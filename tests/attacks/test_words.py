@@ -7,10 +7,12 @@ import io
 import json
 import os
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
+from rich.cells import cell_len
 
 from fitserve import api, console
 from fitserve.cli import cli
@@ -56,6 +58,25 @@ def test_nothing_that_is_told_steers_the_terminal(
         assert (said.count(WORDS), told.err.count(WORDS)) == (4, 7)
     else:
         assert "a\\u001b[2Jb" in told.err
+
+
+# The second is wider than a terminal that says nothing of itself.
+@pytest.mark.parametrize("text", [EVIL, 2 * EVIL])
+def test_a_table_fits_a_terminal_and_does_not_steer_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    console.show_table(["name"], [[text], ["\u4e2d\u0394"]])
+    told = capsys.readouterr().out
+    assert not STEERS.search(told)
+    assert console.plain(text) in told.replace("\n", "")
+    assert max(map(cell_len, told.splitlines())) <= 80
+
+
+def test_a_row_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_table(["a", "b"], [["one\n\ttwo", "x"]])
+    assert capsys.readouterr().out.splitlines() == ["a         b", "one  two  x"]
 
 
 def test_line_breaks_and_other_alphabets_stay() -> None:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 import fitserve_worker
 from fitserve import api
+from fitserve.cli import cli
 from fitserve.endpoints.base import BackendStatus, Limits, Outcome
 from fitserve.errors import BackendError, IncompleteRunError, InterruptedRunError, StoreError
+from fitserve.runs import complete, drive
 from fitserve.runs.plan import Bounds
 from fitserve.runs.store import RunStore, read_run
 from fitserve_contract import (
@@ -189,6 +192,63 @@ def test_ctrl_c_while_results_are_written_keeps_them(
             fit(backend, bounds=Bounds(hypotheses=1))
     assert list(read_run(tmp_path / "run").results) == backend.submitted[0]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("when", ["note", "close"])
+def test_another_ctrl_c_takes_nothing_from_what_is_said_after_the_first(
+    pallet_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    usual = getattr(RunStore, when)
+
+    def interrupted(store: RunStore, *words: str, **details: object) -> None:
+        if words in {(), ("interrupted",)}:
+            signal.raise_signal(signal.SIGINT)
+        usual(store, *words, **details)
+
+    monkeypatch.setattr(RunStore, when, interrupted)
+    monkeypatch.setattr(api, "open_backend", lambda *_: _Interrupted(outstanding=1))
+    words = ["run", str(pallet_directory), "-o", str(tmp_path / "run"), "-q"]
+    ended = CliRunner().invoke(cli, [*words, "--max-task-hypotheses", "1"])
+    assert ended.exit_code == 130
+    assert f"next: fitserve resume {tmp_path / 'run'}\n" in ended.stderr
+    assert "interrupted" in {event.event for event in read_run(tmp_path / "run").events()}
+
+
+def test_ctrl_c_while_tasks_are_sent_keeps_what_has_ended(
+    fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(FakeBackend):
+        def submit(self, ticket: str, task: str) -> None:
+            if len(self.submitted) == 4:
+                raise KeyboardInterrupt
+            super().submit(ticket, task)
+
+    monkeypatch.setattr(drive, "_AT_ONCE", 2)
+    with pytest.raises(InterruptedRunError):
+        fit(Interrupted(outstanding=100), bounds=Bounds(hypotheses=1))
+    # A task ends whenever the backend is asked.
+    assert len(read_run(tmp_path / "run").results) == 2
+
+
+def test_ctrl_c_does_not_leave_a_backend_half_stopped(fit: Callable[..., api.Run]) -> None:
+    stopped = []
+
+    class Slow(FakeBackend):
+        def stop(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+            stopped.append(self)
+
+    assert fit(Slow()).unfinished == []
+    assert len(stopped) == 1
+
+
+def test_ctrl_c_after_the_fits_says_how_to_go_on(
+    fit: Callable[..., api.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(complete, "to_verify", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(InterruptedRunError, match="interrupted") as caught:
+        fit(FakeBackend())
+    assert caught.value.hint == f"fitserve resume {tmp_path / 'run'}"
 
 
 class _Broken(FakeBackend):

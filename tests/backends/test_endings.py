@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import pty
 import signal
 import subprocess
@@ -11,16 +12,21 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from parsl.executors.errors import BadStateException
+from parsl.serialize import serialize
 
 import fitserve
 from fitserve.endpoints import open_backend
+from fitserve.endpoints.parsl import interchange
 from fitserve.endpoints.parsl import local as local_backend
+from fitserve.endpoints.parsl.engine import Executor
 from fitserve.endpoints.parsl.enlist import GROUPS, end_groups
 from fitserve.endpoints.parsl.guardian import Guardian
 from fitserve.endpoints.shared import SharedBackend
@@ -108,7 +114,7 @@ class Client:
         """Return what is there of it: processes, and files but for results."""
         # Kept over runs: compiled programs, caches and the list of runs.
         site = self.home / ".local" / "state" / "fitserve" / "local"
-        files = [*self.temporary.iterdir(), *site.glob("direct-*")]
+        files = [*self.temporary.iterdir(), *site.glob("direct-*"), *site.glob("runs/*/*")]
         return [*map(str, self.processes()), *map(str, files)]
 
     def interrupt(self) -> None:
@@ -176,6 +182,21 @@ def test_ctrl_c_in_a_terminal_ends_a_run_that_fits(
     assert f"next: fitserve resume {client.run}" in client.said.replace("\r\n", "\n")
     assert "Traceback" not in client.said
     assert 0 < len(read_run(client.run).results) < 5
+    _nothing_is_left(client)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_many_ctrl_c_end_a_run_as_one_does(start: Callable[..., Client], endpoint: str) -> None:
+    client = start(endpoint)
+    wait_for("a result", client.done, 90)
+    for _ in range(20):
+        client.interrupt()
+        time.sleep(0.05)
+    # At the very end the signal itself ends it, for which a shell says 130 as well.
+    assert client.end(ENDS) in {130, -signal.SIGINT}, client.said
+    assert f"next: fitserve resume {client.run}" in client.said.replace("\r\n", "\n")
+    for word in ("Traceback", "ignored", "Aborted"):
+        assert word not in client.said
     _nothing_is_left(client)
 
 
@@ -389,10 +410,36 @@ def test_a_group_enlists_or_ends(tmp_path: Path) -> None:
     sleeper = subprocess.Popen(command, start_new_session=True)
     wait_for("the group", lambda: list(groups.iterdir()), 20)
     assert [path.name for path in groups.iterdir()] == [str(sleeper.pid)]
+    # As somebody leaves it who is killed before the groups are.
+    groups.rename(tmp_path / f"{GROUPS}-taken")
     end_groups(groups)
     assert sleeper.wait(10) == -signal.SIGKILL
+    assert not list(tmp_path.glob("*/*"))
     late = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     assert (late.returncode, late.stderr) == (1, "fitserve: the client is gone\n")
+
+
+def test_an_interchange_that_comes_too_late_says_nothing(tmp_path: Path) -> None:
+    """The terminal is the client's."""
+    gone = [str(tmp_path / "gone" / name) for name in (GROUPS, "parsl.log")]
+    late = subprocess.run(
+        [sys.executable, *interchange.COMMAND, *gone], capture_output=True, check=False, timeout=20
+    )
+    assert (late.returncode, late.stdout, late.stderr) == (1, b"", b"")
+
+
+def test_a_result_that_comes_as_all_tasks_are_failed_is_no_trouble() -> None:
+    executor = Executor(label="e", address="127.0.0.1")
+    task: Future[str] = Future()
+    executor.tasks[1] = task
+
+    def get(**_: object) -> bytes:
+        executor.set_bad_state_and_fail_all(RuntimeError("it is gone"))
+        return pickle.dumps({"type": "result", "task_id": 1, "result": serialize("answer")})
+
+    executor.incoming_q = SimpleNamespace(get=get, close=lambda: None)
+    executor._result_queue_worker()
+    assert isinstance(task.exception(), BadStateException)
 
 
 def test_a_run_has_one_directory_that_only_its_user_sees() -> None:

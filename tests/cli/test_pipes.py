@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from fitserve.cli import cli
 from fitserve.errors import StoreError
+from fitserve.runs.store import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,15 @@ def test_progress_that_nobody_reads_ends_a_run_that_can_be_resumed(
     words = ["run", str(pallet_directory), "-e", "inline", "-o", str(run)]
     assert _with_closed(2, words) == (_CLOSED_PIPE, b"")
     assert CliRunner().invoke(cli, ["resume", str(run)]).exit_code == 0
+
+
+def test_what_is_started_without_outputs_writes_them_nowhere(tmp_path: Path) -> None:
+    """Else a file of the run has the number of one, and everything writes into it."""
+    run = tmp_path / "run"
+    words = ["run", "example", "--patch", "X_200_0", "-e", "inline", "-o", str(run)]
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "fitserve"]
+    assert subprocess.run([*closed, *words], check=False, timeout=120).returncode == 0
+    assert list(read_run(run).results) == ["X_200_0"]
 
 
 def test_another_pipe_that_breaks_is_not_taken_for_this(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fitserve import __version__
+from fitserve.console import show_table
 from fitserve.endpoints.base import BackendStatus, Limits, Outcome
 from fitserve.runs import complete
 from fitserve.runs import store as run_store
@@ -159,3 +161,11 @@ def test_results_of_runs_that_ask_something_else_are_not_read(
     assert read == []
     reusable(manifest, [one])
     assert read == [tmp_path / "run"]
+
+
+def test_a_long_table_is_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """What folds a table that is too wide for a terminal takes seconds for it."""
+    began = time.process_time()
+    show_table(["name", "mass", "CLs"], [[f"S_{i}", f"{i}", "0.05"] for i in range(20000)])
+    assert time.process_time() - began < 2
+    assert len(capsys.readouterr().out.splitlines()) == 20001

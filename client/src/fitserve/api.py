@@ -14,6 +14,7 @@ from fitserve.endpoints import open_backend
 from fitserve.errors import ModelWarning, RequestError
 from fitserve.kinds import KINDS
 from fitserve.runs.complete import complete, open_store
+from fitserve.runs.drive import interrupts_wait
 from fitserve.runs.plan import Bounds
 from fitserve.runs.prepare import default_directory, prepare, recorded_endpoint
 from fitserve.runs.progress import LiveProgress, Silent
@@ -394,8 +395,8 @@ def _running(backend: Backend) -> Iterator[None]:
         backend.start()
         yield
     finally:
-        # Whoever is too impatient for this leaves it to the backend's guardian.
-        with contextlib.suppress(KeyboardInterrupt):
+        # It takes seconds at most; what it would leave in the middle, nobody ends.
+        with contextlib.suppress(KeyboardInterrupt), interrupts_wait():
             backend.stop()
 
 

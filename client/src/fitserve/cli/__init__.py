@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,7 @@ class FitserveGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line, up to the last byte of its output."""
+        _have_streams()
         with _written():
             try:
                 return super().main(*args, **extra)
@@ -61,8 +64,8 @@ class FitserveGroup(click.Group):
         except FitserveError as error:
             _tell(error)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            _tell(InterruptedRunError("interrupted"))
+        except KeyboardInterrupt as error:
+            _tell(_interrupted(error))
             ctx.exit(InterruptedRunError.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -71,6 +74,13 @@ class FitserveGroup(click.Group):
                 raise
             _tell(_defect(error))
             ctx.exit(FitserveError.exit_code)
+
+
+def _have_streams() -> None:
+    """Have the standard streams lead nowhere that are closed: a file would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - in this order
 
 
 @contextmanager
@@ -106,7 +116,27 @@ def _is_of_output(error: Exception) -> bool:
 def _tell(error: FitserveError) -> None:
     from fitserve.console import tell_error
 
-    tell_error(error)
+    usual = signal.getsignal(signal.SIGINT)
+    # Whoever presses Ctrl-C again is told all the same.
+    _on_interrupt(lambda *_: None)
+    try:
+        tell_error(error)
+    finally:
+        _on_interrupt(usual)
+
+
+def _on_interrupt(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
+
+
+def _interrupted(error: BaseException | None) -> InterruptedRunError:
+    """Return what was to be told of a run when another Ctrl-C came."""
+    while error is not None:
+        if isinstance(error, InterruptedRunError):
+            return error
+        error = error.__context__
+    return InterruptedRunError("interrupted")
 
 
 def _defect(error: Exception) -> FitserveError:
@@ -142,4 +172,8 @@ for command in (
 
 def main() -> None:
     """Run the command line."""
-    cli()
+    try:
+        cli()
+    finally:
+        # Everything is told and written: from here on a Ctrl-C ends it without a word.
+        _on_interrupt(signal.SIG_DFL)

@@ -12,7 +12,7 @@ import msgspec
 from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError, InterruptedRunError, StoreError
 from fitserve.kinds.toys import missing_toys, ranges
-from fitserve.runs.drive import Claims, drive, pending_tasks
+from fitserve.runs.drive import Claims, drive, interrupts_wait, pending_tasks
 from fitserve.runs.neighbours import find_jumps, judged
 from fitserve.runs.plan import make_plan, plan_verification
 from fitserve.runs.store import RunStore, known_runs, read_manifest, read_run, register
@@ -152,6 +152,22 @@ def complete(
     BackendError, StoreError
         It cannot go on; what had arrived is kept.
     """
+    try:
+        return _completed(store, inputs, backend, observer, bounds, patient=patient)
+    except (KeyboardInterrupt, InterruptedRunError) as error:
+        with interrupts_wait():
+            raise _interrupted(store, error, f"fitserve resume {store.path}") from error
+
+
+def _completed(
+    store: RunStore,
+    inputs: Inputs,
+    backend: Backend,
+    observer: Observer,
+    bounds: Bounds,
+    *,
+    patient: bool,
+) -> SavedRun:
     begin = time.monotonic()
     try:
         store.clear_cancel()
@@ -162,8 +178,6 @@ def complete(
         jumps = _jumps(saved)
         _judge(store, saved, jumps)
         store.write_results()
-    except (KeyboardInterrupt, InterruptedRunError) as error:
-        raise _interrupted(store, error, f"fitserve resume {store.path}") from error
     except BackendError as error:
         logs = keep_logs(store.path, backend.logs())
         store.note("backend failed", cause=str(error))

@@ -41,6 +41,7 @@ __all__ = [
     "check_answer",
     "check_timing",
     "drive",
+    "interrupts_wait",
     "pending_tasks",
 ]
 
@@ -64,6 +65,8 @@ _REPEATS = 5
 _POLL_SECONDS = 0.5
 # Events after which a task is not pending any more.
 _ENDS = ("finished", "lost", "refused", "given up")
+# Tasks that are submitted before what has ended meanwhile is written.
+_AT_ONCE = 16
 
 
 class Observer(Protocol):
@@ -207,8 +210,8 @@ def drive(
 
 
 @contextlib.contextmanager
-def _interrupts_wait() -> Iterator[None]:
-    """Let a Ctrl-C wait for the end of this: what has arrived is written first."""
+def interrupts_wait() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of this, which writes what has arrived."""
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(usual):
         yield
@@ -257,14 +260,19 @@ class _Drive:
         while (self._waiting or self._sent) and time.monotonic() < end:
             if self._store.cancelled():
                 raise InterruptedRunError("cancelled; nothing that was finished is lost")
-            while self._waiting and len(self._sent) < self._backend.limits.outstanding:
+            for _ in range(min(_AT_ONCE, self._room())):
                 self._submit(self._waiting.popleft())
-            outcomes = self._backend.outcomes(_POLL_SECONDS)
-            with _interrupts_wait():
+            outcomes = self._backend.outcomes(0.0 if self._room() else _POLL_SECONDS)
+            with interrupts_wait():
                 self._note_accepted()
                 for outcome in outcomes:
                     self._take(outcome)
             self._observer.status(self._backend.status())
+
+    def _room(self) -> int:
+        """Return how many tasks can be submitted now."""
+        most = self._backend.limits.outstanding
+        return max(0, min(len(self._waiting), most - len(self._sent)))
 
     def _take_up(self, pending: Sequence[PendingTask]) -> None:
         hypotheses = {one.name: one for one in self._inputs.hypotheses}

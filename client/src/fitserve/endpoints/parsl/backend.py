@@ -42,11 +42,16 @@ class Share:
     ----------
     directory
         Of all the runs; made if it is not there.
+
+    Attributes
+    ----------
+    path
+        The run's file there.
     """
 
     def __init__(self, directory: Path) -> None:
         name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._path = directory / name
+        self.path = directory / name
         self._touched = 0.0
         self._place: tuple[int, int] = (0, 1)
 
@@ -58,36 +63,36 @@ class Share:
         OSError
             The directory cannot be written.
         """
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.touch()
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.touch()
 
     def end(self) -> None:
         """Unregister this run."""
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            self.path.unlink()
 
     def blocks(self, most: int) -> int:
         """Return how many of ``most`` blocks this run may have; at least one."""
         if time.monotonic() - self._touched > _TOUCH_SECONDS:
             self._touched = time.monotonic()
             with contextlib.suppress(OSError):
-                self._path.touch()
+                self.path.touch()
                 self._place = self._count()
         rank, runs = self._place
         return max(1, most // runs + (rank < most % runs))
 
     def _count(self) -> tuple[int, int]:
-        now = self._path.stat().st_mtime
+        now = self.path.stat().st_mtime
         fresh = []
-        for path in self._path.parent.iterdir():
+        for path in self.path.parent.iterdir():
             # The file system's clock, not this machine's.
             with contextlib.suppress(FileNotFoundError):
                 if now - path.stat().st_mtime < _STALE_SECONDS:
                     fresh.append(path.name)
                 else:
                     path.unlink()
-        names = sorted({*fresh, self._path.name})
-        return names.index(self._path.name), len(names)
+        names = sorted({*fresh, self.path.name})
+        return names.index(self.path.name), len(names)
 
 
 # Of an endpoint's name: the rest is a site's name, or the path that it was rendered to.
@@ -183,6 +188,7 @@ class SiteBackend:
             self._directory.mkdir(mode=0o700)
             (self._directory / STAGE_DIRECTORY).mkdir()
             self._share = Share(base / _RUNS / self._site.site)
+            self._tended.guardian.watch("file", self._share.path)
             self._share.begin()
         except OSError as error:
             raise self._no_directory(base, error) from error

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -85,6 +86,14 @@ class Executor(HighThroughputExecutor):  # type: ignore[misc]
         )
         self.command_client.is_gone = self.interchange_is_gone
         super()._start_local_interchange_process()
+
+    def _result_queue_worker(self) -> None:
+        try:
+            super()._result_queue_worker()
+        except InvalidStateError:
+            # A result came as all tasks were failed; else `threading` would print this.
+            if not self.bad_state_is_set:
+                raise
 
     def interchange_is_gone(self) -> bool:
         """Return whether the interchange was started and has ended."""
@@ -224,6 +233,8 @@ class ParslEngine:
                 self.executor.set_bad_state_and_fail_all(broken)
 
         def work() -> None:
+            # As above: commands that cancel blocks are started from here.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             for step in (self._kernel.cleanup, then):
                 with contextlib.suppress(Exception):
                     step()

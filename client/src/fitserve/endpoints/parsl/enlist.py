@@ -28,13 +28,18 @@ def enlist(directory: str) -> None:
 
 
 def end_groups(directory: Path) -> None:
-    """Kill the groups in a directory, which is taken away: no other can enlist there."""
-    taken = directory.with_name(f"{directory.name}-{secrets.token_hex(4)}")
+    """Kill the groups in a directory, which is taken away: no other can enlist there.
+
+    So are those that are left where somebody was kept from doing this to its end.
+    """
     with contextlib.suppress(FileNotFoundError):
-        directory.rename(taken)
-        for enlisted in taken.iterdir():
+        directory.rename(directory.with_name(f"{directory.name}-{secrets.token_hex(4)}"))
+    with contextlib.suppress(FileNotFoundError):
+        for enlisted in directory.parent.glob(f"{directory.name}-*/*"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(int(enlisted.name), signal.SIGKILL)
+            # Its number may become another's.
+            enlisted.unlink()
 
 
 if __name__ == "__main__":

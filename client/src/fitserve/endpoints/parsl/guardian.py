@@ -2,10 +2,10 @@
 
 `Tended` holds an engine of the client. Where the client is killed or has no time, the guardian does
 the rest, a process of its own. The client holds the writing end of this process' standard input. It
-writes a line for each directory (``directory PATH``) or job (``job COMMAND ID``, with the
-scheduler's command that ends it) that must not outlive it; process groups enlist themselves
-(`fitserve.endpoints.parsl.enlist`). All of it is ended at the word ``end``, and when the input
-ends without ``done`` before it, which means that the client was killed.
+writes a line for each directory (``directory PATH``), file (``file PATH``) or job (``job COMMAND
+ID``, with the scheduler's command that ends it) that must not outlive it; process groups enlist
+themselves (`fitserve.endpoints.parsl.enlist`). All of it is ended at the word ``end``, and when the
+input ends without ``done`` before it, which means that the client was killed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Guardian:
             ) from error
 
     def watch(self, kind: str, target: object) -> None:
-        """End a ``job``, or remove a ``directory``, without the client."""
+        """End a ``job``, or remove a ``directory`` or ``file``, without the client."""
         self._write(f"{kind} {target}\n")
 
     def end(self) -> None:
@@ -139,6 +139,9 @@ def _end(targets: list[tuple[str, str]]) -> None:
     for kind, target in targets:
         if kind == "directory":
             remove(Path(target))
+        if kind == "file":
+            with contextlib.suppress(OSError):
+                Path(target).unlink()
 
 
 def main(lines: IO[str]) -> None:

@@ -31,9 +31,10 @@ if __name__ == "__main__":
     os.setsid()
     if sys.argv[1:]:
         _, groups, log = sys.argv
-        enlist(groups)
         # If it cannot be opened, everything of the run is being removed.
-        with contextlib.suppress(OSError), Path(log).open("ab") as stream:
-            os.dup2(stream.fileno(), sys.stderr.fileno())
+        for place in (os.devnull, log):
+            with contextlib.suppress(OSError), Path(place).open("ab") as stream:
+                os.dup2(stream.fileno(), sys.stderr.fileno())
+        enlist(groups)
     logging.raiseExceptions = False
     runpy.run_module(_PARSLS, run_name="__main__", alter_sys=True)
