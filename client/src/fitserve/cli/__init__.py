@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ __all__ = ["FitserveGroup", "cli", "main"]
 
 # What a shell reports for a command that SIGPIPE ended.
 _CLOSED_PIPE = 141
+
+
+_usual_warning = warnings.formatwarning
 
 
 class FitserveGroup(click.Group):
@@ -124,6 +128,19 @@ def _defect(error: Exception) -> FitserveError:
     )
 
 
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return the text of a warning, which may cite a pallet: Matplotlib names missing glyphs."""
+    from fitserve.console import plain
+
+    return plain(_usual_warning(message, category, filename, lineno, line))
+
+
 @click.group(cls=FitserveGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fitserve")
 def cli() -> None:
@@ -132,6 +149,7 @@ def cli() -> None:
     A pallet is a background-only workspace with a patchset of signals. An endpoint is where
     the fits run: 'local' is this machine.
     """
+    warnings.formatwarning = _plain_warning
 
 
 for command in (
