@@ -19,7 +19,7 @@ from fitserve.errors import IncompleteRunError, InputError, RequestError, StoreE
 from fitserve.files import Journal, read_regular
 from fitserve.pallet.archive import DEFAULT_LIMITS
 from fitserve.pallet.load import load_pallet
-from fitserve.pallet.schema import decode_json
+from fitserve.pallet.schema import decode_json, validate
 from fitserve.runs.prepare import prepare
 from fitserve.runs.store import RunStore
 from fitserve_contract import (
@@ -118,6 +118,46 @@ def test_a_file_of_many_values_is_refused_before_it_is_decoded(
     done = _bounded(_CHECK, str(pallet_directory))
     assert done.returncode == InputError.exit_code, done.stderr[-500:]
     assert "once decoded" in done.stderr
+
+
+SAMPLE = '{"name":"s","data":[%s],"modifiers":[%s]}'
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        pytest.param(SAMPLE % ("[]," * (3 * MIB) + "[]", ""), "/data/0: [] is not", id="data"),
+        pytest.param(
+            SAMPLE % ("1", '{"name":"m","type":"shapesys","data":[' + "[]," * MIB + "[]]}"),
+            "'m'/data/0: [] is not",
+            id="modifier",
+        ),
+        pytest.param(SAMPLE % ("1," * MIB + '"x"', ""), f'/data/{MIB}: "x" is not', id="last"),
+    ],
+)
+def test_a_file_of_many_faults_is_refused_for_its_first(
+    pallet_directory: Path, sample: str, told: str
+) -> None:
+    workspace = json.loads((pallet_directory / "BkgOnly.json").read_text())
+    workspace["channels"][0]["samples"] = ["SAMPLE"]
+    text = json.dumps(workspace).replace('"SAMPLE"', sample)
+    (pallet_directory / "BkgOnly.json").write_text(text)
+    done = _bounded(_CHECK, str(pallet_directory))
+    assert done.returncode == InputError.exit_code, done.stderr[-500:]
+    assert told in done.stderr
+
+
+def test_the_first_fault_is_not_looked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    patch = [{"op": "odd", "path": "", "value": [1, 2, 3]} for _ in range(10**4)]
+
+    def told() -> str:
+        with pytest.raises(InputError, match="violates") as caught:
+            validate(json.loads(json.dumps(patch)), "jsonpatch", "file")
+        return caught.value.evidence
+
+    assert told().startswith("/0: ")
+    monkeypatch.setattr("fitserve.pallet.schema._MOST", 10**6)
+    assert told() == "at the top level: it has too much in it to say where"
 
 
 @pytest.mark.parametrize("number", [17, 41])

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,27 @@ def test_a_pallet_steers_no_terminal(pallet_directory: Path, tmp_path: Path) -> 
         assert done.stderr or done.stdout
         assert "defect" not in done.stderr
         assert not STEERS.search(done.stderr + done.stdout), command
+
+
+def test_what_a_library_warns_of_steers_no_terminal(pallet_directory: Path, tmp_path: Path) -> None:
+    """Matplotlib cites every character that its font lacks."""
+    _evil(pallet_directory)
+    request, run = api.make_request(kind="fit"), tmp_path / "run"
+    api.run(
+        pallet_directory,
+        request=request,
+        patches=["S_100"],
+        endpoint="inline",
+        force=True,
+        output=run,
+        progress=False,
+    )
+    plot = ["plot", "yields", str(run), "-o", str(tmp_path / "yields.png")]
+    done = subprocess.run(
+        [sys.executable, "-m", "fitserve", *plot], capture_output=True, text=True, check=True
+    )
+    assert "Glyph 27" in done.stderr
+    assert not STEERS.search(done.stderr + done.stdout)
 
 
 def test_what_is_wrong_with_a_pallet_steers_no_terminal(pallet_directory: Path) -> None:

@@ -200,6 +200,29 @@ def test_a_download_that_fails_leaves_what_was_there(
         ("https://www.hepdata.net/x", "https://169.254.169.254/latest"),
         ("https://www.hepdata.net/x", "http://www.hepdata.net/y"),
         ("http://127.0.0.1/x", "file:///etc/passwd"),
+        *(
+            ("https://www.hepdata.net/x", f"https://{inside}/x")
+            for inside in (
+                "127.1",
+                "0x7f000001",
+                "2130706433",
+                "0177.0.0.1",
+                "0",
+                "127%2e0.0.1",
+                "[::ffff:10.0.0.1]",
+                "[64:ff9b::7f00:1]",
+                "[2002:7f00:1::1]",
+                "[fe80::1%25lo]",
+                "224.0.0.1",
+                "LOCALHOST.",
+                "loc%61lhost",
+                "intranet",
+                "nas.lan",
+                r"127.0.0.1\@www.hepdata.net",
+                "www.hepdata.net@127.0.0.1",
+                "\u2460.0.0.1",
+            )
+        ),
     ],
 )
 def test_where_a_server_may_not_send_on_to_nobody_is_asked(hop: str, target: str) -> None:
@@ -340,9 +363,9 @@ def test_hosts_of_published_pallets_are_approved(url: str) -> None:
         ("http://www.hepdata.net/x.zip", False),
         ("http://127.0.0.1/x.zip", False),
         ("https://www.hepdata.net@example.org/x.zip", False),
+        (r"https://example.org\@www.hepdata.net/x.zip", False),
         ("http://example.org/x.zip", True),
         ("file:///etc/passwd", True),
-        ("https://", False),
     ],
 )
 def test_other_addresses_are_refused(url: str, *, force: bool) -> None:
@@ -351,6 +374,24 @@ def test_other_addresses_are_refused(url: str, *, force: bool) -> None:
     if not force:
         return
     with pytest.raises(InputError, match="through https only"):
+        check_address(url, force=True)
+
+
+def test_an_archive_of_another_host_is_not_taken_for_one_of_hepdata(
+    tmp_path: Path, pack: Pack, sound: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(pack("zip", sound))
+    monkeypatch.setattr("fitserve.pallet.source.download", lambda *_, **__: path)
+    url = r"https://example.org\@www.hepdata.net/x"
+    assert load_pallet(url, cache_dir=tmp_path, force=True).forced == (
+        "example.org is not an approved host",
+    )
+
+
+@pytest.mark.parametrize("url", ["https://", "https://example.org:port/x", "https://[x/"])
+def test_what_is_no_address_is_told(url: str) -> None:
+    with pytest.raises(InputError, match="is not an address"):
         check_address(url, force=True)
 
 

@@ -151,7 +151,7 @@ def test_fits(
         assert f'<td class="number">{told}</td>' in page
     for picture in ("pulls", "correlations", "yields"):
         assert f"fitserve plot {picture} r --patch NAME -o {picture}.png" in page
-    for absent in ("Exclusion contour", "There is no picture", "observed CLs"):
+    for absent in ("Exclusion contour", "There is no picture", "observed CLs", "left_out"):
         assert absent not in page
     assert fitserve("export", "r", "--format", "parquet", "-o", "t.parquet").exit_code == 0
     assert left_out(read_run("r")) is None
@@ -160,6 +160,8 @@ def test_fits(
     assert [len(one.rows) for one in details(read_run("r"))] == [2]
     text = left_out(read_run("r")) or ""
     assert text.startswith("Here are the first 1 hypotheses and 2 rows of each at most; ")
+    assert fitserve("report", "r", "-o", "report.html").exit_code == 0
+    assert text in Path("report.html").read_text()
 
 
 def test_the_background_only_fit(

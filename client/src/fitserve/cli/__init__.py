@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ __all__ = ["FitserveGroup", "cli", "main"]
 
 # What a shell reports for a command that SIGPIPE ended.
 _CLOSED_PIPE = 141
+
+
+_usual_warning = warnings.formatwarning
 
 
 class FitserveGroup(click.Group):
@@ -153,6 +157,19 @@ def _defect(error: Exception) -> FitserveError:
     )
 
 
+def _plain_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Return the text of a warning, which may cite a pallet: Matplotlib names missing glyphs."""
+    from fitserve.console import plain
+
+    return plain(_usual_warning(message, category, filename, lineno, line))
+
+
 @click.group(cls=FitserveGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fitserve")
 def cli() -> None:
@@ -161,6 +178,7 @@ def cli() -> None:
     A pallet is a background-only workspace with a patchset of signals. An endpoint is where
     the fits run: 'local' is this machine.
     """
+    warnings.formatwarning = _plain_warning
 
 
 for command in (

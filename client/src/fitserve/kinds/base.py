@@ -46,6 +46,7 @@ __all__ = [
     "parameter_row",
     "parameter_texts",
     "shown_strength",
+    "width_problems",
 ]
 
 TEST_STATS = {"qtilde": "q-tilde", "q": "q"}
@@ -461,6 +462,13 @@ def fractions(what: str, values: Iterable[float | None]) -> Iterator[str]:
     for value in values:
         if value is not None and not -ROUNDING <= value <= 1 + ROUNDING:
             yield f"{what} is {value:g}, outside 0 to 1"
+
+
+def width_problems(parameters: Iterable[FittedParameter]) -> Iterator[str]:
+    """Yield what is wrong with the widths of fitted parameters."""
+    for one in parameters:
+        if min(one.uncertainty or 0, one.prefit_uncertainty or 0, one.constraint or 0) < 0:
+            yield f"an uncertainty of parameter '{one.name}' below zero"
 
 
 def cls_text(value: float | None) -> str:

@@ -15,6 +15,7 @@ from fitserve.kinds.base import (
     cls_text,
     parameter_row,
     parameter_texts,
+    width_problems,
 )
 from fitserve_contract import FitRequest
 
@@ -116,8 +117,7 @@ def _problems(fit: FitAnswer) -> Iterator[str]:
     names = {parameter.name for parameter in fit.parameters}
     if len(names) < len(fit.parameters):
         yield "a parameter twice"
-    if any((one.uncertainty or 0.0) < 0 for one in fit.parameters):
-        yield "an uncertainty below zero"
+    yield from width_problems(fit.parameters)
     correlations = fit.correlations
     if not names.issuperset(correlations.names):
         yield "correlations of other parameters than were fitted"
@@ -135,3 +135,5 @@ def _problems(fit: FitAnswer) -> Iterator[str]:
             }
             if lengths != {len(channel.data)}:
                 yield f"yields of channel '{channel.name}' for other bins than it has"
+            if min([*yields.prefit_uncertainty, *yields.postfit_uncertainty], default=0) < 0:
+                yield f"uncertainties of channel '{channel.name}' below zero"

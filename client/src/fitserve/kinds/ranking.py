@@ -14,6 +14,7 @@ from fitserve.kinds.base import (
     number_text,
     parameter_row,
     parameter_texts,
+    width_problems,
 )
 from fitserve.kinds.fit import KERNEL_TESTS_OF_FIT, TESTS_OF_FIT
 from fitserve_contract import RankingRequest
@@ -21,7 +22,7 @@ from fitserve_contract import RankingRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fitserve_contract import HypothesisResult
+    from fitserve_contract import HypothesisResult, ToyRange
 
 __all__ = ["COLUMNS", "Ranking"]
 
@@ -55,6 +56,14 @@ class Ranking(Kind[RankingRequest]):
 
     def kernel_tests(self, request: RankingRequest, parameters: int) -> float:
         return KERNEL_TESTS_OF_FIT + _KERNEL_IMPACT * parameters
+
+    def problems(
+        self, request: RankingRequest, result: HypothesisResult, toys: ToyRange | None
+    ) -> Iterator[str]:
+        yield from super().problems(request, result, toys)
+        if result.ranking:
+            impacts = result.ranking.impacts
+            yield from width_problems([result.ranking.poi, *(one.parameter for one in impacts)])
 
     def question(self, request: RankingRequest) -> tuple[str, str]:
         return "Ranking", "impact of each nuisance parameter on the parameter of interest"

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import ipaddress
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPROVED_HOSTS",
     "CachedArchive",
+    "as_asked",
     "cached_archive",
     "check_address",
     "download",
@@ -190,6 +192,10 @@ _CHUNK = 64 * 1024
 # All tries together: a server may send a byte a minute, and the next before any timeout.
 _LONGEST = 3600.0
 _MOST_HOPS = 10
+# Names without a dot are local as well.
+_LOCAL_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+# Addresses of IPv6 that stand for any of IPv4.
+_TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -202,10 +208,7 @@ def check_address(url: str, *, force: bool) -> None:
         It is not an address or not ``https``, or the host is not approved and the user does not
         insist.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InputError(f"{url!r} is not an address", evidence=str(error)) from error
+    parts = urlsplit(as_asked(url))
     host = parts.hostname or ""
     if not force and (parts.scheme != "https" or host not in APPROVED_HOSTS):
         raise InputError(
@@ -218,6 +221,24 @@ def check_address(url: str, *, force: bool) -> None:
         raise InputError(
             "archives are downloaded through https only", evidence=f"{parts.scheme}://{host}"
         )
+
+
+def as_asked(url: str) -> str:
+    r"""Return an address as it is asked for, which `urlsplit` alone may read in another way.
+
+    In ``https://one\@other`` the host is the first, and ``loc%61lhost`` is a name of this machine.
+
+    Raises
+    ------
+    InputError
+        It is not an address.
+    """
+    import requests
+
+    try:
+        return requests.Request("GET", url).prepare().url or ""
+    except ValueError as error:
+        raise InputError(f"{url!r} is not an address", evidence=str(error)) from error
 
 
 def download(url: str, cache: Path, *, force: bool = False) -> Path:
@@ -362,11 +383,15 @@ def _next_hop(hop: str, location: str) -> str:
 
 
 def _is_inside(url: str) -> bool:
-    host = (urlsplit(url).hostname or "").rstrip(".")
+    host = (urlsplit(as_asked(url)).hostname or "").rstrip(".")
     try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+        # Addresses have more spellings than ipaddress knows: 127.1 and 0x7f000001 are one.
+        number = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)[0][4][0]
+    except (OSError, UnicodeError):
+        return "." not in host or host.endswith(_LOCAL_NAMES)
+    address = ipaddress.ip_address(number)
+    translated = any(address in network for network in _TRANSLATED)
+    return not address.is_global or address.is_multicast or translated
 
 
 def _check_response(response: requests.Response, url: str) -> None:

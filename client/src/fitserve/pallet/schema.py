@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -25,7 +26,7 @@ from fitserve.errors import InputError
 from fitserve_contract import excess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from jsonschema_rs import Draft6Validator, ValidationError
 
@@ -35,6 +36,10 @@ Kind = Literal["workspace", "patchset", "jsonpatch", "sample"]
 
 _VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){2}")
 _LONGEST = 160
+# Bytes of JSON with so few values that the faults of all of them can be held in memory.
+_LARGE = 128 * 1024
+# Bytes of JSON that are looked at to find the first fault of something larger: some ten seconds.
+_MOST = 2 * 1000**3
 _SCHEMAS = Path(__file__).parents[1] / "data" / "schemas"
 _FILE = "defs.json"
 # `pyhf.schema.version`.
@@ -116,7 +121,7 @@ def validate(content: Any, kind: Kind, where: str) -> None:
     Parameters
     ----------
     content
-        Decoded JSON.
+        Decoded JSON. Lists of large content that violates it are cut.
     kind
         ``workspace`` and ``patchset`` are whole files, ``jsonpatch`` a list of operations,
         ``sample`` one sample of a channel.
@@ -135,7 +140,11 @@ def validate(content: Any, kind: Kind, where: str) -> None:
         # Nearly everything is valid: the fast check goes first, the one that explains follows.
         if validator.is_valid(content):
             return
-        path, message = _explain(next(iter(validator.iter_errors(content))), content, version)
+        size = len(msgspec.json.encode(content))
+        if size < _LARGE or _leave_one_fault(content, validator.is_valid, _MOST // size):
+            path, message = _explain(next(iter(validator.iter_errors(content))), content, version)
+        else:
+            path, message = [], "it has too much in it to say where"
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{where} is nested too deeply to be a pallet's file", evidence=shorten(str(error))
@@ -181,6 +190,37 @@ def _version(content: Any) -> str:
     if not isinstance(stated, str) or not _VERSION.fullmatch(stated):
         return _DEFAULT
     return stated if (_SCHEMAS / stated / _FILE).is_file() else _DEFAULT
+
+
+def _leave_one_fault(content: Any, is_valid: Callable[[Any], bool], tries: int) -> bool:
+    """Cut lists so that in each one value at most violates the schema: the last that is left.
+
+    Every fault takes a kilobyte and more to explain, and all are before the first is told.
+
+    Returns
+    -------
+    bool
+        Whether ``tries`` were enough for all lists.
+    """
+    left = [content]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left.extend(one.values())
+        elif isinstance(one, list) and one:
+            whole = one[:]
+            tries -= (len(whole) - 1).bit_length()
+            if tries < 0:
+                return False
+
+            def invalid(last: int, one: list[Any] = one, whole: list[Any] = whole) -> bool:
+                one[:] = whole[: last + 1]
+                return not is_valid(content)
+
+            last = bisect_left(range(len(whole) - 1), x=True, key=invalid)
+            one[:] = whole[: last + 1]
+            left.append(one[-1])
+    return True
 
 
 def _explain(error: ValidationError, content: Any, version: str) -> tuple[list[str | int], str]:

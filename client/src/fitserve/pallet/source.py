@@ -16,7 +16,13 @@ import msgspec
 from fitserve.errors import FitserveError, InputError, RequestError
 from fitserve.files import read_regular
 from fitserve.pallet.archive import DEFAULT_LIMITS, Contents, is_packed, read_archive
-from fitserve.pallet.download import APPROVED_HOSTS, cached_archive, check_address, download
+from fitserve.pallet.download import (
+    APPROVED_HOSTS,
+    as_asked,
+    cached_archive,
+    check_address,
+    download,
+)
 from fitserve_contract import memory_there
 
 if TYPE_CHECKING:
@@ -274,7 +280,7 @@ def _from_url(url: str, cache: Path, *, force: bool) -> Source:
         archive = None
     if archive is None:
         archive = download(url, cache, force=force)
-    parts = urlsplit(url)
+    parts = urlsplit(as_asked(url))
     last = unquote(parts.path.rstrip("/"))
     # A resource of HEPData differs from its siblings by a number only.
     name = short_name(last.lstrip("/") if parts.hostname == "doi.org" else last.rsplit("/", 1)[-1])
