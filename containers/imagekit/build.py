@@ -64,9 +64,9 @@ def build(engine: Engine, target: str, options: Sequence[str] = ()) -> str:
         "SOURCE_DATE_EPOCH": epoch,
         "CREATED": datetime.fromtimestamp(int(epoch), UTC).isoformat(),
     }
-    for given in ("BASE_IMAGE", "BUILD_IMAGE"):
-        if os.environ.get(given):
-            arguments[given] = os.environ[given]
+    for variable in ("BASE_IMAGE", "BUILD_IMAGE"):
+        if os.environ.get(variable):
+            arguments[variable] = os.environ[variable]
     if "BASE_IMAGE" in arguments:
         arguments.setdefault("BUILD_IMAGE", arguments["BASE_IMAGE"])
     with tempfile.TemporaryDirectory() as secrets:

@@ -54,8 +54,8 @@ class Engine:
         done = self.run("image", "inspect", image, check=False)
         if done.returncode:
             return None
-        found: dict[str, Any] = json.loads(done.stdout)[0]
-        return found
+        description: dict[str, Any] = json.loads(done.stdout)[0]
+        return description
 
     def storage(self) -> str:
         """Return the directory in which images are kept.
@@ -76,7 +76,7 @@ class Engine:
         return done.stdout.strip()
 
 
-def find_engine(wanted: str | None = None) -> Engine:
+def find_engine(choice: str | None = None) -> Engine:
     """Return the engine that was asked for, or the first that is installed.
 
     Raises
@@ -84,18 +84,18 @@ def find_engine(wanted: str | None = None) -> Engine:
     BackendError
         If there is none.
     """
-    if wanted and wanted not in ENGINES:
+    if choice and choice not in ENGINES:
         raise BackendError(
-            f"{wanted} is not an engine for building images",
+            f"{choice} is not an engine for building images",
             evidence=f"known are {' and '.join(ENGINES)}",
             hint="Apptainer's image is made from theirs: make sif",
         )
-    for name in [wanted] if wanted else ENGINES:
+    for name in [choice] if choice else ENGINES:
         command = shutil.which(name)
         if command:
             return Engine(name, command)
     raise BackendError(
-        f"{wanted or 'no container engine'} is {'not ' if wanted else ''}installed",
-        evidence=f"there is no {wanted or ' and no '.join(ENGINES)} on PATH",
+        f"{choice or 'no container engine'} is {'not ' if choice else ''}installed",
+        evidence=f"there is no {choice or ' and no '.join(ENGINES)} on PATH",
         hint="apt install podman buildah uidmap, or docker.io",
     )

@@ -123,10 +123,10 @@ def render(
 
 
 def _options(
-    allowed: dict[str, Bounds | Selection | Choice], given: tuple[str, ...]
+    allowed: dict[str, Bounds | Selection | Choice], settings: tuple[str, ...]
 ) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for item in given:
+    for item in settings:
         name, equals, value = item.partition("=")
         if not equals or name not in allowed:
             raise RequestError(
@@ -204,18 +204,20 @@ def _new_site_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--exclusive", is_flag=True, default=None, help="Blocks take whole nodes.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to write the file into.")
 @_new_site_flags
-def new_site(name: str, scheduler: str, out: Path | None, **given: Any) -> None:
+def new_site(name: str, scheduler: str, out: Path | None, **flags: Any) -> None:
     """Write a commented site file NAME from flags, or from answers to questions."""
-    there = sys.stdin.isatty()
+    interactive = sys.stdin.isatty()
     if scheduler == "ask":
-        if not there:
+        if not interactive:
             raise RequestError("a new site needs --scheduler", hint=", ".join(SCHEDULERS))
         scheduler = click.prompt("Scheduler", type=click.Choice(SCHEDULERS), err=True)
 
     def ask(question: Question, default: Any) -> Any:
         return click.prompt(question.text, default=default, err=True)
 
-    answers = answers_for({"name": name, "scheduler": scheduler, **given}, ask if there else None)
+    answers = answers_for(
+        {"name": name, "scheduler": scheduler, **flags}, ask if interactive else None
+    )
     path, warnings = write_site(answers, out)
     for warning in warnings:
         _say(str(warning))

@@ -166,10 +166,10 @@ def build(jobs: Sequence[tuple[Path, dict[str, Any] | None]], home: Path) -> lis
     BackendError
         globus-compute-endpoint is not installed or broken.
     """
-    asked = [
+    requests = [
         {"directory": str(directory.resolve()), "options": options} for directory, options in jobs
     ]
-    text = ask_endpoint("python", str(_BUILD), text=json.dumps(asked), home=home)
+    text = ask_endpoint("python", str(_BUILD), text=json.dumps(requests), home=home)
     built: list[dict[str, Any]] = json.loads(text)
     return built
 
@@ -228,8 +228,8 @@ def fields_page() -> str:
 
 
 def _fields(node: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = node.get("properties", {})
-    return found
+    properties: dict[str, Any] = node.get("properties", {})
+    return properties
 
 
 def _table(fields: dict[str, Any], required: list[str], prefix: str) -> list[str]:

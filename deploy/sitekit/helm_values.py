@@ -103,9 +103,9 @@ def _proxy(site: Site) -> dict[str, str]:
     proxy = site.network.proxy
     if not proxy:
         return {}
-    found = {"HTTPS_PROXY": proxy.https, "HTTP_PROXY": proxy.http}
-    found["NO_PROXY"] = ",".join(proxy.none_for)
-    return {name: value for name, value in found.items() if value}
+    variables = {"HTTPS_PROXY": proxy.https, "HTTP_PROXY": proxy.http}
+    variables["NO_PROXY"] = ",".join(proxy.none_for)
+    return {name: value for name, value in variables.items() if value}
 
 
 def _proxy_ports(site: Site) -> list[int]:

@@ -79,8 +79,8 @@ def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
     if batch is None or not batch.output_at_home:
         return []
     ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+(\.submit)?\.[oe][0-9]+\Z")
-    found = Path.home().glob("parsl.*.[oe][0-9]*")
-    return sorted(path for path in found if ours.match(path.name) and path.is_file())
+    paths = Path.home().glob("parsl.*.[oe][0-9]*")
+    return sorted(path for path in paths if ours.match(path.name) and path.is_file())
 
 
 def cancel_jobs(site: Site, endpoint: str) -> list[str]:

@@ -101,12 +101,12 @@ def find_site(site: str) -> tuple[Path, list[str]]:
                 hint="give the path of a site file, or a name that `sitekit list` shows",
             )
         return path, []
-    found = [
+    paths = [
         path
         for directory in [*_search_path(), CONFIGS / "sites"]
         if (path := directory / f"{site}.yaml").is_file()
     ]
-    if not found:
+    if not paths:
         names = sorted(
             {*shipped_sites(), *(p.stem for d in _search_path() for p in d.glob("*.yaml"))}
         )
@@ -115,8 +115,8 @@ def find_site(site: str) -> tuple[Path, list[str]]:
             f"there is no site {site!r}",
             hint=f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}",
         )
-    hidden = [f"site {site!r} is taken from {found[0]}, which hides {other}" for other in found[1:]]
-    return found[0], hidden
+    hidden = [f"site {site!r} is taken from {paths[0]}, which hides {other}" for other in paths[1:]]
+    return paths[0], hidden
 
 
 def load_site(site: str | Path) -> Loaded:
@@ -139,13 +139,13 @@ def load_site(site: str | Path) -> Loaded:
         schema. Every problem is listed, with its line.
     """
     path, warnings = find_site(str(site))
-    given, locations = _read_with_bases(path, ())
+    fields, locations = _read_with_bases(path, ())
     shown = _shown(path)
-    origin = Origin(shown, given, locations)
+    origin = Origin(shown, fields, locations)
     problems = schema_problems(origin)
     if problems:
         raise SiteError(f"{shown} does not describe a site", problems)
-    return Loaded(Site.of(path.stem, fill_defaults(given), origin), warnings)
+    return Loaded(Site.of(path.stem, fill_defaults(fields), origin), warnings)
 
 
 def _shown(path: Path) -> str:

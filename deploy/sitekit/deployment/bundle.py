@@ -128,13 +128,13 @@ def _wheelhouse(python: str, machine: str) -> Path:
     if (minor, machine) == (ours, platform.machine()):
         _pip("wheel", "--require-hashes", "-r", str(_LOCK), "--wheel-dir", str(place))
     else:
-        wanted = place / "requirements.txt"
-        wanted.write_text(requirements_for(_LOCK.read_text(encoding="utf-8"), minor, machine))
+        requirements = place / "requirements.txt"
+        requirements.write_text(requirements_for(_LOCK.read_text(encoding="utf-8"), minor, machine))
         platforms = [f"--platform={name}_{machine}" for name in _PLATFORMS]
         _pip(
             *("download", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
             *(f"--python-version={minor}", *platforms, "--require-hashes"),
-            *("-r", str(wanted), "--dest", str(place)),
+            *("-r", str(requirements), "--dest", str(place)),
         )
     (place / ".complete").touch()
     return place
@@ -184,9 +184,11 @@ def _pip(*words: str) -> None:
         [*command, *words[1:]], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if not re.match(r"WARNING|\s*$", line)]
+        complaints = [
+            line for line in done.stderr.splitlines() if not re.match(r"WARNING|\s*$", line)
+        ]
         raise BackendError(
             "the wheels of a release cannot be had",
-            evidence="\n".join(told[-6:]),
+            evidence="\n".join(complaints[-6:]),
             hint="look at the network and at pip's configuration on this machine",
         )

@@ -89,11 +89,11 @@ def require_helm() -> None:
 def _require_version(path: str) -> None:
     words = [path, "version", "--template", "{{.Version}}"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
-    said = (done.stdout or done.stderr).strip()
-    if done.returncode or not said.removeprefix("v").startswith(f"{HELM}."):
+    answer = (done.stdout or done.stderr).strip()
+    if done.returncode or not answer.removeprefix("v").startswith(f"{HELM}."):
         raise BackendError(
             f"the helm on the PATH is not Helm {HELM}",
-            evidence=f"{path} version: {said[:200] or f'status {done.returncode}'}",
+            evidence=f"{path} version: {answer[:200] or f'status {done.returncode}'}",
             hint=f"{_HINTS['helm']}; `helm version` shows which one is found",
         )
 
@@ -101,8 +101,8 @@ def _require_version(path: str) -> None:
 def items(kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
     """Return the objects of a kind that bear labels."""
     words = ("get", kind, "--namespace", namespace, "--selector", selector, "--output", "json")
-    found: list[dict[str, Any]] = json.loads(run("kubectl", *words))["items"]
-    return found
+    objects: list[dict[str, Any]] = json.loads(run("kubectl", *words))["items"]
+    return objects
 
 
 def _path(program: str) -> str:

@@ -60,8 +60,8 @@ def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
     Examples
     --------
     >>> from sitekit.load import load_site
-    >>> found = inventory(load_site("local")[0], HostOptions())
-    >>> found["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
+    >>> hosts = inventory(load_site("local")[0], HostOptions())
+    >>> hosts["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
     'local'
 
     Raises
@@ -129,7 +129,7 @@ class Host(Target):
     def install(self, *, upgrade: bool) -> None:
         credentials()  # which Ansible reads by itself; half of them is an error
         verb = "upgrade" if upgrade else "deploy"
-        said = self._play(
+        document = self._play(
             "deploy",
             BackendError(
                 f"{verb} did not come to its end",
@@ -146,109 +146,111 @@ class Host(Target):
             drain_seconds=self.options.drain_seconds,
         )
         if not self.options.check:
-            click.echo(self._handed_over(self._answered(said)))
+            click.echo(self._handed_over(self._answered(document)))
 
     def status(self) -> dict[str, Any]:
         return self._ask("status", *(["--end-orphans"] if self.options.end_orphans else []))
 
     @staticmethod
-    def status_text(found: dict[str, Any]) -> str:
-        versions = found["versions"]
-        lines = [_endpoint(found)]
-        if found["endpoint"] is not None:
-            lines.append(f"users      {len(found['children'])} child endpoints")
-        jobs = found["jobs"]
+    def status_text(status: dict[str, Any]) -> str:
+        versions = status["versions"]
+        lines = [_endpoint(status)]
+        if status["endpoint"] is not None:
+            lines.append(f"users      {len(status['children'])} child endpoints")
+        jobs = status["jobs"]
         for job in jobs:
             whose = "" if job["of_endpoint"] else ", of a client on this machine"
             reason = f": {job['reason']}" if job["reason"] else ""
-            if job["id"] in found.get("jobs_ended", ()):
+            if job["id"] in status.get("jobs_ended", ()):
                 reason = ": its endpoint was dead; ended"
             lines.append(f"job        {job['id']} {job['state']}{reason}{whose}")
         if not jobs:
             lines.append("jobs       none")
-        lines.append(_workers(found["workers"]))
-        for name, disk in found["disk"].items():
+        lines.append(_workers(status["workers"]))
+        for name, disk in status["disk"].items():
             lines.append(f"disk       {name}: {disk['free_gb']} GB free at {disk['path']}")
         lines.append(
             f"release    {versions['release']}, before it {versions['previous'] or 'none'}"
         )
-        if found["last_fits"] is None:
+        if status["last_fits"] is None:
             lines.append("fitted     not known here: answers are in the users' own directories")
         lines += [
             f"fitted     {fit['ago_seconds']} s ago, task {fit['task'][:12]}"
-            for fit in found["last_fits"] or ()
+            for fit in status["last_fits"] or ()
         ]
-        if found["orphans"]:
-            count = found.get("orphans_ended")
-            said = f"{count} ended" if count is not None else "end them with ARGS=--end-orphans"
-            lines.append(f"orphans    {len(found['orphans'])} processes of dead children; {said}")
+        if status["orphans"]:
+            count = status.get("orphans_ended")
+            note = f"{count} ended" if count is not None else "end them with ARGS=--end-orphans"
+            lines.append(f"orphans    {len(status['orphans'])} processes of dead children; {note}")
         return "\n".join(lines)
 
     def smoke(self) -> list[dict[str, Any]]:
-        found = self._ask("smoke", "--seconds", str(self.options.seconds))
-        stages: list[dict[str, Any]] = found["stages"]
+        answer = self._ask("smoke", "--seconds", str(self.options.seconds))
+        stages: list[dict[str, Any]] = answer["stages"]
         return stages
 
     def rollback(self) -> None:
         failed = BackendError("the release was not changed", hint="what stopped it is said above")
-        said = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
-        click.echo(f"{said['site']} is served by release {said['release']}")
+        answer = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
+        click.echo(f"{answer['site']} is served by release {answer['release']}")
 
     def stop(self) -> None:
-        said = self._ask(
+        answer = self._ask(
             "stop", "--disable", "--drain-seconds", str(self.options.drain_seconds or 0)
         )
-        waited = "" if said["idle"] else "; users' fits were running: their clients send them again"
-        click.echo(f"{_ended(said)}{waited}")
+        waited = (
+            "" if answer["idle"] else "; users' fits were running: their clients send them again"
+        )
+        click.echo(f"{_ended(answer)}{waited}")
 
     def logs(self) -> str:
-        found = self._ask("logs", "--lines", str(self.options.lines))["logs"]
-        lines = [line for name, text in found.items() for line in (f"==> {name}", *text)]
+        texts = self._ask("logs", "--lines", str(self.options.lines))["logs"]
+        lines = [line for name, text in texts.items() for line in (f"==> {name}", *text)]
         return "".join(f"{line}\n" for line in lines)
 
     def destroy(self) -> None:
-        said = self._ask("destroy")
-        click.echo(f"{_ended(said)}, {len(said['removed'])} files and directories removed")
-        if said["told"]:
-            click.echo(f"the service keeps its registration: {said['told']}", err=True)
-        for path in said["left"]:
+        answer = self._ask("destroy")
+        click.echo(f"{_ended(answer)}, {len(answer['removed'])} files and directories removed")
+        if answer["told"]:
+            click.echo(f"the service keeps its registration: {answer['told']}", err=True)
+        for path in answer["left"]:
             click.echo(f"left, since something else is in it: {path}", err=True)
 
-    def _handed_over(self, said: dict[str, Any]) -> str:
+    def _handed_over(self, document: dict[str, Any]) -> str:
         """Return what an administrator hands to users, and what is left to do."""
-        lines = [f"{said['site']} is up, release {said['release']}"]
-        if not said["endpoint_id"]:
+        lines = [f"{document['site']} is up, release {document['release']}"]
+        if not document["endpoint_id"]:
             again = " ".join(f"{name}=..." for name in CREDENTIALS)
             lines += [
-                f"on {said['host']}, as {said['user']}:",
-                f"  {said['command']} run PALLET --endpoint {said['direct']}",
+                f"on {document['host']}, as {document['user']}:",
+                f"  {document['command']} run PALLET --endpoint {document['direct']}",
                 "for use from elsewhere, through Globus Compute, with the credentials of a client:",
-                f"  {again} make deploy SITE={said['site']}",
+                f"  {again} make deploy SITE={document['site']}",
             ]
             return "\n".join(lines)
         lines += [
-            f"endpoint {said['endpoint_id']}, function {said['function_id']}",
+            f"endpoint {document['endpoint_id']}, function {document['function_id']}",
             f"hand to users: {self.directory / CARD}",
-            f"  fitserve endpoints add {said['site']} --card {CARD}",
-            f"  fitserve endpoints check {said['site']}",
-            f"  fitserve run PALLET --endpoint {said['site']}",
+            f"  fitserve endpoints add {document['site']} --card {CARD}",
+            f"  fitserve endpoints check {document['site']}",
+            f"  fitserve run PALLET --endpoint {document['site']}",
         ]
-        if said["boot"] == "nothing":
+        if document["boot"] == "nothing":
             lines.append(
                 "after a reboot nothing starts it, for there is neither systemd for this user nor "
-                f"cron; then: make deploy SITE={said['site']}"
+                f"cron; then: make deploy SITE={document['site']}"
             )
-        if said["boot"] == "login":
+        if document["boot"] == "login":
             lines.append(
-                f"it ends when {said['user']} logs out of {said['host']}, and nothing starts it "
-                "after a reboot: systemd does not let that user's services linger; ask the "
-                f"administrators there for `loginctl enable-linger {said['user']}`, then: "
-                f"make deploy SITE={said['site']}"
+                f"it ends when {document['user']} logs out of {document['host']}, and nothing "
+                "starts it after a reboot: systemd does not let that user's services linger; ask "
+                f"the administrators there for `loginctl enable-linger {document['user']}`, then: "
+                f"make deploy SITE={document['site']}"
             )
-        if said["pending"]:
+        if document["pending"]:
             lines.append(
                 "users' fits are running: the endpoint itself is started anew by the next "
-                f"`make deploy SITE={said['site']}` that finds it idle"
+                f"`make deploy SITE={document['site']}` that finds it idle"
             )
         return "\n".join(lines)
 
@@ -258,13 +260,13 @@ class Host(Target):
         quiet = not self.options.verbose
         return self._answered(self._play("ask", failed, quiet=quiet, verb=verb, words=list(words)))
 
-    def _answered(self, said: dict[str, Any] | None) -> dict[str, Any]:
-        if said is None:
+    def _answered(self, document: dict[str, Any] | None) -> dict[str, Any]:
+        if document is None:
             raise BackendError(
                 f"{self.site.name} did not answer",
                 hint=f"make deploy SITE={self.site.name}, if it was not deployed",
             )
-        return said
+        return document
 
     def _play(
         self,
@@ -299,8 +301,8 @@ class Host(Target):
         with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
             place = Path(scratch).resolve()
             (place / "inventory.json").write_text(json.dumps(self._inventory))
-            given = {**self._variables(variables), "fitserve_build": str(place)}
-            (place / "variables.json").write_text(json.dumps(given))
+            extra = {**self._variables(variables), "fitserve_build": str(place)}
+            (place / "variables.json").write_text(json.dumps(extra))
             write_files({f"{self.site.name}.yaml": flat_site(self.site)}, place / "flat")
             command = [
                 *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
@@ -316,13 +318,13 @@ class Host(Target):
                 text=True,
             )
             answer, card = place / "returned.json", place / CARD
-            said = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
+            document = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
             if card.is_file():
                 card.replace(self.directory / CARD)
         if done.returncode:
             sys.stderr.write(done.stdout or "")
             raise failed
-        return said
+        return document
 
     def _variables(self, more: dict[str, Any]) -> dict[str, Any]:
         site = self.site
@@ -376,8 +378,8 @@ def _ansible() -> Path:
     return program
 
 
-def _ended(said: dict[str, Any]) -> str:
-    return f"{len(said['processes'])} processes and {len(said['jobs'])} jobs ended"
+def _ended(answer: dict[str, Any]) -> str:
+    return f"{len(answer['processes'])} processes and {len(answer['jobs'])} jobs ended"
 
 
 def _workers(workers: dict[str, int | None]) -> str:
@@ -388,10 +390,10 @@ def _workers(workers: dict[str, int | None]) -> str:
     return f"workers    {workers['of_running_jobs']} to be expected of the running jobs{most}"
 
 
-def _endpoint(found: dict[str, Any]) -> str:
-    endpoint = found["endpoint"]
+def _endpoint(status: dict[str, Any]) -> str:
+    endpoint = status["endpoint"]
     if endpoint is None:
-        return f"endpoint   none: {found['site']} is for direct use"
+        return f"endpoint   none: {status['site']} is for direct use"
     if endpoint["pid"] is None:
         return f"endpoint   {endpoint['id']} is stopped"
     pending = "; to be started anew when idle" if endpoint["restart_pending"] else ""

@@ -66,8 +66,8 @@ class Revision(NamedTuple):
     @property
     def endpoint_id(self) -> str | None:
         """Id under which its endpoint is registered, if the revision itself knows it."""
-        known: str | None = self._endpoint.get("id")
-        return known
+        ident: str | None = self._endpoint.get("id")
+        return ident
 
     def keeps_endpoint_of(self, other: Revision) -> bool:
         """Return whether users of the other's endpoint would find the same one."""
@@ -77,8 +77,8 @@ class Revision(NamedTuple):
             return False
         # On a volume, the endpoint's state knows the id, whatever the values say.
         on_volume = self.on_volume and other.on_volume
-        known = {self.endpoint_id, other.endpoint_id} - {None}
-        return len(known) <= 1 and (on_volume or self.endpoint_id is not None)
+        ids = {self.endpoint_id, other.endpoint_id} - {None}
+        return len(ids) <= 1 and (on_volume or self.endpoint_id is not None)
 
     @property
     def on_volume(self) -> bool:
@@ -87,8 +87,8 @@ class Revision(NamedTuple):
 
     @property
     def _endpoint(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.values.get("endpoint") or {}
-        return found
+        values: dict[str, Any] = self.values.get("endpoint") or {}
+        return values
 
 
 def namespace_manifest(name: str) -> dict[str, Any]:
@@ -158,8 +158,8 @@ class Release:
     def revisions(self) -> list[dict[str, Any]]:
         """Return what Helm lists, the oldest first; empty where nothing is installed."""
         text = ask("helm", "history", self.name, *self._here(), "--output", "json")
-        found: list[dict[str, Any]] = json.loads(text) if text else []
-        return found
+        history: list[dict[str, Any]] = json.loads(text) if text else []
+        return history
 
     def serving(self) -> Revision | None:
         """Return the revision that serves, or None."""
@@ -168,9 +168,9 @@ class Release:
 
     def before(self, serving: Revision) -> Revision | None:
         """Return the last revision that served and is something else, with the same endpoint."""
-        for found in map(self._read, reversed(self._numbers("superseded"))):
-            if found.manifest != serving.manifest and found.keeps_endpoint_of(serving):
-                return found
+        for revision in map(self._read, reversed(self._numbers("superseded"))):
+            if revision.manifest != serving.manifest and revision.keeps_endpoint_of(serving):
+                return revision
         return None
 
     def card(self) -> RenderedCard | None:
@@ -201,10 +201,10 @@ class Release:
         BackendError
             Half of the environment's credentials are missing.
         """
-        known = credentials() or self.credentials()
-        if known is not None:
-            os.environ.update(zip(CREDENTIALS, known, strict=True))
-        return known is not None
+        client = credentials() or self.credentials()
+        if client is not None:
+            os.environ.update(zip(CREDENTIALS, client, strict=True))
+        return client is not None
 
     def endpoint_id(self) -> str | None:
         """Return the id under which the running endpoint is registered, if it is."""
@@ -255,7 +255,7 @@ class Release:
         values = self.values(credentials())
         endpoint = values["endpoint"]
         if endpoint["enabled"] and not endpoint["id"]:
-            endpoint["id"] = self._known_id()
+            endpoint["id"] = self._earlier_id()
         self._need_namespace()
         serving = self.serving()
         before = serving.number if serving else None
@@ -283,11 +283,11 @@ class Release:
         serving = self.serving()
         earlier = self.before(serving) if serving else None
         if earlier is None:
-            known = [f"{one['revision']} {one['status']}" for one in self.revisions()]
+            listed = [f"{one['revision']} {one['status']}" for one in self.revisions()]
             raise BackendError(
                 f"there is nothing to go back to: no earlier revision of {self.name} served "
                 "otherwise than the present one, with the same endpoint",
-                evidence=f"revisions: {', '.join(known) or 'none'}",
+                evidence=f"revisions: {', '.join(listed) or 'none'}",
                 hint=f"helm history {self.name} --namespace {self.namespace}",
             )
         self.put_back(earlier.number, seconds=seconds)
@@ -336,19 +336,19 @@ class Release:
         return [int(one["revision"]) for one in self.revisions() if one["status"] == status]
 
     def _read(self, number: int) -> Revision:
-        asked = (self.name, *self._here(), "--revision", str(number))
-        values = json.loads(run("helm", "get", "values", *asked, "--output", "json")) or {}
-        return Revision(number, run("helm", "get", "manifest", *asked).strip(), values)
+        revision = (self.name, *self._here(), "--revision", str(number))
+        values = json.loads(run("helm", "get", "values", *revision, "--output", "json")) or {}
+        return Revision(number, run("helm", "get", "manifest", *revision).strip(), values)
 
     def _is_so(self, serving: Revision, values: dict[str, Any]) -> bool:
         """Return whether a revision is what would be installed, and the cluster has it so."""
         words = ("upgrade", "--dry-run=server", self.name, str(CHART), *self._here())
-        given = ("--values", "-", "--output", "json")
-        wanted = json.loads(run("helm", *words, *given, stdin=json.dumps(values)))["manifest"]
-        if wanted.strip() != serving.manifest:
+        options = ("--values", "-", "--output", "json")
+        manifest = json.loads(run("helm", *words, *options, stdin=json.dumps(values)))["manifest"]
+        if manifest.strip() != serving.manifest:
             return False
         # Somebody may have changed or removed an object since, or `stop` has stopped the endpoint.
-        return not differs(wanted, *self._here())
+        return not differs(manifest, *self._here())
 
     def _wait(self, seconds: int) -> None:
         words = ("rollout", "status", f"deployment/{self.name}", f"--timeout={seconds}s")
@@ -370,12 +370,12 @@ class Release:
                 hint=f"kubectl --namespace {self.namespace} get events",
             ) from error
 
-    def _known_id(self) -> str | None:
+    def _earlier_id(self) -> str | None:
         """Return the id that an earlier revision registered, kept in its values."""
         text = ask("helm", "get", "values", self.name, *self._here(), "--output", "json")
-        given = (json.loads(text) if text else None) or {}
-        known: str | None = given.get("endpoint", {}).get("id")
-        return known or (self.endpoint_id() if given else None)
+        values = (json.loads(text) if text else None) or {}
+        ident: str | None = values.get("endpoint", {}).get("id")
+        return ident or (self.endpoint_id() if values else None)
 
     def _here(self) -> tuple[str, str]:
         return ("--namespace", self.namespace)
@@ -397,10 +397,10 @@ class Release:
     def _others(self) -> list[str]:
         """Return what else somebody has in the namespace, as far as it would be missed."""
         words = ("get", _MISSED, *self._here(), "--output", "json")
-        found = json.loads(run("kubectl", *words))["items"]
+        objects = json.loads(run("kubectl", *words))["items"]
         return [
             one["metadata"]["name"]
-            for one in found
+            for one in objects
             if one["metadata"]["name"] not in _EVERYWHERE
             and one.get("type") != "kubernetes.io/service-account-token"
         ]

@@ -72,7 +72,7 @@ class Target(ABC):
 
     @staticmethod
     @abstractmethod
-    def status_text(found: dict[str, Any]) -> str:
+    def status_text(status: dict[str, Any]) -> str:
         """Return a status as text, one thing on a line."""
 
     @abstractmethod
@@ -105,8 +105,8 @@ class Target(ABC):
         """
         stages = self.smoke()
         bad = [one for one in stages if not one["ok"]]
-        found = {"ok": not bad, "stages": stages}
-        click.echo(json.dumps(found, indent=2) if self.options.as_json else stages_text(stages))
+        document = {"ok": not bad, "stages": stages}
+        click.echo(json.dumps(document, indent=2) if self.options.as_json else stages_text(stages))
         if bad:
             raise BackendError(
                 f"the smoke test of {self.site.name} failed: {bad[0]['what']}",

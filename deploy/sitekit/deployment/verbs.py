@@ -106,10 +106,10 @@ def _verb(*options: Callable[..., Any]) -> Callable[[Callable[[Target], None]], 
     """Make a command of SITE, with these options, of what is done to a target."""
 
     def made_of(done: Callable[[Target], None]) -> click.Command:
-        def command(context: click.Context, site: Loaded, **given: Any) -> None:
+        def command(context: click.Context, site: Loaded, **arguments: Any) -> None:
             for warning in site.warnings:
                 click.echo(f"warning: {warning}", err=True)
-            done(_target(context, site.site, given))
+            done(_target(context, site.site, arguments))
 
         called: Any = click.pass_context(command)
         for option in reversed((click.argument("site", callback=open_site), *_REACH, *options)):
@@ -120,21 +120,21 @@ def _verb(*options: Callable[..., Any]) -> Callable[[Callable[[Target], None]], 
     return made_of
 
 
-def _target(context: click.Context, site: Site, given: dict[str, Any]) -> Target:
+def _target(context: click.Context, site: Site, arguments: dict[str, Any]) -> Target:
     """Return what a site is deployed to; an option of the other kind of target is refused."""
     kind: type[Target] = Cluster if site.scheduler.type == "kubernetes" else Host
     for option in context.command.params:
         if not isinstance(option, _Only) or option.target is kind:
             continue
         name = str(option.name)
-        del given[name]
+        del arguments[name]
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             names = "/".join([*option.opts, *option.secondary_opts])
             raise click.UsageError(
                 f"{names} is for a {option.target.kind}, and {site.name} is deployed to a "
                 f"{kind.kind}: {option.instead}"
             )
-    return kind(site, kind.takes(**given))
+    return kind(site, kind.takes(**arguments))
 
 
 @_verb(*_INSTALLING)
@@ -172,8 +172,10 @@ def rollback(target: Target) -> None:
 )
 def status(target: Target) -> None:
     """Say what the endpoint of SITE is doing, and what it waits for."""
-    found = target.status()
-    click.echo(json.dumps(found, indent=2) if target.options.as_json else target.status_text(found))
+    answer = target.status()
+    click.echo(
+        json.dumps(answer, indent=2) if target.options.as_json else target.status_text(answer)
+    )
 
 
 @_verb(_JSON, _SECONDS)

@@ -56,8 +56,8 @@ def examine(patient: Patient) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as scratch:
         write_files(files, Path(scratch))
         if kind in _LOOKS:
-            found = _LOOKS[kind](patient, Path(scratch) / "preflight.sh")
-            yield from _of_users(patient, found)
+            findings = _LOOKS[kind](patient, Path(scratch) / "preflight.sh")
+            yield from _of_users(patient, findings)
     if kind == "kubernetes":
         yield from kubernetes.look(patient)
     yield from preflight.look(patient, files.get("preflight.sh") or files["preflight.json"])

@@ -75,8 +75,8 @@ def look(patient: Patient) -> Iterator[Check]:
 def no_namespace(patient: Patient) -> Result | None:
     """Return the answer of a cluster that has no namespace of the site's name, or None."""
     namespace = patient.site.pods.namespace
-    found = _ask(patient, "get", "namespace", namespace, "--output=name")
-    return found if not found.ok and "NotFound" in found.err else None
+    answer = _ask(patient, "get", "namespace", namespace, "--output=name")
+    return answer if not answer.ok and "NotFound" in answer.err else None
 
 
 def _namespace(patient: Patient, namespace: str, absent: Result) -> Check:
@@ -148,7 +148,7 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
     if not done.ok:
         yield skipped("quota", "it cannot be seen", done.words)
         return
-    wanted = {
+    needs = {
         "pods": float(most),
         "requests.cpu": most * site.pods.cpu.request,
         "limits.cpu": most * site.pods.cpu.limit,
@@ -159,8 +159,8 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
     short = []
     for item in _items(done):
         for name, hard in item.get("status", {}).get("hard", {}).items():
-            if name in wanted and wanted[name] > _amount(str(hard)):
-                short.append(f"{name}: {wanted[name]:g} of {hard}")
+            if name in needs and needs[name] > _amount(str(hard)):
+                short.append(f"{name}: {needs[name]:g} of {hard}")
     if short:
         yield warned(
             "quota",
@@ -177,15 +177,15 @@ def _gpus(patient: Patient) -> Check:
     done = _ask(patient, "get", "nodes", "--output=json")
     if not done.ok:
         return skipped("GPUs", "nodes cannot be seen; a pod would tell", done.words)
-    wanted = derive(patient.site).gpus
+    needed = derive(patient.site).gpus
     counts = [
         int(item.get("status", {}).get("allocatable", {}).get("nvidia.com/gpu", 0))
         for item in _items(done)
     ]
-    if max(counts, default=0) < wanted:
+    if max(counts, default=0) < needed:
         return failed(
             "GPUs",
-            f"no node has {wanted} GPUs that can be given out",
+            f"no node has {needed} GPUs that can be given out",
             evidence=f"nvidia.com/gpu of the nodes: {', '.join(map(str, counts)) or 'no nodes'}",
             field="node.gpus.count",
             change="count: fewer, or NVIDIA's device plugin on the GPU nodes",

@@ -52,9 +52,9 @@ def look(patient: Patient) -> Iterator[Check]:
     yield from _leftovers(patient)
 
 
-def _wanted_version() -> str:
-    found = re.search(r"^globus-compute-endpoint==(\S+)", _LOCK.read_text("utf-8"), re.MULTILINE)
-    return found[1] if found else ""
+def _locked_version() -> str:
+    match = re.search(r"^globus-compute-endpoint==(\S+)", _LOCK.read_text("utf-8"), re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _endpoint(patient: Patient) -> Check:
@@ -62,7 +62,7 @@ def _endpoint(patient: Patient) -> Check:
         return skipped("endpoint", "it runs in a pod, from the image")
     venv = expand_home(patient.site.endpoint.venv, patient.rendering)
     command = f"{venv}/bin/globus-compute-endpoint"
-    wanted = _wanted_version()
+    locked = _locked_version()
     # As a systemd unit would start it: with hardly any environment.
     bare = {"PATH": f"{venv}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": str(patient.home)}
     done = run(command, "version", timeout=60, environment=bare)
@@ -74,8 +74,8 @@ def _endpoint(patient: Patient) -> Check:
             field="endpoint.venv",
             change="`make deploy` installs it; or the environment that holds it",
         )
-    found = re.search(r"\d+\.\d+\.\d+", done.out)
-    if not done.ok or found is None:
+    match = re.search(r"\d+\.\d+\.\d+", done.out)
+    if not done.ok or match is None:
         return failed(
             "endpoint",
             "globus-compute-endpoint does not start",
@@ -83,15 +83,15 @@ def _endpoint(patient: Patient) -> Check:
             field="endpoint.venv",
             change="install it anew from requirements/endpoint.lock",
         )
-    if found[0] != wanted:
+    if match[0] != locked:
         return failed(
             "endpoint",
-            f"globus-compute-endpoint is {found[0]}, and this release is made for {wanted}",
+            f"globus-compute-endpoint is {match[0]}, and this release is made for {locked}",
             evidence=done.words,
             field="endpoint.venv",
-            change=f"install {wanted} from requirements/endpoint.lock",
+            change=f"install {locked} from requirements/endpoint.lock",
         )
-    return good("endpoint", f"globus-compute-endpoint {found[0]} starts with a bare environment")
+    return good("endpoint", f"globus-compute-endpoint {match[0]} starts with a bare environment")
 
 
 def _image(patient: Patient) -> Iterator[Check]:
@@ -118,7 +118,7 @@ def _image(patient: Patient) -> Iterator[Check]:
 def _worker(patient: Patient, python: Path) -> Check:
     ask = "import importlib.metadata as m; print(m.version('fitserve-worker'))"
     done = run(str(python), "-c", ask, timeout=60)
-    wanted = patient.rendering.version
+    version = patient.rendering.version
     if not done.ok:
         return failed(
             "worker",
@@ -127,15 +127,15 @@ def _worker(patient: Patient, python: Path) -> Check:
             field="environment.venv",
             change="install fitserve-worker there, or the environment that holds it",
         )
-    if done.out.strip() != wanted:
+    if done.out.strip() != version:
         return failed(
             "worker",
-            f"fitserve-worker is {done.out.strip()}, and the client is {wanted}",
+            f"fitserve-worker is {done.out.strip()}, and the client is {version}",
             evidence=str(python),
             field="environment.venv",
-            change=f"install fitserve-worker {wanted} there",
+            change=f"install fitserve-worker {version} there",
         )
-    return good("worker", f"fitserve-worker {wanted}")
+    return good("worker", f"fitserve-worker {version}")
 
 
 def _run_directory(patient: Patient) -> Check:
@@ -259,7 +259,7 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
 
 def _processes(name: str) -> list[tuple[int, str]]:
     """Return this user's processes of an endpoint's engine, by their own command lines."""
-    found = []
+    processes = []
     ours = re.compile(rf"/{re.escape(name)}(-HighThroughputExecutor|[ /]|$)")
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
@@ -272,12 +272,12 @@ def _processes(name: str) -> list[tuple[int, str]]:
             continue
         command = raw.replace(b"\0", b" ").decode(errors="replace").strip()
         if "process_worker_pool" in command and ours.search(command):
-            found.append((int(entry.name), command))
-    return found
+            processes.append((int(entry.name), command))
+    return processes
 
 
 def answers(
-    patient: Patient, needed: Sequence[str], asked: Sequence[tuple[str, ...]]
+    patient: Patient, needed: Sequence[str], timed: Sequence[tuple[str, ...]]
 ) -> Iterator[Check | list[Result]]:
     """Look for commands and time some of them; yields findings, and last the results.
 
@@ -287,7 +287,7 @@ def answers(
         What is examined.
     needed
         Commands that must be there.
-    asked
+    timed
         Commands to run and time, none of which changes anything.
     """
     kind = patient.site.scheduler.type
@@ -303,7 +303,7 @@ def answers(
         )
     results = [
         run(*command, timeout=_PATIENCE * patient.timeout)
-        for command in asked
+        for command in timed
         if command[0] not in absent
     ]
     slowest = max(results, key=lambda result: result.seconds, default=None)

@@ -37,14 +37,14 @@ _BAD_SKEW = 180
 
 def interfaces() -> dict[str, str]:
     """Return the IPv4 address of each interface of this machine that has one."""
-    found = {}
+    addresses = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
             with contextlib.suppress(OSError):
                 answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-                found[name] = socket.inet_ntoa(answer[20:24])
-    return found
+                addresses[name] = socket.inet_ntoa(answer[20:24])
+    return addresses
 
 
 def address_of(site: Site) -> str | None:
@@ -72,20 +72,20 @@ def address_of(site: Site) -> str | None:
 def look(patient: Patient) -> Iterator[Check]:
     """Look at the workers' address, their ports, and the cloud service."""
     site = patient.site
-    known = interfaces()
-    shown = ", ".join(f"{name} {address}" for name, address in known.items())
+    addresses = interfaces()
+    shown = ", ".join(f"{name} {address}" for name, address in addresses.items())
     address = address_of(site)
     if address is None:
         field = "network.interface" if site.network.interface else "network"
-        wanted = site.network.interface or site.network.method
+        way = site.network.interface or site.network.method
         yield failed(
             "address",
-            f"this machine has no address by {wanted}",
+            f"this machine has no address by {way}",
             evidence=f"there are: {shown}",
             field=field,
             change="the interface of this machine that compute nodes reach",
         )
-    elif address not in known.values() and not address.startswith("127."):
+    elif address not in addresses.values() and not address.startswith("127."):
         yield warned(
             "address",
             f"{address} is no address of this machine",
@@ -179,12 +179,12 @@ def _reached_directly(host: str, port: int, proxy: str | None) -> Check:
     name = f"{host}:{port}"
     if not trouble:
         return good("internet", f"{name} is reached in {time.monotonic() - started:.1f} s")
-    told = f"{name} is not reached, and without it no task arrives"
+    cause = f"{name} is not reached, and without it no task arrives"
     if proxy and not _dial(host, port, proxy):
-        told = f"{name} is reached through the proxy alone, which its library cannot use"
+        cause = f"{name} is reached through the proxy alone, which its library cannot use"
     return failed(
         "internet",
-        told,
+        cause,
         evidence=f"directly: {trouble}",
         field="endpoint.amqp_port",
         change=f"ask for a direct way from here to {host}, port 443 or 5671, and name that port; "
@@ -205,8 +205,8 @@ def _dial(host: str, port: int, proxy: str | None) -> str:
             status = connection.recv(200).decode(errors="replace").splitlines()
     except OSError as error:
         return str(error)
-    said = status[0] if status else "nothing"
-    return "" if " 200 " in f"{said} " else f"the proxy answers: {said}"
+    answer = status[0] if status else "nothing"
+    return "" if " 200 " in f"{answer} " else f"the proxy answers: {answer}"
 
 
 class Answering:
@@ -249,9 +249,9 @@ class Answering:
                         connection, _ = listener.accept()
                         with connection:
                             connection.settimeout(5)
-                            said = connection.recv(200)
+                            message = connection.recv(200)
                             self.heard = time.time()
-                            connection.sendall(said)
+                            connection.sendall(message)
         except OSError:
             self._ready.set()
 

@@ -37,9 +37,9 @@ _COMPLAINTS = (
 def look(patient: Patient, _: Path) -> Iterator[Check]:
     """Look at PBS Pro or Torque as the site asks for it."""
     pro = patient.site.scheduler.type == "pbspro"
-    asked = [("qstat", "-B"), ("qstat", "-Q")]
+    commands = [("qstat", "-B"), ("qstat", "-Q")]
     results: list[Result] = []
-    for item in answers(patient, _COMMANDS, asked):
+    for item in answers(patient, _COMMANDS, commands):
         if isinstance(item, list):
             results = item
         else:
@@ -133,12 +133,12 @@ def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
                 field="scheduler.queue",
                 change="wait, or another queue",
             )
-    wanted = derive(patient.site).walltime_seconds or 0
+    seconds = derive(patient.site).walltime_seconds or 0
     most = limit_seconds(fields.get("resources_max.walltime", ""))
-    if most is not None and wanted > most:
+    if most is not None and seconds > most:
         yield failed(
             "walltime",
-            f"queue {name} allows {hms(most)}, {hms(wanted)} are asked for",
+            f"queue {name} allows {hms(most)}, {hms(seconds)} are asked for",
             evidence=f"resources_max.walltime = {fields['resources_max.walltime']}",
             field="blocks.walltime",
             change=f'walltime: "{hms(most)}"',
@@ -236,8 +236,8 @@ def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
         return good("job status", "qstat answers for several jobs at once, as Parsl asks")
     done = run("qstat", *jobs, timeout=patient.timeout)
     rows = [line.split() for line in done.out.splitlines()]
-    found = [row for row in rows if len(row) > 4 and jobs[0].startswith(row[0].rstrip("*"))]  # noqa: PLR2004
-    if not found:
+    matches = [row for row in rows if len(row) > 4 and jobs[0].startswith(row[0].rstrip("*"))]  # noqa: PLR2004
+    if not matches:
         return failed(
             "job status",
             "qstat does not show a job in the columns that Parsl reads",
@@ -245,4 +245,4 @@ def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
             field="scheduler.type",
             change="pbspro, if this is PBS Pro or OpenPBS",
         )
-    return good("job status", f"qstat shows a job's state ({found[0][4]}), as Parsl reads it")
+    return good("job status", f"qstat shows a job's state ({matches[0][4]}), as Parsl reads it")

@@ -43,10 +43,10 @@ def limit_seconds(text: str) -> int | None:
     >>> limit_seconds("2-00:00:00"), limit_seconds("30:00"), limit_seconds("UNLIMITED")
     (172800, 1800, None)
     """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if match is None:
         return None
-    days, first, second, third = (int(part) if part else None for part in found.groups())
+    days, first, second, third = (int(part) if part else None for part in match.groups())
     assert first is not None  # noqa: S101 -- the pattern has it
     if days is not None:
         return days * 86400 + first * 3600 + (second or 0) * 60 + (third or 0)
@@ -65,9 +65,13 @@ def look(patient: Patient, script: Path) -> Iterator[Check]:
     script
         The rendered pre-flight job, which is submitted for trial only.
     """
-    asked = [("scontrol", "ping"), ("squeue", "--noheader", "--me"), ("sacct", "-X", "--noheader")]
+    commands = [
+        ("scontrol", "ping"),
+        ("squeue", "--noheader", "--me"),
+        ("sacct", "-X", "--noheader"),
+    ]
     results: list[Result] = []
-    for item in answers(patient, _COMMANDS, asked):
+    for item in answers(patient, _COMMANDS, commands):
         if isinstance(item, list):
             results = item
         else:
@@ -144,11 +148,11 @@ def _partition(patient: Patient) -> Generator[Check, None, str | None]:
             field="scheduler.partition",
             change="wait, or another partition",
         )
-    wanted, most = derive(site).walltime_seconds or 0, limit_seconds(fields.get("MaxTime", ""))
-    if most is not None and wanted > most:
+    seconds, most = derive(site).walltime_seconds or 0, limit_seconds(fields.get("MaxTime", ""))
+    if most is not None and seconds > most:
         yield failed(
             "walltime",
-            f"partition {name} allows {hms(most)}, {hms(wanted)} are asked for: such jobs wait "
+            f"partition {name} allows {hms(most)}, {hms(seconds)} are asked for: such jobs wait "
             "for ever",
             evidence=f"MaxTime={fields['MaxTime']}",
             field="blocks.walltime",
@@ -186,20 +190,20 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Check]:
         return
     cpus = max(int(row[0].rstrip("+")) for row in rows)
     memory = max(int(row[1].rstrip("+")) for row in rows) / 1024
-    wanted = site.node.cpus
-    if wanted > cpus:
+    needed_cpus = site.node.cpus
+    if needed_cpus > cpus:
         yield failed(
             "node shape",
-            f"nodes of {partition} have {cpus} CPUs at most, {wanted} are asked for",
+            f"nodes of {partition} have {cpus} CPUs at most, {needed_cpus} are asked for",
             evidence=f"sinfo %c: {', '.join(sorted({row[0] for row in rows}))}",
             field="node.cores",
             change=f"cores: {cpus // site.node.cpus_per_core}",
         )
-    asked = site.node.memory_gb or 0
-    if asked > memory:
+    needed_memory = site.node.memory_gb or 0
+    if needed_memory > memory:
         yield failed(
             "node shape",
-            f"nodes of {partition} have {memory:.0f} GiB at most, {asked} are asked for",
+            f"nodes of {partition} have {memory:.0f} GiB at most, {needed_memory} are asked for",
             evidence=f"sinfo %m: {', '.join(sorted({row[1] for row in rows}))} MiB",
             field="node.memory_gb",
             change=f"memory_gb: {int(memory)}",
@@ -230,18 +234,18 @@ def _account(patient: Patient) -> Check:
         "sacctmgr", "--noheader", "--parsable2", "show", "associations",
         f"user={getpass.getuser()}", "format=account,qos", timeout=patient.timeout,
     )  # fmt: skip
-    known = sorted({line.split("|")[0] for line in done.out.splitlines() if line.strip()})
-    if not done.ok or not known:
+    accounts = sorted({line.split("|")[0] for line in done.out.splitlines() if line.strip()})
+    if not done.ok or not accounts:
         return skipped("account", "sacctmgr shows no accounts; the trial below tells", done.words)
-    if account and account not in known:
+    if account and account not in accounts:
         return failed(
             "account",
             f"you are not in account {account}",
-            evidence=f"yours: {', '.join(known)}",
+            evidence=f"yours: {', '.join(accounts)}",
             field="scheduler.account",
-            change=f"account: {known[0]}",
+            change=f"account: {accounts[0]}",
         )
-    return good("account", f"your accounts: {', '.join(known)}")
+    return good("account", f"your accounts: {', '.join(accounts)}")
 
 
 def _qos(patient: Patient) -> Iterator[Check]:
@@ -252,25 +256,25 @@ def _qos(patient: Patient) -> Iterator[Check]:
         "sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=name,maxwall",
         timeout=patient.timeout,
     )  # fmt: skip
-    known = dict(line.split("|")[:2] for line in done.out.splitlines() if "|" in line)
-    if not done.ok or not known:
+    limits = dict(line.split("|")[:2] for line in done.out.splitlines() if "|" in line)
+    if not done.ok or not limits:
         yield skipped("QOS", "sacctmgr shows none; the trial below tells", done.words)
         return
-    if name not in known:
+    if name not in limits:
         yield failed(
             "QOS",
             f"Slurm knows no QOS {name}",
-            evidence=f"there are: {', '.join(known)}",
+            evidence=f"there are: {', '.join(limits)}",
             field="scheduler.qos",
             change="one of these",
         )
         return
-    most, wanted = limit_seconds(known[name]), derive(patient.site).walltime_seconds or 0
-    if most is not None and wanted > most:
+    most, seconds = limit_seconds(limits[name]), derive(patient.site).walltime_seconds or 0
+    if most is not None and seconds > most:
         yield failed(
             "walltime",
-            f"QOS {name} allows {hms(most)}, {hms(wanted)} are asked for: such jobs wait for ever",
-            evidence=f"MaxWall={known[name]}",
+            f"QOS {name} allows {hms(most)}, {hms(seconds)} are asked for: such jobs wait for ever",
+            evidence=f"MaxWall={limits[name]}",
             field="blocks.walltime",
             change=f'walltime: "{hms(most)}"',
         )

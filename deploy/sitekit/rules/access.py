@@ -192,14 +192,14 @@ def option_limits(site: Site) -> Iterator[Problem]:
             )
     blocks = options.max_blocks.maximum if options.max_blocks else site.blocks.max
     nodes = options.nodes_per_block.maximum if options.nodes_per_block else site.blocks.nodes
-    for limit, found, what in (
+    for limit, number, what in (
         (site.limits.nodes, blocks * nodes, "nodes"),
         (site.limits.jobs, blocks, "jobs"),
     ):
-        if limit and found > limit and options.allowed():
+        if limit and number > limit and options.allowed():
             yield site.problem(
                 "user_options.max_blocks.maximum",
-                f"expected at most {limit} {what} of one user, found {found}",
+                f"expected at most {limit} {what} of one user, found {number}",
                 f"maximum: {max(1, limit // (nodes if what == 'nodes' else 1))}",
             )
     bounds = options.workers_per_node

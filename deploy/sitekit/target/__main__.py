@@ -41,8 +41,8 @@ def _emit(document: Any) -> None:
 
 
 def _staged(stages: Iterable[Check]) -> dict[str, Any]:
-    found = list(stages)
-    return {"ok": all(one.ok for one in found), "stages": [one.as_data() for one in found]}
+    checks = list(stages)
+    return {"ok": all(one.ok for one in checks), "stages": [one.as_data() for one in checks]}
 
 
 @commands.command()
@@ -89,11 +89,11 @@ def register(deployed: Deployed) -> None:
     """Register fitserve's function as the site wants it shared, or find it registered."""
     from fitserve_worker.function import register as register_function
 
-    given = deployed.site.access.functions
+    functions = deployed.site.access.functions
     manifest = deployed.manifest
     sharing = deployed.site.access.function_sharing
-    if given:
-        function = str(given[0])
+    if functions:
+        function = str(functions[0])
     else:
         group = sharing if sharing not in {"public", "private"} else None
         registration = register_function(public=sharing == "public", group=group)
@@ -145,9 +145,9 @@ def smoke(deployed: Deployed, seconds: float) -> None:
     from sitekit.target.smoke import Served, through_the_service
 
     card = deployed.path(deployed.places.direct) / "site-card.json"
-    known = deployed.manifest
-    served = Served(deployed.site, deployed.endpoint_id, known.current, deployed.multi_user)
-    stages, refused = through_the_service(served, card, seconds, known.refused_id)
+    manifest = deployed.manifest
+    served = Served(deployed.site, deployed.endpoint_id, manifest.current, deployed.multi_user)
+    stages, refused = through_the_service(served, card, seconds, manifest.refused_id)
     # It is read again: a fit takes its time.
     path = deployed.path(deployed.places.manifest)
     write_manifest(path, deployed.manifest, refused_id=refused)
@@ -163,13 +163,13 @@ def status(deployed: Deployed, *, keep: bool) -> None:
     from sitekit.target.processes import end_orphans, manager_pid
     from sitekit.target.status import status as look
 
-    found = look(deployed)
+    document = look(deployed)
     if not keep and deployed.endpoint_id:
-        found["orphans_ended"] = end_orphans(deployed.endpoint_id)
+        document["orphans_ended"] = end_orphans(deployed.endpoint_id)
         # Which jobs are a dead child's cannot be told while others live.
-        if not found["children"] and manager_pid(deployed) is None:
-            found["jobs_ended"] = cancel_jobs(deployed.site, deployed.name)
-    _emit(found)
+        if not document["children"] and manager_pid(deployed) is None:
+            document["jobs_ended"] = cancel_jobs(deployed.site, deployed.name)
+    _emit(document)
 
 
 @commands.command()

@@ -201,12 +201,12 @@ class Deployed:
         The site's proxy, unless the credentials file names one (with its password), and the
         credentials.
         """
-        proxy, found = self.site.network.proxy, {}
+        proxy, variables = self.site.network.proxy, {}
         if proxy is not None:
-            found = {"HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(proxy.none_for)}
+            variables = {"HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(proxy.none_for)}
             if proxy.http:
-                found["HTTP_PROXY"] = proxy.http
-        return {**found, **self.credentials()}
+                variables["HTTP_PROXY"] = proxy.http
+        return {**variables, **self.credentials()}
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the endpoint, as a systemd unit would have it."""
@@ -222,15 +222,13 @@ def render(deployed: Deployed) -> bool:
     rendering = Rendering(__version__, Path.home(), *ids, release)
     files, _ = render_site(deployed.site, rendering)
     direct = deployed.path(deployed.places.direct)
-    wanted = {direct / name: files[name] for name in _DIRECT}
+    texts = {direct / name: files[name] for name in _DIRECT}
     if deployed.in_the_cloud:
-        wanted |= {
-            deployed.configuration / name: files[name] for name in _ENDPOINT if name in files
-        }
+        texts |= {deployed.configuration / name: files[name] for name in _ENDPOINT if name in files}
         unit = deployed.path(deployed.places.unit)
         if unit.is_file():
-            wanted[unit] = files[unit.name]
-    written = [path for path, text in wanted.items() if _write(path, text)]
+            texts[unit] = files[unit.name]
+    written = [path for path, text in texts.items() if _write(path, text)]
     return bool(written)
 
 

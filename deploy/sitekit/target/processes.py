@@ -49,16 +49,16 @@ def alive(pid: int) -> bool:
 
 def end(pids: Iterable[int], grace: float) -> list[int]:
     """Ask processes to end, wait, and end those that do not; returns those that were there."""
-    there = [pid for pid in pids if alive(pid)]
-    for pid in there:
+    running = [pid for pid in pids if alive(pid)]
+    for pid in running:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while any(alive(pid) for pid in there) and time.monotonic() < deadline:
+    while any(alive(pid) for pid in running) and time.monotonic() < deadline:
         time.sleep(_POLL)
-    for pid in there:
+    for pid in running:
         if alive(pid):
             _signal(pid, signal.SIGKILL)
-    return there
+    return running
 
 
 def end_all(endpoint_id: str, grace: float = 20.0) -> list[int]:
@@ -66,11 +66,11 @@ def end_all(endpoint_id: str, grace: float = 20.0) -> list[int]:
     return end([one.pid for one in find_processes(endpoint_id)], grace)
 
 
-def as_data(found: Iterable[Found]) -> list[dict[str, object]]:
+def as_data(processes: Iterable[Found]) -> list[dict[str, object]]:
     """Return processes as plain data, their command lines cut short."""
     return [
         {"pid": one.pid, "child": one.child, "orphan": one.orphan, "command": one.command[:120]}
-        for one in found
+        for one in processes
     ]
 
 
@@ -116,10 +116,10 @@ def manager_pid(deployed: Deployed) -> int | None:
 
 def endpoint_version(deployed: Deployed) -> str | None:
     """Return the version of globus-compute-endpoint in the release that serves."""
-    found = list(
+    packages = list(
         deployed.link.glob("lib/python*/site-packages/globus_compute_endpoint-*.dist-info")
     )
-    return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else None
+    return packages[0].name.removesuffix(".dist-info").rpartition("-")[2] if packages else None
 
 
 def running_digest(deployed: Deployed) -> str | None:

@@ -34,7 +34,7 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
     """
     manifest, endpoint = deployed.manifest, deployed.endpoint_id
     ended = stop(deployed, disable=True)
-    told = _tell_service(deployed)
+    complaint = _tell_service(deployed)
     ours = {
         deployed.path(path)
         for path in (
@@ -63,7 +63,7 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
             removed.append(made)
         elif path.exists():
             left.append(made)
-    return {**ended, "removed": removed, "left": left, "told": told}
+    return {**ended, "removed": removed, "left": left, "told": complaint}
 
 
 def _unused(deployed: Deployed, manifest: Manifest) -> list[Path]:

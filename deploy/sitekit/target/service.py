@@ -188,9 +188,9 @@ def _wait_for_id(deployed: Deployed) -> str:
         time.sleep(_POLL)
     log = deployed.configuration / "endpoint.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    said = deployed.state / "supervisor.log"
-    if said.is_file():
-        lines += said.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+    messages = deployed.state / "supervisor.log"
+    if messages.is_file():
+        lines += messages.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
     raise BackendError(
         f"the endpoint {deployed.name} does not start",
         evidence="\n".join(lines[-20:]) or "it wrote nothing",

@@ -82,9 +82,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Keep the endpoint running; returns when told to stop."""
-        signal.signal(signal.SIGTERM, self._told_to_stop)
-        signal.signal(signal.SIGINT, self._told_to_stop)
-        signal.signal(signal.SIGHUP, self._told_to_start_again)
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_restart)
         restart = self._deployed.site.endpoint.restart
         while not self._stop:
             self._again = False
@@ -126,11 +126,11 @@ class Supervisor:
         while not (self._stop or self._again) and time.monotonic() < deadline:
             time.sleep(0.5)
 
-    def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True
         self._end_endpoint()
 
-    def _told_to_start_again(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_restart(self, _number: int, _frame: FrameType | None) -> None:
         self._again = True
         self._end_endpoint()
 
