@@ -1,4 +1,4 @@
-"""Jobs of an endpoint, found by the names that Parsl gives them: submit, look, cancel."""
+"""Submit, find and cancel jobs: an endpoint's are found by the names that Parsl gives them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]
     Parameters
     ----------
     everyone
-        All users' jobs, not this one's alone: those of an endpoint that is root's.
+        All users' jobs, not only this one's: those of an endpoint that is root's.
     """
     batch = scheduler_of(site)
     if batch is None:
@@ -62,9 +62,9 @@ def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]
 
 
 def _name(endpoint: str) -> str:
-    """Return a pattern of the names that Parsl gives jobs; its group is there for an endpoint's.
+    """Return a pattern of the names that Parsl gives jobs; its group matches for an endpoint's.
 
-    Its provider for Torque puts ``parsl.`` before what begins with it already.
+    Its provider for Torque puts another ``parsl.`` in front.
     """
     return rf"(?:parsl\.){{1,2}}{re.escape(endpoint)}(-HighThroughputExecutor)?\."
 
@@ -72,8 +72,8 @@ def _name(endpoint: str) -> str:
 def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
     """Return the files of jobs' output that PBS has put into the user's home.
 
-    It does so where it ignores the file that was asked for, as Debian's qsub over Slurm does.
-    They are told by the job's name, or that of its script, with ``.o`` or ``.e`` and its number.
+    It does so where it ignores the output file it was given, as Debian's qsub over Slurm does.
+    Their names are the job's or its script's, with ``.o`` or ``.e`` and the job's number.
     """
     batch = scheduler_of(site)
     if batch is None or not batch.output_at_home:

@@ -421,7 +421,7 @@ def test_a_namespace_that_deploying_will_make_is_warned_of(
     assert _failures(findings) == []
     found = {one.what: one for one in findings}
     assert (found["namespace"].level, found["rights"].level) == ("warning", "ok")
-    assert "deploying makes it" in found["namespace"].hint
+    assert "deploying creates it" in found["namespace"].hint
     # There is nowhere to run a worker yet.
     assert found["pod"].level == "skipped"
 
@@ -695,7 +695,7 @@ def test_messages_need_a_way_without_the_proxy(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-        for of, said in ((plain, "no task arrives"), (behind, "through the proxy alone")):
+        for of, said in ((plain, "no task arrives"), (behind, "only reached through the proxy")):
             finding = looked(of, port)
             assert (finding.level, finding.field) == ("failure", "endpoint.amqp_port")
             assert said in finding.cause
@@ -814,7 +814,7 @@ def test_the_command_reports_and_ends_with_the_class_of_what_failed(
     said = capsys.readouterr().out
     line = path.read_text().splitlines().index("  interface: ib7") + 1
     assert f"mine.yaml:{line}: network.interface" in said
-    assert "skipped  job: no job was wanted" in said
+    assert "skipped  job: no job was asked for" in said
     with pytest.raises(BackendError):
         commands.main(
             ["doctor", str(path), "--direct", "--no-job", "--json"], standalone_mode=False

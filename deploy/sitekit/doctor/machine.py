@@ -28,7 +28,7 @@ __all__ = ["answers", "look", "place"]
 _LOCK = Path(__file__).resolve().parents[3] / "requirements" / "endpoint.lock"
 _NEEDED_GB = 1.0
 _SLOW = 0.5
-# A command is waited for beyond Parsl's own limit, to say how long it takes.
+# Commands may take longer than Parsl's own limit, so that a finding says how long.
 _PATIENCE = 3
 _NEARLY_FULL = 0.9
 _PROC = Path("/proc")
@@ -43,7 +43,7 @@ def place(patient: Patient, path: str) -> Path | None:
 
 
 def look(patient: Patient) -> Iterator[Check]:
-    """Look at everything that needs neither scheduler nor network."""
+    """Examine everything that needs neither scheduler nor network."""
     yield _endpoint(patient)
     yield from _image(patient)
     yield _run_directory(patient)
@@ -81,7 +81,7 @@ def _endpoint(patient: Patient) -> Check:
             "globus-compute-endpoint does not start",
             evidence=done.words,
             field="endpoint.venv",
-            change="install it anew from requirements/endpoint.lock",
+            change="install it again from requirements/endpoint.lock",
         )
     if match[0] != locked:
         return failed(
@@ -146,7 +146,7 @@ def _run_directory(patient: Patient) -> Check:
     if path is None:
         return failed(
             "run directory",
-            "it has a variable that is not set here",
+            "its path has a variable that is not set here",
             evidence=patient.site.directories.run,
             field=field,
             change="a path whose variables are set at login",
@@ -163,7 +163,7 @@ def _run_directory(patient: Patient) -> Check:
             "it cannot be written",
             evidence=str(error),
             field=field,
-            change="a directory of yours with room in it, on a shared file system",
+            change="a directory of yours with free space, on a shared file system",
         )
     free = shutil.disk_usage(path).free / 2**30
     if free < _NEEDED_GB:
@@ -186,7 +186,7 @@ def _quota() -> Check:
             rows.append(words)
     if not rows:
         return skipped(
-            "disk quota", "this machine has no quota command that knows of one", done.words
+            "disk quota", "this machine has no quota command that reports one", done.words
         )
     for words in rows:
         used, limit = int(words[1].rstrip("*")), max(int(words[2]), int(words[3]))
@@ -239,7 +239,7 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
         if alive is None:
             yield warned(
                 "old endpoint",
-                "a PID file is left of an endpoint that is gone",
+                "a dead endpoint has left its PID file",
                 evidence=f"{pid_file} names {text or 'nothing'}",
                 change=f"rm {pid_file}",
             )
@@ -249,7 +249,7 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
     if orphans:
         yield warned(
             "old processes",
-            "workers or an interchange of an endpoint that is gone are still running",
+            "workers or an interchange of a dead endpoint are still running",
             evidence="; ".join(f"{pid}: {command[:60]}" for pid, command in orphans[:5]),
             change="kill " + " ".join(str(pid) for pid, _ in orphans),
         )
@@ -258,7 +258,7 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
 
 
 def _processes(name: str) -> list[tuple[int, str]]:
-    """Return this user's processes of an endpoint's engine, by their own command lines."""
+    """Return this user's processes of an endpoint's engine: ids and command lines."""
     processes = []
     ours = re.compile(rf"/{re.escape(name)}(-HighThroughputExecutor|[ /]|$)")
     for entry in _PROC.iterdir():
@@ -286,7 +286,7 @@ def answers(
     patient
         What is examined.
     needed
-        Commands that must be there.
+        Commands that must be on the PATH.
     timed
         Commands to run and time, none of which changes anything.
     """

@@ -1,4 +1,4 @@
-"""PBS Pro and Torque: commands, queue, history, and jobs that are held and taken away again."""
+"""Examine PBS Pro and Torque: commands, queue, history, and trial jobs, held and then deleted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _COMPLAINTS = (
 
 
 def look(patient: Patient, _: Path) -> Iterator[Check]:
-    """Look at PBS Pro or Torque as the site asks for it."""
+    """Examine PBS Pro or Torque as far as the site uses it."""
     pro = patient.site.scheduler.type == "pbspro"
     commands = [("qstat", "-B"), ("qstat", "-Q")]
     results: list[Result] = []
@@ -63,7 +63,7 @@ def look(patient: Patient, _: Path) -> Iterator[Check]:
 
 
 def _json(result: Result, key: str) -> dict[str, Any]:
-    """Return one part of qstat's JSON, or nothing where there is none."""
+    """Return one part of qstat's JSON, empty if there is none."""
     try:
         loaded = json.loads(result.out)
         part = loaded[key]
@@ -110,7 +110,7 @@ def _queue_fields(patient: Patient, name: str, *, pro: bool) -> tuple[dict[str, 
 def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
     name = patient.site.scheduler.queue
     if name is None:
-        yield skipped("queue", "the server's default is used; the trial below tells")
+        yield skipped("queue", "the server's default is used; see the trial below")
         return
     fields, done = _queue_fields(patient, name, pro=pro)
     if not fields:
@@ -156,7 +156,7 @@ def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
 
 
 def _held(patient: Patient, *, pro: bool) -> Result:
-    """Submit a job as a block would be, held so that it never runs."""
+    """Submit a job like a block, held so that it never runs."""
     site = patient.site
     words = ["qsub", "-h", "-N", "fitserve-trial"]
     if site.scheduler.queue:
@@ -214,7 +214,7 @@ def _refused(done: Result) -> Check:
         "qsub refuses such a job",
         evidence=done.words,
         field="scheduler",
-        change="what qsub complains of",
+        change="what qsub complains about",
     )
 
 
@@ -228,7 +228,7 @@ def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
             return failed(
                 "job status",
                 f"qstat shows {len(shown)} of {len(jobs)} jobs that are asked for at once: Parsl "
-                "takes the others for finished and submits ever more",
+                "takes the others for finished and keeps submitting more",
                 evidence=done.words if not done.ok else f"missing: {', '.join(lost)}",
                 change="blocks: {max: 1} until the site has an OpenPBS that answers for all",
                 field="blocks.max",

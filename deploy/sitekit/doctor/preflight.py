@@ -1,4 +1,4 @@
-"""One small job on a compute node, and what it tells of the node."""
+"""Run one small job on a compute node, and judge what it reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DRIVERS = {"cuda12": 525, "cuda13": 580}
 
 
 def look(patient: Patient, script: str) -> Iterator[Check]:
-    """Run the pre-flight job and say what it found.
+    """Run the pre-flight job and judge its report.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def look(patient: Patient, script: str) -> Iterator[Check]:
         Text of the rendered pre-flight job, or of the pod's overrides on Kubernetes.
     """
     if not patient.submit:
-        yield skipped("job", "no job was wanted")
+        yield skipped("job", "no job was asked for")
         return
     base = place(patient, patient.site.directories.run)
     if patient.site.scheduler.type == "kubernetes":
@@ -90,7 +90,7 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
             "the pre-flight job is refused",
             evidence=done.words,
             field="scheduler",
-            change="what the scheduler complains of",
+            change="what the scheduler complains about",
         )
         return False
     job = done.out.strip().splitlines()[-1].split(";")[0]
@@ -118,8 +118,8 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
 def _let_end(patient: Patient, job: str) -> None:
     """Wait for a job that is about to end.
 
-    PBS brings a job's output to where it was submitted when it ends: if that is gone by then, to
-    the user's home.
+    When a job ends, PBS copies its output to the directory that it was submitted from: if that is
+    gone by then, to the user's home.
     """
     started = time.monotonic()
     while time.monotonic() - started < _SETTLE and job_state(patient.site, job) != "gone":
@@ -127,14 +127,14 @@ def _let_end(patient: Patient, job: str) -> None:
 
 
 def _settle(directory: Path) -> None:
-    """Wait for what the node wrote: a shared file system shows it a little later."""
+    """Wait for what the node wrote: a shared file system may show it a little later."""
     started = time.monotonic()
     while time.monotonic() - started < _SETTLE:
         output = directory / "preflight.out"
         if (directory / "seen-by-node").exists() or (output.is_file() and output.stat().st_size):
             break
         time.sleep(_POLL)
-    # Both files come at once from a job that ended well.
+    # A job that ended well has written both files at nearly the same time.
     time.sleep(_POLL)
 
 
@@ -198,7 +198,7 @@ def _results(patient: Patient, directory: Path, nonce: str, heard: float | None)
         yield failed(
             "worker",
             "workers do not start on a node",
-            evidence="\n".join(out.strip().splitlines()[-4:]) or "the job said nothing",
+            evidence="\n".join(out.strip().splitlines()[-4:]) or "the job printed nothing",
             field="environment",
             change=_advice(out),
         )
@@ -212,10 +212,10 @@ def _advice(out: str) -> str:
             return line.rpartition("see ")[2]
     if "command not found" in out or "not found" in out:
         return "modules: the one that has the missing command"
-    return "what the node complains of"
+    return "what the node complains about"
 
 
-# -- what the node says ----------------------------------------------------------------------
+# -- the report of the node ------------------------------------------------------------------
 
 
 def read_probe(
@@ -226,7 +226,7 @@ def read_probe(
     shared: bool,
     heard: float | None = None,
 ) -> Iterator[Check]:
-    """Say what a probe found on its node.
+    """Judge what a probe reports of its node.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def read_probe(
     answer
         What ``probe.py`` printed, or None if that cannot be read.
     nonce
-        What it was told to repeat.
+        What it had to repeat.
     shared
         Whether files were seen in both directions.
     heard
@@ -346,8 +346,7 @@ def _gpus(patient: Patient, answer: dict[str, Any]) -> Iterator[Check]:
             f"the job sees {len(answer['gpus'])} GPUs, {needed} are asked for",
             evidence=f"nvidia-smi on {answer['host']}, CUDA_VISIBLE_DEVICES={answer['visible']}",
             field="node.gpus.request",
-            change="the way in which this scheduler is asked for GPUs, and a container that "
-            "passes them on",
+            change="the way to ask this scheduler for GPUs, and a container that passes them on",
         )
         return
     driver = answer["gpus"][0]["driver"]

@@ -1,4 +1,4 @@
-"""Runs on a compute node, inside the workers' environment, and prints what it sees as JSON.
+"""Run on a compute node, inside the workers' environment, and print what it is as JSON.
 
 Standard library only, and any Python from 3.8 on: it must run in whatever image a site has.
 """
@@ -26,12 +26,12 @@ def main() -> None:
 
 
 def look(task: dict[str, Any]) -> dict[str, Any]:
-    """Return what this node is and reaches.
+    """Return what this node is and what it can reach.
 
     Parameters
     ----------
     task
-        ``address`` and ``port`` to dial back to (or no port), and the ``nonce`` to say there.
+        ``address`` and ``port`` to dial back to (or no port), and the ``nonce`` to send there.
     """
     return {
         "nonce": task["nonce"],
@@ -60,7 +60,7 @@ def _version(name: str) -> str | None:
 
 
 def _dial(address: str, port: int | None, nonce: str) -> str:
-    """Return an empty text if the endpoint's side answered, else why not."""
+    """Return why the endpoint's side did not answer; an empty text if it did."""
     if port is None:
         return ""
     try:

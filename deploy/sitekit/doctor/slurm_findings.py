@@ -1,4 +1,4 @@
-"""Slurm: commands, controller, partition, account, QOS, node shape, and a trial submission."""
+"""Examine Slurm: controller, partition, account, QOS, node shape, and a trial submission."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["limit_seconds", "look"]
 
 _COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct")
-# What sbatch says, and the field that it is about.
+# Messages of sbatch, the field that each is about, and what to write there.
 _COMPLAINTS = (
     (r"[Ii]nvalid account", "scheduler.account", "an account of yours"),
     (r"[Ii]nvalid qos", "scheduler.qos", "a QOS that your account may use"),
@@ -36,7 +36,7 @@ _COMPLAINTS = (
 
 
 def limit_seconds(text: str) -> int | None:
-    """Return the seconds of a time of Slurm's, or None for none.
+    """Return the seconds of one of Slurm's time limits, or None if it is unlimited.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def limit_seconds(text: str) -> int | None:
 
 
 def look(patient: Patient, script: Path) -> Iterator[Check]:
-    """Look at Slurm as the site asks for it.
+    """Examine Slurm as far as the site uses it.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def look(patient: Patient, script: Path) -> Iterator[Check]:
 
 def _accounting(result: Result) -> Check:
     if result.ok:
-        return good("accounting", "sacct works, so Parsl tells how a block ended")
+        return good("accounting", "sacct works, so Parsl can tell how a block ended")
     return warned(
         "accounting",
         "sacct does not work: Parsl falls back to squeue and takes every lost block for a "
@@ -236,7 +236,7 @@ def _account(patient: Patient) -> Check:
     )  # fmt: skip
     accounts = sorted({line.split("|")[0] for line in done.out.splitlines() if line.strip()})
     if not done.ok or not accounts:
-        return skipped("account", "sacctmgr shows no accounts; the trial below tells", done.words)
+        return skipped("account", "sacctmgr shows no accounts; see the trial below", done.words)
     if account and account not in accounts:
         return failed(
             "account",
@@ -258,7 +258,7 @@ def _qos(patient: Patient) -> Iterator[Check]:
     )  # fmt: skip
     limits = dict(line.split("|")[:2] for line in done.out.splitlines() if "|" in line)
     if not done.ok or not limits:
-        yield skipped("QOS", "sacctmgr shows none; the trial below tells", done.words)
+        yield skipped("QOS", "sacctmgr shows none; see the trial below", done.words)
         return
     if name not in limits:
         yield failed(
@@ -305,7 +305,7 @@ def _trial(patient: Patient, script: Path) -> Check:
         "sbatch refuses such a job",
         evidence=done.words,
         field="scheduler",
-        change="what sbatch complains of",
+        change="what sbatch complains about",
     )
 
 

@@ -1,4 +1,4 @@
-"""PBS Pro, OpenPBS and Torque: what qsub takes, and what qstat says of jobs."""
+"""PBS Pro, OpenPBS and Torque: what qsub takes, and what qstat says about jobs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _state(job: str, timeout: int) -> str:
 
 
 def _jobs(_everyone: bool, timeout: int) -> list[Job]:
-    """Read `qstat -f`, which every PBS has: names are cut short in its tables.
+    """Read `qstat -f`, which every PBS has: in its tables names are cut short.
 
     It shows the jobs of all users.
     """

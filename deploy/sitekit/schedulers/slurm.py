@@ -1,4 +1,4 @@
-"""Slurm: what sbatch takes, and what squeue says of jobs."""
+"""Slurm: what sbatch takes, and what squeue says about jobs."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _job(row: list[str]) -> Job:
 
 
 def _exclusive(site: Site) -> Iterator[Problem]:
-    """Check that it is said whether blocks take whole nodes."""
+    """Check that the site says whether blocks take whole nodes."""
     if "exclusive" not in site.origin.given.get("scheduler", {}):
         yield site.problem(
             "scheduler.exclusive",
-            "expected to be told whether blocks take whole nodes: Parsl's default is true, which "
-            "a shared partition charges in full",
+            "expected true or false, whether blocks take whole nodes: Parsl's default is true, "
+            "which a shared partition charges in full",
             "exclusive: false",
         )
 
