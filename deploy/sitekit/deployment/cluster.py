@@ -1,4 +1,4 @@
-"""Deploy to a Kubernetes cluster, as the context of your kubeconfig says, by a Helm release."""
+"""Deploy to the Kubernetes cluster of your kubeconfig's context, as a Helm release."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HYPOTHESIS = "X_200_0"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(Options):
-    """What is asked of a cluster besides."""
+    """Further options of a cluster."""
 
     function_id: str | None = None
     endpoint_id: str | None = None
@@ -51,7 +51,7 @@ class Cluster(Target):
     Parameters
     ----------
     site, options
-        Its site, and what is asked for.
+        Its site, and the options of the command.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class Cluster(Target):
         require_helm()
         self._examine()
         if not site.pods.credentials_secret:
-            # What an earlier deployment was given is in the release's own secret.
+            # The credentials of an earlier deployment are in the release's own secret.
             release.log_in()
         function = self._function_id(options.function_id)
         rendering = Rendering(__version__, Path.home(), options.endpoint_id, function)
@@ -157,7 +157,7 @@ class Cluster(Target):
             )
         from sitekit.target.smoke import Served, through_the_service
 
-        # A child of the revision before would be asked otherwise, while there is one.
+        # Otherwise a child of the revision before would answer, as long as there is one.
         serving = f"{__version__}-{release.revisions()[-1]['revision']}"
         served = Served(self.site, card.endpoint_id, serving)
         kept = directory / _REFUSED
@@ -193,7 +193,7 @@ class Cluster(Target):
         click.echo(f"{release.name} is gone")
 
     def _fit_by_job(self) -> dict[str, Any]:
-        """Have a hypothesis of the bundled example fitted by a worker pod; returns the stage."""
+        """Fit a hypothesis of the bundled example in a worker pod; returns the stage."""
         release, seconds = self._release, self.options.seconds
         name = f"{release.name}-smoke"
         endpoint = f"parsl:{release.site.name}"
@@ -221,7 +221,7 @@ class Cluster(Target):
         return Check("fit", level, outcome, seconds=took).as_data()
 
     def _examine(self) -> None:
-        """Have the doctor look at the cluster, before anything is registered or installed."""
+        """Let the doctor examine the cluster before anything is registered or installed."""
         from sitekit.doctor import Patient, kubernetes, report
 
         site = self.site
@@ -234,12 +234,12 @@ class Cluster(Target):
             raise BackendError(
                 f"{site.name} was not deployed: {len(bad)} findings keep fits from running there",
                 evidence="; ".join(f"{one.what}: {one.cause}" for one in bad),
-                hint="put right what is marked FAILED above; "
+                hint="correct what is marked FAILED above; "
                 f"make doctor SITE={site.name} looks again",
             )
 
     def _undo(self, done: Installed, error: BackendError) -> None:
-        """Let what served before serve again, after a smoke test that failed."""
+        """Let the revision before serve again, after a failed smoke test."""
         if not done.changed or done.before is None:
             return
         click.echo(f"the smoke test failed: going back to revision {done.before}", err=True)
@@ -247,7 +247,7 @@ class Cluster(Target):
         error.cause = f"{error.cause}; what served before serves again"
 
     def _function_id(self, function_id: str | None) -> str | None:
-        """Return the id of the function that the endpoint lets run, registered if need be."""
+        """Return the id of the function that the endpoint may run, registered if need be."""
         site = self.site
         if function_id or site.access.functions:
             return function_id

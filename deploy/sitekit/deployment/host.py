@@ -1,6 +1,6 @@
 """Deploy to a login node, by Ansible's playbooks, with nothing secret on a command line.
 
-How the node is reached follows from the site file and what the administrator gives besides.
+The site file and the administrator's options say how the node is reached.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ANSIBLE = _ROOT / "deploy" / "ansible"
 
 @dataclass(frozen=True, kw_only=True)
 class HostOptions(Options):
-    """What is asked of a login node besides."""
+    """Further options of a login node."""
 
     host: str | None = None
     user: str | None = None
@@ -83,7 +83,7 @@ def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
     variables: dict[str, Any] = {"ansible_python_interpreter": options.python or "auto_silent"}
     if options.here or host is None:
         variables["ansible_connection"] = "local"
-        # This one works. What is found on the path may be a shim of pyenv that leads nowhere.
+        # This Python works; the one on the PATH may be a broken shim of pyenv.
         variables["ansible_python_interpreter"] = options.python or sys.executable
     else:
         variables |= {"ansible_connection": "ssh", "ansible_host": host}
@@ -96,7 +96,7 @@ def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
         if site.login.jump_host:
             ssh.append(f"-J {site.login.jump_host}")
         variables["ansible_ssh_common_args"] = " ".join(ssh)
-    # A multi-user endpoint is root's; without a password asked for, as by a deploy user.
+    # A multi-user endpoint is root's; a deploy user becomes root without a password.
     variables["ansible_become"] = site.access.mode == "multi-user"
     return {"all": {"children": {"site": {"hosts": {site.name: variables}}}}}
 
@@ -132,9 +132,9 @@ class Host(Target):
         document = self._play(
             "deploy",
             BackendError(
-                f"{verb} did not come to its end",
-                hint="what stopped it is said above; put it right and run the same again: what is "
-                "done already is not done twice",
+                f"{verb} did not finish",
+                hint="the messages above say what stopped it; correct it and run the same command "
+                "again: what is done already is not done twice",
             ),
             *(["--check"] if self.options.check else []),
             *(["--diff"] if self.options.diff else []),
@@ -190,7 +190,7 @@ class Host(Target):
         return stages
 
     def rollback(self) -> None:
-        failed = BackendError("the release was not changed", hint="what stopped it is said above")
+        failed = BackendError("the release was not changed", hint="the messages above say why")
         answer = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
         click.echo(f"{answer['site']} is served by release {answer['release']}")
 
@@ -214,7 +214,7 @@ class Host(Target):
         if answer["told"]:
             click.echo(f"the service keeps its registration: {answer['told']}", err=True)
         for path in answer["left"]:
-            click.echo(f"left, since something else is in it: {path}", err=True)
+            click.echo(f"left, because it holds something else: {path}", err=True)
 
     def _handed_over(self, document: dict[str, Any]) -> str:
         """Return what an administrator hands to users, and what is left to do."""
@@ -237,7 +237,7 @@ class Host(Target):
         ]
         if document["boot"] == "nothing":
             lines.append(
-                "after a reboot nothing starts it, for there is neither systemd for this user nor "
+                "nothing starts it after a reboot: there is neither systemd for this user nor "
                 f"cron; then: make deploy SITE={document['site']}"
             )
         if document["boot"] == "login":
@@ -249,14 +249,14 @@ class Host(Target):
             )
         if document["pending"]:
             lines.append(
-                "users' fits are running: the endpoint itself is started anew by the next "
+                "users' fits are running: the endpoint itself is restarted by the next "
                 f"`make deploy SITE={document['site']}` that finds it idle"
             )
         return "\n".join(lines)
 
     def _ask(self, verb: str, *words: str) -> dict[str, Any]:
         """Run one verb of `sitekit.target` on the machine, and return its answer."""
-        failed = BackendError(f"{verb} did not come to its end", hint="the reason is said above")
+        failed = BackendError(f"{verb} did not finish", hint="the messages above say why")
         quiet = not self.options.verbose
         return self._answered(self._play("ask", failed, quiet=quiet, verb=verb, words=list(words)))
 
@@ -283,11 +283,11 @@ class Host(Target):
         playbook
             Its name.
         failed
-            What is raised where it does not come to its end.
+            What is raised if it does not finish.
         options
             Ansible's.
         quiet
-            What it says is shown only if it fails; otherwise it goes to standard error.
+            Whether to show its output only if it fails; otherwise it goes to standard error.
         variables
             More variables, each with ``fitserve_`` before its name.
         """
@@ -359,14 +359,14 @@ def _vault() -> list[str]:
 
 
 def _ansible() -> Path:
-    """Return Ansible's program: of the environment that is named, or else of one made here."""
+    """Return Ansible's program, from the environment that is named or else from one made here."""
     named = os.environ.get("FITSERVE_ANSIBLE_VENV")
     try:
         program = (Path(named) if named else install("ansible")) / "bin" / "ansible-playbook"
     except subprocess.CalledProcessError as error:
         raise BackendError(
             "Ansible cannot be installed",
-            evidence=f"pip failed ({error.returncode}), as said above",
+            evidence=f"pip failed ({error.returncode}), see above",
             hint="look at the network and at pip's configuration on this machine",
         ) from error
     if not program.is_file():
@@ -383,11 +383,11 @@ def _ended(answer: dict[str, Any]) -> str:
 
 
 def _workers(workers: dict[str, int | None]) -> str:
-    """Say which figure it is: processes are counted here, those on nodes are not seen."""
+    """Say whether workers were counted, as on this machine, or expected, as on nodes."""
     most = f", at most {workers['most']}" if workers["most"] is not None else ""
     if "processes" in workers:
         return f"workers    {workers['processes']} processes on this machine{most}"
-    return f"workers    {workers['of_running_jobs']} to be expected of the running jobs{most}"
+    return f"workers    {workers['of_running_jobs']} expected from the running jobs{most}"
 
 
 def _endpoint(status: dict[str, Any]) -> str:
@@ -396,7 +396,7 @@ def _endpoint(status: dict[str, Any]) -> str:
         return f"endpoint   none: {status['site']} is for direct use"
     if endpoint["pid"] is None:
         return f"endpoint   {endpoint['id']} is stopped"
-    pending = "; to be started anew when idle" if endpoint["restart_pending"] else ""
+    pending = "; to be restarted when idle" if endpoint["restart_pending"] else ""
     boot = f"started at boot by {endpoint['at_boot']}"
     if endpoint["at_boot"] == "login":
         boot = "until its user logs out: `loginctl enable-linger` was refused"

@@ -1,8 +1,8 @@
-"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed.
+"""A site's Helm release: install it, upgrade it, roll it back, destroy it.
 
-What served, and with which values, is told by Helm's own history in the cluster: whoever deploys
-next, from wherever, finds it there. `helm rollback` alone would not do: the revision before may
-have failed, be the same, or not know the endpoint's id.
+Helm's own history in the cluster says what served, and with which values: whoever deploys next,
+from anywhere, finds it there. `helm rollback` alone is not enough: the revision before may have
+failed, be the same, or not know the endpoint's id.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Revision(NamedTuple):
     manifest
         The objects that the chart rendered to.
     values
-        What was given to the chart.
+        The values that the chart was given.
     """
 
     number: int
@@ -70,7 +70,7 @@ class Revision(NamedTuple):
         return ident
 
     def keeps_endpoint_of(self, other: Revision) -> bool:
-        """Return whether users of the other's endpoint would find the same one."""
+        """Return whether users of the other revision's endpoint would find the same one."""
         if not other.enabled:
             return True
         if not self.enabled:
@@ -92,7 +92,7 @@ class Revision(NamedTuple):
 
 
 def namespace_manifest(name: str) -> dict[str, Any]:
-    """Return a namespace that takes pods of the restricted Pod Security profile alone."""
+    """Return a namespace that admits only pods of the restricted Pod Security profile."""
     profile = "pod-security.kubernetes.io"
     return {
         "apiVersion": "v1",
@@ -167,7 +167,7 @@ class Release:
         return self._read(numbers[-1]) if numbers else None
 
     def before(self, serving: Revision) -> Revision | None:
-        """Return the last revision that served and is something else, with the same endpoint."""
+        """Return the last revision that served, differs from this one and keeps its endpoint."""
         for revision in map(self._read, reversed(self._numbers("superseded"))):
             if revision.manifest != serving.manifest and revision.keeps_endpoint_of(serving):
                 return revision
@@ -192,9 +192,9 @@ class Release:
         return (ident, word) if ident and word else None
 
     def log_in(self) -> bool:
-        """Be the client of this environment, or the endpoint's own; returns whether there is one.
+        """Log in as this environment's client, or the endpoint's own; returns whether one exists.
 
-        It is to be called before any SDK is imported.
+        Call it before any SDK is imported.
 
         Raises
         ------
@@ -219,7 +219,7 @@ class Release:
         return ident
 
     def leftovers(self) -> list[str]:
-        """Return what is in the namespace of this release, by kind and name."""
+        """Return what the namespace holds of this release, by kind and name."""
         return [
             f"{kind}/{one['metadata']['name']}"
             for kind in _KINDS
@@ -238,9 +238,9 @@ class Release:
         return _merged(values, self._overrides)
 
     def install(self, *, seconds: int = 600) -> Installed:
-        """Install the site, or upgrade what is there; one that does not come up is undone.
+        """Install the site, or upgrade it; a revision that does not come up is undone.
 
-        Nothing is done where all is as it should be already.
+        If all is as it should be already, nothing is done.
 
         Parameters
         ----------
@@ -265,15 +265,15 @@ class Release:
             return Installed(bool(endpoint["enabled"]), changed=False, before=before)
         self._upgrade(values, seconds)
         if endpoint["enabled"] and not endpoint["id"] and not endpoint["state"]["size"]:
-            # Its pod's state is gone with the pod: the id that it got is kept by the release.
+            # The pod's state goes with the pod, so the release keeps the id that it got.
             endpoint["id"] = self.endpoint_id()
             self._upgrade(values, seconds)
         return Installed(bool(endpoint["enabled"]), changed=True, before=before)
 
     def rollback(self, *, seconds: int = 600) -> int:
-        """Let the last revision that was something else serve again; returns its number.
+        """Let the last revision that differs serve again; returns its number.
 
-        Only one with the present endpoint's id will do: under another, users' cards would break.
+        It must have the present endpoint's id: with another, users' cards would break.
 
         Raises
         ------
@@ -285,8 +285,8 @@ class Release:
         if earlier is None:
             listed = [f"{one['revision']} {one['status']}" for one in self.revisions()]
             raise BackendError(
-                f"there is nothing to go back to: no earlier revision of {self.name} served "
-                "otherwise than the present one, with the same endpoint",
+                f"there is nothing to go back to: no earlier revision of {self.name} that served "
+                "differs from the present one and has the same endpoint",
                 evidence=f"revisions: {', '.join(listed) or 'none'}",
                 hint=f"helm history {self.name} --namespace {self.namespace}",
             )
@@ -326,7 +326,7 @@ class Release:
         return left
 
     def logs(self, lines: int) -> str:
-        """Return the end of what the endpoint and its workers have said."""
+        """Return the last lines of the endpoint's log and of its workers'."""
         words = (f"--tail={lines}", "--all-containers", "--prefix", "--ignore-errors")
         return run("kubectl", "logs", "--selector", self.selector, *self._here(), *words)
 
@@ -341,7 +341,7 @@ class Release:
         return Revision(number, run("helm", "get", "manifest", *revision).strip(), values)
 
     def _is_so(self, serving: Revision, values: dict[str, Any]) -> bool:
-        """Return whether a revision is what would be installed, and the cluster has it so."""
+        """Return whether a revision is what would be installed, and the cluster still has it."""
         words = ("upgrade", "--dry-run=server", self.name, str(CHART), *self._here())
         options = ("--values", "-", "--output", "json")
         manifest = json.loads(run("helm", *words, *options, stdin=json.dumps(values)))["manifest"]
@@ -395,7 +395,7 @@ class Release:
         return _MADE in annotations
 
     def _others(self) -> list[str]:
-        """Return what else somebody has in the namespace, as far as it would be missed."""
+        """Return what else the namespace holds that somebody would miss."""
         words = ("get", _MISSED, *self._here(), "--output", "json")
         objects = json.loads(run("kubectl", *words))["items"]
         return [

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 @click.argument("site", type=click.Path(exists=True, dir_okay=False))
 @click.pass_context
 def commands(context: click.Context, site: str) -> None:
-    """Do what deploying SITE does on the machine that it is deployed on."""
+    """Run the parts of deploying SITE that run on its own machine."""
     deployed = Deployed(load_site(site)[0])
-    # Before any SDK is imported; nothing is ever given on a command line.
+    # Before any SDK is imported; no secret is ever on a command line.
     variables = deployed.variables()
     for name in variables:
-        # An account may have another proxy in small letters, which would be taken first.
+        # An account may have another proxy in lower case, which would be used first.
         os.environ.pop(name.lower(), None)
     os.environ.update(variables)
     context.obj = deployed
@@ -47,11 +47,11 @@ def _staged(stages: Iterable[Check]) -> dict[str, Any]:
 
 @commands.command()
 @click.option("--release", required=True)
-@click.option("--examined", help="What the doctor found in order.")
-@click.option("--previous", help="The release to go back to, the one that served unless given.")
+@click.option("--examined", help="Release and site digest that the doctor found in order.")
+@click.option("--previous", help="The release to go back to; by default the one that served.")
 @click.pass_obj
 def select(deployed: Deployed, release: str, examined: str | None, previous: str | None) -> None:
-    """Let RELEASE serve: the links of the site's environments lead to it from now on."""
+    """Let RELEASE serve: point the links of the site's environments to it."""
     manifest = deployed.manifest
     target = deployed.path(deployed.places.releases) / release
     if not (target / ".complete").is_file():
@@ -86,7 +86,7 @@ def select(deployed: Deployed, release: str, examined: str | None, previous: str
 @commands.command()
 @click.pass_obj
 def register(deployed: Deployed) -> None:
-    """Register fitserve's function as the site wants it shared, or find it registered."""
+    """Register fitserve's function, shared as the site says, unless it is registered already."""
     from fitserve_worker.function import register as register_function
 
     functions = deployed.site.access.functions
@@ -121,7 +121,7 @@ def render(deployed: Deployed) -> None:
 @click.option("--drain-seconds", default=0.0)
 @click.pass_obj
 def ensure(deployed: Deployed, drain_seconds: float) -> None:
-    """Have the endpoint running with its present configuration, and started at boot."""
+    """Keep the endpoint running with its present configuration, and have it started at boot."""
     from sitekit.target import service
 
     _emit(service.ensure(deployed, drain_seconds=drain_seconds))
@@ -131,7 +131,7 @@ def ensure(deployed: Deployed, drain_seconds: float) -> None:
 @click.option("--endpoint", required=True, help="local, or parsl:DIRECTORY.")
 @click.option("--seconds", default=300.0)
 def trial(endpoint: str, seconds: float) -> None:
-    """Have a fit done without the service."""
+    """Do a fit without the service."""
     from sitekit.target.smoke import direct
 
     _emit(_staged(direct(endpoint, seconds)))
@@ -141,14 +141,14 @@ def trial(endpoint: str, seconds: float) -> None:
 @click.option("--seconds", default=300.0)
 @click.pass_obj
 def smoke(deployed: Deployed, seconds: float) -> None:
-    """Have a fit done through the service, and see another function refused."""
+    """Do a fit through the service, and check that another function is refused."""
     from sitekit.target.smoke import Served, through_the_service
 
     card = deployed.path(deployed.places.direct) / "site-card.json"
     manifest = deployed.manifest
     served = Served(deployed.site, deployed.endpoint_id, manifest.current, deployed.multi_user)
     stages, refused = through_the_service(served, card, seconds, manifest.refused_id)
-    # It is read again: a fit takes its time.
+    # It is read again: it may have changed during the fit.
     path = deployed.path(deployed.places.manifest)
     write_manifest(path, deployed.manifest, refused_id=refused)
     _emit(_staged(stages))
@@ -166,7 +166,7 @@ def status(deployed: Deployed, *, keep: bool) -> None:
     document = look(deployed)
     if not keep and deployed.endpoint_id:
         document["orphans_ended"] = end_orphans(deployed.endpoint_id)
-        # Which jobs are a dead child's cannot be told while others live.
+        # While other children live, the jobs of a dead one cannot be told apart.
         if not document["children"] and manager_pid(deployed) is None:
             document["jobs_ended"] = cancel_jobs(deployed.site, deployed.name)
     _emit(document)
@@ -175,7 +175,7 @@ def status(deployed: Deployed, *, keep: bool) -> None:
 @commands.command()
 @click.pass_obj
 def tidy(deployed: Deployed) -> None:
-    """End what a killed endpoint left: systemd does so before it starts one."""
+    """End what a killed endpoint left: systemd runs this before it starts another."""
     from sitekit.target.supervisor import tidy as end_what_is_left
 
     _emit(end_what_is_left(deployed)._asdict())
@@ -201,7 +201,7 @@ def logs(deployed: Deployed, lines: int) -> None:
     run = deployed.path(deployed.places.run)
     files = [deployed.state / "supervisor.log", deployed.configuration / "endpoint.log"]
     errors = run.glob("**/*.stderr") if run.is_dir() else []
-    # Of the blocks, the last one that said something.
+    # Of the blocks, the last one that printed something.
     files += sorted((one for one in errors if one.stat().st_size), key=_changed)[-1:]
     shown = {
         str(one): one.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
@@ -218,7 +218,7 @@ def _changed(path: Path) -> float:
 @commands.command()
 @click.pass_obj
 def destroy(deployed: Deployed) -> None:
-    """Take the endpoint away, with everything that deploying made."""
+    """Remove the endpoint and everything that deploying made."""
     from sitekit.target.removal import destroy as remove
 
     _emit(remove(deployed))
@@ -231,7 +231,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run a command; what is wrong is said on standard error, with its exit code."""
+    """Run a command; an error goes to standard error, and ends it with its exit code."""
     try:
         commands.main(prog_name="sitekit.target", standalone_mode=False)
     except click.exceptions.Exit as stopped:

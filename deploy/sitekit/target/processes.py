@@ -1,4 +1,4 @@
-"""Processes of an endpoint here: whether it runs, with what, and what a dead one left."""
+"""An endpoint's processes here: whether it runs, what it runs with, what a dead one left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _POLL = 0.2
 
 
 def alive(pid: int) -> bool:
-    """Return whether there is such a process that has not ended."""
+    """Return whether a process exists and has not ended."""
     with contextlib.suppress(OSError):
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
         return stat.rpartition(")")[2].split()[0] != "Z"
@@ -48,7 +48,7 @@ def alive(pid: int) -> bool:
 
 
 def end(pids: Iterable[int], grace: float) -> list[int]:
-    """Ask processes to end, wait, and end those that do not; returns those that were there."""
+    """Ask processes to end, wait, and kill those that do not; returns those that ran."""
     running = [pid for pid in pids if alive(pid)]
     for pid in running:
         _signal(pid, signal.SIGTERM)
@@ -85,7 +85,7 @@ def lock_file(deployed: Deployed) -> Path:
 
 
 def running_file(deployed: Deployed) -> Path:
-    """Return the file that says with what the endpoint was started."""
+    """Return the file that says what the endpoint was started with."""
     return deployed.state / "running.json"
 
 
@@ -132,9 +132,9 @@ def running_digest(deployed: Deployed) -> str | None:
 def wanted_digest(deployed: Deployed) -> str:
     """Return a digest of what the endpoint reads once, when it starts.
 
-    The template and the schema of users' options are not among it: it reads them for each
-    child that it starts. Comments are not either, so that a new version of fitserve alone
-    does not start an endpoint anew.
+    It leaves out the template and the schema of users' options, which the endpoint reads for each
+    child that it starts, and comments, so that a new version of fitserve alone does not restart
+    it.
     """
     parts = [endpoint_version(deployed) or "", json.dumps(sorted(deployed.credentials().items()))]
     files = [deployed.configuration / name for name in ("config.yaml", "user_environment.yaml")]

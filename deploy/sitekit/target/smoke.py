@@ -29,9 +29,9 @@ _NOT_OURS = "def fitserve_must_not_run():\n    return 'it ran'\n"
 
 
 class Served(NamedTuple):
-    """An endpoint that is tried through the service, and the release that serves.
+    """An endpoint that is tested through the service, and the release that serves.
 
-    With several users, fits are done under the accounts of these.
+    With several users, fits run under their accounts.
     """
 
     site: Site
@@ -41,7 +41,7 @@ class Served(NamedTuple):
 
 
 def direct(endpoint: str, timeout: float) -> Iterator[Check]:
-    """Have a fit done without the service: by ``local``, or by a job through ``parsl:SITE``.
+    """Do a fit without the service: by ``local``, or by a job through ``parsl:SITE``.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _timed(checks: Iterable[Check]) -> Iterator[Check]:
 def through_the_service(
     served: Served, card: Path, timeout: float, function_id: str | None
 ) -> tuple[list[Check], str | None]:
-    """Have a fit done through Globus Compute, then try a function that is not fitserve's.
+    """Do a fit through Globus Compute, then try a function that is not fitserve's.
 
     The endpoint's own credentials must be in the environment.
 
@@ -99,7 +99,7 @@ def through_the_service(
     Returns
     -------
     list of Check, str
-        What was done; and the function's id, if there is one.
+        The checks; and the function's id, if there is one.
     """
     stages = list(_checked(served, card, timeout))
     if all(stage.ok for stage in stages):
@@ -110,7 +110,7 @@ def through_the_service(
 
 def _checked(served: Served, card: Path, timeout: float) -> Iterator[Check]:
     port = served.site.endpoint.amqp_port
-    # Not a thing that users set: the site takes it, and its card does not tell of it.
+    # Users do not set this option: the site accepts it, but its card does not list it.
     content = msgspec.structs.replace(read_card(str(card)), options=None)
     profile = Profile(name=served.site.name, card=content, amqp_port=port)
     options = {TRIAL_OPTION: served.serving or "none"}
@@ -125,7 +125,7 @@ def _checked(served: Served, card: Path, timeout: float) -> Iterator[Check]:
 
 
 def _refusal(served: Served, function_id: str | None) -> tuple[Check, str | None]:
-    """Try to run a function that the endpoint does not allow, which is well if it is refused."""
+    """Try to run a function that the endpoint does not allow, and must refuse."""
     from globus_compute_sdk import Executor
 
     began = time.monotonic()

@@ -88,7 +88,7 @@ def _since(pid: int) -> str:
 
 
 def _workers(deployed: Deployed, jobs: list[Job], commands: list[str]) -> dict[str, int | None]:
-    """Return how many workers there are: counted here, or expected of the jobs that run."""
+    """Return how many workers there are: counted here, or expected from the running jobs."""
     derived = derive(deployed.site)
     if deployed.site.scheduler.type == "local":
         here = sum("process_worker_pool" in one or "multiprocessing" in one for one in commands)

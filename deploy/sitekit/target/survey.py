@@ -25,14 +25,14 @@ def expand(path: str) -> str:
 
 
 def existing(path: Path) -> Path:
-    """Return a path, or the nearest directory above it that is there."""
+    """Return a path, or the nearest directory above it that exists."""
     while not path.exists():
         path = path.parent
     return path
 
 
 def manager(scope: str) -> bool:
-    """Return whether systemd looks after this user's (or the system's) services."""
+    """Return whether systemd manages this user's (or the system's) services."""
     if shutil.which("systemctl") is None:
         return False
     command = ["systemctl", scope, "is-system-running"]
@@ -51,7 +51,7 @@ def others(manifest: Path, links: list[str]) -> list[str]:
 
 
 def look(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what this machine is, and which of the asked paths are there."""
+    """Return what this machine is, and which of the requested paths exist."""
     paths: dict[str, Any] = {
         name: [expand(one) for one in path] if isinstance(path, list) else expand(path)
         for name, path in request["paths"].items()
