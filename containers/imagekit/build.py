@@ -50,7 +50,7 @@ def build(engine: Engine, target: str, options: Sequence[str] = ()) -> str:
     Raises
     ------
     BackendError
-        If the build fails; what it said is on standard error.
+        If the build fails; its output is on standard error.
     RequestError
         If there is no such target, or ``SOURCE_DATE_EPOCH`` is not a time.
     """
@@ -103,7 +103,7 @@ def _epoch() -> str:
 
 
 def _secrets(directory: Path) -> Iterator[tuple[str, str]]:
-    """Yield what a package index wants of this machine: ids and files."""
+    """Yield this machine's settings and certificates for a package index: ids and files."""
     settings = index_settings(_pip_configuration())
     if settings:
         file = directory / "pip.conf"

@@ -1,4 +1,4 @@
-"""What would keep this machine from building or running an image, and whether an image works."""
+"""Check that this machine can build and run an image, and that an image works."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOCKED_DOWN = (
     *("--rm", "--read-only", "--tmpfs=/tmp", "--network=none"),
     *("--cap-drop=all", "--security-opt=no-new-privileges"),
 )
-"""Options that leave a container what a fit needs and nothing else."""
+"""Options that leave a container only what a fit needs."""
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -133,7 +133,7 @@ def check_driver(target: str, file: Path = _DRIVER_FILE) -> None:
 
 
 def check_image(engine: Engine, target: str) -> dict[str, Any]:
-    """Check that an image is there, for this machine and of this version.
+    """Check that there is an image, for this machine and of this version.
 
     Returns
     -------

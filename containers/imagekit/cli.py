@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error is said in its own words, with its exit code."""
+    """Run a command; an error is printed without a traceback, with its exit code."""
     parser = _parser()
     parsed, rest = parser.parse_known_args(arguments)
     options = [word for word in rest if word != "--"]
@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=["build", "sif", "check"])
     parser.add_argument("target", nargs="?", default="worker")
-    parser.add_argument("--engine", default="", help="podman or docker; the one that is there")
+    parser.add_argument(
+        "--engine", default="", help="podman or docker; by default the one that is installed"
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "images", help="directory of image files"
     )

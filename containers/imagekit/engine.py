@@ -17,7 +17,7 @@ ENGINES = ("podman", "docker")
 
 @dataclass(frozen=True)
 class Engine:
-    """A container engine that was found.
+    """A container engine that is installed.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Engine:
         Raises
         ------
         BackendError
-            If it fails, and ``check`` is true: with the last lines that it said.
+            If it fails, and ``check`` is true: with the last lines that it printed.
         """
         done = subprocess.run(
             [self.command, *words], capture_output=True, text=True, check=False, errors="replace"
@@ -87,7 +87,7 @@ def find_engine(choice: str | None = None) -> Engine:
     if choice and choice not in ENGINES:
         raise BackendError(
             f"{choice} is not an engine for building images",
-            evidence=f"known are {' and '.join(ENGINES)}",
+            evidence=f"engines are {' and '.join(ENGINES)}",
             hint="Apptainer's image is made from theirs: make sif",
         )
     for name in [choice] if choice else ENGINES:

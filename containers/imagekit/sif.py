@@ -83,7 +83,7 @@ def make_sif(engine: Engine, target: str, directory: Path, options: Sequence[str
     Raises
     ------
     BackendError
-        If there is no Apptainer, or it fails; what it said is on standard error.
+        If there is no Apptainer, or it fails; its output is on standard error.
     """
     command = find_apptainer()
     file = directory.resolve() / sif_name(target)

@@ -92,7 +92,9 @@ def check(site: Loaded) -> None:
 
 @commands.command()
 @click.argument("site", callback=open_site)
-@click.option("--out", type=click.Path(path_type=Path), help="Directory; build/sites/SITE if none.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Directory; by default build/sites/SITE."
+)
 @click.option("--home", type=click.Path(path_type=Path), help="Home of the endpoint's user.")
 @click.option("--endpoint-id", help="Id of the registered endpoint.")
 @click.option("--function-id", help="Id of fitserve's registered function.")
@@ -153,7 +155,7 @@ def _options(
 
 @commands.command()
 @click.argument("site", callback=open_site)
-@click.option("--direct", is_flag=True, help="The cloud service is not used: do not look for it.")
+@click.option("--direct", is_flag=True, help="Do not check the cloud service: it is not used.")
 @click.option("--no-job", is_flag=True, help="Submit no job.")
 @click.option("--job-seconds", default=600.0, show_default=True, help="How long to wait for it.")
 @click.option("--json", "as_data", is_flag=True, help="Print the findings as JSON.")
@@ -186,7 +188,7 @@ def doctor(*, site: Loaded, direct: bool, no_job: bool, job_seconds: float, as_d
         raise BackendError(
             f"{len(bad)} of {len(findings)} findings keep fits from running on {loaded.name}",
             evidence="; ".join(finding.what for finding in bad),
-            hint="put right what is marked FAILED above, then `make doctor` again",
+            hint="correct what is marked FAILED above, then `make doctor` again",
         )
 
 
@@ -263,14 +265,14 @@ def bundle(python: str, machine: str) -> None:
 @click.option("--venv")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def flat(site: Loaded, venv: str | None, out: Path) -> None:
-    """Write a site with all that it extends into a directory."""
+    """Write a site and all that it extends as one file into a directory."""
     loaded = site.site
     write_files({f"{loaded.name}.yaml": flat_site(loaded, venv)}, out)
 
 
 @commands.group()
 def cluster() -> None:
-    """Print what a site on Kubernetes is made of, to be applied by other tools."""
+    """Print the parts of a site on Kubernetes, for other tools to apply."""
 
 
 def _open_cluster(context: click.Context, parameter: click.Parameter, name: str) -> Site:
@@ -278,7 +280,7 @@ def _open_cluster(context: click.Context, parameter: click.Parameter, name: str)
     site, warnings = open_site(context, parameter, name)
     for warning in warnings:
         _say(f"warning: {warning}")
-    helm_values(site, Rendering(__version__, Path.home()))  # which refuses any other
+    helm_values(site, Rendering(__version__, Path.home()))  # which refuses other sites
     return site
 
 
@@ -301,7 +303,7 @@ def values(site: Site, function_id: str | None, endpoint_id: str | None) -> None
 @cluster.command()
 @_cluster_site
 def namespace(site: Site) -> None:
-    """Print the namespace of SITE, which takes pods of the restricted profile alone."""
+    """Print the namespace of SITE, which admits only pods of the restricted profile."""
     _print(namespace_manifest(site.pods.namespace))
 
 
@@ -326,7 +328,7 @@ for verb in VERBS:
 
 
 def main() -> None:
-    """Run a command; a user's error is said in its own words, with its exit code."""
+    """Run a command; a user's error is printed without a traceback, with its exit code."""
     try:
         commands.main(prog_name="sitekit", standalone_mode=False)
     except click.exceptions.Exit as stop:

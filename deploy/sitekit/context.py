@@ -1,4 +1,4 @@
-"""What the templates are filled with."""
+"""The values that fill the templates."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Rendering:
     Attributes
     ----------
     version
-        Version of fitserve that the files say they are from.
+        Version of fitserve that is named in the files.
     home
         Home directory of the endpoint's user, which ``~`` in `endpoint.venv` stands for.
     endpoint_id, function_id
-        Ids that are known once the endpoint and the function are registered; they win over
-        those of the site file.
+        Ids that are known once the endpoint and the function are registered; they replace those
+        of the site file.
     workers_venv
-        A release that workers run from where the site file names an environment, which is
-        a link to it: blocks of a child stay with it when the link leads to another one.
+        The release that the site file's environment, which is a link, leads to now: blocks of a
+        child stay with it when the link changes.
     """
 
     version: str
@@ -65,7 +65,7 @@ def header(site: Site, rendering: Rendering) -> str:
 def endpoint_path(venv: object) -> str:
     """Return the PATH of an endpoint from its environment, or from the link to it.
 
-    First comes what a deployment adds; where there was none, Globus Compute's own commands.
+    A deployment's own commands come first, then those of Globus Compute.
     """
     return f"{venv}/fitserve/bin:{venv}/bin:{_SYSTEM_PATH}"
 

@@ -47,14 +47,14 @@ _DELIMITERS = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}|\[\[|\]\]|\[%|%\]|\[#|#\]")
 
 
 class Loaded(NamedTuple):
-    """A site, and what whoever named it should know."""
+    """A site, and warnings for whoever named it."""
 
     site: Site
     warnings: list[str]
 
 
 def open_site(_: click.Context, __: click.Parameter, name: str) -> Loaded:
-    """Load the site that a command is told: click's callback."""
+    """Load the site that a command is given: click's callback."""
     return load_site(name)
 
 
@@ -120,7 +120,7 @@ def find_site(site: str) -> tuple[Path, list[str]]:
 
 
 def load_site(site: str | Path) -> Loaded:
-    """Read a site and hold it against the schema.
+    """Read a site and check it against the schema.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
         )
         if value is None:
-            # An explicit null takes a field of the base away.
+            # An explicit null removes a field of the base.
             del merged[key]
     return merged
 
@@ -324,7 +324,7 @@ def flat_site(site: Site, venv: str | None = None) -> str:
     site
         The site.
     venv
-        Where the environments that it names are instead, for trying a release before it
+        The environment to use instead of those that it names, for trying a release before it
         serves.
     """
     fields: dict[str, Any] = copy.deepcopy(dict(site.origin.given))

@@ -74,9 +74,9 @@ def answers_for(
     Parameters
     ----------
     flags
-        ``name``, ``scheduler`` and what else is known already.
+        ``name``, ``scheduler`` and further answers that are known already.
     ask
-        Asks a question with its default; None where nobody is there to answer.
+        Asks a question with its default; None where nobody can answer.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def _text(answers: Mapping[str, Any]) -> str:
             raise RequestError(f"{limit!r} is no time limit", hint="HH:MM:SS, such as 02:00:00")
         minutes = clock_seconds(limit) // 60
         longest = float(fields["longest_minutes"])
-        # A block holds its start (2 minutes) and the longest task, and then some.
+        # A block holds its start (2 minutes), the longest task and some reserve.
         fields["least_minutes"] = min(minutes, int(longest) + 5)
         fields["most_minutes"] = max(minutes, 24 * 60)
     return template_environment().get_template("new-site.yaml.j2").render(**fields)

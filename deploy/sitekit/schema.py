@@ -1,4 +1,4 @@
-"""The schema of a site file: its errors in a site admin's terms, its defaults, its secrets."""
+"""The schema of a site file: errors in an administrator's terms, defaults, secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["fill_defaults", "resolve", "schema", "schema_problems", "secret_prob
 
 SCHEMA_FILE = Path(__file__).resolve().parents[2] / "endpoint_configs" / "site.schema.json"
 
-# Fields that people look for, and why there is no such field.
+# Names of no field that people may try, and what to use instead.
 _NOT_HERE = {
     "node_selector": "use kubernetes.node_selector",
     "tolerations": "use kubernetes.tolerations",
@@ -52,7 +52,7 @@ def schema() -> dict[str, Any]:
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema node with its ``$ref`` into ``$defs`` followed; its own words win."""
+    """Return a schema node with its ``$ref`` into ``$defs`` followed; its own keys win."""
     reference = node.get("$ref")
     if reference is None:
         return node

@@ -69,7 +69,7 @@ def _round_up(total: int) -> int:
 
 
 def facility_limits(site: Site) -> Iterator[Problem]:
-    """Check that what one user gets at most is within the facility's limits."""
+    """Check that the most one user can get is within the facility's limits."""
     derived = derive(site)
     limits = site.limits
     longest = limits.walltime
@@ -174,7 +174,7 @@ def gpus(site: Site) -> Iterator[Problem]:
         if count:
             yield site.problem(
                 "node.gpus",
-                f"{count} GPUs are asked for and charged, and fits run on the CPU",
+                f"{count} GPUs are asked for and charged, but fits run on the CPU",
                 "workers: {device: cuda12}, or no node.gpus",
                 "warning",
             )

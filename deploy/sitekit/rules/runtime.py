@@ -27,7 +27,7 @@ _VERSIONED = re.compile(r"(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9_.-]*)\Z"
 
 
 def address(site: Site) -> Iterator[Problem]:
-    """Check that workers are told one address that they can reach."""
+    """Check that workers get one address, and can reach it."""
     kind = site.scheduler.type
     network = site.network
     named = {"interface": network.interface, "address": network.address, "method": network.method}
@@ -215,8 +215,8 @@ def directories(site: Site) -> Iterator[Problem]:
     if any(run == base or run.startswith(f"{base}/") for base in _NOT_SHARED):
         yield site.problem(
             "directories.run",
-            f"expected a directory on a shared file system, found {run}, which each node has its "
-            "own of: keys and submit scripts would not be there",
+            f"expected a directory on a shared file system, found {run}, which is another on each "
+            "node: keys and submit scripts would not be there",
             "run: $HOME/.fitserve/run",
         )
 

@@ -34,7 +34,7 @@ def scheduler_fields(site: Site) -> Iterator[Problem]:
 
 
 def directives(site: Site) -> Iterator[Problem]:
-    """Check that no directive has a field of its own: given twice, the scheduler takes either."""
+    """Check that no directive has a field of its own: the scheduler could take either value."""
     batch = scheduler_of(site)
     own = batch.directives if batch else {}
     for index, option in enumerate(site.scheduler.directives):
@@ -55,7 +55,7 @@ def directives(site: Site) -> Iterator[Problem]:
 
 
 def own_rules(site: Site) -> Iterator[Problem]:
-    """Hold a site against the rules of its scheduler alone."""
+    """Check a site against its scheduler's own rules."""
     batch = scheduler_of(site)
     for rule in batch.rules if batch else ():
         yield from rule(site)

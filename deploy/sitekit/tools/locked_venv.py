@@ -2,9 +2,9 @@
 
 Usage: python3 deploy/sitekit/tools/locked_venv.py NAME     e.g. endpoint, ansible
 
-NAME is a file requirements/NAME.lock. These pin other versions than fitserve's own environment.
-Needs nothing but Python's standard library; does nothing when all is there already.
-What deploys to hosts installs Ansible so when it is first needed (`sitekit.deployment.host`).
+NAME is a file requirements/NAME.lock, which pins other versions than fitserve's own environment.
+Needs nothing but Python's standard library; does nothing when all is there already. Deploying to a
+host installs Ansible this way when it is first needed (`sitekit.deployment.host`).
 FITSERVE_ENDPOINT_VENV names another place for the endpoint's, and so on.
 """
 
