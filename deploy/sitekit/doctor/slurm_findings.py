@@ -6,6 +6,7 @@ import getpass
 import re
 from typing import TYPE_CHECKING
 
+from fitserve.schedulers.base import clock_seconds
 from sitekit.derive import derive, hms
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.machine import answers
@@ -43,16 +44,13 @@ def limit_seconds(text: str) -> int | None:
     >>> limit_seconds("2-00:00:00"), limit_seconds("30:00"), limit_seconds("UNLIMITED")
     (172800, 1800, None)
     """
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text.strip())
     if match is None:
         return None
-    days, first, second, third = (int(part) if part else None for part in match.groups())
-    assert first is not None  # noqa: S101 -- the pattern has it
-    if days is not None:
-        return days * 86400 + first * 3600 + (second or 0) * 60 + (third or 0)
-    if third is not None:
-        return first * 3600 + (second or 0) * 60 + third
-    return first * 60 + (second or 0)
+    days, clock = match.groups()
+    # After days come hours; a number alone is of minutes.
+    missing = 2 - clock.count(":") if days else int(":" not in clock)
+    return int(days or 0) * 86400 + clock_seconds(clock + ":0" * missing)
 
 
 def look(patient: Patient, script: Path) -> Iterator[Check]:
