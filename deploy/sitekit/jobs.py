@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitserve.schedulers import base as client
 from sitekit.schedulers import BATCH, scheduler_of
 from sitekit.shell import run
 
@@ -37,9 +38,12 @@ def cancel_job(site: Site, job: str) -> Result:
     return run(command, job, timeout=site.scheduler.cmd_timeout)
 
 
-def job_state(site: Site, job: str) -> str:
-    """Return what the scheduler says of a job, or ``gone``."""
-    return BATCH[site.scheduler.type].state(job, site.scheduler.cmd_timeout)
+def job_state(site: Site, job: str) -> client.Job:
+    """Return a job as its scheduler sees it; as running, if the scheduler does not answer."""
+    try:
+        return BATCH[site.scheduler.type].client.jobs([job], site.scheduler.cmd_timeout)[job]
+    except client.SilentSchedulerError as error:
+        return client.Job("running", f"the scheduler does not answer: {error}")
 
 
 def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]:

@@ -288,13 +288,24 @@ def test_a_job_that_stays_queued_is_cancelled_and_said(
 ) -> None:
     fakes.slurm()
     fakes("sbatch", 'case "$*" in *--test-only*) ;; *) echo "7;cluster" ;; esac')
-    fakes("squeue", 'case "$*" in *--jobs=7*) echo "PENDING Priority" ;; esac')
+    fakes("squeue", 'case "$*" in *--jobs=7*) echo "7|PENDING|Priority|" ;; esac')
     fakes("scancel", 'echo "$@" > "$0.asked"')
     examined = patient(seconds=0.4)
     [finding] = [one for one in _examined(examined) if one.what == "job"]
     assert finding.level == "warning"
-    assert "PENDING Priority" in finding.evidence
+    assert "queued Priority" in finding.evidence
     assert (fakes.directory / "scancel.asked").read_text().strip() == "7"
+
+
+def test_a_scheduler_that_does_not_answer_has_not_ended_the_job(
+    patient: Callable[..., Patient], fakes: Any
+) -> None:
+    fakes.slurm()
+    fakes("sbatch", 'case "$*" in *--test-only*) ;; *) echo "7;cluster" ;; esac')
+    fakes("squeue", 'case "$*" in *--jobs=7*) echo "no controller" >&2; exit 1 ;; esac')
+    [finding] = [one for one in _examined(patient(seconds=0.4)) if one.what == "job"]
+    assert finding.level == "warning"
+    assert "does not answer: no controller" in finding.evidence
 
 
 def test_pbs_without_history_fails_every_task(patient: Callable[..., Patient], fakes: Any) -> None:

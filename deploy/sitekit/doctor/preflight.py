@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitserve.schedulers.base import Job
 from sitekit.derive import derive
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.kubernetes import no_namespace
@@ -94,13 +95,13 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
         )
         return False
     job = done.out.strip().splitlines()[-1].split(";")[0]
-    started, state = time.monotonic(), "queued"
+    started, status = time.monotonic(), Job("queued")
     while time.monotonic() - started < patient.job_seconds:
         if (directory / "seen-by-node").exists():
             _let_end(patient, job)
             return True
-        state = job_state(patient.site, job)
-        if state == "gone":
+        status = job_state(patient.site, job)
+        if status.state == "ended":
             _settle(directory)
             return True
         time.sleep(_POLL)
@@ -108,7 +109,7 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
     yield warned(
         "job",
         f"the pre-flight job did not run within {patient.job_seconds:.0f} s; it was cancelled",
-        evidence=f"job {job}: {state}",
+        evidence=f"job {job}: {status.state} {status.reason}",
         field="scheduler",
         change="a partition or queue that is less busy, or wait longer: --job-seconds",
     )
@@ -122,7 +123,7 @@ def _let_end(patient: Patient, job: str) -> None:
     gone by then, to the user's home.
     """
     started = time.monotonic()
-    while time.monotonic() - started < _SETTLE and job_state(patient.site, job) != "gone":
+    while time.monotonic() - started < _SETTLE and job_state(patient.site, job).state != "ended":
         time.sleep(_POLL)
 
 

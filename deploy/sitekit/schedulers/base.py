@@ -69,14 +69,12 @@ class BatchScheduler:
     Attributes
     ----------
     client
-        What the client knows of it: its name, and the command that cancels a job.
+        What the client knows of it: its name, and how to ask for a job and to cancel one.
     submit
         The command that submits the script whose name follows.
-    state
-        Returns what it says of a job, or ``gone``; takes the seconds that a command may take.
     jobs
         Returns the jobs that have not ended; takes whether everyone's or only the user's own, and
-        the seconds.
+        the seconds that a command may take.
     output_at_home
         Whether it may put a job's output into the user's home.
     fields
@@ -101,7 +99,6 @@ class BatchScheduler:
 
     client: client.Scheduler
     submit: tuple[str, ...]
-    state: Callable[[str, int], str]
     jobs: Callable[[bool, int], list[Job]]
     output_at_home: bool = False
     fields: tuple[str, ...]

@@ -20,11 +20,6 @@ _FORMAT = "%i|%j|%T|%r|%M|%D|%N"
 _WORDS = {"PENDING": "queued", "RUNNING": "running", "COMPLETING": "ending"}
 
 
-def _state(job: str, timeout: int) -> str:
-    done = run("squeue", "--noheader", f"--jobs={job}", "--format=%T %r", timeout=timeout)
-    return done.out.strip() or "gone"
-
-
 def _jobs(everyone: bool, timeout: int) -> list[Job]:
     whose = [] if everyone else ["--me"]
     done = run("squeue", "--noheader", *whose, f"--format={_FORMAT}", timeout=timeout)
@@ -71,7 +66,6 @@ def _partition(_: Mapping[str, Any]) -> str:
 SLURM = BatchScheduler(
     client=client.SLURM,
     submit=("sbatch", "--parsable"),
-    state=_state,
     jobs=_jobs,
     fields=(
         *("account", "partition", "qos", "constraint", "clusters", "exclusive"),
