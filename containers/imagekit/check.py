@@ -146,13 +146,7 @@ def check_image(engine: Engine, target: str) -> dict[str, Any]:
         If it is not.
     """
     name = image_name(target)
-    image = engine.inspect(name)
-    if image is None:
-        raise BackendError(
-            f"{engine.name} has no image {name}",
-            evidence=f"{engine.name} image inspect {name} finds nothing",
-            hint=f"make images TARGET={target} ENGINE={engine.name}",
-        )
+    image = engine.inspect(target)
     here = _ARCHITECTURES.get(platform.machine(), platform.machine())
     if image["Architecture"] != here:
         raise BackendError(

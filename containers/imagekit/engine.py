@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fitserve.errors import BackendError
+from imagekit.names import image_name
 
 __all__ = ["ENGINES", "Engine", "find_engine"]
 
@@ -49,11 +50,22 @@ class Engine:
             )
         return done
 
-    def inspect(self, image: str) -> dict[str, Any] | None:
-        """Return what the engine knows of an image, None if it has none of that name."""
+    def inspect(self, target: str) -> dict[str, Any]:
+        """Return what the engine knows of a target's image.
+
+        Raises
+        ------
+        BackendError
+            If there is no such image.
+        """
+        image = image_name(target)
         done = self.run("image", "inspect", image, check=False)
         if done.returncode:
-            return None
+            raise BackendError(
+                f"{self.name} has no image {image}",
+                evidence=f"{self.name} image inspect {image} finds nothing",
+                hint=f"make images TARGET={target} ENGINE={self.name}",
+            )
         description: dict[str, Any] = json.loads(done.stdout)[0]
         return description
 
