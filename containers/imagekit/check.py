@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
+from fitserve_contract import OLDEST_DRIVERS
 from imagekit.names import image_name, require_target, required_driver
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ def check_driver(target: str, file: Path = _DRIVER_FILE) -> None:
         return
     seen = re.search(r"\s(\d+)\.\d[\d.]*\s", file.read_text(encoding="ascii", errors="replace"))
     if seen and int(seen[1]) < minimum:
+        older = minimum > min(OLDEST_DRIVERS.values())
         raise BackendError(
             f"the NVIDIA driver is too old for {target}",
             evidence=f"driver {seen[0].strip()}, {minimum} or newer is needed",
-            hint="make images TARGET=worker-cuda12" if minimum > 525 else "update the driver",  # noqa: PLR2004
+            hint="make images TARGET=worker-cuda12" if older else "update the driver",
         )
 
 

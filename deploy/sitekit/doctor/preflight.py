@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fitserve.schedulers.base import Job
+from fitserve_contract import OLDEST_DRIVERS
 from sitekit.derive import derive
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.kubernetes import no_namespace
@@ -31,8 +32,6 @@ __all__ = ["look", "read_probe"]
 _PROBE = Path(__file__).with_name("probe.py")
 _POLL = 2.0
 _SETTLE = 30.0
-_DRIVERS = {"cuda12": 525, "cuda13": 580}
-"""Oldest NVIDIA driver of each CUDA release, by docs.jax.dev/en/latest/installation.html."""
 
 
 def look(patient: Patient, script: str) -> Iterator[Check]:
@@ -352,13 +351,13 @@ def _gpus(patient: Patient, answer: dict[str, Any]) -> Iterator[Check]:
         return
     driver = answer["gpus"][0]["driver"]
     major = int(driver.split(".")[0]) if driver.split(".")[0].isdigit() else 0
-    if major < _DRIVERS[device]:
+    if major < OLDEST_DRIVERS[device]:
         yield failed(
             "driver",
-            f"NVIDIA driver {driver} is too old for {device}, which needs {_DRIVERS[device]}",
+            f"NVIDIA driver {driver} is too old for {device}, which needs {OLDEST_DRIVERS[device]}",
             evidence=f"{answer['gpus'][0]['name']} on {answer['host']}",
             field="workers.device",
-            change="device: cuda12" if major >= _DRIVERS["cuda12"] else "device: cpu",
+            change="device: cuda12" if major >= OLDEST_DRIVERS["cuda12"] else "device: cpu",
         )
     else:
         yield good("GPUs", f"{len(answer['gpus'])} x {answer['gpus'][0]['name']}, driver {driver}")
