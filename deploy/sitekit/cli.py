@@ -170,7 +170,6 @@ def doctor(*, site: Loaded, direct: bool, no_job: bool, job_seconds: float, as_d
     patient = Patient(
         site=loaded,
         rendering=Rendering(__version__, Path.home()),
-        home=Path.home(),
         hosts=() if direct else GLOBUS_HOSTS,
         messages=None if direct else (MESSAGE_HOST, loaded.endpoint.amqp_port),
         submit=not no_job,

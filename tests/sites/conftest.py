@@ -142,7 +142,7 @@ class Fakes:
               esac""",
         )
         self("squeue", "exit 0")
-        self("scancel", 'echo "$@" >> cancelled')
+        self("scancel", 'echo "$@" >> "$0.gone"')
         self("sacct", "exit 0")
         self(
             "sacctmgr",

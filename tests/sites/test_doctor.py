@@ -72,7 +72,7 @@ def patient(make_site: Callable[..., Site], home: Path) -> Callable[..., Patient
             fitting = {}
         site = make_site(base, **_merged(fitting, changes))
         # The loopback interface stands for one that nodes reach: here they are this machine.
-        return Patient(site, Rendering(__version__, home), home, job_seconds=seconds)
+        return Patient(site, Rendering(__version__, home), job_seconds=seconds)
 
     return make
 
@@ -128,7 +128,7 @@ def test_a_site_in_order_has_no_failures(
         "cores",
     }
     assert expected <= good
-    run = examined.home / ".fitserve" / "run"
+    run = examined.rendering.home / ".fitserve" / "run"
     assert list(run.iterdir()) == []
 
 
@@ -662,7 +662,7 @@ def proxy() -> Iterator[Callable[[bytes], int]]:
 def _internet(patient: Patient, *hosts: tuple[str, int]) -> list[Check]:
     from sitekit.doctor import network
 
-    asked = Patient(patient.site, patient.rendering, patient.home, hosts=hosts, submit=False)
+    asked = Patient(patient.site, patient.rendering, hosts=hosts, submit=False)
     return [finding for finding in network.look(asked) if finding.what == "internet"]
 
 
@@ -771,7 +771,7 @@ def test_what_a_node_tells_is_judged(
     make_site: Callable[..., Site], tmp_path: Path, base: str, changes: dict[str, Any],
     check: str, field: str, level: str,
 ) -> None:  # fmt: skip
-    patient = Patient(make_site(base), Rendering(__version__, tmp_path), tmp_path)
+    patient = Patient(make_site(base), Rendering(__version__, tmp_path))
     findings = list(read_probe(patient, _probe(**changes), "n", shared=True))
     assert (check, field, level) in {(one.what, one.field, one.level) for one in findings}
     in_order = list(read_probe(patient, _probe(), "n", shared=True))
@@ -782,7 +782,6 @@ def test_cuda_13_needs_a_newer_driver(make_site: Callable[..., Site], tmp_path: 
     patient = Patient(
         make_site("slurm-gpu", workers={"device": "cuda13"}),
         Rendering(__version__, tmp_path),
-        tmp_path,
     )
     old = _probe(gpus=[{"name": "A100", "driver": "550.1"}])
     [finding] = [one for one in read_probe(patient, old, "n", shared=True) if one.what == "driver"]
@@ -802,7 +801,7 @@ def test_times_of_slurm_are_read() -> None:
 
 def test_a_retired_machine_is_not_examined(tmp_path: Path) -> None:
     site, _ = load_site("bluewaters")
-    [finding] = examine(Patient(site, Rendering("1", tmp_path), tmp_path))
+    [finding] = examine(Patient(site, Rendering("1", tmp_path)))
     assert finding.level == "failure"
 
 

@@ -225,7 +225,7 @@ class Cluster(Target):
         from sitekit.doctor import Patient, kubernetes, report
 
         site = self.site
-        patient = Patient(site=site, rendering=self._rendering, home=Path.home(), submit=False)
+        patient = Patient(site=site, rendering=self._rendering, submit=False)
         findings = [one for one in kubernetes.look(patient) if one.level in {"failure", "warning"}]
         if findings:
             click.echo(report(site.origin, findings), err=True)

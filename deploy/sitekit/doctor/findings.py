@@ -9,7 +9,6 @@ from fitserve.errors import Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from sitekit.render import Rendering
     from sitekit.site import Origin, Site
@@ -26,9 +25,7 @@ class Patient:
     site
         The site.
     rendering
-        What its files are rendered for.
-    home
-        Home directory of the endpoint's user.
+        What its files are rendered for, and so the home of the endpoint's user.
     hosts
         Hosts and ports of the cloud service that must be reachable; none for a site that is only
         used directly.
@@ -42,7 +39,6 @@ class Patient:
 
     site: Site
     rendering: Rendering
-    home: Path
     hosts: Sequence[tuple[str, int]] = ()
     messages: tuple[str, int] | None = None
     submit: bool = True

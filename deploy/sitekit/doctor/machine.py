@@ -15,6 +15,7 @@ from sitekit.context import expand_home
 from sitekit.derive import derive
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.shell import run
+from sitekit.target.places import places_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,9 +37,8 @@ _PROC = Path("/proc")
 
 def place(patient: Patient, path: str) -> Path | None:
     """Return a path of the site as it is on this machine, or None if a variable is unset."""
-    text = path.replace("~", str(patient.home), 1)
-    text = text.replace("$HOME", str(patient.home))
-    expanded = os.path.expandvars(text)
+    home = str(patient.rendering.home)
+    expanded = os.path.expandvars(path.replace("~", home, 1).replace("$HOME", home))
     return None if "$" in expanded else Path(expanded)
 
 
@@ -64,7 +64,7 @@ def _endpoint(patient: Patient) -> Check:
     command = f"{venv}/bin/globus-compute-endpoint"
     locked = _locked_version()
     # As a systemd unit would start it: with hardly any environment.
-    bare = {"PATH": f"{venv}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": str(patient.home)}
+    bare = {"PATH": f"{venv}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": str(patient.rendering.home)}
     done = run(command, "version", timeout=60, environment=bare)
     if done.missing:
         return warned(
@@ -98,7 +98,7 @@ def _image(patient: Patient) -> Iterator[Check]:
     site = patient.site.pinned(patient.rendering.version)
     image = image_file(site)
     if image is not None:
-        path = Path(os.path.expandvars(image.replace("$HOME", str(patient.home))))
+        path = place(patient, image) or Path(image)
         if path.is_file() and os.access(path, os.R_OK):
             yield good("image", f"{path} is there, {path.stat().st_size / 1e9:.1f} GB")
         else:
@@ -212,10 +212,7 @@ def _quota() -> Check:
 
 
 def _credentials(patient: Patient) -> Check:
-    name = derive(patient.site).endpoint_name
-    path = patient.home / ".config" / "fitserve" / f"{name}.env"
-    if patient.site.access.mode == "multi-user":
-        path = Path("/etc/fitserve") / f"{name}.env"
+    path = Path(expand_home(places_of(patient.site).credentials, patient.rendering))
     if not path.exists():
         return skipped("credentials", "there is no credentials file yet", str(path))
     mode = stat.S_IMODE(path.stat().st_mode)
@@ -231,7 +228,8 @@ def _credentials(patient: Patient) -> Check:
 
 def _leftovers(patient: Patient) -> Iterator[Check]:
     name = derive(patient.site).endpoint_name
-    pid_file = patient.home / ".globus_compute" / name / "daemon.pid"
+    configuration = expand_home(places_of(patient.site).configuration, patient.rendering)
+    pid_file = Path(configuration) / "daemon.pid"
     alive = None
     if pid_file.is_file():
         text = pid_file.read_text(encoding="utf-8", errors="replace").strip()
