@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed, write_manifest
@@ -222,12 +221,6 @@ def destroy(deployed: Deployed) -> None:
     from sitekit.target.removal import destroy as remove
 
     _emit(remove(deployed))
-
-
-@commands.command()
-def version() -> None:
-    """Say which fitserve this is."""
-    _emit({"fitserve": __version__})
 
 
 def main() -> None:
