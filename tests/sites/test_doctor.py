@@ -437,13 +437,14 @@ def test_a_namespace_that_deploying_will_make_is_warned_of(
     assert found["pod"].level == "skipped"
 
 
+@pytest.mark.parametrize("hard", ["6Gi", "6G"])
 def test_a_quota_that_is_too_small_is_warned_of(
-    patient: Callable[..., Patient], fakes: Any
+    patient: Callable[..., Patient], fakes: Any, hard: str
 ) -> None:
-    _cluster(fakes, '"limits.memory": "100Gi"', '"limits.memory": "6Gi"')
+    _cluster(fakes, '"limits.memory": "100Gi"', f'"limits.memory": "{hard}"')
     [finding] = [one for one in _examined(patient("kubernetes")) if one.what == "quota"]
     assert finding.level == "warning"
-    assert "limits.memory: 24 of 6Gi" in finding.evidence
+    assert f"limits.memory: 24 of {hard}" in finding.evidence
 
 
 def test_without_kubectl_nothing_else_is_asked(patient: Callable[..., Patient], fakes: Any) -> None:

@@ -18,20 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["look", "no_namespace"]
 
-_UNITS = {"Ki": 2.0**-20, "Mi": 2.0**-10, "Gi": 1.0, "Ti": 2.0**10, "m": 1e-3}
 _VERBS = ("create", "get", "delete")
 
 
 def _ask(patient: Patient, *words: str) -> Result:
     return run("kubectl", *words, timeout=patient.timeout)
-
-
-def _amount(text: str) -> float:
-    """Return CPUs, or GiB for a quantity of memory."""
-    for unit, factor in _UNITS.items():
-        if text.endswith(unit):
-            return float(text[: -len(unit)]) * factor
-    return float(text)
 
 
 def look(patient: Patient) -> Iterator[Check]:
@@ -159,7 +150,7 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
     short = []
     for item in _items(done):
         for name, hard in item.get("status", {}).get("hard", {}).items():
-            if name in needs and needs[name] > _amount(str(hard)):
+            if name in needs and needs[name] > quantity_gb(str(hard)):
                 short.append(f"{name}: {needs[name]:g} of {hard}")
     if short:
         yield warned(
