@@ -259,7 +259,7 @@ class Release:
         self._need_namespace()
         serving = self.serving()
         before = serving.number if serving else None
-        if serving and self._is_so(serving, values):
+        if serving and self._is_current(serving, values):
             if endpoint["enabled"]:
                 self._wait(seconds)
             return Installed(bool(endpoint["enabled"]), changed=False, before=before)
@@ -340,7 +340,7 @@ class Release:
         values = json.loads(run("helm", "get", "values", *revision, "--output", "json")) or {}
         return Revision(number, run("helm", "get", "manifest", *revision).strip(), values)
 
-    def _is_so(self, serving: Revision, values: dict[str, Any]) -> bool:
+    def _is_current(self, serving: Revision, values: dict[str, Any]) -> bool:
         """Return whether a revision is what would be installed, and the cluster still has it."""
         words = ("upgrade", "--dry-run=server", self.name, str(CHART), *self._here())
         options = ("--values", "-", "--output", "json")

@@ -110,7 +110,7 @@ def register(deployed: Deployed) -> None:
 @commands.command()
 @click.pass_obj
 def render(deployed: Deployed) -> None:
-    """Write the configuration anew, as this release renders it."""
+    """Write the configuration again, as this release renders it."""
     from sitekit.target.deployed import render as render_here
 
     _emit({"changed": render_here(deployed)})

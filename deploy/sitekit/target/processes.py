@@ -90,7 +90,7 @@ def running_file(deployed: Deployed) -> Path:
 
 
 def supervisor_pid(deployed: Deployed) -> int | None:
-    """Return the process that looks after the endpoint, or None if there is none."""
+    """Return the process that keeps the endpoint running, or None if there is none."""
     lock = lock_file(deployed)
     if not lock.is_file():
         return None

@@ -61,7 +61,7 @@ def ensure(deployed: Deployed, *, drain_seconds: float) -> dict[str, Any]:
     """
     changed = _enable(deployed)
     pending = False
-    if not _is_looked_after(deployed):
+    if not _is_kept_running(deployed):
         _start(deployed)
         changed = True
     elif running_digest(deployed) != wanted_digest(deployed):
@@ -132,7 +132,7 @@ def _pids(deployed: Deployed) -> list[int]:
     return [pid for pid in (supervisor_pid(deployed), manager_pid(deployed)) if pid is not None]
 
 
-def _is_looked_after(deployed: Deployed) -> bool:
+def _is_kept_running(deployed: Deployed) -> bool:
     if supervisor_pid(deployed) is not None:
         return True
     return manager_kind(deployed) == "systemd" and _systemctl(deployed, "is-active", "--quiet").ok
