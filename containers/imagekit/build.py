@@ -50,7 +50,7 @@ def build(engine: Engine, target: str, options: Sequence[str] = ()) -> str:
     Raises
     ------
     BackendError
-        If the build fails; what it said is on standard error.
+        If the build fails; its output is on standard error.
     RequestError
         If there is no such target, or ``SOURCE_DATE_EPOCH`` is not a time.
     """
@@ -64,9 +64,9 @@ def build(engine: Engine, target: str, options: Sequence[str] = ()) -> str:
         "SOURCE_DATE_EPOCH": epoch,
         "CREATED": datetime.fromtimestamp(int(epoch), UTC).isoformat(),
     }
-    for given in ("BASE_IMAGE", "BUILD_IMAGE"):
-        if os.environ.get(given):
-            arguments[given] = os.environ[given]
+    for variable in ("BASE_IMAGE", "BUILD_IMAGE"):
+        if os.environ.get(variable):
+            arguments[variable] = os.environ[variable]
     if "BASE_IMAGE" in arguments:
         arguments.setdefault("BUILD_IMAGE", arguments["BASE_IMAGE"])
     with tempfile.TemporaryDirectory() as secrets:
@@ -103,7 +103,7 @@ def _epoch() -> str:
 
 
 def _secrets(directory: Path) -> Iterator[tuple[str, str]]:
-    """Yield what a package index wants of this machine: ids and files."""
+    """Yield this machine's settings and certificates for a package index: ids and files."""
     settings = index_settings(_pip_configuration())
     if settings:
         file = directory / "pip.conf"

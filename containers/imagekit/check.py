@@ -1,4 +1,4 @@
-"""What would keep this machine from building or running an image, and whether an image works."""
+"""Check that this machine can build and run an image, and that an image works."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
+from fitserve_contract import OLDEST_DRIVERS
 from imagekit.names import image_name, require_target, required_driver
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ LOCKED_DOWN = (
     *("--rm", "--read-only", "--tmpfs=/tmp", "--network=none"),
     *("--cap-drop=all", "--security-opt=no-new-privileges"),
 )
-"""Options that leave a container what a fit needs and nothing else."""
+"""Options that leave a container only what a fit needs."""
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -120,20 +121,21 @@ def check_driver(target: str, file: Path = _DRIVER_FILE) -> None:
     BackendError
         If it is too old.
     """
-    wanted = required_driver(target)
-    if wanted is None or not file.is_file():
+    minimum = required_driver(target)
+    if minimum is None or not file.is_file():
         return
     seen = re.search(r"\s(\d+)\.\d[\d.]*\s", file.read_text(encoding="ascii", errors="replace"))
-    if seen and int(seen[1]) < wanted:
+    if seen and int(seen[1]) < minimum:
+        older = minimum > min(OLDEST_DRIVERS.values())
         raise BackendError(
             f"the NVIDIA driver is too old for {target}",
-            evidence=f"driver {seen[0].strip()}, {wanted} or newer is needed",
-            hint="make images TARGET=worker-cuda12" if wanted > 525 else "update the driver",  # noqa: PLR2004
+            evidence=f"driver {seen[0].strip()}, {minimum} or newer is needed",
+            hint="make images TARGET=worker-cuda12" if older else "update the driver",
         )
 
 
 def check_image(engine: Engine, target: str) -> dict[str, Any]:
-    """Check that an image is there, for this machine and of this version.
+    """Check that there is an image, for this machine and of this version.
 
     Returns
     -------
@@ -146,21 +148,15 @@ def check_image(engine: Engine, target: str) -> dict[str, Any]:
         If it is not.
     """
     name = image_name(target)
-    found = engine.inspect(name)
-    if found is None:
-        raise BackendError(
-            f"{engine.name} has no image {name}",
-            evidence=f"{engine.name} image inspect {name} finds nothing",
-            hint=f"make images TARGET={target} ENGINE={engine.name}",
-        )
+    image = engine.inspect(target)
     here = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    if found["Architecture"] != here:
+    if image["Architecture"] != here:
         raise BackendError(
             f"{name} is for another processor",
-            evidence=f"it is for {found['Architecture']}, this machine is {here}",
+            evidence=f"it is for {image['Architecture']}, this machine is {here}",
             hint=f"make images TARGET={target}, here",
         )
-    labels = found.get("Labels") or found.get("Config", {}).get("Labels") or {}
+    labels = image.get("Labels") or image.get("Config", {}).get("Labels") or {}
     version = labels.get("org.opencontainers.image.version")
     if version != __version__:
         raise BackendError(
@@ -168,7 +164,7 @@ def check_image(engine: Engine, target: str) -> dict[str, Any]:
             evidence=f"the image says {version}, the checkout {__version__}",
             hint=f"make images TARGET={target}",
         )
-    return found
+    return image
 
 
 def run_selftest(engine: Engine, target: str) -> dict[str, Any]:
@@ -191,16 +187,16 @@ def run_selftest(engine: Engine, target: str) -> dict[str, Any]:
         "run", *words, image_name(target), "fitserve-worker", "selftest", "--json", check=False
     )
     try:
-        found: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError:
         raise BackendError(
             f"{image_name(target)} does not start",
             evidence="\n        ".join(done.stderr.strip().splitlines()[-5:]),
             hint=f"{engine.name} run --rm {image_name(target)}",
         ) from None
-    if not found["passed"]:
-        raise BackendError(found["problem"], evidence=found["evidence"], hint=found["hint"])
-    return found
+    if not result["passed"]:
+        raise BackendError(result["problem"], evidence=result["evidence"], hint=result["hint"])
+    return result
 
 
 def _check_architecture(machine: str) -> None:

@@ -23,12 +23,12 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; an error is said in its own words, with its exit code."""
+    """Run a command; an error is printed without a traceback, with its exit code."""
     parser = _parser()
-    given, rest = parser.parse_known_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
     options = [word for word in rest if word != "--"]
     try:
-        _do(given, find_engine(given.engine or None), options)
+        _do(parsed, find_engine(parsed.engine or None), options)
     except FitserveError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("command", choices=["build", "sif", "check"])
     parser.add_argument("target", nargs="?", default="worker")
-    parser.add_argument("--engine", default="", help="podman or docker; the one that is there")
+    parser.add_argument(
+        "--engine", default="", help="podman or docker; by default the one that is installed"
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "build" / "images", help="directory of image files"
     )
@@ -50,16 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _do(given: argparse.Namespace, engine: Engine, options: Sequence[str]) -> None:
-    if given.command == "build":
-        print(build(engine, given.target, options))
-    elif given.command == "sif":
-        if given.archive_only:
-            print(save_archive(engine, given.target, given.out))
+def _do(parsed: argparse.Namespace, engine: Engine, options: Sequence[str]) -> None:
+    if parsed.command == "build":
+        print(build(engine, parsed.target, options))
+    elif parsed.command == "sif":
+        if parsed.archive_only:
+            print(save_archive(engine, parsed.target, parsed.out))
         else:
-            print(make_sif(engine, given.target, given.out, options))
+            print(make_sif(engine, parsed.target, parsed.out, options))
     else:
-        _check(engine, given.target)
+        _check(engine, parsed.target)
 
 
 def _check(engine: Engine, target: str) -> None:
@@ -69,10 +71,10 @@ def _check(engine: Engine, target: str) -> None:
         sys.stderr.write(f"error: {problem}\n")
     if problems:
         sys.exit(problems[0].exit_code)
-    found = check_image(engine, target)
+    image = check_image(engine, target)
     tested = run_selftest(engine, target)
     print(
-        f"{image_name(target)} is in order: {found['Size'] / 1e6:.0f} MB, {tested['device']}, "
+        f"{image_name(target)} is in order: {image['Size'] / 1e6:.0f} MB, {tested['device']}, "
         f"JAX {tested['versions']['jax']}, CLs {tested['CLs_obs']:.6f} after "
         f"{tested['seconds']:.1f} s"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fitserve.errors import BackendError
+from imagekit.names import image_name
 
 __all__ = ["ENGINES", "Engine", "find_engine"]
 
@@ -17,7 +18,7 @@ ENGINES = ("podman", "docker")
 
 @dataclass(frozen=True)
 class Engine:
-    """A container engine that was found.
+    """A container engine that is installed.
 
     Attributes
     ----------
@@ -36,7 +37,7 @@ class Engine:
         Raises
         ------
         BackendError
-            If it fails, and ``check`` is true: with the last lines that it said.
+            If it fails, and ``check`` is true: with the last lines that it printed.
         """
         done = subprocess.run(
             [self.command, *words], capture_output=True, text=True, check=False, errors="replace"
@@ -49,13 +50,24 @@ class Engine:
             )
         return done
 
-    def inspect(self, image: str) -> dict[str, Any] | None:
-        """Return what the engine knows of an image, None if it has none of that name."""
+    def inspect(self, target: str) -> dict[str, Any]:
+        """Return what the engine knows of a target's image.
+
+        Raises
+        ------
+        BackendError
+            If there is no such image.
+        """
+        image = image_name(target)
         done = self.run("image", "inspect", image, check=False)
         if done.returncode:
-            return None
-        found: dict[str, Any] = json.loads(done.stdout)[0]
-        return found
+            raise BackendError(
+                f"{self.name} has no image {image}",
+                evidence=f"{self.name} image inspect {image} finds nothing",
+                hint=f"make images TARGET={target} ENGINE={self.name}",
+            )
+        description: dict[str, Any] = json.loads(done.stdout)[0]
+        return description
 
     def storage(self) -> str:
         """Return the directory in which images are kept.
@@ -76,7 +88,7 @@ class Engine:
         return done.stdout.strip()
 
 
-def find_engine(wanted: str | None = None) -> Engine:
+def find_engine(choice: str | None = None) -> Engine:
     """Return the engine that was asked for, or the first that is installed.
 
     Raises
@@ -84,18 +96,18 @@ def find_engine(wanted: str | None = None) -> Engine:
     BackendError
         If there is none.
     """
-    if wanted and wanted not in ENGINES:
+    if choice and choice not in ENGINES:
         raise BackendError(
-            f"{wanted} is not an engine for building images",
-            evidence=f"known are {' and '.join(ENGINES)}",
+            f"{choice} is not an engine for building images",
+            evidence=f"engines are {' and '.join(ENGINES)}",
             hint="Apptainer's image is made from theirs: make sif",
         )
-    for name in [wanted] if wanted else ENGINES:
+    for name in [choice] if choice else ENGINES:
         command = shutil.which(name)
         if command:
             return Engine(name, command)
     raise BackendError(
-        f"{wanted or 'no container engine'} is {'not ' if wanted else ''}installed",
-        evidence=f"there is no {wanted or ' and no '.join(ENGINES)} on PATH",
+        f"{choice or 'no container engine'} is {'not ' if choice else ''}installed",
+        evidence=f"there is no {choice or ' and no '.join(ENGINES)} on PATH",
         hint="apt install podman buildah uidmap, or docker.io",
     )

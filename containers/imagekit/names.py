@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fitserve import __version__
 from fitserve.errors import RequestError
+from fitserve_contract import OLDEST_DRIVERS
 
 __all__ = [
     "ROOT",
@@ -21,8 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 TARGETS = ("worker", "endpoint", "worker-cuda12", "worker-cuda13")
 """Targets of the Dockerfile."""
-
-_DRIVERS = {"worker-cuda12": 525, "worker-cuda13": 580}
 
 
 def require_target(target: str) -> None:
@@ -76,4 +75,4 @@ def required_driver(target: str) -> int | None:
     >>> required_driver("worker"), required_driver("worker-cuda13")
     (None, 580)
     """
-    return _DRIVERS.get(target)
+    return OLDEST_DRIVERS.get(target.removeprefix("worker-"))

@@ -51,18 +51,12 @@ def save_archive(engine: Engine, target: str, directory: Path) -> Path:
         If there is no such image.
     """
     require_target(target)
-    image = image_name(target)
-    if engine.inspect(image) is None:
-        raise BackendError(
-            f"{engine.name} has no image {image}",
-            evidence=f"{engine.name} image inspect {image} finds nothing",
-            hint=f"make images TARGET={target} ENGINE={engine.name}",
-        )
+    engine.inspect(target)
     directory.mkdir(parents=True, exist_ok=True)
     archive = directory / f"{target}-{__version__}.tar"
     archive.unlink(missing_ok=True)
     words = ["--format", _ARCHIVES[engine.name]] if engine.name == "podman" else []
-    engine.run("save", *words, "--output", str(archive), image)
+    engine.run("save", *words, "--output", str(archive), image_name(target))
     return archive
 
 
@@ -83,7 +77,7 @@ def make_sif(engine: Engine, target: str, directory: Path, options: Sequence[str
     Raises
     ------
     BackendError
-        If there is no Apptainer, or it fails; what it said is on standard error.
+        If there is no Apptainer, or it fails; its output is on standard error.
     """
     command = find_apptainer()
     file = directory.resolve() / sif_name(target)

@@ -1,7 +1,7 @@
 """From one site file to everything an endpoint needs, checked before anyone logs in.
 
-`load` reads a site file, `check` holds it against the schema and the rules between fields,
-`render` writes the endpoint's directory, `doctor` looks at the machine itself. Run from a
+`load` reads a site file and checks it against the schema, `rules` check its fields against each
+other, `render` writes the endpoint's directory, `doctor` examines the machine itself. Run from a
 checkout as ``python -m sitekit`` (the Makefile's targets do).
 """
 

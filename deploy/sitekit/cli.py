@@ -92,7 +92,9 @@ def check(site: Loaded) -> None:
 
 @commands.command()
 @click.argument("site", callback=open_site)
-@click.option("--out", type=click.Path(path_type=Path), help="Directory; build/sites/SITE if none.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Directory; by default build/sites/SITE."
+)
 @click.option("--home", type=click.Path(path_type=Path), help="Home of the endpoint's user.")
 @click.option("--endpoint-id", help="Id of the registered endpoint.")
 @click.option("--function-id", help="Id of fitserve's registered function.")
@@ -123,10 +125,10 @@ def render(
 
 
 def _options(
-    allowed: dict[str, Bounds | Selection | Choice], given: tuple[str, ...]
+    allowed: dict[str, Bounds | Selection | Choice], settings: tuple[str, ...]
 ) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for item in given:
+    for item in settings:
         name, equals, value = item.partition("=")
         if not equals or name not in allowed:
             raise RequestError(
@@ -153,7 +155,7 @@ def _options(
 
 @commands.command()
 @click.argument("site", callback=open_site)
-@click.option("--direct", is_flag=True, help="The cloud service is not used: do not look for it.")
+@click.option("--direct", is_flag=True, help="Do not check the cloud service: it is not used.")
 @click.option("--no-job", is_flag=True, help="Submit no job.")
 @click.option("--job-seconds", default=600.0, show_default=True, help="How long to wait for it.")
 @click.option("--json", "as_data", is_flag=True, help="Print the findings as JSON.")
@@ -168,7 +170,6 @@ def doctor(*, site: Loaded, direct: bool, no_job: bool, job_seconds: float, as_d
     patient = Patient(
         site=loaded,
         rendering=Rendering(__version__, Path.home()),
-        home=Path.home(),
         hosts=() if direct else GLOBUS_HOSTS,
         messages=None if direct else (MESSAGE_HOST, loaded.endpoint.amqp_port),
         submit=not no_job,
@@ -186,7 +187,7 @@ def doctor(*, site: Loaded, direct: bool, no_job: bool, job_seconds: float, as_d
         raise BackendError(
             f"{len(bad)} of {len(findings)} findings keep fits from running on {loaded.name}",
             evidence="; ".join(finding.what for finding in bad),
-            hint="put right what is marked FAILED above, then `make doctor` again",
+            hint="correct what is marked FAILED above, then `make doctor` again",
         )
 
 
@@ -204,18 +205,20 @@ def _new_site_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--exclusive", is_flag=True, default=None, help="Blocks take whole nodes.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to write the file into.")
 @_new_site_flags
-def new_site(name: str, scheduler: str, out: Path | None, **given: Any) -> None:
+def new_site(name: str, scheduler: str, out: Path | None, **flags: Any) -> None:
     """Write a commented site file NAME from flags, or from answers to questions."""
-    there = sys.stdin.isatty()
+    interactive = sys.stdin.isatty()
     if scheduler == "ask":
-        if not there:
+        if not interactive:
             raise RequestError("a new site needs --scheduler", hint=", ".join(SCHEDULERS))
         scheduler = click.prompt("Scheduler", type=click.Choice(SCHEDULERS), err=True)
 
     def ask(question: Question, default: Any) -> Any:
         return click.prompt(question.text, default=default, err=True)
 
-    answers = answers_for({"name": name, "scheduler": scheduler, **given}, ask if there else None)
+    answers = answers_for(
+        {"name": name, "scheduler": scheduler, **flags}, ask if interactive else None
+    )
     path, warnings = write_site(answers, out)
     for warning in warnings:
         _say(str(warning))
@@ -261,14 +264,14 @@ def bundle(python: str, machine: str) -> None:
 @click.option("--venv")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def flat(site: Loaded, venv: str | None, out: Path) -> None:
-    """Write a site with all that it extends into a directory."""
+    """Write a site and all that it extends as one file into a directory."""
     loaded = site.site
     write_files({f"{loaded.name}.yaml": flat_site(loaded, venv)}, out)
 
 
 @commands.group()
 def cluster() -> None:
-    """Print what a site on Kubernetes is made of, to be applied by other tools."""
+    """Print the parts of a site on Kubernetes, for other tools to apply."""
 
 
 def _open_cluster(context: click.Context, parameter: click.Parameter, name: str) -> Site:
@@ -276,7 +279,7 @@ def _open_cluster(context: click.Context, parameter: click.Parameter, name: str)
     site, warnings = open_site(context, parameter, name)
     for warning in warnings:
         _say(f"warning: {warning}")
-    helm_values(site, Rendering(__version__, Path.home()))  # which refuses any other
+    helm_values(site, Rendering(__version__, Path.home()))  # which refuses other sites
     return site
 
 
@@ -299,7 +302,7 @@ def values(site: Site, function_id: str | None, endpoint_id: str | None) -> None
 @cluster.command()
 @_cluster_site
 def namespace(site: Site) -> None:
-    """Print the namespace of SITE, which takes pods of the restricted profile alone."""
+    """Print the namespace of SITE, which admits only pods of the restricted profile."""
     _print(namespace_manifest(site.pods.namespace))
 
 
@@ -324,7 +327,7 @@ for verb in VERBS:
 
 
 def main() -> None:
-    """Run a command; a user's error is said in its own words, with its exit code."""
+    """Run a command; a user's error is printed without a traceback, with its exit code."""
     try:
         commands.main(prog_name="sitekit", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Container", "container", "home", "image_file", "probe_command"]
 
-# Variables that worker_init sets; runtimes that start from a clean environment are told them.
+# Variables that worker_init sets; runtimes that start with a clean environment must be given them.
 _PASSED = (
     "FITSERVE_THREADS",
     "FITSERVE_CACHE_DIR",
@@ -38,7 +38,7 @@ _GPU_OPTIONS = {
 
 @dataclass(frozen=True)
 class Container:
-    """What the engine is told of a container.
+    """A container as the engine takes it.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Container:
 
 
 def home(path: str) -> str:
-    """Return a path whose leading ``~`` any program's command line expands.
+    """Return a path with ``$HOME`` for a leading ``~``, which a shell expands anywhere.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def container(site: Site) -> Container | None:
     image = home(box.image or "")
     own_directories = [directories.run, directories.cache, directories.scratch]
     binds = [
-        # Every runtime has a /tmp of its own accord.
+        # Every runtime brings a /tmp of its own.
         *(home(path) for path in own_directories if path != "/tmp"),  # noqa: S108
         *(home(bind) for bind in box.binds),
     ]
@@ -126,7 +126,7 @@ def probe_command(site: Site) -> str:
 
 
 def _locked_down(kind: str) -> list[str]:
-    """Return options that leave a container what a fit needs and nothing else."""
+    """Return options that leave a container only what a fit needs."""
     options = ["--rm", "--network=host", "--read-only", "--tmpfs=/tmp"]
     options += ["--cap-drop=all", "--security-opt=no-new-privileges"]
     # The files of the run directory stay the user's own, whatever account the image names.

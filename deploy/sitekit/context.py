@@ -1,4 +1,4 @@
-"""What the templates are filled with."""
+"""The values that fill the templates."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Rendering:
     Attributes
     ----------
     version
-        Version of fitserve that the files say they are from.
+        Version of fitserve that is named in the files.
     home
         Home directory of the endpoint's user, which ``~`` in `endpoint.venv` stands for.
     endpoint_id, function_id
-        Ids that are known once the endpoint and the function are registered; they win over
-        those of the site file.
+        Ids that are known once the endpoint and the function are registered; they replace those
+        of the site file.
     workers_venv
-        A release that workers run from where the site file names an environment, which is
-        a link to it: blocks of a child stay with it when the link leads to another one.
+        The release that the site file's environment, which is a link, leads to now: blocks of a
+        child stay with it when the link changes.
     """
 
     version: str
@@ -65,7 +65,7 @@ def header(site: Site, rendering: Rendering) -> str:
 def endpoint_path(venv: object) -> str:
     """Return the PATH of an endpoint from its environment, or from the link to it.
 
-    First comes what a deployment adds; where there was none, Globus Compute's own commands.
+    A deployment's own commands come first, then those of Globus Compute.
     """
     return f"{venv}/fitserve/bin:{venv}/bin:{_SYSTEM_PATH}"
 
@@ -80,7 +80,7 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
     rendering
         What else the files depend on.
     """
-    said = header(site, rendering)
+    line = header(site, rendering)
     site = site.pinned(rendering.version)
     derived = derive(site)
     heartbeat = site.endpoint.heartbeat_seconds
@@ -97,7 +97,7 @@ def build_context(site: Site, rendering: Rendering) -> dict[str, Any]:
         "site": msgspec.structs.replace(site, access=access),
         "name": site.name,
         "derived": derived,
-        "header": said,
+        "header": line,
         "options": _options(site, derived),
         "cores": derived.workers_per_node,
         "threads_expression": _threads(site, derived),
@@ -130,10 +130,10 @@ def _workers_venv(site: Site, rendering: Rendering) -> str | None:
 
 def _threads(site: Site, derived: Derived) -> str:
     """Return the endpoint's expression of a worker's threads, which follow its workers."""
-    given = site.workers.threads
+    threads = site.workers.threads
     cores = site.node.cores
-    if given is not None or cores is None:
-        return str(given or derived.threads or 1)
+    if threads is not None or cores is None:
+        return str(threads or derived.threads or 1)
     return f"{cores} // _workers_per_node"
 
 
@@ -162,10 +162,10 @@ def _options(site: Site, derived: Derived) -> dict[str, str]:
 
 
 def _request_memory(site: Site) -> bool:
-    asked = site.node.request_memory
-    if asked is None:
-        asked = site.scheduler.exclusive is False
-    return bool(asked) and site.node.memory_gb is not None
+    request = site.node.request_memory
+    if request is None:
+        request = site.scheduler.exclusive is False
+    return bool(request) and site.node.memory_gb is not None
 
 
 def _select(site: Site) -> list[str]:

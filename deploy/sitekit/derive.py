@@ -29,6 +29,12 @@ LAUNCHERS = {
     "aprun": "AprunLauncher",
 }
 """Parsl's class for each launcher."""
+_UNITS = {
+    **{unit: 1e3**power / 2**30 for power, unit in enumerate("kMGTP", start=1)},
+    **{f"{unit}i": 1024.0 ** (power - 3) for power, unit in enumerate("KMGTP", start=1)},
+    "": 1.0,
+    "m": 1e-3,
+}
 
 
 def hms(total: int) -> str:
@@ -140,12 +146,12 @@ def memory_gb(site: Site) -> float | None:
 
 
 def quantity_gb(quantity: str) -> float:
-    """Return the GiB of a Kubernetes quantity in Mi or Gi.
+    """Return a Kubernetes quantity: GiB where it has a unit of memory, else CPUs or a count.
 
     Examples
     --------
-    >>> quantity_gb("512Mi"), quantity_gb("4Gi")
-    (0.5, 4.0)
+    >>> quantity_gb("512Mi"), quantity_gb("4Gi"), quantity_gb("500m"), f"{quantity_gb('100G'):.2f}"
+    (0.5, 4.0, 0.5, '93.13')
     """
-    number, unit = int(quantity[:-2]), quantity[-2:]
-    return number / 1024 if unit == "Mi" else float(number)
+    number = quantity.rstrip("KMGTPikm")
+    return float(number) * _UNITS[quantity.removeprefix(number)]

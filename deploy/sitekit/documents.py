@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 TRIAL_OPTION = "trial"
-"""Without any effect but this: for another value, Globus Compute starts another child. A smoke
-test names its release, or it would be told what a child of the release before can do."""
+"""Its only effect: for another value, Globus Compute starts another child. A smoke test gives its
+release, or a child of the release before could answer."""
 
 
 def text(document: Any) -> str:

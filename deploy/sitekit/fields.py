@@ -1,7 +1,7 @@
-"""The fields of a site file, typed as the schema has them.
+"""The fields of a site file, typed as in the schema.
 
-A field has no default here but None, for what may be absent: all others are in the schema, which
-also says what each field is and reports what is wrong with a file, line by line.
+The only default here is None, for what may be absent: all others are in the schema, which also says
+what each field is and reports what is wrong with a file, line by line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SchedulerType = Literal["slurm", "pbspro", "torque", "kubernetes", "local"]
 class _Part(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """Fields that stand together."""
+    """Fields that belong together."""
 
 
 class Reference(_Part, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class Blocks(_Part, frozen=True, kw_only=True):
 
 
 class Limits(_Part, frozen=True, kw_only=True):
-    """The facility's own limits, which a check holds everything else against."""
+    """The facility's own limits, against which everything else is checked."""
 
     walltime: str | None = None
     nodes: int | None = None
@@ -255,13 +255,13 @@ class Kubernetes(_Part, frozen=True, kw_only=True):
 
 
 class Choice(_Part, frozen=True, kw_only=True):
-    """What of a list, or any name, users may choose."""
+    """What users may choose: one of a list, or any name."""
 
     choices: list[str] | None = None
 
 
 class Selection(_Part, frozen=True, kw_only=True):
-    """What of a list users may choose."""
+    """What users may choose: one of a list."""
 
     choices: list[str]
 

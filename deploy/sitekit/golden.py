@@ -1,8 +1,8 @@
-"""Files that are made and kept, so that a change is seen as a diff.
+"""Generated files that are kept, so that a change shows as a diff.
 
-Golden files are what blueprints and the study's three sites render to, and so what every template
-gives, with what the real globus-compute-endpoint, in an environment of its own, would submit for
-them; other sites are rendered and held against the endpoint by tests, and not kept. The page of all
+Golden files are what blueprints and the study's three sites render to, which covers every template,
+and what the real globus-compute-endpoint, in an environment of its own, would submit for them.
+Tests render the other sites and check them with the endpoint, and keep no files. The page of all
 fields is made from the schema.
 """
 
@@ -64,7 +64,7 @@ _HEAD = """\
 
 A site file is YAML, read by the rules of YAML 1.2: `no` is text, and `02:00:00` is a time. There
 are no other fields than these. Fields in **bold** must be given, here or in the site that
-`extends` names; a field set to `null` is taken away again.
+`extends` names; `null` removes a field of that site.
 
 """
 
@@ -166,10 +166,10 @@ def build(jobs: Sequence[tuple[Path, dict[str, Any] | None]], home: Path) -> lis
     BackendError
         globus-compute-endpoint is not installed or broken.
     """
-    asked = [
+    requests = [
         {"directory": str(directory.resolve()), "options": options} for directory, options in jobs
     ]
-    text = ask_endpoint("python", str(_BUILD), text=json.dumps(asked), home=home)
+    text = ask_endpoint("python", str(_BUILD), text=json.dumps(requests), home=home)
     built: list[dict[str, Any]] = json.loads(text)
     return built
 
@@ -182,12 +182,12 @@ def submission(built: dict[str, Any]) -> dict[str, str]:
 
 
 def ask_endpoint(program: str, *words: str, text: str | None, home: Path) -> str:
-    """Return what a program of the endpoint's environment prints; it reads a text, if one is given.
+    """Run a program of the endpoint's environment, on a text if one is given; returns its output.
 
     Raises
     ------
     BackendError
-        It is not installed, or ends otherwise than well; its words are the evidence.
+        It is not installed, or it fails; its output is the evidence.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(  # noqa: S603 -- fixed programs, arguments that we made
@@ -228,8 +228,8 @@ def fields_page() -> str:
 
 
 def _fields(node: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = node.get("properties", {})
-    return found
+    properties: dict[str, Any] = node.get("properties", {})
+    return properties
 
 
 def _table(fields: dict[str, Any], required: list[str], prefix: str) -> list[str]:

@@ -27,7 +27,7 @@ FILES = (
     *("config.yaml", "user_config_template.yaml.j2", "user_config_schema.json"),
     *("user_environment.yaml", "engine.json", "site-card.json"),
 )
-"""What the endpoint's pod, and clients in the cluster, get of a rendered site."""
+"""The rendered files that the endpoint's pod and clients in the cluster get."""
 
 
 def helm_values(site: Site, rendering: Rendering, *, endpoint: bool = True) -> dict[str, Any]:
@@ -40,12 +40,12 @@ def helm_values(site: Site, rendering: Rendering, *, endpoint: bool = True) -> d
     rendering
         What else the files depend on.
     endpoint
-        Whether the endpoint itself is wanted. Without it only clients in the cluster can fit.
+        Whether to install the endpoint itself. Without it only clients in the cluster can fit.
 
     Returns
     -------
     dict
-        Values without credentials: those are no business of a file.
+        Values without credentials, which do not belong in a file.
 
     Raises
     ------
@@ -103,9 +103,9 @@ def _proxy(site: Site) -> dict[str, str]:
     proxy = site.network.proxy
     if not proxy:
         return {}
-    found = {"HTTPS_PROXY": proxy.https, "HTTP_PROXY": proxy.http}
-    found["NO_PROXY"] = ",".join(proxy.none_for)
-    return {name: value for name, value in found.items() if value}
+    variables = {"HTTPS_PROXY": proxy.https, "HTTP_PROXY": proxy.http}
+    variables["NO_PROXY"] = ",".join(proxy.none_for)
+    return {name: value for name, value in variables.items() if value}
 
 
 def _proxy_ports(site: Site) -> list[int]:
@@ -131,13 +131,13 @@ def hub_values(site: Site) -> dict[str, Any]:
     """
     endpoint = derive(site).endpoint_name
     volume, mount = site_files(site, endpoint)
-    # User and group are the notebook image's, and its home is to be written.
+    # User and group are the notebook image's, and its home must be writable.
     pod = pod_security(0, 0)
     container = container_security()
     spawner = {
         # The account mounts no token by itself, and KubeSpawner asks for none unless told to.
         "automount_service_account_token": True,
-        # A namespace that deploying made takes no other pods.
+        # A namespace that deploying made admits no other pods.
         "pod_security_context": {name: pod[name] for name in ("runAsNonRoot", "seccompProfile")},
         "container_security_context": {
             name: container[name] for name in ("allowPrivilegeEscalation", "capabilities")
@@ -146,7 +146,7 @@ def hub_values(site: Site) -> dict[str, Any]:
     return {
         "hub": {"config": {"KubeSpawner": spawner}},
         "singleuser": {
-            # It takes a container with privileges; a NetworkPolicy does the same.
+            # It needs a privileged container; a NetworkPolicy does the same.
             "cloudMetadata": {"blockWithIptables": False},
             "serviceAccountName": endpoint,
             "extraLabels": labels(endpoint, "client"),

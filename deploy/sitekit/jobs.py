@@ -1,4 +1,4 @@
-"""Jobs of an endpoint, found by the names that Parsl gives them: submit, look, cancel."""
+"""Submit, find and cancel jobs: an endpoint's are found by the names that Parsl gives them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fitserve.schedulers import base as client
 from sitekit.schedulers import BATCH, scheduler_of
 from sitekit.shell import run
 
@@ -37,9 +38,12 @@ def cancel_job(site: Site, job: str) -> Result:
     return run(command, job, timeout=site.scheduler.cmd_timeout)
 
 
-def job_state(site: Site, job: str) -> str:
-    """Return what the scheduler says of a job, or ``gone``."""
-    return BATCH[site.scheduler.type].state(job, site.scheduler.cmd_timeout)
+def job_state(site: Site, job: str) -> client.Job:
+    """Return a job as its scheduler sees it; as running, if the scheduler does not answer."""
+    try:
+        return BATCH[site.scheduler.type].client.jobs([job], site.scheduler.cmd_timeout)[job]
+    except client.SilentSchedulerError as error:
+        return client.Job("running", f"the scheduler does not answer: {error}")
 
 
 def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]:
@@ -48,7 +52,7 @@ def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]
     Parameters
     ----------
     everyone
-        All users' jobs, not this one's alone: those of an endpoint that is root's.
+        All users' jobs, not only this one's: those of an endpoint that is root's.
     """
     batch = scheduler_of(site)
     if batch is None:
@@ -62,9 +66,9 @@ def find_jobs(site: Site, endpoint: str, *, everyone: bool = False) -> list[Job]
 
 
 def _name(endpoint: str) -> str:
-    """Return a pattern of the names that Parsl gives jobs; its group is there for an endpoint's.
+    """Return a pattern of the names that Parsl gives jobs; its group matches for an endpoint's.
 
-    Its provider for Torque puts ``parsl.`` before what begins with it already.
+    Its provider for Torque puts another ``parsl.`` in front.
     """
     return rf"(?:parsl\.){{1,2}}{re.escape(endpoint)}(-HighThroughputExecutor)?\."
 
@@ -72,15 +76,15 @@ def _name(endpoint: str) -> str:
 def outputs_at_home(site: Site, endpoint: str) -> list[Path]:
     """Return the files of jobs' output that PBS has put into the user's home.
 
-    It does so where it ignores the file that was asked for, as Debian's qsub over Slurm does.
-    They are told by the job's name, or that of its script, with ``.o`` or ``.e`` and its number.
+    It does so where it ignores the output file it was given, as Debian's qsub over Slurm does.
+    Their names are the job's or its script's, with ``.o`` or ``.e`` and the job's number.
     """
     batch = scheduler_of(site)
     if batch is None or not batch.output_at_home:
         return []
     ours = re.compile(rf"{_name(endpoint)}block-[0-9.]+(\.submit)?\.[oe][0-9]+\Z")
-    found = Path.home().glob("parsl.*.[oe][0-9]*")
-    return sorted(path for path in found if ours.match(path.name) and path.is_file())
+    paths = Path.home().glob("parsl.*.[oe][0-9]*")
+    return sorted(path for path in paths if ours.match(path.name) and path.is_file())
 
 
 def cancel_jobs(site: Site, endpoint: str) -> list[str]:

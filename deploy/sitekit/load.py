@@ -47,14 +47,14 @@ _DELIMITERS = re.compile(r"\{\{|\{%|\{#|\}\}|%\}|#\}|\[\[|\]\]|\[%|%\]|\[#|#\]")
 
 
 class Loaded(NamedTuple):
-    """A site, and what whoever named it should know."""
+    """A site, and warnings for whoever named it."""
 
     site: Site
     warnings: list[str]
 
 
 def open_site(_: click.Context, __: click.Parameter, name: str) -> Loaded:
-    """Load the site that a command is told: click's callback."""
+    """Load the site that a command is given: click's callback."""
     return load_site(name)
 
 
@@ -101,12 +101,12 @@ def find_site(site: str) -> tuple[Path, list[str]]:
                 hint="give the path of a site file, or a name that `sitekit list` shows",
             )
         return path, []
-    found = [
+    paths = [
         path
         for directory in [*_search_path(), CONFIGS / "sites"]
         if (path := directory / f"{site}.yaml").is_file()
     ]
-    if not found:
+    if not paths:
         names = sorted(
             {*shipped_sites(), *(p.stem for d in _search_path() for p in d.glob("*.yaml"))}
         )
@@ -115,12 +115,12 @@ def find_site(site: str) -> tuple[Path, list[str]]:
             f"there is no site {site!r}",
             hint=f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}",
         )
-    hidden = [f"site {site!r} is taken from {found[0]}, which hides {other}" for other in found[1:]]
-    return found[0], hidden
+    hidden = [f"site {site!r} is taken from {paths[0]}, which hides {other}" for other in paths[1:]]
+    return paths[0], hidden
 
 
 def load_site(site: str | Path) -> Loaded:
-    """Read a site and hold it against the schema.
+    """Read a site and check it against the schema.
 
     Parameters
     ----------
@@ -139,13 +139,13 @@ def load_site(site: str | Path) -> Loaded:
         schema. Every problem is listed, with its line.
     """
     path, warnings = find_site(str(site))
-    given, locations = _read_with_bases(path, ())
+    fields, locations = _read_with_bases(path, ())
     shown = _shown(path)
-    origin = Origin(shown, given, locations)
+    origin = Origin(shown, fields, locations)
     problems = schema_problems(origin)
     if problems:
         raise SiteError(f"{shown} does not describe a site", problems)
-    return Loaded(Site.of(path.stem, fill_defaults(given), origin), warnings)
+    return Loaded(Site.of(path.stem, fill_defaults(fields), origin), warnings)
 
 
 def _shown(path: Path) -> str:
@@ -201,7 +201,7 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
         )
         if value is None:
-            # An explicit null takes a field of the base away.
+            # An explicit null removes a field of the base.
             del merged[key]
     return merged
 
@@ -324,7 +324,7 @@ def flat_site(site: Site, venv: str | None = None) -> str:
     site
         The site.
     venv
-        Where the environments that it names are instead, for trying a release before it
+        The environment to use instead of those that it names, for trying a release before it
         serves.
     """
     fields: dict[str, Any] = copy.deepcopy(dict(site.origin.given))

@@ -33,9 +33,9 @@ _WITH_GPUS = tuple(name for name, one in BATCH.items() if one.gpu_requests != ("
 
 def _interface(_: Mapping[str, Any]) -> str:
     """Return the interface that looks most like a cluster's inner network."""
-    found = [name for name in interfaces() if name != "lo"]
-    inner = [name for name in found if re.match(r"ib|hsn|bond|opa", name)]
-    return (inner or found or ["eth0"])[0]
+    names = [name for name in interfaces() if name != "lo"]
+    inner = [name for name in names if re.match(r"ib|hsn|bond|opa", name)]
+    return (inner or names or ["eth0"])[0]
 
 
 def _image(answers: Mapping[str, Any]) -> str:
@@ -67,23 +67,23 @@ QUESTIONS = (
 
 
 def answers_for(
-    given: Mapping[str, Any], ask: Callable[[Question, Any], Any] | None
+    flags: Mapping[str, Any], ask: Callable[[Question, Any], Any] | None
 ) -> dict[str, Any]:
     """Return an answer to each question of a scheduler.
 
     Parameters
     ----------
-    given
-        ``name``, ``scheduler`` and what else is known already.
+    flags
+        ``name``, ``scheduler`` and further answers that are known already.
     ask
-        Asks a question with its default; None where nobody is there to answer.
+        Asks a question with its default; None where nobody can answer.
 
     Raises
     ------
     RequestError
         Something is missing that has no default, and nobody can be asked.
     """
-    answers = {name: value for name, value in given.items() if value is not None}
+    answers = {name: value for name, value in flags.items() if value is not None}
     missing = []
     for question in QUESTIONS:
         if answers["scheduler"] not in question.schedulers or question.name in answers:
@@ -187,7 +187,7 @@ def _text(answers: Mapping[str, Any]) -> str:
             raise RequestError(f"{limit!r} is no time limit", hint="HH:MM:SS, such as 02:00:00")
         minutes = clock_seconds(limit) // 60
         longest = float(fields["longest_minutes"])
-        # A block holds its start (2 minutes) and the longest task, and then some.
+        # A block holds its start (2 minutes), the longest task and some reserve.
         fields["least_minutes"] = min(minutes, int(longest) + 5)
         fields["most_minutes"] = max(minutes, 24 * 60)
     return template_environment().get_template("new-site.yaml.j2").render(**fields)

@@ -1,4 +1,4 @@
-"""A site's pods: names that its chart and its rendered files share, and a Job that fits."""
+"""A site's pods: what its chart and its rendered files share, and a Job that runs a command."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def site_files(site: Site, endpoint: str) -> tuple[dict[str, Any], dict[str, Any
 def resources(
     cpu: Cpu, memory: Memory, more: dict[str, str] | None = None
 ) -> dict[str, dict[str, str]]:
-    """Return what a container asks for, and its limits."""
+    """Return a container's requests and limits."""
     return {
         "requests": {"cpu": f"{cpu.request:g}", "memory": memory.request, **(more or {})},
         "limits": {"cpu": f"{cpu.limit:g}", "memory": memory.limit, **(more or {})},

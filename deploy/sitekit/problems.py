@@ -1,4 +1,4 @@
-"""What is wrong with a site file, said so that it can be put right."""
+"""What is wrong with a site file, and what to write instead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Problem(NamedTuple):
     write
         What to write instead.
     level
-        ``error`` stops everything; ``warning`` is said and goes on.
+        An ``error`` stops everything, a ``warning`` nothing.
     """
 
     file: str

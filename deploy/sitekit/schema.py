@@ -1,4 +1,4 @@
-"""The schema of a site file: its errors in a site admin's terms, its defaults, its secrets."""
+"""The schema of a site file: errors in an administrator's terms, defaults, secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["fill_defaults", "resolve", "schema", "schema_problems", "secret_prob
 
 SCHEMA_FILE = Path(__file__).resolve().parents[2] / "endpoint_configs" / "site.schema.json"
 
-# Fields that people look for, and why there is no such field.
+# Names of no field that people may try, and what to use instead.
 _NOT_HERE = {
     "node_selector": "use kubernetes.node_selector",
     "tolerations": "use kubernetes.tolerations",
@@ -52,7 +52,7 @@ def schema() -> dict[str, Any]:
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema node with its ``$ref`` into ``$defs`` followed; its own words win."""
+    """Return a schema node with its ``$ref`` into ``$defs`` followed; its own keys win."""
     reference = node.get("$ref")
     if reference is None:
         return node
@@ -150,11 +150,11 @@ def _missing(origin: Origin, field: str, error: jsonschema.ValidationError) -> I
 
 def _unknown(origin: Origin, field: str, error: jsonschema.ValidationError) -> Iterator[Problem]:
     node: Any = error.schema
-    known = list(node.get("properties", {}))
+    names = list(node.get("properties", {}))
     for name in cast("dict[str, Any]", error.instance):
-        if name not in known:
+        if name not in names:
             dotted = f"{field}.{name}" if field else name
-            yield origin.problem(dotted, "there is no such field", _instead(name, known))
+            yield origin.problem(dotted, "there is no such field", _instead(name, names))
 
 
 _BOUNDS = {
@@ -209,13 +209,13 @@ def _example(node: dict[str, Any]) -> str:
     return f"<{node.get('title') or str(node.get('description', 'a value')).partition('.')[0]}>"
 
 
-def _instead(name: str, known: list[str]) -> str:
-    if name in _NOT_HERE and name not in known:
+def _instead(name: str, names: list[str]) -> str:
+    if name in _NOT_HERE and name not in names:
         return _NOT_HERE[name]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"{close[0]}: (did you mean that?)"
-    return "one of " + ", ".join(known) if known else "nothing"
+    return "one of " + ", ".join(names) if names else "nothing"
 
 
 def _short(value: Any) -> str:
@@ -223,7 +223,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
-def fill_defaults(given: dict[str, Any]) -> dict[str, Any]:
+def fill_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with the schema's defaults filled in.
 
     Examples
@@ -231,15 +231,15 @@ def fill_defaults(given: dict[str, Any]) -> dict[str, Any]:
     >>> fill_defaults({"blocks": {"init": 0, "min": 0, "max": 1}})["blocks"]["nodes"]
     1
     """
-    return _fill(schema(), given)
+    return _fill(schema(), fields)
 
 
-def _fill(node: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _fill(node: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     filled: dict[str, Any] = {}
     for name, below in node.get("properties", {}).items():
         below_resolved = resolve(below)
-        if name in given:
-            value = given[name]
+        if name in fields:
+            value = fields[name]
             if below_resolved.get("type") == "integer":
                 value = int(value)  # 8.0 is one to JSON Schema
         elif "default" in below_resolved:
@@ -249,4 +249,4 @@ def _fill(node: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         nested = isinstance(value, dict) and "properties" in below_resolved
         filled[name] = _fill(below_resolved, value) if nested else value
     # Free-form mappings (variables, annotations) have no properties of their own.
-    return {**filled, **{name: value for name, value in given.items() if name not in filled}}
+    return {**filled, **{name: value for name, value in fields.items() if name not in filled}}

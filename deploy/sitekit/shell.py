@@ -1,4 +1,4 @@
-"""Commands of a machine: run by name, timed, and never through a shell."""
+"""Run commands of a machine by name, with their time, and never through a shell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_ANSWER = 124
 
 @dataclass(frozen=True)
 class Result:
-    """What a command did; ``code`` is 127 for one that is not there, 124 for no answer."""
+    """What a command did; ``code`` is 127 for a missing command, 124 for no answer."""
 
     command: str
     code: int
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def words(self) -> str:
-        """What it said of its own failure."""
+        """Its own message about its failure."""
         text = (self.err or self.out).strip()
         return f"{self.command}: {text}" if text else f"{self.command}: status {self.code}"
 

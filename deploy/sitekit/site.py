@@ -110,7 +110,7 @@ class Site(Fields, frozen=True, kw_only=True):
 
     @property
     def pods(self) -> Kubernetes:
-        """How pods run; the rules see to it that a Kubernetes site says so."""
+        """How pods run; the rules require it of a Kubernetes site."""
         if self.kubernetes is None:
             raise TypeError(f"site {self.name} has no pods")
         return self.kubernetes

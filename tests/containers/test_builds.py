@@ -43,15 +43,14 @@ def _check(**environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(1800)
-def test_a_second_build_gives_the_same_layers(
-    podman: Engine, image: str, build: Callable[..., None]
-) -> None:
-    first = podman.inspect(image)
+@pytest.mark.usefixtures("image")
+def test_a_second_build_gives_the_same_layers(podman: Engine, build: Callable[..., None]) -> None:
+    first = podman.inspect("worker")
     created = first["Labels"]["org.opencontainers.image.created"]
     # Nothing of the first build is used again: libraries are installed and compiled anew.
     epoch = str(int(datetime.fromisoformat(created).timestamp()))
     build("worker", "--no-cache", SOURCE_DATE_EPOCH=epoch)
-    second = podman.inspect(image)
+    second = podman.inspect("worker")
     assert second["RootFS"]["Layers"] == first["RootFS"]["Layers"]
     # The digest has the times of steps too, which are an earlier build's where they were cached.
     changed = "org.opencontainers.image.revision"  # where somebody has committed in between

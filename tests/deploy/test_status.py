@@ -64,7 +64,7 @@ def test_workers_of_jobs_are_expected_and_not_counted(
     # One running job of three nodes with two workers each; the one that waits has none.
     assert found["workers"] == {"of_running_jobs": 6, "most": 12}
     said = Host.status_text(found)
-    assert "workers    6 to be expected of the running jobs, at most 12" in said
+    assert "workers    6 expected from the running jobs, at most 12" in said
     assert "job        12 queued: Resources" in said
 
 

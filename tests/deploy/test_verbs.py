@@ -166,11 +166,11 @@ def test_what_is_asked_reaches_the_playbook(ansible: Ansible, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("verb", "cause"),
     [
-        ("deploy", "deploy did not come to its end"),
-        ("upgrade", "upgrade did not come to its end"),
+        ("deploy", "deploy did not finish"),
+        ("upgrade", "upgrade did not finish"),
         ("rollback", "the release was not changed"),
-        ("smoke", "smoke did not come to its end"),
-        ("destroy --yes", "destroy did not come to its end"),
+        ("smoke", "smoke did not finish"),
+        ("destroy --yes", "destroy did not finish"),
     ],
 )
 def test_what_ansible_says_of_a_failure_is_shown(
@@ -253,7 +253,7 @@ def test_destroying_asks_first_and_takes_the_card_away(
     out, err = ansible("destroy slurm --here --yes", said)
     assert out == "0 processes and 0 jobs ended, 1 files and directories removed\n"
     assert "registration: not found" in err
-    assert "left, since something else is in it: b" in err
+    assert "left, because it holds something else: b" in err
     assert not card.exists()
 
 

@@ -142,7 +142,7 @@ class Fakes:
               esac""",
         )
         self("squeue", "exit 0")
-        self("scancel", 'echo "$@" >> cancelled')
+        self("scancel", 'echo "$@" >> "$0.gone"')
         self("sacct", "exit 0")
         self(
             "sacctmgr",
@@ -172,7 +172,9 @@ class Fakes:
  "started": "True", "resources_max": {"walltime": "48:00:00", "nodect": 10}}}}' ;;
                 "-Q -f -F json"*) echo "qstat: Unknown queue $5" >&2; exit 170 ;;
                 "-x -f -F json"*) shift 4; printf '{"Jobs": {'; comma=""
-                  for job; do printf '%s"%s": {"job_state": "H"}' "$comma" "$job"; comma=", "; done
+                  for job; do case "$job" in 7.*) state=F ;; *) state=H ;; esac
+                    printf '%s"%s": {"job_state": "%s"}' "$comma" "$job" "$state"; comma=", "
+                  done
                   echo '}}' ;;
                 *) exit 0 ;;
               esac""",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sitekit.cli import commands
-from sitekit.doctor.machine import _wanted_version
+from sitekit.doctor.machine import _locked_version
 from sitekit.golden import GOLDEN, PAGE, fields_page
 from sitekit.load import load_site, shipped_sites
 from sitekit.schema import schema
@@ -75,7 +75,7 @@ def test_what_a_check_says_is_shown(
 
 
 def test_the_endpoint_named_in_the_pages_is_the_pinned_one() -> None:
-    pinned = _wanted_version()
+    pinned = _locked_version()
     page = (DOCS / "index.md").read_text(encoding="utf-8")
     assert f"globus-compute-endpoint {pinned.rpartition('.')[0]}" in page
 

@@ -72,7 +72,7 @@ def patient(make_site: Callable[..., Site], home: Path) -> Callable[..., Patient
             fitting = {}
         site = make_site(base, **_merged(fitting, changes))
         # The loopback interface stands for one that nodes reach: here they are this machine.
-        return Patient(site, Rendering(__version__, home), home, job_seconds=seconds)
+        return Patient(site, Rendering(__version__, home), job_seconds=seconds)
 
     return make
 
@@ -128,7 +128,7 @@ def test_a_site_in_order_has_no_failures(
         "cores",
     }
     assert expected <= good
-    run = examined.home / ".fitserve" / "run"
+    run = examined.rendering.home / ".fitserve" / "run"
     assert list(run.iterdir()) == []
 
 
@@ -288,13 +288,24 @@ def test_a_job_that_stays_queued_is_cancelled_and_said(
 ) -> None:
     fakes.slurm()
     fakes("sbatch", 'case "$*" in *--test-only*) ;; *) echo "7;cluster" ;; esac')
-    fakes("squeue", 'case "$*" in *--jobs=7*) echo "PENDING Priority" ;; esac')
+    fakes("squeue", 'case "$*" in *--jobs=7*) echo "7|PENDING|Priority|" ;; esac')
     fakes("scancel", 'echo "$@" > "$0.asked"')
     examined = patient(seconds=0.4)
     [finding] = [one for one in _examined(examined) if one.what == "job"]
     assert finding.level == "warning"
-    assert "PENDING Priority" in finding.evidence
+    assert "queued Priority" in finding.evidence
     assert (fakes.directory / "scancel.asked").read_text().strip() == "7"
+
+
+def test_a_scheduler_that_does_not_answer_has_not_ended_the_job(
+    patient: Callable[..., Patient], fakes: Any
+) -> None:
+    fakes.slurm()
+    fakes("sbatch", 'case "$*" in *--test-only*) ;; *) echo "7;cluster" ;; esac')
+    fakes("squeue", 'case "$*" in *--jobs=7*) echo "no controller" >&2; exit 1 ;; esac')
+    [finding] = [one for one in _examined(patient(seconds=0.4)) if one.what == "job"]
+    assert finding.level == "warning"
+    assert "does not answer: no controller" in finding.evidence
 
 
 def test_pbs_without_history_fails_every_task(patient: Callable[..., Patient], fakes: Any) -> None:
@@ -421,18 +432,19 @@ def test_a_namespace_that_deploying_will_make_is_warned_of(
     assert _failures(findings) == []
     found = {one.what: one for one in findings}
     assert (found["namespace"].level, found["rights"].level) == ("warning", "ok")
-    assert "deploying makes it" in found["namespace"].hint
+    assert "deploying creates it" in found["namespace"].hint
     # There is nowhere to run a worker yet.
     assert found["pod"].level == "skipped"
 
 
+@pytest.mark.parametrize("hard", ["6Gi", "6G"])
 def test_a_quota_that_is_too_small_is_warned_of(
-    patient: Callable[..., Patient], fakes: Any
+    patient: Callable[..., Patient], fakes: Any, hard: str
 ) -> None:
-    _cluster(fakes, '"limits.memory": "100Gi"', '"limits.memory": "6Gi"')
+    _cluster(fakes, '"limits.memory": "100Gi"', f'"limits.memory": "{hard}"')
     [finding] = [one for one in _examined(patient("kubernetes")) if one.what == "quota"]
     assert finding.level == "warning"
-    assert "limits.memory: 24 of 6Gi" in finding.evidence
+    assert f"limits.memory: 24 of {hard}" in finding.evidence
 
 
 def test_without_kubectl_nothing_else_is_asked(patient: Callable[..., Patient], fakes: Any) -> None:
@@ -651,7 +663,7 @@ def proxy() -> Iterator[Callable[[bytes], int]]:
 def _internet(patient: Patient, *hosts: tuple[str, int]) -> list[Check]:
     from sitekit.doctor import network
 
-    asked = Patient(patient.site, patient.rendering, patient.home, hosts=hosts, submit=False)
+    asked = Patient(patient.site, patient.rendering, hosts=hosts, submit=False)
     return [finding for finding in network.look(asked) if finding.what == "internet"]
 
 
@@ -695,7 +707,7 @@ def test_messages_need_a_way_without_the_proxy(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-        for of, said in ((plain, "no task arrives"), (behind, "through the proxy alone")):
+        for of, said in ((plain, "no task arrives"), (behind, "only reached through the proxy")):
             finding = looked(of, port)
             assert (finding.level, finding.field) == ("failure", "endpoint.amqp_port")
             assert said in finding.cause
@@ -760,7 +772,7 @@ def test_what_a_node_tells_is_judged(
     make_site: Callable[..., Site], tmp_path: Path, base: str, changes: dict[str, Any],
     check: str, field: str, level: str,
 ) -> None:  # fmt: skip
-    patient = Patient(make_site(base), Rendering(__version__, tmp_path), tmp_path)
+    patient = Patient(make_site(base), Rendering(__version__, tmp_path))
     findings = list(read_probe(patient, _probe(**changes), "n", shared=True))
     assert (check, field, level) in {(one.what, one.field, one.level) for one in findings}
     in_order = list(read_probe(patient, _probe(), "n", shared=True))
@@ -771,7 +783,6 @@ def test_cuda_13_needs_a_newer_driver(make_site: Callable[..., Site], tmp_path: 
     patient = Patient(
         make_site("slurm-gpu", workers={"device": "cuda13"}),
         Rendering(__version__, tmp_path),
-        tmp_path,
     )
     old = _probe(gpus=[{"name": "A100", "driver": "550.1"}])
     [finding] = [one for one in read_probe(patient, old, "n", shared=True) if one.what == "driver"]
@@ -791,7 +802,7 @@ def test_times_of_slurm_are_read() -> None:
 
 def test_a_retired_machine_is_not_examined(tmp_path: Path) -> None:
     site, _ = load_site("bluewaters")
-    [finding] = examine(Patient(site, Rendering("1", tmp_path), tmp_path))
+    [finding] = examine(Patient(site, Rendering("1", tmp_path)))
     assert finding.level == "failure"
 
 
@@ -814,7 +825,7 @@ def test_the_command_reports_and_ends_with_the_class_of_what_failed(
     said = capsys.readouterr().out
     line = path.read_text().splitlines().index("  interface: ib7") + 1
     assert f"mine.yaml:{line}: network.interface" in said
-    assert "skipped  job: no job was wanted" in said
+    assert "skipped  job: no job was asked for" in said
     with pytest.raises(BackendError):
         commands.main(
             ["doctor", str(path), "--direct", "--no-job", "--json"], standalone_mode=False

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fitserve_contract._version import __version__
+from fitserve_contract._version import OLDEST_DRIVERS, __version__
 
 if TYPE_CHECKING:
     from fitserve_contract.codec import (
@@ -106,6 +106,7 @@ __all__ = [
     "MAX_TOYS",
     "NORMFACTOR_BOUNDS",
     "NOT_FOR_THE_KERNEL",
+    "OLDEST_DRIVERS",
     "QUICK",
     "SMALL",
     "STAGE_VARIABLE",

@@ -1,7 +1,7 @@
 """A release as one file: every wheel that a site needs, and the parts of this tree it reads.
 
-Nothing is fetched on the site, which may have no way to a package index; what is installed
-was checked here against the hashes of ``requirements/site.lock``.
+Nothing is fetched on the site, which may not reach a package index; all wheels were checked here
+against the hashes of ``requirements/site.lock``.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def cache_directory() -> Path:
 
 
 def make_bundle(python: str, machine: str) -> Bundle:
-    """Pack the present tree for a Python version and a processor, unless that was done.
+    """Pack the present tree for a Python version and a processor, unless it is packed already.
 
     Parameters
     ----------
     python
         Version of the target's Python, such as ``3.11.2``.
     machine
-        The target's processor, as ``uname -m`` says it.
+        The target's processor, as ``uname -m`` prints it.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def make_bundle(python: str, machine: str) -> Bundle:
     Raises
     ------
     BackendError
-        Wheels cannot be had or built.
+        Wheels cannot be fetched or built.
     """
     wheels = _wheelhouse(python, machine)
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,20 +128,20 @@ def _wheelhouse(python: str, machine: str) -> Path:
     if (minor, machine) == (ours, platform.machine()):
         _pip("wheel", "--require-hashes", "-r", str(_LOCK), "--wheel-dir", str(place))
     else:
-        wanted = place / "requirements.txt"
-        wanted.write_text(requirements_for(_LOCK.read_text(encoding="utf-8"), minor, machine))
+        requirements = place / "requirements.txt"
+        requirements.write_text(requirements_for(_LOCK.read_text(encoding="utf-8"), minor, machine))
         platforms = [f"--platform={name}_{machine}" for name in _PLATFORMS]
         _pip(
             *("download", "--no-deps", "--only-binary=:all:", "--implementation=cp"),
             *(f"--python-version={minor}", *platforms, "--require-hashes"),
-            *("-r", str(wanted), "--dest", str(place)),
+            *("-r", str(requirements), "--dest", str(place)),
         )
     (place / ".complete").touch()
     return place
 
 
 def requirements_for(lock: str, minor: str, machine: str) -> str:
-    r"""Return the part of a lock file that holds for a Python version and a processor.
+    r"""Return the part of a lock file that applies to a Python version and a processor.
 
     pip reads markers for the Python that it runs on, whatever ``--python-version`` says.
 
@@ -184,9 +184,11 @@ def _pip(*words: str) -> None:
         [*command, *words[1:]], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
-        told = [line for line in done.stderr.splitlines() if not re.match(r"WARNING|\s*$", line)]
+        complaints = [
+            line for line in done.stderr.splitlines() if not re.match(r"WARNING|\s*$", line)
+        ]
         raise BackendError(
-            "the wheels of a release cannot be had",
-            evidence="\n".join(told[-6:]),
+            "the wheels of a release cannot be fetched or built",
+            evidence="\n".join(complaints[-6:]),
             hint="look at the network and at pip's configuration on this machine",
         )

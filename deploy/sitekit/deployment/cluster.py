@@ -1,4 +1,4 @@
-"""Deploy to a Kubernetes cluster, as the context of your kubeconfig says, by a Helm release."""
+"""Deploy to the Kubernetes cluster of your kubeconfig's context, as a Helm release."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HYPOTHESIS = "X_200_0"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(Options):
-    """What is asked of a cluster besides."""
+    """Further options of a cluster."""
 
     function_id: str | None = None
     endpoint_id: str | None = None
@@ -51,7 +51,7 @@ class Cluster(Target):
     Parameters
     ----------
     site, options
-        Its site, and what is asked for.
+        Its site, and the options of the command.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class Cluster(Target):
         require_helm()
         self._examine()
         if not site.pods.credentials_secret:
-            # What an earlier deployment was given is in the release's own secret.
+            # The credentials of an earlier deployment are in the release's own secret.
             release.log_in()
         function = self._function_id(options.function_id)
         rendering = Rendering(__version__, Path.home(), options.endpoint_id, function)
@@ -110,8 +110,8 @@ class Cluster(Target):
         pods = items("pods", release.namespace, release.selector)
 
         def component(which: str) -> list[dict[str, Any]]:
-            wanted = labels(release.name, which).items()
-            return [_pod(one) for one in pods if wanted <= one["metadata"]["labels"].items()]
+            selector = labels(release.name, which).items()
+            return [_pod(one) for one in pods if selector <= one["metadata"]["labels"].items()]
 
         return {
             "status_version": STATUS_VERSION,
@@ -124,14 +124,14 @@ class Cluster(Target):
         }
 
     @staticmethod
-    def status_text(found: dict[str, Any]) -> str:
-        release = found["release"]
+    def status_text(status: dict[str, Any]) -> str:
+        release = status["release"]
         if release is None:
-            return f"{found['site']} is not deployed in namespace {found['namespace']}"
+            return f"{status['site']} is not deployed in namespace {status['namespace']}"
         revision = f"revision {release['revision']} ({release['status']})"
-        lines = [f"{found['site']}: {revision} in namespace {found['namespace']}"]
+        lines = [f"{status['site']}: {revision} in namespace {status['namespace']}"]
         for name in ("endpoint", "workers", "clients"):
-            pods = found[name]
+            pods = status[name]
             if not pods:
                 lines.append(f"{name}: none")
             for pod in pods:
@@ -157,12 +157,14 @@ class Cluster(Target):
             )
         from sitekit.target.smoke import Served, through_the_service
 
-        # A child of the revision before would be asked otherwise, while there is one.
+        # Otherwise a child of the revision before would answer, as long as there is one.
         serving = f"{__version__}-{release.revisions()[-1]['revision']}"
         served = Served(self.site, card.endpoint_id, serving)
         kept = directory / _REFUSED
-        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
-        stages, refused = through_the_service(served, directory / CARD, self.options.seconds, known)
+        earlier = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        stages, refused = through_the_service(
+            served, directory / CARD, self.options.seconds, earlier
+        )
         if refused:
             write_files({_REFUSED: f"{refused}\n"}, directory)
         return [one.as_data() for one in stages]
@@ -191,7 +193,7 @@ class Cluster(Target):
         click.echo(f"{release.name} is gone")
 
     def _fit_by_job(self) -> dict[str, Any]:
-        """Have a hypothesis of the bundled example fitted by a worker pod; returns the stage."""
+        """Fit a hypothesis of the bundled example in a worker pod; returns the stage."""
         release, seconds = self._release, self.options.seconds
         name = f"{release.name}-smoke"
         endpoint = f"parsl:{release.site.name}"
@@ -205,48 +207,50 @@ class Cluster(Target):
         run("kubectl", "create", *here, "--filename", "-", stdin=json.dumps(job))
         try:
             ended = _end(name, here, started + seconds)
-            said = run("kubectl", "logs", f"job/{name}", *here, "--ignore-errors") if ended else ""
+            output = (
+                run("kubectl", "logs", f"job/{name}", *here, "--ignore-errors") if ended else ""
+            )
         finally:
             run("kubectl", *delete)
-        told = "the example was fitted by a worker pod"
+        outcome = "the example was fitted by a worker pod"
         if ended != "Complete":
             reason = ended or f"not within {seconds} s"
-            told = f"the example was not fitted: {reason}; {said.strip()[-2000:]}"
+            outcome = f"the example was not fitted: {reason}; {output.strip()[-2000:]}"
         took = round(time.monotonic() - started, 1)
         level: Literal["ok", "failure"] = "ok" if ended == "Complete" else "failure"
-        return Check("fit", level, told, seconds=took).as_data()
+        return Check("fit", level, outcome, seconds=took).as_data()
 
     def _examine(self) -> None:
-        """Have the doctor look at the cluster, before anything is registered or installed."""
+        """Let the doctor examine the cluster before anything is registered or installed."""
         from sitekit.doctor import Patient, kubernetes, report
 
         site = self.site
-        patient = Patient(site=site, rendering=self._rendering, home=Path.home(), submit=False)
-        found = [one for one in kubernetes.look(patient) if one.level in {"failure", "warning"}]
-        if found:
-            click.echo(report(site.origin, found), err=True)
-        bad = [one for one in found if one.level == "failure"]
+        patient = Patient(site=site, rendering=self._rendering, submit=False)
+        findings = [one for one in kubernetes.look(patient) if one.level in {"failure", "warning"}]
+        if findings:
+            click.echo(report(site.origin, findings), err=True)
+        bad = [one for one in findings if one.level == "failure"]
         if bad:
             raise BackendError(
                 f"{site.name} was not deployed: {len(bad)} findings keep fits from running there",
                 evidence="; ".join(f"{one.what}: {one.cause}" for one in bad),
-                hint="put right what is marked FAILED above; "
+                hint="correct what is marked FAILED above; "
                 f"make doctor SITE={site.name} looks again",
             )
 
     def _undo(self, done: Installed, error: BackendError) -> None:
-        """Let what served before serve again, after a smoke test that failed."""
+        """Let the revision before serve again, after a failed smoke test."""
         if not done.changed or done.before is None:
             return
         click.echo(f"the smoke test failed: going back to revision {done.before}", err=True)
         self._release.put_back(done.before, seconds=self.options.seconds)
         error.cause = f"{error.cause}; what served before serves again"
 
-    def _function_id(self, given: str | None) -> str | None:
-        """Return the id of the function that the endpoint lets run, registered if need be."""
+    def _function_id(self, function_id: str | None) -> str | None:
+        """Return the id of the function that the endpoint may run, registered if need be."""
         site = self.site
-        if given or site.access.functions:
-            return given
+        if function_id or site.access.functions:
+            return function_id
         if credentials():
             from fitserve_worker.function import register
 
@@ -269,8 +273,8 @@ class Cluster(Target):
                 f"{release.name} runs, but is not registered with Globus",
                 hint=f"kubectl --namespace {release.namespace} logs deployment/{release.name}",
             )
-        known = Rendering(__version__, Path.home(), ident, function_id)
-        write_files({CARD: text(site_card(self.site, known))}, self.directory)
+        rendering = Rendering(__version__, Path.home(), ident, function_id)
+        write_files({CARD: text(site_card(self.site, rendering))}, self.directory)
         return self.directory / CARD
 
 
@@ -286,18 +290,18 @@ def _end(name: str, here: tuple[str, str], deadline: float) -> str | None:
 
 def _overrides(values: Path | None) -> dict[str, Any]:
     """Return Helm values of a file."""
-    found = yaml.safe_load(values.read_text(encoding="utf-8")) if values else {}
-    if not isinstance(found, dict):
+    overrides = yaml.safe_load(values.read_text(encoding="utf-8")) if values else {}
+    if not isinstance(overrides, dict):
         raise RequestError(f"{values} holds no Helm values", hint="NAME: VALUE, as in values.yaml")
-    return found
+    return overrides
 
 
 def _pod(pod: dict[str, Any]) -> dict[str, Any]:
-    found = pod["status"]
-    containers = found.get("containerStatuses", [])
+    status = pod["status"]
+    containers = status.get("containerStatuses", [])
     return {
         "name": pod["metadata"]["name"],
-        "phase": "Terminating" if pod["metadata"].get("deletionTimestamp") else found["phase"],
+        "phase": "Terminating" if pod["metadata"].get("deletionTimestamp") else status["phase"],
         "ready": bool(containers) and all(one["ready"] for one in containers),
         "restarts": sum(one["restartCount"] for one in containers),
         "node": pod["spec"].get("nodeName"),
@@ -317,21 +321,21 @@ def pod_reason(pod: dict[str, Any]) -> str | None:
     >>> pod_reason({"status": {"phase": "Pending", "containerStatuses": [container]}})
     'ImagePullBackOff: no such image'
     """
-    found = pod["status"]
-    told = [_said(found)] if found["phase"] == "Failed" else []
-    told += [
+    status = pod["status"]
+    reasons = [_reason(status)] if status["phase"] == "Failed" else []
+    reasons += [
         one.get("message")
-        for one in found.get("conditions", [])
+        for one in status.get("conditions", [])
         if one["type"] == "PodScheduled" and one["status"] == "False"
     ]
-    for container in found.get("containerStatuses", []):
+    for container in status.get("containerStatuses", []):
         state, last = container.get("state", {}), container.get("lastState", {})
-        told.append(_said(state.get("waiting") or {}))
+        reasons.append(_reason(state.get("waiting") or {}))
         for ended in (state.get("terminated"), last.get("terminated")):
             if ended and ended.get("exitCode"):
-                told.append(_said(ended))
-    return "; ".join(filter(None, told)) or None
+                reasons.append(_reason(ended))
+    return "; ".join(filter(None, reasons)) or None
 
 
-def _said(state: dict[str, Any]) -> str:
+def _reason(state: dict[str, Any]) -> str:
     return ": ".join(filter(None, (state.get("reason"), (state.get("message") or "").strip())))

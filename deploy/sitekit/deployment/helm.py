@@ -13,7 +13,7 @@ from fitserve.errors import BackendError
 __all__ = ["HELM", "ask", "differs", "items", "require_helm", "run"]
 
 HELM = 4
-"""Major version of Helm: another has other options, and renders the chart differently."""
+"""Major version of Helm: others have other options, and render the chart differently."""
 _HINTS = {
     "helm": f"install Helm {HELM} (https://helm.sh/docs/intro/install/), first on the PATH",
     "kubectl": "install kubectl, and let its context be the cluster (kubectl config get-contexts)",
@@ -46,7 +46,7 @@ def run(program: str, *words: str, stdin: str | None = None) -> str:
 
 
 def ask(program: str, *words: str) -> str | None:
-    """Return what a command prints, or None where what it asks for is not there.
+    """Return what a command prints, or None if the object that it asks for does not exist.
 
     Raises
     ------
@@ -64,12 +64,12 @@ def ask(program: str, *words: str) -> str | None:
 
 
 def differs(manifest: str, *where: str) -> bool:
-    """Return whether the cluster has objects otherwise than a manifest says, or not at all.
+    """Return whether objects of a manifest differ in the cluster, or are missing there.
 
-    Where that cannot be told, they are taken to differ.
+    If that cannot be found out, they count as different.
     """
-    # The API server merges: what kubectl itself would merge differs in the order of lists. As
-    # somebody new, whose are none of the fields, it takes none of Helm's own away.
+    # The API server merges: kubectl's own merge may differ in the order of lists. A field manager
+    # of its own, which owns no fields yet, removes none of Helm's.
     merging = ("--server-side", "--force-conflicts", "--field-manager=fitserve-compares")
     return _call("kubectl", ("diff", *where, *merging, "--filename", "-"), manifest).returncode != 0
 
@@ -89,11 +89,11 @@ def require_helm() -> None:
 def _require_version(path: str) -> None:
     words = [path, "version", "--template", "{{.Version}}"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
-    said = (done.stdout or done.stderr).strip()
-    if done.returncode or not said.removeprefix("v").startswith(f"{HELM}."):
+    answer = (done.stdout or done.stderr).strip()
+    if done.returncode or not answer.removeprefix("v").startswith(f"{HELM}."):
         raise BackendError(
             f"the helm on the PATH is not Helm {HELM}",
-            evidence=f"{path} version: {said[:200] or f'status {done.returncode}'}",
+            evidence=f"{path} version: {answer[:200] or f'status {done.returncode}'}",
             hint=f"{_HINTS['helm']}; `helm version` shows which one is found",
         )
 
@@ -101,8 +101,8 @@ def _require_version(path: str) -> None:
 def items(kind: str, namespace: str, selector: str) -> list[dict[str, Any]]:
     """Return the objects of a kind that bear labels."""
     words = ("get", kind, "--namespace", namespace, "--selector", selector, "--output", "json")
-    found: list[dict[str, Any]] = json.loads(run("kubectl", *words))["items"]
-    return found
+    objects: list[dict[str, Any]] = json.loads(run("kubectl", *words))["items"]
+    return objects
 
 
 def _path(program: str) -> str:

@@ -1,6 +1,6 @@
 """Deploy to a login node, by Ansible's playbooks, with nothing secret on a command line.
 
-How the node is reached follows from the site file and what the administrator gives besides.
+The site file and the administrator's options say how the node is reached.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ANSIBLE = _ROOT / "deploy" / "ansible"
 
 @dataclass(frozen=True, kw_only=True)
 class HostOptions(Options):
-    """What is asked of a login node besides."""
+    """Further options of a login node."""
 
     host: str | None = None
     user: str | None = None
@@ -60,8 +60,8 @@ def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
     Examples
     --------
     >>> from sitekit.load import load_site
-    >>> found = inventory(load_site("local")[0], HostOptions())
-    >>> found["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
+    >>> hosts = inventory(load_site("local")[0], HostOptions())
+    >>> hosts["all"]["children"]["site"]["hosts"]["local"]["ansible_connection"]
     'local'
 
     Raises
@@ -83,7 +83,7 @@ def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
     variables: dict[str, Any] = {"ansible_python_interpreter": options.python or "auto_silent"}
     if options.here or host is None:
         variables["ansible_connection"] = "local"
-        # This one works. What is found on the path may be a shim of pyenv that leads nowhere.
+        # This Python works; the one on the PATH may be a broken shim of pyenv.
         variables["ansible_python_interpreter"] = options.python or sys.executable
     else:
         variables |= {"ansible_connection": "ssh", "ansible_host": host}
@@ -96,7 +96,7 @@ def inventory(site: Site, options: HostOptions) -> dict[str, Any]:
         if site.login.jump_host:
             ssh.append(f"-J {site.login.jump_host}")
         variables["ansible_ssh_common_args"] = " ".join(ssh)
-    # A multi-user endpoint is root's; without a password asked for, as by a deploy user.
+    # A multi-user endpoint is root's; a deploy user becomes root without a password.
     variables["ansible_become"] = site.access.mode == "multi-user"
     return {"all": {"children": {"site": {"hosts": {site.name: variables}}}}}
 
@@ -129,12 +129,12 @@ class Host(Target):
     def install(self, *, upgrade: bool) -> None:
         credentials()  # which Ansible reads by itself; half of them is an error
         verb = "upgrade" if upgrade else "deploy"
-        said = self._play(
+        document = self._play(
             "deploy",
             BackendError(
-                f"{verb} did not come to its end",
-                hint="what stopped it is said above; put it right and run the same again: what is "
-                "done already is not done twice",
+                f"{verb} did not finish",
+                hint="the messages above say what stopped it; correct it and run the same command "
+                "again: what is done already is not done twice",
             ),
             *(["--check"] if self.options.check else []),
             *(["--diff"] if self.options.diff else []),
@@ -146,125 +146,127 @@ class Host(Target):
             drain_seconds=self.options.drain_seconds,
         )
         if not self.options.check:
-            click.echo(self._handed_over(self._answered(said)))
+            click.echo(self._handed_over(self._answered(document)))
 
     def status(self) -> dict[str, Any]:
         return self._ask("status", *(["--end-orphans"] if self.options.end_orphans else []))
 
     @staticmethod
-    def status_text(found: dict[str, Any]) -> str:
-        versions = found["versions"]
-        lines = [_endpoint(found)]
-        if found["endpoint"] is not None:
-            lines.append(f"users      {len(found['children'])} child endpoints")
-        jobs = found["jobs"]
+    def status_text(status: dict[str, Any]) -> str:
+        versions = status["versions"]
+        lines = [_endpoint(status)]
+        if status["endpoint"] is not None:
+            lines.append(f"users      {len(status['children'])} child endpoints")
+        jobs = status["jobs"]
         for job in jobs:
             whose = "" if job["of_endpoint"] else ", of a client on this machine"
             reason = f": {job['reason']}" if job["reason"] else ""
-            if job["id"] in found.get("jobs_ended", ()):
+            if job["id"] in status.get("jobs_ended", ()):
                 reason = ": its endpoint was dead; ended"
             lines.append(f"job        {job['id']} {job['state']}{reason}{whose}")
         if not jobs:
             lines.append("jobs       none")
-        lines.append(_workers(found["workers"]))
-        for name, disk in found["disk"].items():
+        lines.append(_workers(status["workers"]))
+        for name, disk in status["disk"].items():
             lines.append(f"disk       {name}: {disk['free_gb']} GB free at {disk['path']}")
         lines.append(
             f"release    {versions['release']}, before it {versions['previous'] or 'none'}"
         )
-        if found["last_fits"] is None:
+        if status["last_fits"] is None:
             lines.append("fitted     not known here: answers are in the users' own directories")
         lines += [
             f"fitted     {fit['ago_seconds']} s ago, task {fit['task'][:12]}"
-            for fit in found["last_fits"] or ()
+            for fit in status["last_fits"] or ()
         ]
-        if found["orphans"]:
-            count = found.get("orphans_ended")
-            said = f"{count} ended" if count is not None else "end them with ARGS=--end-orphans"
-            lines.append(f"orphans    {len(found['orphans'])} processes of dead children; {said}")
+        if status["orphans"]:
+            count = status.get("orphans_ended")
+            note = f"{count} ended" if count is not None else "end them with ARGS=--end-orphans"
+            lines.append(f"orphans    {len(status['orphans'])} processes of dead children; {note}")
         return "\n".join(lines)
 
     def smoke(self) -> list[dict[str, Any]]:
-        found = self._ask("smoke", "--seconds", str(self.options.seconds))
-        stages: list[dict[str, Any]] = found["stages"]
+        answer = self._ask("smoke", "--seconds", str(self.options.seconds))
+        stages: list[dict[str, Any]] = answer["stages"]
         return stages
 
     def rollback(self) -> None:
-        failed = BackendError("the release was not changed", hint="what stopped it is said above")
-        said = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
-        click.echo(f"{said['site']} is served by release {said['release']}")
+        failed = BackendError("the release was not changed", hint="the messages above say why")
+        answer = self._answered(self._play("rollback", failed, smoke_seconds=self.options.seconds))
+        click.echo(f"{answer['site']} is served by release {answer['release']}")
 
     def stop(self) -> None:
-        said = self._ask(
+        answer = self._ask(
             "stop", "--disable", "--drain-seconds", str(self.options.drain_seconds or 0)
         )
-        waited = "" if said["idle"] else "; users' fits were running: their clients send them again"
-        click.echo(f"{_ended(said)}{waited}")
+        waited = (
+            "" if answer["idle"] else "; users' fits were running: their clients send them again"
+        )
+        click.echo(f"{_ended(answer)}{waited}")
 
     def logs(self) -> str:
-        found = self._ask("logs", "--lines", str(self.options.lines))["logs"]
-        lines = [line for name, text in found.items() for line in (f"==> {name}", *text)]
+        texts = self._ask("logs", "--lines", str(self.options.lines))["logs"]
+        lines = [line for name, text in texts.items() for line in (f"==> {name}", *text)]
         return "".join(f"{line}\n" for line in lines)
 
     def destroy(self) -> None:
-        said = self._ask("destroy")
-        click.echo(f"{_ended(said)}, {len(said['removed'])} files and directories removed")
-        if said["told"]:
-            click.echo(f"the service keeps its registration: {said['told']}", err=True)
-        for path in said["left"]:
-            click.echo(f"left, since something else is in it: {path}", err=True)
+        answer = self._ask("destroy")
+        click.echo(f"{_ended(answer)}, {len(answer['removed'])} files and directories removed")
+        if answer["told"]:
+            click.echo(f"the service keeps its registration: {answer['told']}", err=True)
+        for path in answer["left"]:
+            click.echo(f"left, because it holds something else: {path}", err=True)
 
-    def _handed_over(self, said: dict[str, Any]) -> str:
+    def _handed_over(self, document: dict[str, Any]) -> str:
         """Return what an administrator hands to users, and what is left to do."""
-        lines = [f"{said['site']} is up, release {said['release']}"]
-        if not said["endpoint_id"]:
+        lines = [f"{document['site']} is up, release {document['release']}"]
+        if not document["endpoint_id"]:
             again = " ".join(f"{name}=..." for name in CREDENTIALS)
             lines += [
-                f"on {said['host']}, as {said['user']}:",
-                f"  {said['command']} run PALLET --endpoint {said['direct']}",
+                f"on {document['host']}, as {document['user']}:",
+                f"  {document['command']} run PALLET --endpoint {document['direct']}",
                 "for use from elsewhere, through Globus Compute, with the credentials of a client:",
-                f"  {again} make deploy SITE={said['site']}",
+                f"  {again} make deploy SITE={document['site']}",
             ]
             return "\n".join(lines)
         lines += [
-            f"endpoint {said['endpoint_id']}, function {said['function_id']}",
+            f"endpoint {document['endpoint_id']}, function {document['function_id']}",
             f"hand to users: {self.directory / CARD}",
-            f"  fitserve endpoints add {said['site']} --card {CARD}",
-            f"  fitserve endpoints check {said['site']}",
-            f"  fitserve run PALLET --endpoint {said['site']}",
+            f"  fitserve endpoints add {document['site']} --card {CARD}",
+            f"  fitserve endpoints check {document['site']}",
+            f"  fitserve run PALLET --endpoint {document['site']}",
         ]
-        if said["boot"] == "nothing":
+        if document["boot"] == "nothing":
             lines.append(
-                "after a reboot nothing starts it, for there is neither systemd for this user nor "
-                f"cron; then: make deploy SITE={said['site']}"
+                "nothing starts it after a reboot: there is neither systemd for this user nor "
+                f"cron; then: make deploy SITE={document['site']}"
             )
-        if said["boot"] == "login":
+        if document["boot"] == "login":
             lines.append(
-                f"it ends when {said['user']} logs out of {said['host']}, and nothing starts it "
-                "after a reboot: systemd does not let that user's services linger; ask the "
-                f"administrators there for `loginctl enable-linger {said['user']}`, then: "
-                f"make deploy SITE={said['site']}"
+                f"it ends when {document['user']} logs out of {document['host']}, and nothing "
+                "starts it after a reboot: systemd does not let that user's services linger; ask "
+                f"the administrators there for `loginctl enable-linger {document['user']}`, then: "
+                f"make deploy SITE={document['site']}"
             )
-        if said["pending"]:
+        if document["pending"]:
             lines.append(
-                "users' fits are running: the endpoint itself is started anew by the next "
-                f"`make deploy SITE={said['site']}` that finds it idle"
+                "users' fits are running: the endpoint itself is restarted by the next "
+                f"`make deploy SITE={document['site']}` that finds it idle"
             )
         return "\n".join(lines)
 
     def _ask(self, verb: str, *words: str) -> dict[str, Any]:
         """Run one verb of `sitekit.target` on the machine, and return its answer."""
-        failed = BackendError(f"{verb} did not come to its end", hint="the reason is said above")
+        failed = BackendError(f"{verb} did not finish", hint="the messages above say why")
         quiet = not self.options.verbose
         return self._answered(self._play("ask", failed, quiet=quiet, verb=verb, words=list(words)))
 
-    def _answered(self, said: dict[str, Any] | None) -> dict[str, Any]:
-        if said is None:
+    def _answered(self, document: dict[str, Any] | None) -> dict[str, Any]:
+        if document is None:
             raise BackendError(
                 f"{self.site.name} did not answer",
                 hint=f"make deploy SITE={self.site.name}, if it was not deployed",
             )
-        return said
+        return document
 
     def _play(
         self,
@@ -281,11 +283,11 @@ class Host(Target):
         playbook
             Its name.
         failed
-            What is raised where it does not come to its end.
+            What is raised if it does not finish.
         options
             Ansible's.
         quiet
-            What it says is shown only if it fails; otherwise it goes to standard error.
+            Whether to show its output only if it fails; otherwise it goes to standard error.
         variables
             More variables, each with ``fitserve_`` before its name.
         """
@@ -299,8 +301,8 @@ class Host(Target):
         with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
             place = Path(scratch).resolve()
             (place / "inventory.json").write_text(json.dumps(self._inventory))
-            given = {**self._variables(variables), "fitserve_build": str(place)}
-            (place / "variables.json").write_text(json.dumps(given))
+            extra = {**self._variables(variables), "fitserve_build": str(place)}
+            (place / "variables.json").write_text(json.dumps(extra))
             write_files({f"{self.site.name}.yaml": flat_site(self.site)}, place / "flat")
             command = [
                 *(str(program), str(_ANSIBLE / f"{playbook}.yml")),
@@ -316,13 +318,13 @@ class Host(Target):
                 text=True,
             )
             answer, card = place / "returned.json", place / CARD
-            said = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
+            document = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else None
             if card.is_file():
                 card.replace(self.directory / CARD)
         if done.returncode:
             sys.stderr.write(done.stdout or "")
             raise failed
-        return said
+        return document
 
     def _variables(self, more: dict[str, Any]) -> dict[str, Any]:
         site = self.site
@@ -357,14 +359,14 @@ def _vault() -> list[str]:
 
 
 def _ansible() -> Path:
-    """Return Ansible's program: of the environment that is named, or else of one made here."""
+    """Return Ansible's program, from the environment that is named or else from one made here."""
     named = os.environ.get("FITSERVE_ANSIBLE_VENV")
     try:
         program = (Path(named) if named else install("ansible")) / "bin" / "ansible-playbook"
     except subprocess.CalledProcessError as error:
         raise BackendError(
             "Ansible cannot be installed",
-            evidence=f"pip failed ({error.returncode}), as said above",
+            evidence=f"pip failed ({error.returncode}), see above",
             hint="look at the network and at pip's configuration on this machine",
         ) from error
     if not program.is_file():
@@ -376,25 +378,25 @@ def _ansible() -> Path:
     return program
 
 
-def _ended(said: dict[str, Any]) -> str:
-    return f"{len(said['processes'])} processes and {len(said['jobs'])} jobs ended"
+def _ended(answer: dict[str, Any]) -> str:
+    return f"{len(answer['processes'])} processes and {len(answer['jobs'])} jobs ended"
 
 
 def _workers(workers: dict[str, int | None]) -> str:
-    """Say which figure it is: processes are counted here, those on nodes are not seen."""
+    """Say whether workers were counted, as on this machine, or expected, as on nodes."""
     most = f", at most {workers['most']}" if workers["most"] is not None else ""
     if "processes" in workers:
         return f"workers    {workers['processes']} processes on this machine{most}"
-    return f"workers    {workers['of_running_jobs']} to be expected of the running jobs{most}"
+    return f"workers    {workers['of_running_jobs']} expected from the running jobs{most}"
 
 
-def _endpoint(found: dict[str, Any]) -> str:
-    endpoint = found["endpoint"]
+def _endpoint(status: dict[str, Any]) -> str:
+    endpoint = status["endpoint"]
     if endpoint is None:
-        return f"endpoint   none: {found['site']} is for direct use"
+        return f"endpoint   none: {status['site']} is for direct use"
     if endpoint["pid"] is None:
         return f"endpoint   {endpoint['id']} is stopped"
-    pending = "; to be started anew when idle" if endpoint["restart_pending"] else ""
+    pending = "; to be restarted when idle" if endpoint["restart_pending"] else ""
     boot = f"started at boot by {endpoint['at_boot']}"
     if endpoint["at_boot"] == "login":
         boot = "until its user logs out: `loginctl enable-linger` was refused"

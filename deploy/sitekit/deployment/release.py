@@ -1,8 +1,8 @@
-"""A site's Helm release: its revisions; installed, upgraded, rolled back, destroyed.
+"""A site's Helm release: install it, upgrade it, roll it back, destroy it.
 
-What served, and with which values, is told by Helm's own history in the cluster: whoever deploys
-next, from wherever, finds it there. `helm rollback` alone would not do: the revision before may
-have failed, be the same, or not know the endpoint's id.
+Helm's own history in the cluster says what served, and with which values: whoever deploys next,
+from anywhere, finds it there. `helm rollback` alone is not enough: the revision before may have
+failed, be the same, or not know the endpoint's id.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Revision(NamedTuple):
     manifest
         The objects that the chart rendered to.
     values
-        What was given to the chart.
+        The values that the chart was given.
     """
 
     number: int
@@ -66,19 +66,19 @@ class Revision(NamedTuple):
     @property
     def endpoint_id(self) -> str | None:
         """Id under which its endpoint is registered, if the revision itself knows it."""
-        known: str | None = self._endpoint.get("id")
-        return known
+        ident: str | None = self._endpoint.get("id")
+        return ident
 
     def keeps_endpoint_of(self, other: Revision) -> bool:
-        """Return whether users of the other's endpoint would find the same one."""
+        """Return whether users of the other revision's endpoint would find the same one."""
         if not other.enabled:
             return True
         if not self.enabled:
             return False
         # On a volume, the endpoint's state knows the id, whatever the values say.
         on_volume = self.on_volume and other.on_volume
-        known = {self.endpoint_id, other.endpoint_id} - {None}
-        return len(known) <= 1 and (on_volume or self.endpoint_id is not None)
+        ids = {self.endpoint_id, other.endpoint_id} - {None}
+        return len(ids) <= 1 and (on_volume or self.endpoint_id is not None)
 
     @property
     def on_volume(self) -> bool:
@@ -87,12 +87,12 @@ class Revision(NamedTuple):
 
     @property
     def _endpoint(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.values.get("endpoint") or {}
-        return found
+        values: dict[str, Any] = self.values.get("endpoint") or {}
+        return values
 
 
 def namespace_manifest(name: str) -> dict[str, Any]:
-    """Return a namespace that takes pods of the restricted Pod Security profile alone."""
+    """Return a namespace that admits only pods of the restricted Pod Security profile."""
     profile = "pod-security.kubernetes.io"
     return {
         "apiVersion": "v1",
@@ -158,8 +158,8 @@ class Release:
     def revisions(self) -> list[dict[str, Any]]:
         """Return what Helm lists, the oldest first; empty where nothing is installed."""
         text = ask("helm", "history", self.name, *self._here(), "--output", "json")
-        found: list[dict[str, Any]] = json.loads(text) if text else []
-        return found
+        history: list[dict[str, Any]] = json.loads(text) if text else []
+        return history
 
     def serving(self) -> Revision | None:
         """Return the revision that serves, or None."""
@@ -167,10 +167,10 @@ class Release:
         return self._read(numbers[-1]) if numbers else None
 
     def before(self, serving: Revision) -> Revision | None:
-        """Return the last revision that served and is something else, with the same endpoint."""
-        for found in map(self._read, reversed(self._numbers("superseded"))):
-            if found.manifest != serving.manifest and found.keeps_endpoint_of(serving):
-                return found
+        """Return the last revision that served, differs from this one and keeps its endpoint."""
+        for revision in map(self._read, reversed(self._numbers("superseded"))):
+            if revision.manifest != serving.manifest and revision.keeps_endpoint_of(serving):
+                return revision
         return None
 
     def card(self) -> RenderedCard | None:
@@ -192,19 +192,19 @@ class Release:
         return (ident, word) if ident and word else None
 
     def log_in(self) -> bool:
-        """Be the client of this environment, or the endpoint's own; returns whether there is one.
+        """Log in as this environment's client, or the endpoint's own; returns whether one exists.
 
-        It is to be called before any SDK is imported.
+        Call it before any SDK is imported.
 
         Raises
         ------
         BackendError
             Half of the environment's credentials are missing.
         """
-        known = credentials() or self.credentials()
-        if known is not None:
-            os.environ.update(zip(CREDENTIALS, known, strict=True))
-        return known is not None
+        client = credentials() or self.credentials()
+        if client is not None:
+            os.environ.update(zip(CREDENTIALS, client, strict=True))
+        return client is not None
 
     def endpoint_id(self) -> str | None:
         """Return the id under which the running endpoint is registered, if it is."""
@@ -219,7 +219,7 @@ class Release:
         return ident
 
     def leftovers(self) -> list[str]:
-        """Return what is in the namespace of this release, by kind and name."""
+        """Return what the namespace holds of this release, by kind and name."""
         return [
             f"{kind}/{one['metadata']['name']}"
             for kind in _KINDS
@@ -238,9 +238,9 @@ class Release:
         return _merged(values, self._overrides)
 
     def install(self, *, seconds: int = 600) -> Installed:
-        """Install the site, or upgrade what is there; one that does not come up is undone.
+        """Install the site, or upgrade it; a revision that does not come up is undone.
 
-        Nothing is done where all is as it should be already.
+        If all is as it should be already, nothing is done.
 
         Parameters
         ----------
@@ -255,25 +255,25 @@ class Release:
         values = self.values(credentials())
         endpoint = values["endpoint"]
         if endpoint["enabled"] and not endpoint["id"]:
-            endpoint["id"] = self._known_id()
+            endpoint["id"] = self._earlier_id()
         self._need_namespace()
         serving = self.serving()
         before = serving.number if serving else None
-        if serving and self._is_so(serving, values):
+        if serving and self._is_current(serving, values):
             if endpoint["enabled"]:
                 self._wait(seconds)
             return Installed(bool(endpoint["enabled"]), changed=False, before=before)
         self._upgrade(values, seconds)
         if endpoint["enabled"] and not endpoint["id"] and not endpoint["state"]["size"]:
-            # Its pod's state is gone with the pod: the id that it got is kept by the release.
+            # The pod's state goes with the pod, so the release keeps the id that it got.
             endpoint["id"] = self.endpoint_id()
             self._upgrade(values, seconds)
         return Installed(bool(endpoint["enabled"]), changed=True, before=before)
 
     def rollback(self, *, seconds: int = 600) -> int:
-        """Let the last revision that was something else serve again; returns its number.
+        """Let the last revision that differs serve again; returns its number.
 
-        Only one with the present endpoint's id will do: under another, users' cards would break.
+        It must have the present endpoint's id: with another, users' cards would break.
 
         Raises
         ------
@@ -283,11 +283,11 @@ class Release:
         serving = self.serving()
         earlier = self.before(serving) if serving else None
         if earlier is None:
-            known = [f"{one['revision']} {one['status']}" for one in self.revisions()]
+            listed = [f"{one['revision']} {one['status']}" for one in self.revisions()]
             raise BackendError(
-                f"there is nothing to go back to: no earlier revision of {self.name} served "
-                "otherwise than the present one, with the same endpoint",
-                evidence=f"revisions: {', '.join(known) or 'none'}",
+                f"there is nothing to go back to: no earlier revision of {self.name} that served "
+                "differs from the present one and has the same endpoint",
+                evidence=f"revisions: {', '.join(listed) or 'none'}",
                 hint=f"helm history {self.name} --namespace {self.namespace}",
             )
         self.put_back(earlier.number, seconds=seconds)
@@ -326,7 +326,7 @@ class Release:
         return left
 
     def logs(self, lines: int) -> str:
-        """Return the end of what the endpoint and its workers have said."""
+        """Return the last lines of the endpoint's log and of its workers'."""
         words = (f"--tail={lines}", "--all-containers", "--prefix", "--ignore-errors")
         return run("kubectl", "logs", "--selector", self.selector, *self._here(), *words)
 
@@ -336,19 +336,19 @@ class Release:
         return [int(one["revision"]) for one in self.revisions() if one["status"] == status]
 
     def _read(self, number: int) -> Revision:
-        asked = (self.name, *self._here(), "--revision", str(number))
-        values = json.loads(run("helm", "get", "values", *asked, "--output", "json")) or {}
-        return Revision(number, run("helm", "get", "manifest", *asked).strip(), values)
+        revision = (self.name, *self._here(), "--revision", str(number))
+        values = json.loads(run("helm", "get", "values", *revision, "--output", "json")) or {}
+        return Revision(number, run("helm", "get", "manifest", *revision).strip(), values)
 
-    def _is_so(self, serving: Revision, values: dict[str, Any]) -> bool:
-        """Return whether a revision is what would be installed, and the cluster has it so."""
+    def _is_current(self, serving: Revision, values: dict[str, Any]) -> bool:
+        """Return whether a revision is what would be installed, and the cluster still has it."""
         words = ("upgrade", "--dry-run=server", self.name, str(CHART), *self._here())
-        given = ("--values", "-", "--output", "json")
-        wanted = json.loads(run("helm", *words, *given, stdin=json.dumps(values)))["manifest"]
-        if wanted.strip() != serving.manifest:
+        options = ("--values", "-", "--output", "json")
+        manifest = json.loads(run("helm", *words, *options, stdin=json.dumps(values)))["manifest"]
+        if manifest.strip() != serving.manifest:
             return False
         # Somebody may have changed or removed an object since, or `stop` has stopped the endpoint.
-        return not differs(wanted, *self._here())
+        return not differs(manifest, *self._here())
 
     def _wait(self, seconds: int) -> None:
         words = ("rollout", "status", f"deployment/{self.name}", f"--timeout={seconds}s")
@@ -370,12 +370,12 @@ class Release:
                 hint=f"kubectl --namespace {self.namespace} get events",
             ) from error
 
-    def _known_id(self) -> str | None:
+    def _earlier_id(self) -> str | None:
         """Return the id that an earlier revision registered, kept in its values."""
         text = ask("helm", "get", "values", self.name, *self._here(), "--output", "json")
-        given = (json.loads(text) if text else None) or {}
-        known: str | None = given.get("endpoint", {}).get("id")
-        return known or (self.endpoint_id() if given else None)
+        values = (json.loads(text) if text else None) or {}
+        ident: str | None = values.get("endpoint", {}).get("id")
+        return ident or (self.endpoint_id() if values else None)
 
     def _here(self) -> tuple[str, str]:
         return ("--namespace", self.namespace)
@@ -395,12 +395,12 @@ class Release:
         return _MADE in annotations
 
     def _others(self) -> list[str]:
-        """Return what else somebody has in the namespace, as far as it would be missed."""
+        """Return what else the namespace holds that somebody would miss."""
         words = ("get", _MISSED, *self._here(), "--output", "json")
-        found = json.loads(run("kubectl", *words))["items"]
+        objects = json.loads(run("kubectl", *words))["items"]
         return [
             one["metadata"]["name"]
-            for one in found
+            for one in objects
             if one["metadata"]["name"] not in _EVERYWHERE
             and one.get("type") != "kubernetes.io/service-account-token"
         ]

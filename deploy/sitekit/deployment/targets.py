@@ -1,4 +1,4 @@
-"""What a site's endpoint is deployed to, and what is asked of it: `Host` and `Cluster` do it."""
+"""What a site's endpoint is deployed to: the interface of `Host` and `Cluster`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CREDENTIALS = ("GLOBUS_COMPUTE_CLIENT_ID", "GLOBUS_COMPUTE_CLIENT_SECRET")
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an administrator asks of any target; `verbs` says what each option is."""
+    """Options of any target; `verbs` says what each one is."""
 
     seconds: int = 900
     lines: int = 40
@@ -46,9 +46,9 @@ class Target(ABC):
     kind, takes
         What such a target is called, and the class of its options.
     site, options
-        The site, and what is asked for.
+        The site, and the options of the command.
     directory
-        What this machine keeps of it.
+        Where this machine keeps what belongs to it.
     """
 
     kind: ClassVar[str]
@@ -61,9 +61,9 @@ class Target(ABC):
 
     @abstractmethod
     def install(self, *, upgrade: bool) -> None:
-        """Let this version serve, once it has passed its trial; an upgrade needs one before it.
+        """Let this version serve once it has passed its trial; an upgrade needs one to replace.
 
-        What does not pass it is undone, and the same again changes nothing.
+        A version that does not pass is undone. Installing the same again changes nothing.
         """
 
     @abstractmethod
@@ -72,16 +72,16 @@ class Target(ABC):
 
     @staticmethod
     @abstractmethod
-    def status_text(found: dict[str, Any]) -> str:
+    def status_text(status: dict[str, Any]) -> str:
         """Return a status as text, one thing on a line."""
 
     @abstractmethod
     def smoke(self) -> list[dict[str, Any]]:
-        """Have a fit done, through the endpoint if there is one; returns its stages."""
+        """Do a fit, through the endpoint if there is one; returns its stages."""
 
     @abstractmethod
     def rollback(self) -> None:
-        """Let what served before, and was another, serve again."""
+        """Let the last different version that served serve again."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -96,7 +96,7 @@ class Target(ABC):
         """Remove everything that deploying made, and say what is left."""
 
     def try_it(self) -> None:
-        """Have a fit done and print its stages.
+        """Do a fit and print its stages.
 
         Raises
         ------
@@ -105,8 +105,8 @@ class Target(ABC):
         """
         stages = self.smoke()
         bad = [one for one in stages if not one["ok"]]
-        found = {"ok": not bad, "stages": stages}
-        click.echo(json.dumps(found, indent=2) if self.options.as_json else stages_text(stages))
+        document = {"ok": not bad, "stages": stages}
+        click.echo(json.dumps(document, indent=2) if self.options.as_json else stages_text(stages))
         if bad:
             raise BackendError(
                 f"the smoke test of {self.site.name} failed: {bad[0]['what']}",
@@ -116,12 +116,12 @@ class Target(ABC):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no other command that changes the site begin on this machine.
+        """Keep other commands on this machine from changing the site.
 
         Raises
         ------
         BackendError
-            One is at it.
+            Another command is changing it.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = self.directory / "lock"
@@ -132,7 +132,7 @@ class Target(ABC):
             raise BackendError(
                 "another command is changing this site",
                 evidence=f"{lock} is held",
-                hint="wait for it; `make status` and `make logs` may be asked meanwhile",
+                hint="wait for it; `make status` and `make logs` work meanwhile",
             ) from error
 
 

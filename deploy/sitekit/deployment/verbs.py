@@ -24,7 +24,7 @@ __all__ = ["VERBS"]
 
 
 class _Only(click.Option):
-    """An option that one kind of target has, with what to do instead on the other."""
+    """An option of one kind of target, with what to do instead on the other."""
 
     def __init__(self, *names: Any, target: type[Target], instead: str, **more: Any) -> None:
         super().__init__(*names, **more)
@@ -36,7 +36,7 @@ class _Verb(click.Command):
     """A command whose help lists the options of each kind of target apart."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write what `--help` says of the options."""
+        """Write the options for `--help`."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for option in self.get_params(ctx):
             shown = option.get_help_record(ctx) if isinstance(option, click.Option) else None
@@ -93,7 +93,7 @@ _INSTALLING = (
     _DRAIN,
     _on_host(_NO_SMOKE, "--no-job", is_flag=True, help="Let the doctor submit no job."),
     _on_host(
-        _CREDENTIALS, "--cloud", is_flag=True, help="Log in to Globus as the target's user is."
+        _CREDENTIALS, "--cloud", is_flag=True, help="Use the Globus login of the target's user."
     ),
     _on_cluster(_FIELDS, "--function-id", help="Id of fitserve's registered function."),
     _on_cluster(_FIELDS, "--endpoint-id", help="Id of an endpoint that is registered already."),
@@ -103,13 +103,13 @@ _INSTALLING = (
 
 
 def _verb(*options: Callable[..., Any]) -> Callable[[Callable[[Target], None]], click.Command]:
-    """Make a command of SITE, with these options, of what is done to a target."""
+    """Make a command of SITE, with these options, from a function of its target."""
 
     def made_of(done: Callable[[Target], None]) -> click.Command:
-        def command(context: click.Context, site: Loaded, **given: Any) -> None:
+        def command(context: click.Context, site: Loaded, **arguments: Any) -> None:
             for warning in site.warnings:
                 click.echo(f"warning: {warning}", err=True)
-            done(_target(context, site.site, given))
+            done(_target(context, site.site, arguments))
 
         called: Any = click.pass_context(command)
         for option in reversed((click.argument("site", callback=open_site), *_REACH, *options)):
@@ -120,26 +120,26 @@ def _verb(*options: Callable[..., Any]) -> Callable[[Callable[[Target], None]], 
     return made_of
 
 
-def _target(context: click.Context, site: Site, given: dict[str, Any]) -> Target:
+def _target(context: click.Context, site: Site, arguments: dict[str, Any]) -> Target:
     """Return what a site is deployed to; an option of the other kind of target is refused."""
     kind: type[Target] = Cluster if site.scheduler.type == "kubernetes" else Host
     for option in context.command.params:
         if not isinstance(option, _Only) or option.target is kind:
             continue
         name = str(option.name)
-        del given[name]
+        del arguments[name]
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             names = "/".join([*option.opts, *option.secondary_opts])
             raise click.UsageError(
                 f"{names} is for a {option.target.kind}, and {site.name} is deployed to a "
                 f"{kind.kind}: {option.instead}"
             )
-    return kind(site, kind.takes(**given))
+    return kind(site, kind.takes(**arguments))
 
 
 @_verb(*_INSTALLING)
 def deploy(target: Target) -> None:
-    """Bring SITE up: checked, examined, installed, started, tried by a real fit."""
+    """Bring SITE up: check it, examine it, install it, start it, and test it with a real fit."""
     with target.alone():
         target.install(upgrade=False)
 
@@ -148,7 +148,7 @@ def deploy(target: Target) -> None:
 def upgrade(target: Target) -> None:
     """Let this version serve SITE, which is deployed, once it has passed its trial.
 
-    What does not pass it does not serve. On a login node, users' running fits go on.
+    A version that does not pass does not serve. On a login node, users' running fits go on.
     """
     with target.alone():
         target.install(upgrade=True)
@@ -156,7 +156,7 @@ def upgrade(target: Target) -> None:
 
 @_verb(_SECONDS, _SMOKE)
 def rollback(target: Target) -> None:
-    """Let what served SITE before, and was another, serve again."""
+    """Let the last different version that served SITE serve again."""
     with target.alone():
         target.rollback()
 
@@ -172,13 +172,15 @@ def rollback(target: Target) -> None:
 )
 def status(target: Target) -> None:
     """Say what the endpoint of SITE is doing, and what it waits for."""
-    found = target.status()
-    click.echo(json.dumps(found, indent=2) if target.options.as_json else target.status_text(found))
+    answer = target.status()
+    click.echo(
+        json.dumps(answer, indent=2) if target.options.as_json else target.status_text(answer)
+    )
 
 
 @_verb(_JSON, _SECONDS)
 def smoke(target: Target) -> None:
-    """Have a real fit done on SITE, with the time of each stage."""
+    """Do a real fit on SITE, and print the time of each stage."""
     target.try_it()
 
 
@@ -197,7 +199,7 @@ def logs(target: Target) -> None:
 
 @_verb(click.option("--yes", is_flag=True, help="Do not ask."))
 def destroy(target: Target) -> None:
-    """Take the endpoint of SITE away, with everything that deploying made."""
+    """Remove the endpoint of SITE and everything that deploying made."""
     name = target.site.name
     if not target.options.yes:
         click.confirm(f"Remove the endpoint of {name}, its logs and kept answers?", abort=True)

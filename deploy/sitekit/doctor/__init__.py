@@ -1,4 +1,4 @@
-"""Look at the machine itself: what would keep fits from running, before anyone finds out."""
+"""Examine the machine itself: what would keep fits from running, before a user meets it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Patient", "as_json", "examine", "report"]
 
-# Here, and not with all else that a scheduler is: a look reads what follows from a site, which
-# asks the site's scheduler.
+# Not in `sitekit.schedulers`: these modules need `derive`, which imports that package.
 _LOOKS = {
     SLURM.name: slurm_findings.look,
     PBSPRO.name: pbs_findings.look,
     TORQUE.name: pbs_findings.look,
 }
-# What a scheduler says of who asks, and not of the site.
+# Findings about the user who asks, not about the site.
 _OF_USERS = {"account", "qos", "trial"}
 
 
@@ -42,8 +41,8 @@ def examine(patient: Patient) -> Iterator[Check]:
     Yields
     ------
     Check
-        As each is known. Nothing is registered, and nothing of the site is changed; one small
-        job is run if that is wanted.
+        Each as soon as it is known. Nothing is registered, and the site is not changed; one small
+        job is run if the patient says so.
     """
     site = patient.site
     if site.status == "retired":
@@ -56,19 +55,19 @@ def examine(patient: Patient) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as scratch:
         write_files(files, Path(scratch))
         if kind in _LOOKS:
-            found = _LOOKS[kind](patient, Path(scratch) / "preflight.sh")
-            yield from _of_users(patient, found)
+            findings = _LOOKS[kind](patient, Path(scratch) / "preflight.sh")
+            yield from _of_users(patient, findings)
     if kind == "kubernetes":
         yield from kubernetes.look(patient)
     yield from preflight.look(patient, files.get("preflight.sh") or files["preflight.json"])
 
 
 def _of_users(patient: Patient, findings: Iterable[Check]) -> Iterator[Check]:
-    """Yield findings, without what is not for root: on a multi-user site jobs are its users'."""
+    """Yield findings; on a multi-user site, root needs no account: its users submit the jobs."""
     roots = patient.site.access.mode == "multi-user" and os.getuid() == 0
     for finding in findings:
         if roots and finding.what in _OF_USERS and finding.level == "failure":
-            why = f"{finding.cause}; but jobs are not root's here: `make doctor` as a user tells"
+            why = f"{finding.cause}; but root submits no jobs here: run `make doctor` as a user"
             yield skipped(finding.what, why, finding.evidence)
         else:
             yield finding

@@ -1,4 +1,4 @@
-"""What the doctor examines, and what was found: cause, evidence and the line to change."""
+"""What the doctor examines, and its findings: cause, evidence and the line to change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from fitserve.errors import Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from sitekit.render import Rendering
     from sitekit.site import Origin, Site
@@ -26,14 +25,12 @@ class Patient:
     site
         The site.
     rendering
-        What its files are rendered for.
-    home
-        Home directory of the endpoint's user.
+        What its files are rendered for, and so the home of the endpoint's user.
     hosts
-        Hosts of the cloud service that must be reached, with their ports; none where the
-        site is used directly only.
+        Hosts and ports of the cloud service that must be reachable; none for a site that is only
+        used directly.
     messages
-        Host and port of its messages, which must be reached without a proxy.
+        Host and port of its message broker, which must be reachable without a proxy.
     submit
         Whether a job is submitted.
     job_seconds
@@ -42,7 +39,6 @@ class Patient:
 
     site: Site
     rendering: Rendering
-    home: Path
     hosts: Sequence[tuple[str, int]] = ()
     messages: tuple[str, int] | None = None
     submit: bool = True
@@ -55,26 +51,26 @@ class Patient:
 
 
 def good(what: str, cause: str, evidence: str = "") -> Check:
-    """Return that all is well."""
+    """Return a check that passed."""
     return Check(what, "ok", cause, evidence)
 
 
 def failed(
     what: str, cause: str, *, evidence: str = "", field: str = "", change: str = ""
 ) -> Check:
-    """Return what keeps fits from running."""
+    """Return a failure, which keeps fits from running."""
     return Check(what, "failure", cause, evidence.strip(), change, field)
 
 
 def warned(
     what: str, cause: str, *, evidence: str = "", field: str = "", change: str = ""
 ) -> Check:
-    """Return what an administrator should know."""
+    """Return a warning to the administrator."""
     return Check(what, "warning", cause, evidence.strip(), change, field)
 
 
 def skipped(what: str, why: str, evidence: str = "") -> Check:
-    """Return that something could not be looked at."""
+    """Return a check that could not be made."""
     return Check(what, "skipped", why, evidence.strip())
 
 

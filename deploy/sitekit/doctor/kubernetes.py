@@ -1,4 +1,4 @@
-"""Kubernetes: the cluster, the namespace and what may be done there, quotas, GPUs."""
+"""Examine a Kubernetes cluster: the namespace, the user's rights there, quotas, GPUs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["look", "no_namespace"]
 
-_UNITS = {"Ki": 2.0**-20, "Mi": 2.0**-10, "Gi": 1.0, "Ti": 2.0**10, "m": 1e-3}
 _VERBS = ("create", "get", "delete")
 
 
@@ -26,16 +25,8 @@ def _ask(patient: Patient, *words: str) -> Result:
     return run("kubectl", *words, timeout=patient.timeout)
 
 
-def _amount(text: str) -> float:
-    """Return CPUs, or GiB for a quantity of memory."""
-    for unit, factor in _UNITS.items():
-        if text.endswith(unit):
-            return float(text[: -len(unit)]) * factor
-    return float(text)
-
-
 def look(patient: Patient) -> Iterator[Check]:
-    """Look at a cluster as the site asks for it."""
+    """Examine a cluster as far as the site uses it."""
     site = patient.site
     namespace = site.pods.namespace
     ready = _ask(patient, "get", "--raw=/readyz")
@@ -73,14 +64,14 @@ def look(patient: Patient) -> Iterator[Check]:
 
 
 def no_namespace(patient: Patient) -> Result | None:
-    """Return the answer of a cluster that has no namespace of the site's name, or None."""
+    """Return the answer of a cluster that lacks the site's namespace, or None if it has it."""
     namespace = patient.site.pods.namespace
-    found = _ask(patient, "get", "namespace", namespace, "--output=name")
-    return found if not found.ok and "NotFound" in found.err else None
+    answer = _ask(patient, "get", "namespace", namespace, "--output=name")
+    return answer if not answer.ok and "NotFound" in answer.err else None
 
 
 def _namespace(patient: Patient, namespace: str, absent: Result) -> Check:
-    """Judge that there is none: deploying makes it, for those who may."""
+    """Report a missing namespace, which deploying creates for a user who may."""
     cause = f"there is no namespace {namespace}"
     may = _ask(patient, "auth", "can-i", "create", "namespaces")
     if may.out.strip() == "yes":
@@ -89,14 +80,14 @@ def _namespace(patient: Patient, namespace: str, absent: Result) -> Check:
             f"{cause} yet",
             evidence=absent.words,
             field="kubernetes.namespace",
-            change="nothing, if the name is right: deploying makes it",
+            change="nothing, if the name is right: deploying creates it",
         )
     return failed(
         "namespace",
-        f"{cause}, and you may not make one",
+        f"{cause}, and you may not create one",
         evidence=absent.words,
         field="kubernetes.namespace",
-        change="one that is there, or ask the cluster's administrators for it",
+        change="an existing one, or ask the cluster's administrators for it",
     )
 
 
@@ -112,7 +103,7 @@ def _rights(patient: Patient, namespace: str) -> Iterator[Check]:
             f"you may not {', '.join(denied)} pods in {namespace}",
             evidence=f"kubectl auth can-i {denied[0]} pods: no",
             field="kubernetes.namespace",
-            change="a namespace of yours, or a Role with create, get and delete of pods",
+            change="a namespace of yours, or a Role that may create, get and delete pods",
         )
     else:
         yield good("rights", f"pods can be created, read and deleted in {namespace}")
@@ -123,13 +114,13 @@ def _object(patient: Patient, namespace: str, kind: str, name: str, field: str) 
     if done.ok:
         return good(kind, f"{name} is there")
     if "NotFound" not in done.err:
-        return skipped(kind, f"it cannot be seen whether {name} is there", done.words)
+        return skipped(kind, f"you may not see whether {name} is there", done.words)
     return failed(
         kind,
         f"there is no {kind} {name} in {namespace}",
         evidence=done.words,
         field=field,
-        change=f"create it, or the name of one that is there (kubectl get {kind})",
+        change=f"create it, or the name of an existing one (kubectl get {kind})",
     )
 
 
@@ -146,9 +137,9 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
     most = site.blocks.max
     done = _ask(patient, "get", "resourcequota", f"--namespace={namespace}", "--output=json")
     if not done.ok:
-        yield skipped("quota", "it cannot be seen", done.words)
+        yield skipped("quota", "it cannot be read", done.words)
         return
-    wanted = {
+    needs = {
         "pods": float(most),
         "requests.cpu": most * site.pods.cpu.request,
         "limits.cpu": most * site.pods.cpu.limit,
@@ -159,8 +150,8 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
     short = []
     for item in _items(done):
         for name, hard in item.get("status", {}).get("hard", {}).items():
-            if name in wanted and wanted[name] > _amount(str(hard)):
-                short.append(f"{name}: {wanted[name]:g} of {hard}")
+            if name in needs and needs[name] > quantity_gb(str(hard)):
+                short.append(f"{name}: {needs[name]:g} of {hard}")
     if short:
         yield warned(
             "quota",
@@ -176,18 +167,18 @@ def _quota(patient: Patient, namespace: str) -> Iterator[Check]:
 def _gpus(patient: Patient) -> Check:
     done = _ask(patient, "get", "nodes", "--output=json")
     if not done.ok:
-        return skipped("GPUs", "nodes cannot be seen; a pod would tell", done.words)
-    wanted = derive(patient.site).gpus
+        return skipped("GPUs", "nodes cannot be listed; a pod would show them", done.words)
+    needed = derive(patient.site).gpus
     counts = [
         int(item.get("status", {}).get("allocatable", {}).get("nvidia.com/gpu", 0))
         for item in _items(done)
     ]
-    if max(counts, default=0) < wanted:
+    if max(counts, default=0) < needed:
         return failed(
             "GPUs",
-            f"no node has {wanted} GPUs that can be given out",
+            f"no node has {needed} allocatable GPUs",
             evidence=f"nvidia.com/gpu of the nodes: {', '.join(map(str, counts)) or 'no nodes'}",
             field="node.gpus.count",
             change="count: fewer, or NVIDIA's device plugin on the GPU nodes",
         )
-    return good("GPUs", f"{sum(counts)} GPUs on {len(counts)} nodes can be given out")
+    return good("GPUs", f"{sum(counts)} allocatable GPUs on {len(counts)} nodes")

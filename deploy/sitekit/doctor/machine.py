@@ -15,6 +15,7 @@ from sitekit.context import expand_home
 from sitekit.derive import derive
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.shell import run
+from sitekit.target.places import places_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ __all__ = ["answers", "look", "place"]
 _LOCK = Path(__file__).resolve().parents[3] / "requirements" / "endpoint.lock"
 _NEEDED_GB = 1.0
 _SLOW = 0.5
-# A command is waited for beyond Parsl's own limit, to say how long it takes.
+# Commands may take longer than Parsl's own limit, so that a finding says how long.
 _PATIENCE = 3
 _NEARLY_FULL = 0.9
 _PROC = Path("/proc")
@@ -36,14 +37,13 @@ _PROC = Path("/proc")
 
 def place(patient: Patient, path: str) -> Path | None:
     """Return a path of the site as it is on this machine, or None if a variable is unset."""
-    text = path.replace("~", str(patient.home), 1)
-    text = text.replace("$HOME", str(patient.home))
-    expanded = os.path.expandvars(text)
+    home = str(patient.rendering.home)
+    expanded = os.path.expandvars(path.replace("~", home, 1).replace("$HOME", home))
     return None if "$" in expanded else Path(expanded)
 
 
 def look(patient: Patient) -> Iterator[Check]:
-    """Look at everything that needs neither scheduler nor network."""
+    """Examine everything that needs neither scheduler nor network."""
     yield _endpoint(patient)
     yield from _image(patient)
     yield _run_directory(patient)
@@ -52,9 +52,9 @@ def look(patient: Patient) -> Iterator[Check]:
     yield from _leftovers(patient)
 
 
-def _wanted_version() -> str:
-    found = re.search(r"^globus-compute-endpoint==(\S+)", _LOCK.read_text("utf-8"), re.MULTILINE)
-    return found[1] if found else ""
+def _locked_version() -> str:
+    match = re.search(r"^globus-compute-endpoint==(\S+)", _LOCK.read_text("utf-8"), re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _endpoint(patient: Patient) -> Check:
@@ -62,9 +62,9 @@ def _endpoint(patient: Patient) -> Check:
         return skipped("endpoint", "it runs in a pod, from the image")
     venv = expand_home(patient.site.endpoint.venv, patient.rendering)
     command = f"{venv}/bin/globus-compute-endpoint"
-    wanted = _wanted_version()
+    locked = _locked_version()
     # As a systemd unit would start it: with hardly any environment.
-    bare = {"PATH": f"{venv}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": str(patient.home)}
+    bare = {"PATH": f"{venv}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": str(patient.rendering.home)}
     done = run(command, "version", timeout=60, environment=bare)
     if done.missing:
         return warned(
@@ -74,31 +74,31 @@ def _endpoint(patient: Patient) -> Check:
             field="endpoint.venv",
             change="`make deploy` installs it; or the environment that holds it",
         )
-    found = re.search(r"\d+\.\d+\.\d+", done.out)
-    if not done.ok or found is None:
+    match = re.search(r"\d+\.\d+\.\d+", done.out)
+    if not done.ok or match is None:
         return failed(
             "endpoint",
             "globus-compute-endpoint does not start",
             evidence=done.words,
             field="endpoint.venv",
-            change="install it anew from requirements/endpoint.lock",
+            change="install it again from requirements/endpoint.lock",
         )
-    if found[0] != wanted:
+    if match[0] != locked:
         return failed(
             "endpoint",
-            f"globus-compute-endpoint is {found[0]}, and this release is made for {wanted}",
+            f"globus-compute-endpoint is {match[0]}, and this release is made for {locked}",
             evidence=done.words,
             field="endpoint.venv",
-            change=f"install {wanted} from requirements/endpoint.lock",
+            change=f"install {locked} from requirements/endpoint.lock",
         )
-    return good("endpoint", f"globus-compute-endpoint {found[0]} starts with a bare environment")
+    return good("endpoint", f"globus-compute-endpoint {match[0]} starts with a bare environment")
 
 
 def _image(patient: Patient) -> Iterator[Check]:
     site = patient.site.pinned(patient.rendering.version)
     image = image_file(site)
     if image is not None:
-        path = Path(os.path.expandvars(image.replace("$HOME", str(patient.home))))
+        path = place(patient, image) or Path(image)
         if path.is_file() and os.access(path, os.R_OK):
             yield good("image", f"{path} is there, {path.stat().st_size / 1e9:.1f} GB")
         else:
@@ -118,7 +118,7 @@ def _image(patient: Patient) -> Iterator[Check]:
 def _worker(patient: Patient, python: Path) -> Check:
     ask = "import importlib.metadata as m; print(m.version('fitserve-worker'))"
     done = run(str(python), "-c", ask, timeout=60)
-    wanted = patient.rendering.version
+    version = patient.rendering.version
     if not done.ok:
         return failed(
             "worker",
@@ -127,15 +127,15 @@ def _worker(patient: Patient, python: Path) -> Check:
             field="environment.venv",
             change="install fitserve-worker there, or the environment that holds it",
         )
-    if done.out.strip() != wanted:
+    if done.out.strip() != version:
         return failed(
             "worker",
-            f"fitserve-worker is {done.out.strip()}, and the client is {wanted}",
+            f"fitserve-worker is {done.out.strip()}, and the client is {version}",
             evidence=str(python),
             field="environment.venv",
-            change=f"install fitserve-worker {wanted} there",
+            change=f"install fitserve-worker {version} there",
         )
-    return good("worker", f"fitserve-worker {wanted}")
+    return good("worker", f"fitserve-worker {version}")
 
 
 def _run_directory(patient: Patient) -> Check:
@@ -146,7 +146,7 @@ def _run_directory(patient: Patient) -> Check:
     if path is None:
         return failed(
             "run directory",
-            "it has a variable that is not set here",
+            "its path has a variable that is not set here",
             evidence=patient.site.directories.run,
             field=field,
             change="a path whose variables are set at login",
@@ -163,7 +163,7 @@ def _run_directory(patient: Patient) -> Check:
             "it cannot be written",
             evidence=str(error),
             field=field,
-            change="a directory of yours with room in it, on a shared file system",
+            change="a directory of yours with free space, on a shared file system",
         )
     free = shutil.disk_usage(path).free / 2**30
     if free < _NEEDED_GB:
@@ -186,7 +186,7 @@ def _quota() -> Check:
             rows.append(words)
     if not rows:
         return skipped(
-            "disk quota", "this machine has no quota command that knows of one", done.words
+            "disk quota", "this machine has no quota command that reports one", done.words
         )
     for words in rows:
         used, limit = int(words[1].rstrip("*")), max(int(words[2]), int(words[3]))
@@ -212,10 +212,7 @@ def _quota() -> Check:
 
 
 def _credentials(patient: Patient) -> Check:
-    name = derive(patient.site).endpoint_name
-    path = patient.home / ".config" / "fitserve" / f"{name}.env"
-    if patient.site.access.mode == "multi-user":
-        path = Path("/etc/fitserve") / f"{name}.env"
+    path = Path(expand_home(places_of(patient.site).credentials, patient.rendering))
     if not path.exists():
         return skipped("credentials", "there is no credentials file yet", str(path))
     mode = stat.S_IMODE(path.stat().st_mode)
@@ -231,7 +228,8 @@ def _credentials(patient: Patient) -> Check:
 
 def _leftovers(patient: Patient) -> Iterator[Check]:
     name = derive(patient.site).endpoint_name
-    pid_file = patient.home / ".globus_compute" / name / "daemon.pid"
+    configuration = expand_home(places_of(patient.site).configuration, patient.rendering)
+    pid_file = Path(configuration) / "daemon.pid"
     alive = None
     if pid_file.is_file():
         text = pid_file.read_text(encoding="utf-8", errors="replace").strip()
@@ -239,7 +237,7 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
         if alive is None:
             yield warned(
                 "old endpoint",
-                "a PID file is left of an endpoint that is gone",
+                "a dead endpoint has left its PID file",
                 evidence=f"{pid_file} names {text or 'nothing'}",
                 change=f"rm {pid_file}",
             )
@@ -249,7 +247,7 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
     if orphans:
         yield warned(
             "old processes",
-            "workers or an interchange of an endpoint that is gone are still running",
+            "workers or an interchange of a dead endpoint are still running",
             evidence="; ".join(f"{pid}: {command[:60]}" for pid, command in orphans[:5]),
             change="kill " + " ".join(str(pid) for pid, _ in orphans),
         )
@@ -258,8 +256,8 @@ def _leftovers(patient: Patient) -> Iterator[Check]:
 
 
 def _processes(name: str) -> list[tuple[int, str]]:
-    """Return this user's processes of an endpoint's engine, by their own command lines."""
-    found = []
+    """Return this user's processes of an endpoint's engine: ids and command lines."""
+    processes = []
     ours = re.compile(rf"/{re.escape(name)}(-HighThroughputExecutor|[ /]|$)")
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
@@ -272,12 +270,12 @@ def _processes(name: str) -> list[tuple[int, str]]:
             continue
         command = raw.replace(b"\0", b" ").decode(errors="replace").strip()
         if "process_worker_pool" in command and ours.search(command):
-            found.append((int(entry.name), command))
-    return found
+            processes.append((int(entry.name), command))
+    return processes
 
 
 def answers(
-    patient: Patient, needed: Sequence[str], asked: Sequence[tuple[str, ...]]
+    patient: Patient, needed: Sequence[str], timed: Sequence[tuple[str, ...]]
 ) -> Iterator[Check | list[Result]]:
     """Look for commands and time some of them; yields findings, and last the results.
 
@@ -286,8 +284,8 @@ def answers(
     patient
         What is examined.
     needed
-        Commands that must be there.
-    asked
+        Commands that must be on the PATH.
+    timed
         Commands to run and time, none of which changes anything.
     """
     kind = patient.site.scheduler.type
@@ -303,7 +301,7 @@ def answers(
         )
     results = [
         run(*command, timeout=_PATIENCE * patient.timeout)
-        for command in asked
+        for command in timed
         if command[0] not in absent
     ]
     slowest = max(results, key=lambda result: result.seconds, default=None)

@@ -1,4 +1,4 @@
-"""Addresses, ports, and the way out."""
+"""Examine addresses, ports and the way to the internet."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["GLOBUS_HOSTS", "MESSAGE_HOST", "Answering", "address_of", "clock", "interfaces", "look"]
 
 GLOBUS_HOSTS = (("compute.api.globus.org", 443), ("auth.globus.org", 443))
-"""Asked by HTTPS: directly or through a proxy."""
+"""Reached by HTTPS: directly or through a proxy."""
 MESSAGE_HOST = "compute.amqps.globus.org"
-"""Of tasks and results: the endpoint's library for it (pika) knows of no proxy."""
+"""Broker of tasks and results: the endpoint's library for it (pika) supports no proxy."""
 WORKER_PORTS = range(54000, 55000)
 """Where Parsl listens for workers unless a port is fixed."""
 
@@ -37,18 +37,18 @@ _BAD_SKEW = 180
 
 def interfaces() -> dict[str, str]:
     """Return the IPv4 address of each interface of this machine that has one."""
-    found = {}
+    addresses = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
             with contextlib.suppress(OSError):
                 answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
-                found[name] = socket.inet_ntoa(answer[20:24])
-    return found
+                addresses[name] = socket.inet_ntoa(answer[20:24])
+    return addresses
 
 
 def address_of(site: Site) -> str | None:
-    """Return the address that workers are told, or None if this machine has it not."""
+    """Return the address that workers connect to, or None if this machine has no such address."""
     interface = site.network.interface
     if interface:
         return interfaces().get(interface)
@@ -70,32 +70,32 @@ def address_of(site: Site) -> str | None:
 
 
 def look(patient: Patient) -> Iterator[Check]:
-    """Look at the workers' address, their ports, and the cloud service."""
+    """Examine the workers' address, their ports and the cloud service."""
     site = patient.site
-    known = interfaces()
-    shown = ", ".join(f"{name} {address}" for name, address in known.items())
+    addresses = interfaces()
+    shown = ", ".join(f"{name} {address}" for name, address in addresses.items())
     address = address_of(site)
     if address is None:
         field = "network.interface" if site.network.interface else "network"
-        wanted = site.network.interface or site.network.method
+        way = site.network.interface or site.network.method
         yield failed(
             "address",
-            f"this machine has no address by {wanted}",
+            f"this machine has no address by {way}",
             evidence=f"there are: {shown}",
             field=field,
             change="the interface of this machine that compute nodes reach",
         )
-    elif address not in known.values() and not address.startswith("127."):
+    elif address not in addresses.values() and not address.startswith("127."):
         yield warned(
             "address",
-            f"{address} is no address of this machine",
+            f"{address} is not an address of this machine",
             evidence=f"there are: {shown}",
             field="network.address",
             change="interface: the one that compute nodes reach; or leave it, if that address is "
             "forwarded here",
         )
     else:
-        yield good("address", f"workers are told {address}")
+        yield good("address", f"workers connect to {address}")
     yield _port(patient)
     yield from _outbound(patient)
 
@@ -104,7 +104,7 @@ def _port(patient: Patient) -> Check:
     fixed = patient.site.network.worker_port
     ports = [fixed] if fixed else WORKER_PORTS
     with contextlib.suppress(OSError), _listening(list(ports)) as (_, port):
-        return good("ports", f"workers can be listened for, for instance on {port}")
+        return good("ports", f"workers can connect, for instance to port {port}")
     if fixed:
         return failed(
             "ports",
@@ -157,14 +157,14 @@ def _reached(host: str, port: int, proxy: str | None) -> Check:
     if proxy:
         return failed(
             "internet",
-            f"{name} is not reached through the proxy",
+            f"{name} cannot be reached through the proxy",
             evidence=trouble,
             field="network.proxy",
-            change="the proxy's address, or none where there is a direct way",
+            change="the proxy's address, or none where there is a direct connection",
         )
     return failed(
         "internet",
-        f"{name} is not reached, and without it there is no cloud service",
+        f"{name} cannot be reached, and without it there is no cloud service",
         evidence=trouble,
         field="network.proxy",
         change="proxy: {https: 'http://HOST:PORT'} if the site has one, or ask for "
@@ -173,27 +173,27 @@ def _reached(host: str, port: int, proxy: str | None) -> Check:
 
 
 def _reached_directly(host: str, port: int, proxy: str | None) -> Check:
-    """Look for the way of tasks and results, which has to do without the proxy."""
+    """Check the connection for tasks and results, which cannot use the proxy."""
     started = time.monotonic()
     trouble = _dial(host, port, None)
     name = f"{host}:{port}"
     if not trouble:
         return good("internet", f"{name} is reached in {time.monotonic() - started:.1f} s")
-    told = f"{name} is not reached, and without it no task arrives"
+    cause = f"{name} cannot be reached, and without it no task arrives"
     if proxy and not _dial(host, port, proxy):
-        told = f"{name} is reached through the proxy alone, which its library cannot use"
+        cause = f"{name} is only reached through the proxy, which its library cannot use"
     return failed(
         "internet",
-        told,
+        cause,
         evidence=f"directly: {trouble}",
         field="endpoint.amqp_port",
-        change=f"ask for a direct way from here to {host}, port 443 or 5671, and name that port; "
+        change=f"ask for direct access from here to {host}, port 443 or 5671, and name that port; "
         "driving the site directly works without",
     )
 
 
 def _dial(host: str, port: int, proxy: str | None) -> str:
-    """Return an empty text if a connection opens, else why not."""
+    """Return why no connection opens; an empty text if one does."""
     target = urlsplit(proxy) if proxy else None
     try:
         if target is None:
@@ -205,19 +205,19 @@ def _dial(host: str, port: int, proxy: str | None) -> str:
             status = connection.recv(200).decode(errors="replace").splitlines()
     except OSError as error:
         return str(error)
-    said = status[0] if status else "nothing"
-    return "" if " 200 " in f"{said} " else f"the proxy answers: {said}"
+    answer = status[0] if status else "nothing"
+    return "" if " 200 " in f"{answer} " else f"the proxy answers: {answer}"
 
 
 class Answering:
-    """A listener that a node can dial back to, and that answers with what it is told.
+    """A listener that a node can dial back to, and that answers with what it receives.
 
     Attributes
     ----------
     port
         Where it listens; None if no port is free.
     heard
-        When it was last told something, in seconds since 1970.
+        When it last received something, in seconds since 1970.
     """
 
     def __init__(self, port: int | None) -> None:
@@ -249,9 +249,9 @@ class Answering:
                         connection, _ = listener.accept()
                         with connection:
                             connection.settimeout(5)
-                            said = connection.recv(200)
+                            message = connection.recv(200)
                             self.heard = time.time()
-                            connection.sendall(said)
+                            connection.sendall(message)
         except OSError:
             self._ready.set()
 
@@ -266,5 +266,5 @@ def clock(theirs: float, ours: float, who: str) -> Check:
         "clock",
         f"the clock of {who} is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}",
         evidence=f"Globus drops messages that are off by {_BAD_SKEW} s",
-        change="have the administrators look at the time service (chrony, ntp)",
+        change="ask the administrators to check the time service (chrony, ntp)",
     )

@@ -1,4 +1,4 @@
-"""PBS Pro and Torque: commands, queue, history, and jobs that are held and taken away again."""
+"""Examine PBS Pro and Torque: commands, queue, history, and trial jobs, held and then deleted."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _COMPLAINTS = (
 
 
 def look(patient: Patient, _: Path) -> Iterator[Check]:
-    """Look at PBS Pro or Torque as the site asks for it."""
+    """Examine PBS Pro or Torque as far as the site uses it."""
     pro = patient.site.scheduler.type == "pbspro"
-    asked = [("qstat", "-B"), ("qstat", "-Q")]
+    commands = [("qstat", "-B"), ("qstat", "-Q")]
     results: list[Result] = []
-    for item in answers(patient, _COMMANDS, asked):
+    for item in answers(patient, _COMMANDS, commands):
         if isinstance(item, list):
             results = item
         else:
@@ -63,7 +63,7 @@ def look(patient: Patient, _: Path) -> Iterator[Check]:
 
 
 def _json(result: Result, key: str) -> dict[str, Any]:
-    """Return one part of qstat's JSON, or nothing where there is none."""
+    """Return one part of qstat's JSON, empty if there is none."""
     try:
         loaded = json.loads(result.out)
         part = loaded[key]
@@ -110,7 +110,7 @@ def _queue_fields(patient: Patient, name: str, *, pro: bool) -> tuple[dict[str, 
 def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
     name = patient.site.scheduler.queue
     if name is None:
-        yield skipped("queue", "the server's default is used; the trial below tells")
+        yield skipped("queue", "the server's default is used; see the trial below")
         return
     fields, done = _queue_fields(patient, name, pro=pro)
     if not fields:
@@ -133,12 +133,12 @@ def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
                 field="scheduler.queue",
                 change="wait, or another queue",
             )
-    wanted = derive(patient.site).walltime_seconds or 0
+    seconds = derive(patient.site).walltime_seconds or 0
     most = limit_seconds(fields.get("resources_max.walltime", ""))
-    if most is not None and wanted > most:
+    if most is not None and seconds > most:
         yield failed(
             "walltime",
-            f"queue {name} allows {hms(most)}, {hms(wanted)} are asked for",
+            f"queue {name} allows {hms(most)}, {hms(seconds)} are asked for",
             evidence=f"resources_max.walltime = {fields['resources_max.walltime']}",
             field="blocks.walltime",
             change=f'walltime: "{hms(most)}"',
@@ -156,7 +156,7 @@ def _queue(patient: Patient, *, pro: bool) -> Iterator[Check]:
 
 
 def _held(patient: Patient, *, pro: bool) -> Result:
-    """Submit a job as a block would be, held so that it never runs."""
+    """Submit a job like a block, held so that it never runs."""
     site = patient.site
     words = ["qsub", "-h", "-N", "fitserve-trial"]
     if site.scheduler.queue:
@@ -214,7 +214,7 @@ def _refused(done: Result) -> Check:
         "qsub refuses such a job",
         evidence=done.words,
         field="scheduler",
-        change="what qsub complains of",
+        change="what qsub complains about",
     )
 
 
@@ -228,7 +228,7 @@ def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
             return failed(
                 "job status",
                 f"qstat shows {len(shown)} of {len(jobs)} jobs that are asked for at once: Parsl "
-                "takes the others for finished and submits ever more",
+                "takes the others for finished and keeps submitting more",
                 evidence=done.words if not done.ok else f"missing: {', '.join(lost)}",
                 change="blocks: {max: 1} until the site has an OpenPBS that answers for all",
                 field="blocks.max",
@@ -236,8 +236,8 @@ def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
         return good("job status", "qstat answers for several jobs at once, as Parsl asks")
     done = run("qstat", *jobs, timeout=patient.timeout)
     rows = [line.split() for line in done.out.splitlines()]
-    found = [row for row in rows if len(row) > 4 and jobs[0].startswith(row[0].rstrip("*"))]  # noqa: PLR2004
-    if not found:
+    matches = [row for row in rows if len(row) > 4 and jobs[0].startswith(row[0].rstrip("*"))]  # noqa: PLR2004
+    if not matches:
         return failed(
             "job status",
             "qstat does not show a job in the columns that Parsl reads",
@@ -245,4 +245,4 @@ def _status(patient: Patient, jobs: list[str], *, pro: bool) -> Check:
             field="scheduler.type",
             change="pbspro, if this is PBS Pro or OpenPBS",
         )
-    return good("job status", f"qstat shows a job's state ({found[0][4]}), as Parsl reads it")
+    return good("job status", f"qstat shows a job's state ({matches[0][4]}), as Parsl reads it")

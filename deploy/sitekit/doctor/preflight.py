@@ -1,4 +1,4 @@
-"""One small job on a compute node, and what it tells of the node."""
+"""Run one small job on a compute node, and judge what it reports."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fitserve.schedulers.base import Job
+from fitserve_contract import OLDEST_DRIVERS
 from sitekit.derive import derive
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.kubernetes import no_namespace
@@ -30,12 +32,10 @@ __all__ = ["look", "read_probe"]
 _PROBE = Path(__file__).with_name("probe.py")
 _POLL = 2.0
 _SETTLE = 30.0
-_DRIVERS = {"cuda12": 525, "cuda13": 580}
-"""Oldest NVIDIA driver of each CUDA release, by docs.jax.dev/en/latest/installation.html."""
 
 
 def look(patient: Patient, script: str) -> Iterator[Check]:
-    """Run the pre-flight job and say what it found.
+    """Run the pre-flight job and judge its report.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def look(patient: Patient, script: str) -> Iterator[Check]:
         Text of the rendered pre-flight job, or of the pod's overrides on Kubernetes.
     """
     if not patient.submit:
-        yield skipped("job", "no job was wanted")
+        yield skipped("job", "no job was asked for")
         return
     base = place(patient, patient.site.directories.run)
     if patient.site.scheduler.type == "kubernetes":
@@ -58,18 +58,18 @@ def look(patient: Patient, script: str) -> Iterator[Check]:
     directory = base / f"preflight-{nonce}"
     directory.mkdir(mode=0o700)
     with Answering(patient.site.network.worker_port) as listener:
-        asked = {
+        task = {
             "nonce": nonce,
             "address": address_of(patient.site) or "127.0.0.1",
             "port": listener.port,
         }
-        (directory / "preflight.json").write_text(json.dumps(asked), encoding="utf-8")
+        (directory / "preflight.json").write_text(json.dumps(task), encoding="utf-8")
         (directory / "preflight.nonce").write_text(nonce, encoding="utf-8")
         (directory / "preflight.sh").write_text(script, encoding="utf-8")
         shutil.copyfile(_PROBE, directory / "probe.py")
         ended = yield from _submit(patient, directory)
     if ended:
-        yield from _told(patient, directory, nonce, listener.heard)
+        yield from _results(patient, directory, nonce, listener.heard)
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -90,17 +90,17 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
             "the pre-flight job is refused",
             evidence=done.words,
             field="scheduler",
-            change="what the scheduler complains of",
+            change="what the scheduler complains about",
         )
         return False
     job = done.out.strip().splitlines()[-1].split(";")[0]
-    started, state = time.monotonic(), "queued"
+    started, status = time.monotonic(), Job("queued")
     while time.monotonic() - started < patient.job_seconds:
         if (directory / "seen-by-node").exists():
             _let_end(patient, job)
             return True
-        state = job_state(patient.site, job)
-        if state == "gone":
+        status = job_state(patient.site, job)
+        if status.state == "ended":
             _settle(directory)
             return True
         time.sleep(_POLL)
@@ -108,7 +108,7 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
     yield warned(
         "job",
         f"the pre-flight job did not run within {patient.job_seconds:.0f} s; it was cancelled",
-        evidence=f"job {job}: {state}",
+        evidence=f"job {job}: {status.state} {status.reason}",
         field="scheduler",
         change="a partition or queue that is less busy, or wait longer: --job-seconds",
     )
@@ -118,23 +118,23 @@ def _submit(patient: Patient, directory: Path) -> Generator[Check, None, bool]:
 def _let_end(patient: Patient, job: str) -> None:
     """Wait for a job that is about to end.
 
-    PBS brings a job's output to where it was submitted when it ends: if that is gone by then, to
-    the user's home.
+    When a job ends, PBS copies its output to the directory that it was submitted from: if that is
+    gone by then, to the user's home.
     """
     started = time.monotonic()
-    while time.monotonic() - started < _SETTLE and job_state(patient.site, job) != "gone":
+    while time.monotonic() - started < _SETTLE and job_state(patient.site, job).state != "ended":
         time.sleep(_POLL)
 
 
 def _settle(directory: Path) -> None:
-    """Wait for what the node wrote: a shared file system shows it a little later."""
+    """Wait for what the node wrote: a shared file system may show it a little later."""
     started = time.monotonic()
     while time.monotonic() - started < _SETTLE:
-        said = directory / "preflight.out"
-        if (directory / "seen-by-node").exists() or (said.is_file() and said.stat().st_size):
+        output = directory / "preflight.out"
+        if (directory / "seen-by-node").exists() or (output.is_file() and output.stat().st_size):
             break
         time.sleep(_POLL)
-    # Both files come at once from a job that ended well.
+    # A job that ended well has written both files at nearly the same time.
     time.sleep(_POLL)
 
 
@@ -148,8 +148,8 @@ def _pod(patient: Patient, overrides: str) -> Iterator[Check]:
         'with open("preflight.json", encoding="utf-8") as file:',
         "if True:",
     )
-    asked = {"nonce": nonce, "address": "", "port": None}
-    probe = probe.replace("asked = json.load(file)", f"asked = {asked!r}")
+    task = {"nonce": nonce, "address": "", "port": None}
+    probe = probe.replace("task = json.load(file)", f"task = {task!r}")
     site = patient.site.pinned(patient.rendering.version)
     done = run(
         "kubectl", "run", f"fitserve-preflight-{nonce}", "--rm", "--stdin", "--quiet",
@@ -172,19 +172,19 @@ def _pod(patient: Patient, overrides: str) -> Iterator[Check]:
 
 def _loaded(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        answer = json.loads(text[text.index("{") : text.rindex("}") + 1])
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return answer if isinstance(answer, dict) else None
 
 
-def _told(patient: Patient, directory: Path, nonce: str, heard: float | None) -> Iterator[Check]:
-    said = directory / "preflight.out"
-    out = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
+def _results(patient: Patient, directory: Path, nonce: str, heard: float | None) -> Iterator[Check]:
+    output = directory / "preflight.out"
+    out = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
     seen = directory / "seen-by-node"
     shared = seen.is_file() and seen.read_text(encoding="utf-8") == nonce
     probe = directory / "probe.json"
-    found = _loaded(probe.read_text(encoding="utf-8")) if probe.is_file() else None
+    answer = _loaded(probe.read_text(encoding="utf-8")) if probe.is_file() else None
     if not shared and not out:
         yield failed(
             "shared files",
@@ -194,16 +194,16 @@ def _told(patient: Patient, directory: Path, nonce: str, heard: float | None) ->
             change="a directory on a file system that compute nodes share",
         )
         return
-    if found is None:
+    if answer is None:
         yield failed(
             "worker",
             "workers do not start on a node",
-            evidence="\n".join(out.strip().splitlines()[-4:]) or "the job said nothing",
+            evidence="\n".join(out.strip().splitlines()[-4:]) or "the job printed nothing",
             field="environment",
             change=_advice(out),
         )
         return
-    yield from read_probe(patient, found, nonce, shared=shared, heard=heard)
+    yield from read_probe(patient, answer, nonce, shared=shared, heard=heard)
 
 
 def _advice(out: str) -> str:
@@ -212,105 +212,105 @@ def _advice(out: str) -> str:
             return line.rpartition("see ")[2]
     if "command not found" in out or "not found" in out:
         return "modules: the one that has the missing command"
-    return "what the node complains of"
+    return "what the node complains about"
 
 
-# -- what the node says ----------------------------------------------------------------------
+# -- the report of the node ------------------------------------------------------------------
 
 
 def read_probe(
     patient: Patient,
-    found: dict[str, Any] | None,
+    answer: dict[str, Any] | None,
     nonce: str,
     *,
     shared: bool,
     heard: float | None = None,
 ) -> Iterator[Check]:
-    """Say what a probe found on its node.
+    """Judge what a probe reports of its node.
 
     Parameters
     ----------
     patient
         What is examined.
-    found
+    answer
         What ``probe.py`` printed, or None if that cannot be read.
     nonce
-        What it was told to repeat.
+        What it had to repeat.
     shared
         Whether files were seen in both directions.
     heard
         When the probe dialled back, by this machine's clock; now, if it did not.
     """
-    if found is None or found.get("nonce") != nonce:
+    if answer is None or answer.get("nonce") != nonce:
         yield failed(
             "worker",
             "the node's answer cannot be read",
-            evidence=str(found)[:200],
+            evidence=str(answer)[:200],
             field="environment",
             change="an image with a working python3",
         )
         return
-    host = found["host"]
-    yield good("worker", f"Python {found['python']} runs on {host}")
+    host = answer["host"]
+    yield good("worker", f"Python {answer['python']} runs on {host}")
     if shared:
         yield good("shared files", "login and compute node see each other's files")
-    yield clock(found["time"], heard or time.time(), host)
-    yield from _versions(patient, found)
-    yield from _reach(patient, found)
-    yield from _share(patient, found)
-    yield from _gpus(patient, found)
+    yield clock(answer["time"], heard or time.time(), host)
+    yield from _versions(patient, answer)
+    yield from _reach(patient, answer)
+    yield from _share(patient, answer)
+    yield from _gpus(patient, answer)
 
 
-def _versions(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
-    wanted, have = patient.rendering.version, found["packages"].get("fitserve-worker")
+def _versions(patient: Patient, answer: dict[str, Any]) -> Iterator[Check]:
+    version, have = patient.rendering.version, answer["packages"].get("fitserve-worker")
     field = "kubernetes.image" if patient.site.kubernetes else "environment"
     if have is None:
         yield failed(
             "worker version",
             "fitserve-worker is not in the workers' environment",
-            evidence=f"{found['executable']} on {found['host']}",
+            evidence=f"{answer['executable']} on {answer['host']}",
             field=field,
             change="an image or environment that holds fitserve-worker",
         )
-    elif have != wanted:
+    elif have != version:
         yield failed(
             "worker version",
-            f"fitserve-worker is {have}, and this release is {wanted}",
-            evidence=f"{found['executable']} on {found['host']}",
+            f"fitserve-worker is {have}, and this release is {version}",
+            evidence=f"{answer['executable']} on {answer['host']}",
             field=field,
-            change=f"the image or environment of {wanted}",
+            change=f"the image or environment of {version}",
         )
     else:
         yield good("worker version", f"fitserve-worker {have}")
     ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if found["packages"].get("parsl") is None:
+    if answer["packages"].get("parsl") is None:
         yield failed(
             "worker pool",
             "Parsl, whose worker pool runs there, is not in the workers' environment",
-            evidence=f"{found['executable']} on {found['host']}",
+            evidence=f"{answer['executable']} on {answer['host']}",
             field=field,
             change="an image or environment that holds parsl and globus-compute-endpoint",
         )
-    elif not found["python"].startswith(f"{ours}."):
+    elif not answer["python"].startswith(f"{ours}."):
         yield warned(
             "Python",
-            f"workers have Python {found['python']}, this machine {ours}: driving the site "
+            f"workers have Python {answer['python']}, this machine {ours}: driving the site "
             "directly needs the same",
-            evidence=str(found["executable"]),
+            evidence=str(answer["executable"]),
             field=field,
             change=f"an environment with Python {ours}; through the cloud service it works",
         )
 
 
-def _reach(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
+def _reach(patient: Patient, answer: dict[str, Any]) -> Iterator[Check]:
     if patient.site.scheduler.type == "kubernetes":
         return
-    if found["back"]:
+    if answer["back"]:
         kind = "interface" if patient.site.network.interface else "address"
         yield failed(
             "way back",
             "a node cannot reach this machine, and its workers would never connect",
-            evidence=f"{found['host']}: {found['back']}",
+            evidence=f"{answer['host']}: {answer['back']}",
             field=f"network.{kind}",
             change="the interface that nodes reach, or have ports 54000-55000 opened",
         )
@@ -318,47 +318,46 @@ def _reach(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
         yield good("way back", "a node reaches this machine")
 
 
-def _share(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
+def _share(patient: Patient, answer: dict[str, Any]) -> Iterator[Check]:
     derived = derive(patient.site)
     if derived.workers_per_node is None:
         return
-    wanted = derived.workers_per_node * (derived.threads or 1)
-    if found["cpus"] < wanted:
+    needed = derived.workers_per_node * (derived.threads or 1)
+    if answer["cpus"] < needed:
         yield failed(
             "cores",
-            f"the job has {found['cpus']} CPUs for {wanted} worker threads",
-            evidence=f"affinity on {found['host']}",
+            f"the job has {answer['cpus']} CPUs for {needed} worker threads",
+            evidence=f"affinity on {answer['host']}",
             field="node.cores",
-            change=f"cores: {found['cpus']}, or a launcher that gives the job all it asked for",
+            change=f"cores: {answer['cpus']}, or a launcher that gives the job all it asked for",
         )
     else:
-        yield good("cores", f"{found['cpus']} CPUs for {wanted} worker threads")
+        yield good("cores", f"{answer['cpus']} CPUs for {needed} worker threads")
 
 
-def _gpus(patient: Patient, found: dict[str, Any]) -> Iterator[Check]:
+def _gpus(patient: Patient, answer: dict[str, Any]) -> Iterator[Check]:
     device = patient.site.workers.device
     if device == "cpu":
         return
-    wanted = derive(patient.site).gpus
-    if len(found["gpus"]) < wanted:
+    needed = derive(patient.site).gpus
+    if len(answer["gpus"]) < needed:
         yield failed(
             "GPUs",
-            f"the job sees {len(found['gpus'])} GPUs, {wanted} are asked for",
-            evidence=f"nvidia-smi on {found['host']}, CUDA_VISIBLE_DEVICES={found['visible']}",
+            f"the job sees {len(answer['gpus'])} GPUs, {needed} are asked for",
+            evidence=f"nvidia-smi on {answer['host']}, CUDA_VISIBLE_DEVICES={answer['visible']}",
             field="node.gpus.request",
-            change="the way in which this scheduler is asked for GPUs, and a container that "
-            "passes them on",
+            change="the way to ask this scheduler for GPUs, and a container that passes them on",
         )
         return
-    driver = found["gpus"][0]["driver"]
+    driver = answer["gpus"][0]["driver"]
     major = int(driver.split(".")[0]) if driver.split(".")[0].isdigit() else 0
-    if major < _DRIVERS[device]:
+    if major < OLDEST_DRIVERS[device]:
         yield failed(
             "driver",
-            f"NVIDIA driver {driver} is too old for {device}, which needs {_DRIVERS[device]}",
-            evidence=f"{found['gpus'][0]['name']} on {found['host']}",
+            f"NVIDIA driver {driver} is too old for {device}, which needs {OLDEST_DRIVERS[device]}",
+            evidence=f"{answer['gpus'][0]['name']} on {answer['host']}",
             field="workers.device",
-            change="device: cuda12" if major >= _DRIVERS["cuda12"] else "device: cpu",
+            change="device: cuda12" if major >= OLDEST_DRIVERS["cuda12"] else "device: cpu",
         )
     else:
-        yield good("GPUs", f"{len(found['gpus'])} x {found['gpus'][0]['name']}, driver {driver}")
+        yield good("GPUs", f"{len(answer['gpus'])} x {answer['gpus'][0]['name']}, driver {driver}")

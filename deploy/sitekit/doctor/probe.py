@@ -1,4 +1,4 @@
-"""Runs on a compute node, inside the workers' environment, and prints what it sees as JSON.
+"""Run on a compute node, inside the workers' environment, and print what it is as JSON.
 
 Standard library only, and any Python from 3.8 on: it must run in whatever image a site has.
 """
@@ -21,20 +21,20 @@ PACKAGES = ("fitserve-worker", "pyhf", "jax", "jaxlib", "parsl", "globus-compute
 def main() -> None:
     """Print the findings."""
     with open("preflight.json", encoding="utf-8") as file:  # noqa: PTH123 -- Python 3.8 is enough
-        asked = json.load(file)
-    json.dump(look(asked), sys.stdout)
+        task = json.load(file)
+    json.dump(look(task), sys.stdout)
 
 
-def look(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what this node is and reaches.
+def look(task: dict[str, Any]) -> dict[str, Any]:
+    """Return what this node is and what it can reach.
 
     Parameters
     ----------
-    asked
-        ``address`` and ``port`` to dial back to (or no port), and the ``nonce`` to say there.
+    task
+        ``address`` and ``port`` to dial back to (or no port), and the ``nonce`` to send there.
     """
     return {
-        "nonce": asked["nonce"],
+        "nonce": task["nonce"],
         "host": socket.gethostname(),
         "time": time.time(),
         "python": platform.python_version(),
@@ -42,7 +42,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "memory_gb": _memory_gb(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "back": _dial(asked["address"], asked["port"], asked["nonce"]),
+        "back": _dial(task["address"], task["port"], task["nonce"]),
         "gpus": _gpus(),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
@@ -60,7 +60,7 @@ def _version(name: str) -> str | None:
 
 
 def _dial(address: str, port: int | None, nonce: str) -> str:
-    """Return an empty text if the endpoint's side answered, else why not."""
+    """Return why the endpoint's side did not answer; an empty text if it did."""
     if port is None:
         return ""
     try:

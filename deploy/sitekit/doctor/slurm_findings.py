@@ -1,4 +1,4 @@
-"""Slurm: commands, controller, partition, account, QOS, node shape, and a trial submission."""
+"""Examine Slurm: controller, partition, account, QOS, node shape, and a trial submission."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import getpass
 import re
 from typing import TYPE_CHECKING
 
+from fitserve.schedulers.base import clock_seconds
 from sitekit.derive import derive, hms
 from sitekit.doctor.findings import failed, good, skipped, warned
 from sitekit.doctor.machine import answers
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["limit_seconds", "look"]
 
 _COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol", "sacct")
-# What sbatch says, and the field that it is about.
+# Messages of sbatch, the field that each is about, and what to write there.
 _COMPLAINTS = (
     (r"[Ii]nvalid account", "scheduler.account", "an account of yours"),
     (r"[Ii]nvalid qos", "scheduler.qos", "a QOS that your account may use"),
@@ -36,27 +37,24 @@ _COMPLAINTS = (
 
 
 def limit_seconds(text: str) -> int | None:
-    """Return the seconds of a time of Slurm's, or None for none.
+    """Return the seconds of one of Slurm's time limits, or None if it is unlimited.
 
     Examples
     --------
     >>> limit_seconds("2-00:00:00"), limit_seconds("30:00"), limit_seconds("UNLIMITED")
     (172800, 1800, None)
     """
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text.strip())
+    if match is None:
         return None
-    days, first, second, third = (int(part) if part else None for part in found.groups())
-    assert first is not None  # noqa: S101 -- the pattern has it
-    if days is not None:
-        return days * 86400 + first * 3600 + (second or 0) * 60 + (third or 0)
-    if third is not None:
-        return first * 3600 + (second or 0) * 60 + third
-    return first * 60 + (second or 0)
+    days, clock = match.groups()
+    # After days come hours; a number alone is of minutes.
+    missing = 2 - clock.count(":") if days else int(":" not in clock)
+    return int(days or 0) * 86400 + clock_seconds(clock + ":0" * missing)
 
 
 def look(patient: Patient, script: Path) -> Iterator[Check]:
-    """Look at Slurm as the site asks for it.
+    """Examine Slurm as far as the site uses it.
 
     Parameters
     ----------
@@ -65,9 +63,13 @@ def look(patient: Patient, script: Path) -> Iterator[Check]:
     script
         The rendered pre-flight job, which is submitted for trial only.
     """
-    asked = [("scontrol", "ping"), ("squeue", "--noheader", "--me"), ("sacct", "-X", "--noheader")]
+    commands = [
+        ("scontrol", "ping"),
+        ("squeue", "--noheader", "--me"),
+        ("sacct", "-X", "--noheader"),
+    ]
     results: list[Result] = []
-    for item in answers(patient, _COMMANDS, asked):
+    for item in answers(patient, _COMMANDS, commands):
         if isinstance(item, list):
             results = item
         else:
@@ -99,7 +101,7 @@ def look(patient: Patient, script: Path) -> Iterator[Check]:
 
 def _accounting(result: Result) -> Check:
     if result.ok:
-        return good("accounting", "sacct works, so Parsl tells how a block ended")
+        return good("accounting", "sacct works, so Parsl can tell how a block ended")
     return warned(
         "accounting",
         "sacct does not work: Parsl falls back to squeue and takes every lost block for a "
@@ -144,11 +146,11 @@ def _partition(patient: Patient) -> Generator[Check, None, str | None]:
             field="scheduler.partition",
             change="wait, or another partition",
         )
-    wanted, most = derive(site).walltime_seconds or 0, limit_seconds(fields.get("MaxTime", ""))
-    if most is not None and wanted > most:
+    seconds, most = derive(site).walltime_seconds or 0, limit_seconds(fields.get("MaxTime", ""))
+    if most is not None and seconds > most:
         yield failed(
             "walltime",
-            f"partition {name} allows {hms(most)}, {hms(wanted)} are asked for: such jobs wait "
+            f"partition {name} allows {hms(most)}, {hms(seconds)} are asked for: such jobs wait "
             "for ever",
             evidence=f"MaxTime={fields['MaxTime']}",
             field="blocks.walltime",
@@ -186,20 +188,20 @@ def _nodes(patient: Patient, partition: str) -> Iterator[Check]:
         return
     cpus = max(int(row[0].rstrip("+")) for row in rows)
     memory = max(int(row[1].rstrip("+")) for row in rows) / 1024
-    wanted = site.node.cpus
-    if wanted > cpus:
+    needed_cpus = site.node.cpus
+    if needed_cpus > cpus:
         yield failed(
             "node shape",
-            f"nodes of {partition} have {cpus} CPUs at most, {wanted} are asked for",
+            f"nodes of {partition} have {cpus} CPUs at most, {needed_cpus} are asked for",
             evidence=f"sinfo %c: {', '.join(sorted({row[0] for row in rows}))}",
             field="node.cores",
             change=f"cores: {cpus // site.node.cpus_per_core}",
         )
-    asked = site.node.memory_gb or 0
-    if asked > memory:
+    needed_memory = site.node.memory_gb or 0
+    if needed_memory > memory:
         yield failed(
             "node shape",
-            f"nodes of {partition} have {memory:.0f} GiB at most, {asked} are asked for",
+            f"nodes of {partition} have {memory:.0f} GiB at most, {needed_memory} are asked for",
             evidence=f"sinfo %m: {', '.join(sorted({row[1] for row in rows}))} MiB",
             field="node.memory_gb",
             change=f"memory_gb: {int(memory)}",
@@ -230,18 +232,18 @@ def _account(patient: Patient) -> Check:
         "sacctmgr", "--noheader", "--parsable2", "show", "associations",
         f"user={getpass.getuser()}", "format=account,qos", timeout=patient.timeout,
     )  # fmt: skip
-    known = sorted({line.split("|")[0] for line in done.out.splitlines() if line.strip()})
-    if not done.ok or not known:
-        return skipped("account", "sacctmgr shows no accounts; the trial below tells", done.words)
-    if account and account not in known:
+    accounts = sorted({line.split("|")[0] for line in done.out.splitlines() if line.strip()})
+    if not done.ok or not accounts:
+        return skipped("account", "sacctmgr shows no accounts; see the trial below", done.words)
+    if account and account not in accounts:
         return failed(
             "account",
             f"you are not in account {account}",
-            evidence=f"yours: {', '.join(known)}",
+            evidence=f"yours: {', '.join(accounts)}",
             field="scheduler.account",
-            change=f"account: {known[0]}",
+            change=f"account: {accounts[0]}",
         )
-    return good("account", f"your accounts: {', '.join(known)}")
+    return good("account", f"your accounts: {', '.join(accounts)}")
 
 
 def _qos(patient: Patient) -> Iterator[Check]:
@@ -252,25 +254,25 @@ def _qos(patient: Patient) -> Iterator[Check]:
         "sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=name,maxwall",
         timeout=patient.timeout,
     )  # fmt: skip
-    known = dict(line.split("|")[:2] for line in done.out.splitlines() if "|" in line)
-    if not done.ok or not known:
-        yield skipped("QOS", "sacctmgr shows none; the trial below tells", done.words)
+    limits = dict(line.split("|")[:2] for line in done.out.splitlines() if "|" in line)
+    if not done.ok or not limits:
+        yield skipped("QOS", "sacctmgr shows none; see the trial below", done.words)
         return
-    if name not in known:
+    if name not in limits:
         yield failed(
             "QOS",
             f"Slurm knows no QOS {name}",
-            evidence=f"there are: {', '.join(known)}",
+            evidence=f"there are: {', '.join(limits)}",
             field="scheduler.qos",
             change="one of these",
         )
         return
-    most, wanted = limit_seconds(known[name]), derive(patient.site).walltime_seconds or 0
-    if most is not None and wanted > most:
+    most, seconds = limit_seconds(limits[name]), derive(patient.site).walltime_seconds or 0
+    if most is not None and seconds > most:
         yield failed(
             "walltime",
-            f"QOS {name} allows {hms(most)}, {hms(wanted)} are asked for: such jobs wait for ever",
-            evidence=f"MaxWall={known[name]}",
+            f"QOS {name} allows {hms(most)}, {hms(seconds)} are asked for: such jobs wait for ever",
+            evidence=f"MaxWall={limits[name]}",
             field="blocks.walltime",
             change=f'walltime: "{hms(most)}"',
         )
@@ -301,7 +303,7 @@ def _trial(patient: Patient, script: Path) -> Check:
         "sbatch refuses such a job",
         evidence=done.words,
         field="scheduler",
-        change="what sbatch complains of",
+        change="what sbatch complains about",
     )
 
 

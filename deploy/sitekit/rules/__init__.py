@@ -21,7 +21,7 @@ _RULES = (
 
 
 def check_site(site: Site) -> list[Problem]:
-    """Hold a site against every rule between fields.
+    """Check a site against every rule between fields.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def mode(site: Site) -> Iterator[Problem]:
         yield site.problem(
             "contact",
             f"expected a mailto: address for a multi-user endpoint, found {site.contact}: "
-            "one of root does not start without an e-mail address",
+            "an endpoint of root does not start without an e-mail address",
             "contact: mailto:<address of those who run it>",
         )
     conda, box = site.environment.conda, site.environment.container
@@ -114,7 +114,7 @@ def assurance(site: Site) -> Iterator[Problem]:
 
 
 def options_apply(site: Site) -> Iterator[Problem]:
-    """Check that users can set only what the scheduler has, the site's own value included."""
+    """Check that users can set only what the scheduler has, and may choose the site's own value."""
     kind = site.scheduler.type
     for name in site.user_options.allowed():
         if name not in _OPTIONS[kind]:
@@ -192,14 +192,14 @@ def option_limits(site: Site) -> Iterator[Problem]:
             )
     blocks = options.max_blocks.maximum if options.max_blocks else site.blocks.max
     nodes = options.nodes_per_block.maximum if options.nodes_per_block else site.blocks.nodes
-    for limit, found, what in (
+    for limit, number, what in (
         (site.limits.nodes, blocks * nodes, "nodes"),
         (site.limits.jobs, blocks, "jobs"),
     ):
-        if limit and found > limit and options.allowed():
+        if limit and number > limit and options.allowed():
             yield site.problem(
                 "user_options.max_blocks.maximum",
-                f"expected at most {limit} {what} of one user, found {found}",
+                f"expected at most {limit} {what} of one user, found {number}",
                 f"maximum: {max(1, limit // (nodes if what == 'nodes' else 1))}",
             )
     bounds = options.workers_per_node
@@ -237,7 +237,7 @@ def sharing(site: Site) -> Iterator[Problem]:
 
 
 def asking(site: Site) -> Iterator[Problem]:
-    """Check that there is a host and a scheduler where users are to ask one."""
+    """Check that a site whose users ask its scheduler has a login host and a scheduler."""
     if not site.login.ask_scheduler:
         return
     if not site.login.host:

@@ -22,16 +22,16 @@ _MINUTE = 60
 def walltime(site: Site) -> Iterator[Problem]:
     """Check that a block holds its start, the longest task and some time to take tasks in."""
     derived = derive(site)
-    given = site.blocks.walltime
+    limit = site.blocks.walltime
     if not derived.batch:
-        if given is not None:
+        if limit is not None:
             yield site.problem(
                 "blocks.walltime",
-                f"expected no time limit for {site.scheduler.type}, found {given}",
+                f"expected no time limit for {site.scheduler.type}, found {limit}",
                 "nothing: remove the line",
             )
         return
-    if given is None or derived.drain_seconds is None:
+    if limit is None or derived.drain_seconds is None:
         yield site.problem(
             "blocks.walltime",
             "expected a time limit, which every block of a batch system has",
@@ -45,22 +45,22 @@ def walltime(site: Site) -> Iterator[Problem]:
         yield site.problem(
             "blocks.walltime",
             f"expected more than {hms(needed)}, the start of a block ({startup} s) and the "
-            f"longest task ({hms(derived.longest_seconds)}), found {given}",
+            f"longest task ({hms(derived.longest_seconds)}), found {limit}",
             f'walltime: "{advised}"',
         )
     elif derived.drain_seconds < derived.longest_seconds:
         yield site.problem(
             "blocks.walltime",
-            f"a block of {given} takes tasks for its first {hms(derived.drain_seconds)} only, so "
+            f"a block of {limit} takes tasks for its first {hms(derived.drain_seconds)} only, so "
             "that the longest task ends in time",
             f'walltime: "{advised}"',
             "warning",
         )
-    if clock_seconds(given) % _MINUTE:
+    if clock_seconds(limit) % _MINUTE:
         yield site.problem(
             "blocks.walltime",
-            f"expected whole minutes, which is what schedulers count, found {given}",
-            f'walltime: "{hms(_round_up(clock_seconds(given)))}"',
+            f"expected whole minutes, which is what schedulers count, found {limit}",
+            f'walltime: "{hms(_round_up(clock_seconds(limit)))}"',
         )
 
 
@@ -69,7 +69,7 @@ def _round_up(total: int) -> int:
 
 
 def facility_limits(site: Site) -> Iterator[Problem]:
-    """Check that what one user gets at most is within the facility's limits."""
+    """Check that the most one user can get is within the facility's limits."""
     derived = derive(site)
     limits = site.limits
     longest = limits.walltime
@@ -174,7 +174,7 @@ def gpus(site: Site) -> Iterator[Problem]:
         if count:
             yield site.problem(
                 "node.gpus",
-                f"{count} GPUs are asked for and charged, and fits run on the CPU",
+                f"{count} GPUs are asked for and charged, but fits run on the CPU",
                 "workers: {device: cuda12}, or no node.gpus",
                 "warning",
             )
@@ -199,10 +199,10 @@ def gpus(site: Site) -> Iterator[Problem]:
     allowed = batch.gpu_requests if batch else elsewhere
     request = site.node.gpus.request if site.node.gpus else None
     if request not in allowed:
-        found = f"found {request}" if request else "it is missing"
+        actual = f"found {request}" if request else "it is missing"
         yield site.problem(
             "node.gpus.request",
-            f"expected one of {', '.join(allowed)} for {kind}, {found}",
+            f"expected one of {', '.join(allowed)} for {kind}, {actual}",
             f"request: {allowed[0]}",
         )
 

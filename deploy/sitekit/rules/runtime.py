@@ -27,7 +27,7 @@ _VERSIONED = re.compile(r"(@sha256:[0-9a-f]{64}|:[A-Za-z0-9_][A-Za-z0-9_.-]*)\Z"
 
 
 def address(site: Site) -> Iterator[Problem]:
-    """Check that workers are told one address that they can reach."""
+    """Check that workers get one address, and can reach it."""
     kind = site.scheduler.type
     network = site.network
     named = {"interface": network.interface, "address": network.address, "method": network.method}
@@ -37,10 +37,10 @@ def address(site: Site) -> Iterator[Problem]:
         "local": "address: 127.0.0.1",
     }.get(kind, "interface: <the interface that compute nodes reach, see `ip -brief address`>")
     if len(ways) != 1:
-        found = " and ".join(ways) or "none"
+        names = " and ".join(ways) or "none"
         yield site.problem(
             "network",
-            f"expected one of interface, address and method, found {found}; without any, Parsl "
+            f"expected one of interface, address and method, found {names}; without any, Parsl "
             "asks a service on the internet and waits 30 s for it",
             advice,
         )
@@ -106,10 +106,10 @@ def encryption(site: Site) -> Iterator[Problem]:
 def environment(site: Site) -> Iterator[Problem]:
     """Check that a worker runs in exactly one environment, which the scheduler can start."""
     kind = site.scheduler.type
-    given = site.environment
-    named = {"venv": given.venv, "conda": given.conda, "inherit": given.inherit}
+    fields = site.environment
+    named = {"venv": fields.venv, "conda": fields.conda, "inherit": fields.inherit}
     ways = [name for name, value in named.items() if value]
-    box = given.container if given.container and given.container.type != "none" else None
+    box = fields.container if fields.container and fields.container.type != "none" else None
     if box:
         ways.append("container")
     if kind == "kubernetes":
@@ -124,7 +124,7 @@ def environment(site: Site) -> Iterator[Problem]:
             f"{' and '.join(ways) or 'none'}",
             "container: {type: apptainer, image: <path of the image>}",
         )
-    if given.inherit and kind != "local":
+    if fields.inherit and kind != "local":
         yield site.problem(
             "environment.inherit",
             f"expected an environment that compute nodes of {kind} see, found the endpoint's own",
@@ -215,8 +215,8 @@ def directories(site: Site) -> Iterator[Problem]:
     if any(run == base or run.startswith(f"{base}/") for base in _NOT_SHARED):
         yield site.problem(
             "directories.run",
-            f"expected a directory on a shared file system, found {run}, which each node has its "
-            "own of: keys and submit scripts would not be there",
+            f"expected a directory on a shared file system, found {run}, which is another on each "
+            "node: keys and submit scripts would not be there",
             "run: $HOME/.fitserve/run",
         )
 

@@ -21,20 +21,20 @@ _OWN_RESOURCES = {"ncpus": "node.cores", "ngpus": "node.gpus", "mem": "node.memo
 def scheduler_fields(site: Site) -> Iterator[Problem]:
     """Check that the scheduler knows its fields: others would be dropped silently."""
     kind = site.scheduler.type
-    given = site.origin.given.get("scheduler", {})
-    for name in given:
-        known = [one.name for one in BATCH.values() if name in one.fields]
-        if known and kind not in known:
+    fields = site.origin.given.get("scheduler", {})
+    for name in fields:
+        owners = [one.name for one in BATCH.values() if name in one.fields]
+        if owners and kind not in owners:
             instead = {"partition": "queue: ...", "queue": "partition: ..."}.get(name, "nothing")
             yield site.problem(
                 f"scheduler.{name}",
-                f"{kind} has no such thing; it is for {', '.join(known)}",
+                f"{kind} has no such thing; it is for {', '.join(owners)}",
                 instead,
             )
 
 
-def said_twice(site: Site) -> Iterator[Problem]:
-    """Check that no directive has a field of its own: given twice, the scheduler takes either."""
+def directives(site: Site) -> Iterator[Problem]:
+    """Check that no directive has a field of its own: the scheduler could take either value."""
     batch = scheduler_of(site)
     own = batch.directives if batch else {}
     for index, option in enumerate(site.scheduler.directives):
@@ -55,7 +55,7 @@ def said_twice(site: Site) -> Iterator[Problem]:
 
 
 def own_rules(site: Site) -> Iterator[Problem]:
-    """Hold a site against the rules of its scheduler alone."""
+    """Check a site against its scheduler's own rules."""
     batch = scheduler_of(site)
     for rule in batch.rules if batch else ():
         yield from rule(site)
@@ -106,7 +106,7 @@ def launcher(site: Site) -> Iterator[Problem]:
 
 RULES: tuple[Callable[[Site], Iterator[Problem]], ...] = (
     scheduler_fields,
-    said_twice,
+    directives,
     own_rules,
     launcher,
 )

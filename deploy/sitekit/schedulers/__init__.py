@@ -1,4 +1,4 @@
-"""Batch schedulers: what each can be asked for, and what its commands say of jobs."""
+"""Batch schedulers: what each can be asked for, and what its commands say about jobs."""
 
 from __future__ import annotations
 

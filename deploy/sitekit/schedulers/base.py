@@ -1,4 +1,4 @@
-"""What a batch scheduler is to a site: what may be asked of it, and how it is asked."""
+"""What a site needs to know of a batch scheduler: its options, rules and commands."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Job(NamedTuple):
     reason
         Why it waits, in the scheduler's words; empty where it gives none.
     of_endpoint
-        Whether the Globus Compute endpoint asked for it; a client on this machine did
-        otherwise (``parsl:SITE``).
+        Whether the Globus Compute endpoint submitted it; otherwise a client on this machine did
+        (``parsl:SITE``).
     """
 
     id: str
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that is asked for a new site.
+    """A question for a new site.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class Question:
     text
         The question.
     schedulers
-        For which it is asked.
+        Those that it is asked for.
     default
-        Answer that is offered, from the answers so far; None if there is none to offer.
+        Returns the answer to offer, from the answers so far; None if there is none to offer.
     """
 
     name: str
@@ -69,39 +69,36 @@ class BatchScheduler:
     Attributes
     ----------
     client
-        What the client knows of it: its name, and the command that cancels a job.
+        What the client knows of it: its name, and how to ask for a job and to cancel one.
     submit
         The command that submits the script whose name follows.
-    state
-        Returns what it says of a job, or ``gone``; takes the seconds that a command may take.
     jobs
-        Returns everyone's jobs or the user's own, those that have ended left out; takes which,
-        and the seconds.
+        Returns the jobs that have not ended; takes whether everyone's or only the user's own, and
+        the seconds that a command may take.
     output_at_home
         Whether it may put a job's output into the user's home.
     fields
-        Fields of `scheduler` that are not for every scheduler, and that it knows.
+        Fields of `scheduler` that it has and not every scheduler has.
     directives
         Directives that have a field of their own, and that field.
     rules
-        Rules between a site's fields that are its own.
+        Its own rules between a site's fields.
     launchers
         Launchers that work with it; the first is advised.
     launcher_of_many
-        The one that is advised where a block has several nodes.
+        The launcher that is advised where a block has several nodes.
     containers
         Kinds of containers that its jobs can start; the first is advised.
     gpu_requests
-        Ways in which it is asked for GPUs; the first is advised.
+        Ways to ask it for GPUs; the first is advised.
     questions
-        What is asked for a new site with it, besides what is asked for all.
+        Its own questions for a new site, besides those for all.
     blueprints
         Shipped sites that a new one extends: the first, or with GPUs the last.
     """
 
     client: client.Scheduler
     submit: tuple[str, ...]
-    state: Callable[[str, int], str]
     jobs: Callable[[bool, int], list[Job]]
     output_at_home: bool = False
     fields: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""PBS Pro, OpenPBS and Torque: what qsub takes, and what qstat says of jobs."""
+"""PBS Pro, OpenPBS and Torque: what qsub takes, and what qstat says about jobs."""
 
 from __future__ import annotations
 
@@ -30,15 +30,8 @@ _QUEUES = {"pbspro": "workq", "torque": "batch"}
 _QUESTIONS = (Question("queue", "Queue", tuple(_QUEUES), lambda a: _QUEUES[a["scheduler"]]),)
 
 
-def _state(job: str, timeout: int) -> str:
-    done = run("qstat", job, timeout=timeout)
-    rows = [line.split() for line in done.out.splitlines() if line.split()]
-    states = [row[4] for row in rows if len(row) > 4 and job.startswith(row[0].rstrip("*"))]  # noqa: PLR2004
-    return states[0] if states and states[0] not in _ENDED else "gone"
-
-
 def _jobs(_everyone: bool, timeout: int) -> list[Job]:
-    """Read `qstat -f`, which every PBS has: names are cut short in its tables.
+    """Read `qstat -f`, which every PBS has: in its tables names are cut short.
 
     It shows the jobs of all users.
     """
@@ -79,7 +72,6 @@ def _share(site: Site) -> Iterator[Problem]:
 PBSPRO = BatchScheduler(
     client=client.PBSPRO,
     submit=("qsub",),
-    state=_state,
     jobs=_jobs,
     output_at_home=True,
     fields=("account", "queue", "select", "launcher", "directives"),
@@ -94,7 +86,6 @@ PBSPRO = BatchScheduler(
 TORQUE = BatchScheduler(
     client=client.TORQUE,
     submit=("qsub",),
-    state=_state,
     jobs=_jobs,
     output_at_home=True,
     fields=("account", "queue", "launcher", "directives"),

@@ -1,4 +1,4 @@
-"""Slurm: what sbatch takes, and what squeue says of jobs."""
+"""Slurm: what sbatch takes, and what squeue says about jobs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ _FORMAT = "%i|%j|%T|%r|%M|%D|%N"
 _WORDS = {"PENDING": "queued", "RUNNING": "running", "COMPLETING": "ending"}
 
 
-def _state(job: str, timeout: int) -> str:
-    done = run("squeue", "--noheader", f"--jobs={job}", "--format=%T %r", timeout=timeout)
-    return done.out.strip() or "gone"
-
-
 def _jobs(everyone: bool, timeout: int) -> list[Job]:
     whose = [] if everyone else ["--me"]
     done = run("squeue", "--noheader", *whose, f"--format={_FORMAT}", timeout=timeout)
@@ -40,12 +35,12 @@ def _job(row: list[str]) -> Job:
 
 
 def _exclusive(site: Site) -> Iterator[Problem]:
-    """Check that it is said whether blocks take whole nodes."""
+    """Check that the site says whether blocks take whole nodes."""
     if "exclusive" not in site.origin.given.get("scheduler", {}):
         yield site.problem(
             "scheduler.exclusive",
-            "expected to be told whether blocks take whole nodes: Parsl's default is true, which "
-            "a shared partition charges in full",
+            "expected true or false, whether blocks take whole nodes: Parsl's default is true, "
+            "which a shared partition charges in full",
             "exclusive: false",
         )
 
@@ -71,7 +66,6 @@ def _partition(_: Mapping[str, Any]) -> str:
 SLURM = BatchScheduler(
     client=client.SLURM,
     submit=("sbatch", "--parsable"),
-    state=_state,
     jobs=_jobs,
     fields=(
         *("account", "partition", "qos", "constraint", "clusters", "exclusive"),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fitserve import __version__
 from fitserve.errors import BackendError, FitserveError
 from sitekit.load import load_site
 from sitekit.target.deployed import Deployed, write_manifest
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 @click.argument("site", type=click.Path(exists=True, dir_okay=False))
 @click.pass_context
 def commands(context: click.Context, site: str) -> None:
-    """Do what deploying SITE does on the machine that it is deployed on."""
+    """Run the parts of deploying SITE that run on its own machine."""
     deployed = Deployed(load_site(site)[0])
-    # Before any SDK is imported; nothing is ever given on a command line.
+    # Before any SDK is imported; no secret is ever on a command line.
     variables = deployed.variables()
     for name in variables:
-        # An account may have another proxy in small letters, which would be taken first.
+        # An account may have another proxy in lower case, which would be used first.
         os.environ.pop(name.lower(), None)
     os.environ.update(variables)
     context.obj = deployed
@@ -41,17 +40,17 @@ def _emit(document: Any) -> None:
 
 
 def _staged(stages: Iterable[Check]) -> dict[str, Any]:
-    found = list(stages)
-    return {"ok": all(one.ok for one in found), "stages": [one.as_data() for one in found]}
+    checks = list(stages)
+    return {"ok": all(one.ok for one in checks), "stages": [one.as_data() for one in checks]}
 
 
 @commands.command()
 @click.option("--release", required=True)
-@click.option("--examined", help="What the doctor found in order.")
-@click.option("--previous", help="The release to go back to, the one that served unless given.")
+@click.option("--examined", help="Release and site digest that the doctor found in order.")
+@click.option("--previous", help="The release to go back to; by default the one that served.")
 @click.pass_obj
 def select(deployed: Deployed, release: str, examined: str | None, previous: str | None) -> None:
-    """Let RELEASE serve: the links of the site's environments lead to it from now on."""
+    """Let RELEASE serve: point the links of the site's environments to it."""
     manifest = deployed.manifest
     target = deployed.path(deployed.places.releases) / release
     if not (target / ".complete").is_file():
@@ -86,14 +85,14 @@ def select(deployed: Deployed, release: str, examined: str | None, previous: str
 @commands.command()
 @click.pass_obj
 def register(deployed: Deployed) -> None:
-    """Register fitserve's function as the site wants it shared, or find it registered."""
+    """Register fitserve's function, shared as the site says, unless it is registered already."""
     from fitserve_worker.function import register as register_function
 
-    given = deployed.site.access.functions
+    functions = deployed.site.access.functions
     manifest = deployed.manifest
     sharing = deployed.site.access.function_sharing
-    if given:
-        function = str(given[0])
+    if functions:
+        function = str(functions[0])
     else:
         group = sharing if sharing not in {"public", "private"} else None
         registration = register_function(public=sharing == "public", group=group)
@@ -111,7 +110,7 @@ def register(deployed: Deployed) -> None:
 @commands.command()
 @click.pass_obj
 def render(deployed: Deployed) -> None:
-    """Write the configuration anew, as this release renders it."""
+    """Write the configuration again, as this release renders it."""
     from sitekit.target.deployed import render as render_here
 
     _emit({"changed": render_here(deployed)})
@@ -121,7 +120,7 @@ def render(deployed: Deployed) -> None:
 @click.option("--drain-seconds", default=0.0)
 @click.pass_obj
 def ensure(deployed: Deployed, drain_seconds: float) -> None:
-    """Have the endpoint running with its present configuration, and started at boot."""
+    """Keep the endpoint running with its present configuration, and have it started at boot."""
     from sitekit.target import service
 
     _emit(service.ensure(deployed, drain_seconds=drain_seconds))
@@ -131,7 +130,7 @@ def ensure(deployed: Deployed, drain_seconds: float) -> None:
 @click.option("--endpoint", required=True, help="local, or parsl:DIRECTORY.")
 @click.option("--seconds", default=300.0)
 def trial(endpoint: str, seconds: float) -> None:
-    """Have a fit done without the service."""
+    """Do a fit without the service."""
     from sitekit.target.smoke import direct
 
     _emit(_staged(direct(endpoint, seconds)))
@@ -141,14 +140,14 @@ def trial(endpoint: str, seconds: float) -> None:
 @click.option("--seconds", default=300.0)
 @click.pass_obj
 def smoke(deployed: Deployed, seconds: float) -> None:
-    """Have a fit done through the service, and see another function refused."""
+    """Do a fit through the service, and check that another function is refused."""
     from sitekit.target.smoke import Served, through_the_service
 
     card = deployed.path(deployed.places.direct) / "site-card.json"
-    known = deployed.manifest
-    served = Served(deployed.site, deployed.endpoint_id, known.current, deployed.multi_user)
-    stages, refused = through_the_service(served, card, seconds, known.refused_id)
-    # It is read again: a fit takes its time.
+    manifest = deployed.manifest
+    served = Served(deployed.site, deployed.endpoint_id, manifest.current, deployed.multi_user)
+    stages, refused = through_the_service(served, card, seconds, manifest.refused_id)
+    # It is read again: it may have changed during the fit.
     path = deployed.path(deployed.places.manifest)
     write_manifest(path, deployed.manifest, refused_id=refused)
     _emit(_staged(stages))
@@ -163,19 +162,19 @@ def status(deployed: Deployed, *, keep: bool) -> None:
     from sitekit.target.processes import end_orphans, manager_pid
     from sitekit.target.status import status as look
 
-    found = look(deployed)
+    document = look(deployed)
     if not keep and deployed.endpoint_id:
-        found["orphans_ended"] = end_orphans(deployed.endpoint_id)
-        # Which jobs are a dead child's cannot be told while others live.
-        if not found["children"] and manager_pid(deployed) is None:
-            found["jobs_ended"] = cancel_jobs(deployed.site, deployed.name)
-    _emit(found)
+        document["orphans_ended"] = end_orphans(deployed.endpoint_id)
+        # While other children live, the jobs of a dead one cannot be told apart.
+        if not document["children"] and manager_pid(deployed) is None:
+            document["jobs_ended"] = cancel_jobs(deployed.site, deployed.name)
+    _emit(document)
 
 
 @commands.command()
 @click.pass_obj
 def tidy(deployed: Deployed) -> None:
-    """End what a killed endpoint left: systemd does so before it starts one."""
+    """End what a killed endpoint left: systemd runs this before it starts another."""
     from sitekit.target.supervisor import tidy as end_what_is_left
 
     _emit(end_what_is_left(deployed)._asdict())
@@ -201,7 +200,7 @@ def logs(deployed: Deployed, lines: int) -> None:
     run = deployed.path(deployed.places.run)
     files = [deployed.state / "supervisor.log", deployed.configuration / "endpoint.log"]
     errors = run.glob("**/*.stderr") if run.is_dir() else []
-    # Of the blocks, the last one that said something.
+    # Of the blocks, the last one that printed something.
     files += sorted((one for one in errors if one.stat().st_size), key=_changed)[-1:]
     shown = {
         str(one): one.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
@@ -218,20 +217,14 @@ def _changed(path: Path) -> float:
 @commands.command()
 @click.pass_obj
 def destroy(deployed: Deployed) -> None:
-    """Take the endpoint away, with everything that deploying made."""
+    """Remove the endpoint and everything that deploying made."""
     from sitekit.target.removal import destroy as remove
 
     _emit(remove(deployed))
 
 
-@commands.command()
-def version() -> None:
-    """Say which fitserve this is."""
-    _emit({"fitserve": __version__})
-
-
 def main() -> None:
-    """Run a command; what is wrong is said on standard error, with its exit code."""
+    """Run a command; an error goes to standard error, and ends it with its exit code."""
     try:
         commands.main(prog_name="sitekit.target", standalone_mode=False)
     except click.exceptions.Exit as stopped:

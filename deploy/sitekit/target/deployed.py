@@ -1,6 +1,6 @@
 """An endpoint as it is deployed on this machine: site, paths, credentials, configuration.
 
-Its manifest says what deploying made, so that all of it, and nothing else, can go again.
+Its manifest says what deploying made, so that all of it, and nothing else, can be removed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ __all__ = ["Deployed", "Manifest", "read_manifest", "render", "write_manifest"]
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What is remembered of an endpoint's deployment.
+    """The record of an endpoint's deployment.
 
     Attributes
     ----------
     endpoint, site
         Names.
     made
-        Paths that were not there before, each before what is in it.
+        Paths that deploying made, each directory before what is in it.
     links
         Environments that are links to the release that serves.
     releases
@@ -47,9 +47,9 @@ class Manifest(msgspec.Struct, kw_only=True):
     current, previous
         The release that serves, and the one to go back to.
     examined
-        What the doctor last found in order: release and site digest.
+        Release and site digest that the doctor last found in order.
     function_id, refused_id
-        fitserve's registered function, and one that the smoke test tries in vain.
+        Ids of fitserve's function, and of one that the endpoint must refuse.
     """
 
     endpoint: str
@@ -149,7 +149,7 @@ class Deployed:
 
     @property
     def state(self) -> Path:
-        """Directory of what the deployment remembers."""
+        """Directory of the deployment's own files."""
         return self.path(self.places.state)
 
     @property
@@ -159,7 +159,7 @@ class Deployed:
 
     @property
     def manifest(self) -> Manifest:
-        """What was made."""
+        """The record of this deployment."""
         return read_manifest(self.path(self.places.manifest))
 
     @property
@@ -172,11 +172,11 @@ class Deployed:
 
     @property
     def in_the_cloud(self) -> bool:
-        """Whether there is a Globus Compute endpoint, and not the site for direct use alone."""
+        """Whether there is a Globus Compute endpoint; otherwise the site is for direct use only."""
         return (self.configuration / "config.yaml").is_file()
 
     def credentials(self) -> dict[str, str]:
-        """Return the variables of the credentials file; none where there is no such file.
+        """Return the variables of the credentials file, none if there is no such file.
 
         Raises
         ------
@@ -196,17 +196,17 @@ class Deployed:
         return {name: value for name, equals, value in pairs if equals and name[:1] != "#"}
 
     def variables(self) -> dict[str, str]:
-        """Return what everything here that speaks to the service has in its environment.
+        """Return the environment variables of every program here that uses the service.
 
-        The site's proxy, unless the credentials file names one (with its password), and the
-        credentials.
+        They are the credentials, and the site's proxy unless the credentials file names one (with
+        its password).
         """
-        proxy, found = self.site.network.proxy, {}
+        proxy, variables = self.site.network.proxy, {}
         if proxy is not None:
-            found = {"HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(proxy.none_for)}
+            variables = {"HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(proxy.none_for)}
             if proxy.http:
-                found["HTTP_PROXY"] = proxy.http
-        return {**found, **self.credentials()}
+                variables["HTTP_PROXY"] = proxy.http
+        return {**variables, **self.credentials()}
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the endpoint, as a systemd unit would have it."""
@@ -222,15 +222,13 @@ def render(deployed: Deployed) -> bool:
     rendering = Rendering(__version__, Path.home(), *ids, release)
     files, _ = render_site(deployed.site, rendering)
     direct = deployed.path(deployed.places.direct)
-    wanted = {direct / name: files[name] for name in _DIRECT}
+    texts = {direct / name: files[name] for name in _DIRECT}
     if deployed.in_the_cloud:
-        wanted |= {
-            deployed.configuration / name: files[name] for name in _ENDPOINT if name in files
-        }
+        texts |= {deployed.configuration / name: files[name] for name in _ENDPOINT if name in files}
         unit = deployed.path(deployed.places.unit)
         if unit.is_file():
-            wanted[unit] = files[unit.name]
-    written = [path for path, text in wanted.items() if _write(path, text)]
+            texts[unit] = files[unit.name]
+    written = [path for path, text in texts.items() if _write(path, text)]
     return bool(written)
 
 

@@ -1,9 +1,9 @@
-"""Install a release beside the others: an environment of its own, from wheels that came along.
+"""Install a release beside the others: an environment of its own, from the bundle's wheels.
 
 Run from standard input by the Python that the release is for, with the bundle and the directory
 of the release as arguments; more are options of ``uv pip install``. Needs no network, no package
-index and no pip: uv is among the wheels. What was left half done by an earlier try is removed
-first; ``.complete`` is written last.
+index and no pip: uv is among the wheels. What an earlier attempt left half done is removed first;
+``.complete`` is written last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _write_command(release: Path) -> None:
     """Write the endpoint's command, which comes before Globus Compute's own on its PATH."""
     command = release / "fitserve" / "bin" / "globus-compute-endpoint"
     command.parent.mkdir()
-    # By sh: there are limits to the length of an interpreter's path.
+    # By sh: the length of an interpreter's path is limited.
     command.write_text(
         "#!/bin/sh\n"
         f"'''exec' '{release}/bin/python' \"$0\" \"$@\"\n"
@@ -56,7 +56,7 @@ def _write_command(release: Path) -> None:
 
 
 def _uv(wheels: list[Path]) -> Path:
-    """Unpack the one program that is needed to unpack all others."""
+    """Unpack uv, which installs all other wheels."""
     wheel = next(one for one in wheels if one.name.startswith("uv-"))
     with zipfile.ZipFile(wheel) as archive:
         name = next(one for one in archive.namelist() if one.endswith(".data/scripts/uv"))

@@ -1,4 +1,4 @@
-"""Where a deployment puts things; every path in one place, for the controller and the target."""
+"""Where a deployment puts its files: all paths in one place, for controller and target."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Places", "places_of"]
 
 @dataclass(frozen=True)
 class Places:
-    """Paths of a deployment; ``~`` is the endpoint's user's home, variables are the target's.
+    """Paths of a deployment; ``~`` is the home of the endpoint's user, variables are the target's.
 
     Attributes
     ----------
     root
-        Directory of the releases and of what deployments remember.
+        Directory of the releases and of the deployments' own files.
     links
         Environments that the site file names: links to the release that serves.
     releases
         One directory for each release, never changed once it is complete.
     state
-        What this endpoint's deployment remembers, and its own logs.
+        This deployment's own files and logs.
     manifest
-        What was made, so that it can be removed again.
+        The record of what deploying made, so that it can be removed.
     configuration
         Directory of the Globus Compute endpoint.
     credentials
@@ -45,12 +45,12 @@ class Places:
     run, cache
         Directories of the site file.
     image
-        The workers' image, where it is a file; it is removed as what deploying made, if it was
-        not there before.
+        The workers' image, if it is a file; like all that deploying made, it is removed unless it
+        was there before.
     functions
-        Where `fitserve-worker function register` remembers ids.
+        Where `fitserve-worker function register` keeps ids.
     tokens
-        Where Globus' SDK keeps a login, for all endpoints of the user.
+        Where Globus' SDK keeps the user's login, for all their endpoints.
     """
 
     root: str
@@ -71,7 +71,7 @@ class Places:
 
     @property
     def made(self) -> tuple[str, ...]:
-        """All that deploying may make, each before what is in it."""
+        """All paths that deploying may make, each directory before what is in it."""
         own = [self.root, self.releases, self.state, *self.links, self.configuration]
         own += [self.credentials, self.direct, self.unit, self.run, self.cache]
         own += [self.functions, self.tokens]

@@ -1,4 +1,4 @@
-"""Processes of an endpoint here: whether it runs, with what, and what a dead one left."""
+"""An endpoint's processes here: whether it runs, what it runs with, what a dead one left."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _POLL = 0.2
 
 
 def alive(pid: int) -> bool:
-    """Return whether there is such a process that has not ended."""
+    """Return whether a process exists and has not ended."""
     with contextlib.suppress(OSError):
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
         return stat.rpartition(")")[2].split()[0] != "Z"
@@ -48,17 +48,17 @@ def alive(pid: int) -> bool:
 
 
 def end(pids: Iterable[int], grace: float) -> list[int]:
-    """Ask processes to end, wait, and end those that do not; returns those that were there."""
-    there = [pid for pid in pids if alive(pid)]
-    for pid in there:
+    """Ask processes to end, wait, and kill those that do not; returns those that ran."""
+    running = [pid for pid in pids if alive(pid)]
+    for pid in running:
         _signal(pid, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while any(alive(pid) for pid in there) and time.monotonic() < deadline:
+    while any(alive(pid) for pid in running) and time.monotonic() < deadline:
         time.sleep(_POLL)
-    for pid in there:
+    for pid in running:
         if alive(pid):
             _signal(pid, signal.SIGKILL)
-    return there
+    return running
 
 
 def end_all(endpoint_id: str, grace: float = 20.0) -> list[int]:
@@ -66,11 +66,11 @@ def end_all(endpoint_id: str, grace: float = 20.0) -> list[int]:
     return end([one.pid for one in find_processes(endpoint_id)], grace)
 
 
-def as_data(found: Iterable[Found]) -> list[dict[str, object]]:
+def as_data(processes: Iterable[Found]) -> list[dict[str, object]]:
     """Return processes as plain data, their command lines cut short."""
     return [
         {"pid": one.pid, "child": one.child, "orphan": one.orphan, "command": one.command[:120]}
-        for one in found
+        for one in processes
     ]
 
 
@@ -85,12 +85,12 @@ def lock_file(deployed: Deployed) -> Path:
 
 
 def running_file(deployed: Deployed) -> Path:
-    """Return the file that says with what the endpoint was started."""
+    """Return the file that says what the endpoint was started with."""
     return deployed.state / "running.json"
 
 
 def supervisor_pid(deployed: Deployed) -> int | None:
-    """Return the process that looks after the endpoint, or None if there is none."""
+    """Return the process that keeps the endpoint running, or None if there is none."""
     lock = lock_file(deployed)
     if not lock.is_file():
         return None
@@ -116,10 +116,10 @@ def manager_pid(deployed: Deployed) -> int | None:
 
 def endpoint_version(deployed: Deployed) -> str | None:
     """Return the version of globus-compute-endpoint in the release that serves."""
-    found = list(
+    packages = list(
         deployed.link.glob("lib/python*/site-packages/globus_compute_endpoint-*.dist-info")
     )
-    return found[0].name.removesuffix(".dist-info").rpartition("-")[2] if found else None
+    return packages[0].name.removesuffix(".dist-info").rpartition("-")[2] if packages else None
 
 
 def running_digest(deployed: Deployed) -> str | None:
@@ -132,9 +132,9 @@ def running_digest(deployed: Deployed) -> str | None:
 def wanted_digest(deployed: Deployed) -> str:
     """Return a digest of what the endpoint reads once, when it starts.
 
-    The template and the schema of users' options are not among it: it reads them for each
-    child that it starts. Comments are not either, so that a new version of fitserve alone
-    does not start an endpoint anew.
+    It leaves out the template and the schema of users' options, which the endpoint reads for each
+    child that it starts, and comments, so that a new version of fitserve alone does not restart
+    it.
     """
     parts = [endpoint_version(deployed) or "", json.dumps(sorted(deployed.credentials().items()))]
     files = [deployed.configuration / name for name in ("config.yaml", "user_environment.yaml")]

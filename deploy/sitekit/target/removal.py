@@ -1,4 +1,4 @@
-"""Take an endpoint away: its processes and jobs by id, and what deploying made."""
+"""Remove an endpoint: its processes and jobs by id, and what deploying made."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _SECONDS = 120.0
 
 
 def destroy(deployed: Deployed) -> dict[str, Any]:
-    """Stop an endpoint, take it off the service, and remove what deploying made.
+    """Stop an endpoint, delete it from the service, and remove what deploying made.
 
-    A directory that was there before, or that something else was put into, is left.
+    A directory that existed before, or that holds something else too, is left.
 
     Returns
     -------
     dict
-        What was ended and removed, what is ``left`` and why, and whether the service was
-        ``told``.
+        What was ended and removed, what is ``left``, and as ``told`` what the service said where
+        it did not delete the endpoint.
     """
     manifest, endpoint = deployed.manifest, deployed.endpoint_id
     ended = stop(deployed, disable=True)
-    told = _tell_service(deployed)
+    complaint = _tell_service(deployed)
     ours = {
         deployed.path(path)
         for path in (
@@ -63,7 +63,7 @@ def destroy(deployed: Deployed) -> dict[str, Any]:
             removed.append(made)
         elif path.exists():
             left.append(made)
-    return {**ended, "removed": removed, "left": left, "told": told}
+    return {**ended, "removed": removed, "left": left, "told": complaint}
 
 
 def _unused(deployed: Deployed, manifest: Manifest) -> list[Path]:
@@ -80,7 +80,7 @@ def _unused(deployed: Deployed, manifest: Manifest) -> list[Path]:
 
 
 def _still_needed(deployed: Deployed) -> set[Path]:
-    """Return what this endpoint shares with others that are there: logins, functions, images."""
+    """Return what this endpoint shares with others on this machine: login, functions, images."""
     own = deployed.path(deployed.places.direct)
     engines = [one for one in own.parent.glob("*/engine.json") if one.parent != own]
     described = [json.loads(one.read_text(encoding="utf-8"))["engine"] for one in engines]
@@ -107,7 +107,7 @@ def _remove(path: Path, *, whole: bool) -> bool:
 
 
 def _tell_service(deployed: Deployed) -> str:
-    """Take the endpoint off the service; what it says where that does not work."""
+    """Delete the endpoint from the service; returns the error if that fails, else nothing."""
     if deployed.endpoint_id is None:
         return ""
     command = deployed.link / "bin" / "globus-compute-endpoint"

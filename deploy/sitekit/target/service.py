@@ -1,4 +1,4 @@
-"""Start an endpoint and keep it running: by systemd, or by a supervisor and cron without it."""
+"""Start an endpoint and keep it running: by systemd, or else by a supervisor and cron."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def manager_kind(deployed: Deployed) -> str:
 
 
 def ensure(deployed: Deployed, *, drain_seconds: float) -> dict[str, Any]:
-    """Have the endpoint running with what is there now, and started at boot.
+    """Keep the endpoint running with its present configuration, and have it started at boot.
 
-    An endpoint that runs with something older is started anew once no user's child is alive;
-    children end by themselves when they have been idle for a while.
+    One that runs with an older configuration is restarted once no user's child is alive; children
+    end by themselves when they have been idle for a while.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def ensure(deployed: Deployed, *, drain_seconds: float) -> dict[str, Any]:
     """
     changed = _enable(deployed)
     pending = False
-    if not _is_looked_after(deployed):
+    if not _is_kept_running(deployed):
         _start(deployed)
         changed = True
     elif running_digest(deployed) != wanted_digest(deployed):
@@ -99,7 +99,7 @@ def wait_until_idle(deployed: Deployed, seconds: float) -> bool:
 def boot(deployed: Deployed) -> str:
     """Return what starts the endpoint when the machine starts: systemd, cron or nothing.
 
-    ``login``: systemd does when its user logs in, and ends it at logout, for it may not linger.
+    ``login``: systemd starts it when its user logs in and ends it at logout, for lack of lingering.
     """
     if manager_kind(deployed) == "systemd":
         return "systemd" if _lingers(deployed) else "login"
@@ -112,14 +112,14 @@ def stop(deployed: Deployed, *, disable: bool) -> dict[str, Any]:
     Parameters
     ----------
     disable
-        Also at boot.
+        Also do not start it at boot.
     """
     pids = _pids(deployed)
     if manager_kind(deployed) == "systemd":
         _systemctl(deployed, "disable" if disable else "stop", *(["--now"] if disable else []))
     if disable:
         _forget_cron(deployed)
-    # A supervisor may be from before there was systemd.
+    # A supervisor may still run from before there was systemd.
     end(_pids(deployed), _STOP_SECONDS)
     endpoint = deployed.endpoint_id
     left = end_all(endpoint) if endpoint else []
@@ -132,14 +132,14 @@ def _pids(deployed: Deployed) -> list[int]:
     return [pid for pid in (supervisor_pid(deployed), manager_pid(deployed)) if pid is not None]
 
 
-def _is_looked_after(deployed: Deployed) -> bool:
+def _is_kept_running(deployed: Deployed) -> bool:
     if supervisor_pid(deployed) is not None:
         return True
     return manager_kind(deployed) == "systemd" and _systemctl(deployed, "is-active", "--quiet").ok
 
 
 def _start(deployed: Deployed) -> None:
-    # What another left is ended first: by the unit, or by the supervisor.
+    # The unit or the supervisor first ends what an earlier endpoint left.
     if manager_kind(deployed) == "systemd":
         _started(_systemctl(deployed, "start"))
         _note(deployed)
@@ -188,9 +188,9 @@ def _wait_for_id(deployed: Deployed) -> str:
         time.sleep(_POLL)
     log = deployed.configuration / "endpoint.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    said = deployed.state / "supervisor.log"
-    if said.is_file():
-        lines += said.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+    messages = deployed.state / "supervisor.log"
+    if messages.is_file():
+        lines += messages.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
     raise BackendError(
         f"the endpoint {deployed.name} does not start",
         evidence="\n".join(lines[-20:]) or "it wrote nothing",
@@ -210,7 +210,7 @@ def _enable(deployed: Deployed) -> bool:
             _started(_systemctl(deployed, "enable"))
         if _lingers(deployed):
             return not enabled
-        # Not every site allows it; `boot` says what came of it.
+        # Not every site allows it; `boot` reports the result.
         run("loginctl", "enable-linger", timeout=_SECONDS)
         return not enabled or _lingers(deployed)
     line, lines = _cron_line(deployed), _cron()
@@ -221,7 +221,7 @@ def _enable(deployed: Deployed) -> bool:
 
 
 def _lingers(deployed: Deployed) -> bool:
-    """Return whether the services of the endpoint's user go on without a login of theirs."""
+    """Return whether the services of the endpoint's user run while that user is logged out."""
     if deployed.multi_user:
         return True
     words = ("show-user", getpass.getuser(), "--property=Linger", "--value")
@@ -254,7 +254,7 @@ def _forget_cron(deployed: Deployed) -> None:
 def _write_cron(lines: list[str]) -> None:
     if shutil.which("crontab") is None:
         return
-    # A table without lines would stay.
+    # A table without lines is removed, or it would stay.
     text = "".join(f"{line}\n" for line in lines)
     done = run("crontab", "-" if lines else "-r", timeout=_SECONDS, text=text)
     if not done.ok:

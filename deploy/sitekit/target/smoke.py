@@ -29,9 +29,9 @@ _NOT_OURS = "def fitserve_must_not_run():\n    return 'it ran'\n"
 
 
 class Served(NamedTuple):
-    """An endpoint that is tried through the service, and the release that serves.
+    """An endpoint that is tested through the service, and the release that serves.
 
-    With several users, fits are done under the accounts of these.
+    With several users, fits run under their accounts.
     """
 
     site: Site
@@ -41,7 +41,7 @@ class Served(NamedTuple):
 
 
 def direct(endpoint: str, timeout: float) -> Iterator[Check]:
-    """Have a fit done without the service: by ``local``, or by a job through ``parsl:SITE``.
+    """Do a fit without the service: by ``local``, or by a job through ``parsl:SITE``.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ def _timed(checks: Iterable[Check]) -> Iterator[Check]:
 
 
 def through_the_service(
-    served: Served, card: Path, timeout: float, known: str | None
+    served: Served, card: Path, timeout: float, function_id: str | None
 ) -> tuple[list[Check], str | None]:
-    """Have a fit done through Globus Compute, then try a function that is not fitserve's.
+    """Do a fit through Globus Compute, then try a function that is not fitserve's.
 
     The endpoint's own credentials must be in the environment.
 
@@ -93,61 +93,65 @@ def through_the_service(
         Its site card.
     timeout
         Seconds to wait for the fit, queue included.
-    known
+    function_id
         Id of such a function from an earlier test.
 
     Returns
     -------
     list of Check, str
-        What was done; and the function's id, if there is one.
+        The checks; and the function's id, if there is one.
     """
     stages = list(_checked(served, card, timeout))
     if all(stage.ok for stage in stages):
-        stage, known = _refusal(served, known)
+        stage, function_id = _refusal(served, function_id)
         stages.append(stage)
-    return stages, known
+    return stages, function_id
 
 
 def _checked(served: Served, card: Path, timeout: float) -> Iterator[Check]:
     port = served.site.endpoint.amqp_port
-    # Not a thing that users set: the site takes it, and its card does not tell of it.
-    known = msgspec.structs.replace(read_card(str(card)), options=None)
-    profile = Profile(name=served.site.name, card=known, amqp_port=port)
+    # Users do not set this option: the site accepts it, but its card does not list it.
+    content = msgspec.structs.replace(read_card(str(card)), options=None)
+    profile = Profile(name=served.site.name, card=content, amqp_port=port)
     options = {TRIAL_OPTION: served.serving or "none"}
     for one in _timed(check_endpoint(profile, options, timeout)):
         yield one
         if one.what == _LAST_WITHOUT_FIT and served.multi_user:
             # The endpoint's own identity has no account to fit under.
-            told = "not tried: a fit is done under the account of the user who asks for it"
+            reason = "not tried: a fit is done under the account of the user who asks for it"
             hint = f"as a user: fitserve endpoints check {served.site.name}"
-            yield Check("fit", "skipped", told, hint=hint, seconds=0.0)
+            yield Check("fit", "skipped", reason, hint=hint, seconds=0.0)
             return
 
 
-def _refusal(served: Served, known: str | None) -> tuple[Check, str | None]:
-    """Try to run a function that the endpoint does not allow, which is well if it is refused."""
+def _refusal(served: Served, function_id: str | None) -> tuple[Check, str | None]:
+    """Try to run a function that the endpoint does not allow, and must refuse."""
     from globus_compute_sdk import Executor
 
     began = time.monotonic()
     port = served.site.endpoint.amqp_port
     try:
         client = Service().client
-        function = known or str(client.register_source_code(_NOT_OURS, "fitserve_must_not_run"))
+        function = function_id or str(
+            client.register_source_code(_NOT_OURS, "fitserve_must_not_run")
+        )
     except Exception as error:  # noqa: BLE001 -- the SDK raises what it likes
         took = time.monotonic() - began
-        return Check("refusal", "failure", f"not tried: {error}", seconds=took), known
+        return Check("refusal", "failure", f"not tried: {error}", seconds=took), function_id
     executor = Executor(endpoint_id=served.endpoint_id, client=client, amqp_port=port)
     try:
         future = executor.submit_to_registered_function(function)
-        told = f"another function was run, and gave {future.result(_REFUSAL_SECONDS)!r}"
+        outcome = f"another function was run, and gave {future.result(_REFUSAL_SECONDS)!r}"
         refused = False
     except Exception as error:  # noqa: BLE001 -- whatever it is, it was not run
-        said = " ".join(str(getattr(error, "raw_json", None) or error).split())
-        refused = "permitted" in said or "not allowed" in said.lower()
-        told = "another function is refused" if refused else f"another function failed: {said}"
+        message = " ".join(str(getattr(error, "raw_json", None) or error).split())
+        refused = "permitted" in message or "not allowed" in message.lower()
+        outcome = (
+            "another function is refused" if refused else f"another function failed: {message}"
+        )
     finally:
         stop: Any = executor.shutdown  # has no types
         with contextlib.suppress(Exception):
             stop(wait=False, cancel_futures=True)
     level: Any = "ok" if refused else "failure"
-    return Check("refusal", level, told, seconds=time.monotonic() - began), function
+    return Check("refusal", level, outcome, seconds=time.monotonic() - began), function

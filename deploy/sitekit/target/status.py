@@ -40,17 +40,17 @@ def status(deployed: Deployed) -> dict[str, Any]:
     """Return everything about an endpoint as plain data."""
     manifest = deployed.manifest
     endpoint = deployed.endpoint_id
-    found = find_processes(endpoint) if endpoint else []
+    processes = find_processes(endpoint) if endpoint else []
     jobs = find_jobs(deployed.site, deployed.name, everyone=deployed.multi_user)
     return {
         "status_version": STATUS_VERSION,
         "site": deployed.site.name,
         "endpoint": _endpoint(deployed) if deployed.in_the_cloud else None,
-        "children": sorted({one.child for one in found if not one.orphan}),
-        "processes": as_data(one for one in found if not one.orphan),
-        "orphans": as_data(one for one in found if one.orphan),
+        "children": sorted({one.child for one in processes if not one.orphan}),
+        "processes": as_data(one for one in processes if not one.orphan),
+        "orphans": as_data(one for one in processes if one.orphan),
         "jobs": [job._asdict() for job in jobs],
-        "workers": _workers(deployed, jobs, [one.command for one in found if not one.orphan]),
+        "workers": _workers(deployed, jobs, [one.command for one in processes if not one.orphan]),
         "disk": _disk(deployed),
         "versions": {
             "release": manifest.current,
@@ -88,7 +88,7 @@ def _since(pid: int) -> str:
 
 
 def _workers(deployed: Deployed, jobs: list[Job], commands: list[str]) -> dict[str, int | None]:
-    """Return how many workers there are: counted here, or expected of the jobs that run."""
+    """Return how many workers there are: counted here, or expected from the running jobs."""
     derived = derive(deployed.site)
     if deployed.site.scheduler.type == "local":
         here = sum("process_worker_pool" in one or "multiprocessing" in one for one in commands)
@@ -99,13 +99,13 @@ def _workers(deployed: Deployed, jobs: list[Job], commands: list[str]) -> dict[s
 
 
 def _disk(deployed: Deployed) -> dict[str, Any]:
-    known = {}
+    disks = {}
     for name in ("root", "run", "cache"):
         path = deployed.path(getattr(deployed.places, name))
         if path.is_dir():
             usage = shutil.disk_usage(path)
-            known[name] = {"path": str(path), "free_gb": round(usage.free / 2**30, 1)}
-    return known
+            disks[name] = {"path": str(path), "free_gb": round(usage.free / 2**30, 1)}
+    return disks
 
 
 def _last_fits(deployed: Deployed, version: str | None) -> list[dict[str, Any]] | None:

@@ -1,8 +1,8 @@
 """Keep an endpoint running where there is no systemd: one process, no terminal, no root.
 
-``python -m sitekit.target.supervisor SITE`` starts the endpoint, starts it again when it ends,
-and ends what a killed one left behind before that. SIGTERM ends both, SIGHUP starts the
-endpoint anew, with the configuration and credentials of that moment.
+``python -m sitekit.target.supervisor SITE`` starts the endpoint, and starts it again when it ends,
+after ending what a killed one left behind. SIGTERM ends both, SIGHUP restarts the endpoint with
+its present configuration and credentials.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _GRACE = 120.0
 
 
 class Tidied(NamedTuple):
-    """What was ended: an endpoint that nobody looked after, orphans of its children, jobs."""
+    """What was ended: an endpoint without a supervisor, orphans of its children, jobs."""
 
     endpoint: int | None
     orphans: int
     jobs: list[str]
 
     def __str__(self) -> str:
-        """Say it in one line; nothing where there was nothing."""
+        """Return one line, empty if nothing was ended."""
         if self == (None, 0, []):
             return ""
         endpoint = f"endpoint {self.endpoint}, " if self.endpoint else ""
@@ -55,9 +55,9 @@ class Tidied(NamedTuple):
 
 
 def tidy(deployed: Deployed) -> Tidied:
-    """End an endpoint that nobody looks after, what its children left, and their jobs.
+    """End an endpoint without a supervisor, what its children left, and their jobs.
 
-    Only where none is meant to run: the jobs of one that does would be cancelled too.
+    Only where no endpoint should be running: its jobs would be cancelled too.
     """
     pid = manager_pid(deployed)
     if pid is not None:
@@ -72,7 +72,7 @@ _SETTLE = 10.0
 
 
 class Supervisor:
-    """Looks after one endpoint, until it is told to stop."""
+    """Keeps one endpoint running until it is told to stop."""
 
     def __init__(self, deployed: Deployed) -> None:
         self._deployed = deployed
@@ -82,9 +82,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Keep the endpoint running; returns when told to stop."""
-        signal.signal(signal.SIGTERM, self._told_to_stop)
-        signal.signal(signal.SIGINT, self._told_to_stop)
-        signal.signal(signal.SIGHUP, self._told_to_start_again)
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_restart)
         restart = self._deployed.site.endpoint.restart
         while not self._stop:
             self._again = False
@@ -111,7 +111,7 @@ class Supervisor:
             start_new_session=True,
         )
         running_file(deployed).write_text(json.dumps({"digest": digest}), encoding="utf-8")
-        if self._stop or self._again:  # told while it was being started
+        if self._stop or self._again:  # a signal came while it was being started
             self._endpoint.terminate()
         try:
             return self._endpoint.wait()
@@ -126,11 +126,11 @@ class Supervisor:
         while not (self._stop or self._again) and time.monotonic() < deadline:
             time.sleep(0.5)
 
-    def _told_to_stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True
         self._end_endpoint()
 
-    def _told_to_start_again(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_restart(self, _number: int, _frame: FrameType | None) -> None:
         self._again = True
         self._end_endpoint()
 
@@ -146,14 +146,14 @@ def _say(text: str) -> None:
 
 
 def main(site: str) -> None:
-    """Look after a site's endpoint, unless another process does so already."""
+    """Keep a site's endpoint running, unless another process does so already."""
     os.umask(0o077)
     deployed = Deployed(load_site(site)[0])
     with lock_file(deployed).open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            _say("it is looked after already")
+            _say("another process keeps it running already")
             return
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")

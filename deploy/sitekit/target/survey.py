@@ -25,14 +25,14 @@ def expand(path: str) -> str:
 
 
 def existing(path: Path) -> Path:
-    """Return a path, or the nearest directory above it that is there."""
+    """Return a path, or the nearest directory above it that exists."""
     while not path.exists():
         path = path.parent
     return path
 
 
 def manager(scope: str) -> bool:
-    """Return whether systemd looks after this user's (or the system's) services."""
+    """Return whether systemd manages this user's (or the system's) services."""
     if shutil.which("systemctl") is None:
         return False
     command = ["systemctl", scope, "is-system-running"]
@@ -42,19 +42,19 @@ def manager(scope: str) -> bool:
 
 def others(manifest: Path, links: list[str]) -> list[str]:
     """Return the endpoints deployed here that use one of the same environments."""
-    found = []
+    endpoints = []
     for other in manifest.parent.parent.glob("*/manifest.json"):
-        said = json.loads(other.read_text())
-        if other != manifest and set(said["links"]) & set(links):
-            found.append(said["endpoint"])
-    return sorted(found)
+        deployment = json.loads(other.read_text())
+        if other != manifest and set(deployment["links"]) & set(links):
+            endpoints.append(deployment["endpoint"])
+    return sorted(endpoints)
 
 
-def look(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what this machine is, and which of the asked paths are there."""
+def look(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what this machine is, and which of the requested paths exist."""
     paths: dict[str, Any] = {
         name: [expand(one) for one in path] if isinstance(path, list) else expand(path)
-        for name, path in asked["paths"].items()
+        for name, path in request["paths"].items()
     }
     manifest = Path(paths["manifest"])
     registered = Path(paths["configuration"], "endpoint.json")
@@ -70,7 +70,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         "executable": os.path.realpath(sys.executable),
         "machine": platform.machine(),
         "libc": f"{library} {version}",
-        "systemd": manager("--system" if asked["multi_user"] else "--user"),
+        "systemd": manager("--system" if request["multi_user"] else "--user"),
         "cron": shutil.which("crontab") is not None,
         "free_gb": shutil.disk_usage(existing(Path(paths["root"]))).free / 2**30,
         "manifest": json.loads(manifest.read_text()) if manifest.is_file() else None,

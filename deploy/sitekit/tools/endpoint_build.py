@@ -58,8 +58,8 @@ def _loading() -> Any:
 def _register_provider() -> None:
     """Do what an endpoint's pod does when it starts.
 
-    fitserve itself is not installed here, nor what it needs: of its packages there are only
-    the directories, so that its modules are found and nothing else of it is imported.
+    Neither fitserve nor what it needs is installed here: bare packages with its directories let
+    this one module be found, and nothing else of it is imported.
     """
     for name, place in (("fitserve", PODS.parents[1]), ("fitserve.onsite", PODS.parent)):
         package = ModuleType(name)
@@ -139,7 +139,7 @@ def _build(text: str, place: Path) -> dict[str, Any]:
     executor.worker_port, executor.cert_dir = 54321, "/RUN/certificates"
     executor.logconf_path = "/RUN/log_config"
     executor.initialize_scaling()
-    # The engine makes it when it starts: a wrong strategy is found nowhere earlier.
+    # The engine makes it when it starts, and only then is a wrong strategy noticed.
     poller = importlib.import_module("parsl.jobs.job_status_poller")
     poller.JobStatusPoller(**engine._job_status_kwargs)  # noqa: SLF001
     result = {
@@ -173,12 +173,12 @@ def _script(executor: Any, place: Path) -> str:
 
 
 def _pod(executor: Any) -> dict[str, Any]:
-    client = importlib.import_module("kubernetes.client")
-    client_ = executor.provider.kube_client
-    with mock.patch.object(client_, "create_namespaced_pod") as create:
+    library = importlib.import_module("kubernetes.client")
+    client = executor.provider.kube_client
+    with mock.patch.object(client, "create_namespaced_pod") as create:
         executor.provider.submit(executor.launch_cmd.format(block_id="0"), 1, "parsl.block-0")
     body = create.call_args.kwargs["body"]
-    pod: dict[str, Any] = client.ApiClient().sanitize_for_serialization(body)
+    pod: dict[str, Any] = library.ApiClient().sanitize_for_serialization(body)
     job = pod["metadata"]["labels"]["parsl-job-id"]
     loaded: dict[str, Any] = json.loads(json.dumps(pod).replace(job, "JOB"))
     return loaded

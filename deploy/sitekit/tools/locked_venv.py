@@ -2,9 +2,9 @@
 
 Usage: python3 deploy/sitekit/tools/locked_venv.py NAME     e.g. endpoint, ansible
 
-NAME is a file requirements/NAME.lock. These pin other versions than fitserve's own environment.
-Needs nothing but Python's standard library; does nothing when all is there already.
-What deploys to hosts installs Ansible so when it is first needed (`sitekit.deployment.host`).
+NAME is a file requirements/NAME.lock, which pins other versions than fitserve's own environment.
+Needs nothing but Python's standard library; does nothing when all is there already. Deploying to a
+host installs Ansible this way when it is first needed (`sitekit.deployment.host`).
 FITSERVE_ENDPOINT_VENV names another place for the endpoint's, and so on.
 """
 
@@ -32,8 +32,8 @@ def install(name: str) -> Path:
     variable = f"FITSERVE_{name.upper().replace('-', '_')}_VENV"
     place = Path(os.environ.get(variable, ROOT / ".cache" / f"{name}-venv"))
     stamp = place / f".fitserve-{name}"
-    wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest:
         return place
     sys.stderr.write(f"installing {lock.relative_to(ROOT)} into {place} ...\n")
     venv.create(place, with_pip=True, clear=True)
@@ -42,7 +42,7 @@ def install(name: str) -> Path:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     # What a verb prints is for programs to read.
     subprocess.run(command, check=True, stdout=sys.stderr, env=environment)  # noqa: S603
-    stamp.write_text(wanted, encoding="utf-8")
+    stamp.write_text(digest, encoding="utf-8")
     return place
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from fitserve_contract import (
+    OLDEST_DRIVERS,
     EngineOptions,
     HypotestRequest,
     Hypothesis,
@@ -53,8 +54,7 @@ IMAGE_VERSION = "FITSERVE_IMAGE_VERSION"
 """Names the variable with which an image says the version that it was built for."""
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
-# The oldest driver of each CUDA release that JAX has wheels for (NVIDIA's compatibility table).
-_DRIVERS = {"jax-cuda12-plugin": 525, "jax-cuda13-plugin": 580}
+_DRIVERS = {f"jax-{release}-plugin": oldest for release, oldest in OLDEST_DRIVERS.items()}
 _RECORDED = ("fitserve-contract", "fitserve-worker", "pyhf", "numpy", "scipy", "jax", "jaxlib")
 _RUNTIMES = ("parsl", "globus-compute-endpoint")
 
