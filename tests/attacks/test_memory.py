@@ -177,6 +177,30 @@ def test_a_patch_that_copies_and_copies_is_refused_by_the_client(
     assert "copies more than" in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["patches", "workspaces"])
+def test_many_files_together_are_bounded_as_one_is(
+    workspace: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    """Each of them alone is taken."""
+    [channel] = workspace["channels"]
+    for index in range(40):
+        content: Any = [{"op": "add", "path": "/channels/0/x", "value": [[]] * MIB}]
+        if kind == "workspaces":
+            signal = {"name": "signal", "data": [float(index), 1.0], "modifiers": []}
+            parameter = {"name": "mu", "inits": [index] * MIB}
+            config = {"poi": "mu", "parameters": [parameter]}
+            content = workspace | {
+                "channels": [channel | {"samples": [*channel["samples"], signal]}],
+                "measurements": [{"name": "main", "config": config}],
+            }
+        (tmp_path / f"patch_{index}.json").write_text(json.dumps(content))
+    if kind == "patches":
+        (tmp_path / "BkgOnly.json").write_text(json.dumps(workspace))
+    done = _bounded(_CHECK, str(tmp_path))
+    assert done.returncode == InputError.exit_code, done.stderr[-500:]
+    assert "and what is kept besides" in done.stderr
+
+
 def test_a_patch_that_copies_and_copies_costs_only_its_own_hypothesis(
     task: Task, tmp_path: Path
 ) -> None:

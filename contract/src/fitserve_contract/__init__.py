@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from fitserve_contract.errors import ContractError
     from fitserve_contract.memory import (
+        decoded_bytes,
         excess,
         memory_of_machine,
         memory_there,
@@ -152,6 +153,7 @@ __all__ = [
     "compress",
     "decode_result",
     "decode_task",
+    "decoded_bytes",
     "decompress",
     "digest",
     "encode_refusal",

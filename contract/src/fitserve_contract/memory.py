@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_DECODED_MEMORY", "excess", "memory_of_machine", "memory_there"]
+__all__ = ["MAX_DECODED_MEMORY", "decoded_bytes", "excess", "memory_of_machine", "memory_there"]
 
 MAX_DECODED_MEMORY = 2 * 1024**3
 """No JSON text may take more memory than this once decoded, wherever there is more."""
@@ -29,7 +29,12 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def excess(raw: bytes, most: int = MAX_DECODED_MEMORY) -> str:
+def decoded_bytes(raw: bytes) -> int:
+    """Return how much memory JSON text takes once decoded, by an estimate."""
+    return len(raw) + sum(each * raw.count(what) for what, each in _TAKES.items())
+
+
+def excess(raw: bytes, most: int = MAX_DECODED_MEMORY, *, besides: int = 0) -> str:
     """Return why JSON text takes too much memory to be decoded, or nothing if it does not.
 
     Parameters
@@ -38,6 +43,8 @@ def excess(raw: bytes, most: int = MAX_DECODED_MEMORY) -> str:
         The text.
     most
         Bytes that it may take, where half of the memory there is is not less.
+    besides
+        Bytes of what is kept together with it.
 
     Examples
     --------
@@ -45,12 +52,13 @@ def excess(raw: bytes, most: int = MAX_DECODED_MEMORY) -> str:
     >>> excess(b'{"data": [1.5]}')
     ''
     """
-    takes = len(raw) + sum(each * raw.count(what) for what, each in _TAKES.items())
+    takes = decoded_bytes(raw) + besides
     if takes <= _ALWAYS or takes <= (allowed := max(_ALWAYS, min(most, memory_there() // 2))):
         return ""
     return (
-        f"its {len(raw)} bytes take some {takes // _MIB} MiB of memory once decoded, and no more "
-        f"than {allowed // _MIB} MiB are allowed here"
+        f"its {len(raw)} bytes{' and what is kept besides' if besides else ''} take some "
+        f"{takes // _MIB} MiB of memory once decoded, and no more than {allowed // _MIB} MiB are "
+        "allowed here"
     )
 
 

@@ -28,7 +28,7 @@ from fitserve.pallet.source import (
     open_analysis,
     open_source,
 )
-from fitserve_contract import Hypothesis, digest
+from fitserve_contract import Hypothesis, decoded_bytes, digest
 from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
@@ -299,7 +299,11 @@ def _hypotheses(
     if region.patchset is not None:
         content = decode_json(files[region.patchset], region.patchset)
         return from_patchset(content, region.patchset, findings), content["metadata"]
-    contents = {path: decode_json(files[path], path) for path in region.patches}
+    contents: dict[str, Any] = {}
+    taken = 0
+    for path in region.patches:
+        contents[path] = decode_json(files[path], path, besides=taken)
+        taken += decoded_bytes(files[path])
     hypotheses, labels = from_loose_patches(contents, findings)
     findings.note("single patches have no digest to verify", f"{len(contents)} files")
     return hypotheses, _metadata(f"{len(contents)} patches, each in a file of its own", labels)

@@ -27,7 +27,7 @@ from fitserve.pallet.checks import (
 )
 from fitserve.pallet.parameters import Outline, Parameters
 from fitserve.pallet.schema import decode_json, shorten, validate
-from fitserve_contract import Hypothesis, PatchError, apply_patch, digest
+from fitserve_contract import Hypothesis, PatchError, apply_patch, decoded_bytes, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -207,8 +207,10 @@ def from_workspaces(
             hint="give each workspace by itself",
         )
     hypotheses = []
+    taken = 0
     for path, name in zip(files, _names(list(files)), strict=True):
-        patch = _difference(background, _workspace(files[path], path), shared)
+        patch = _difference(background, _workspace(files[path], path, taken), shared)
+        taken += decoded_bytes(msgspec.json.encode(patch))
         if patch:
             hypotheses.append(Hypothesis(name=name, values=(), patch=patch))
         else:
@@ -222,8 +224,8 @@ def from_workspaces(
     return background, tuple(hypotheses)
 
 
-def _workspace(raw: bytes, path: str) -> dict[str, Any]:
-    workspace: dict[str, Any] = decode_json(raw, path)
+def _workspace(raw: bytes, path: str, besides: int = 0) -> dict[str, Any]:
+    workspace: dict[str, Any] = decode_json(raw, path, besides=besides)
     validate(workspace, "workspace", path)
     return workspace
 

@@ -49,7 +49,7 @@ _BYTE = re.compile(r"\(byte (\d+)\)")
 _NOT_FINITE = re.compile(rb"-?(?:nan|inf(?:inity)?)\b", re.IGNORECASE)
 
 
-def decode_json(raw: bytes, where: str) -> Any:
+def decode_json(raw: bytes, where: str, *, besides: int = 0) -> Any:
     """Decode JSON text.
 
     Parameters
@@ -58,6 +58,8 @@ def decode_json(raw: bytes, where: str) -> Any:
         The text in UTF-8.
     where
         Name of the file, for the error.
+    besides
+        Bytes of memory that is kept for other files.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def decode_json(raw: bytes, where: str) -> Any:
     >>> decode_json(b'{"data": [1.5]}', "BkgOnly.json")
     {'data': [1.5]}
     """
-    if too_much := excess(raw):
+    if too_much := excess(raw, besides=besides):
         raise InputError(f"{where} is larger than any pallet's file", evidence=too_much)
     try:
         return _decoder.decode(raw)
