@@ -18,29 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["Scan"]
 
 
-class _Strengths(click.ParamType[list[float]]):
-    """The signal strengths of ``START:STOP:STEP`` or a list with commas."""
-
-    name = "strengths"
-
-    def convert(
-        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
-    ) -> list[float]:
-        text = str(value)
-        try:
-            if ":" not in text:
-                return [float(part) for part in text.split(",")]
-            start, stop, step = (float(part) for part in text.split(":"))
-        except ValueError:
-            self.fail(f"{text!r} is neither START:STOP:STEP nor numbers", parameter, context)
-        if not (math.isfinite(stop - start) and math.isfinite(step) and step > 0 and stop >= start):
-            self.fail("START:STOP:STEP needs STOP >= START and STEP > 0", parameter, context)
-        # The stop is in the scan where a whole number of steps leads there.
-        count = math.floor((stop - start) / step + 1e-9) + 1
-        if count > MAX_STRENGTHS:
-            most = f"{count} signal strengths are more than {MAX_STRENGTHS}"
-            self.fail(most, parameter, context)
-        return [round(start + i * step, 12) for i in range(count)]
+def _strengths(text: str) -> list[float]:
+    """Return the signal strengths of ``START:STOP:STEP`` or a list with commas."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        start, stop, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither START:STOP:STEP nor numbers") from None
+    if not (math.isfinite(stop - start) and math.isfinite(step) and step > 0 and stop >= start):
+        raise click.BadParameter("START:STOP:STEP needs STOP >= START and STEP > 0")
+    # The stop is in the scan where a whole number of steps leads there.
+    count = math.floor((stop - start) / step + 1e-9) + 1
+    if count > MAX_STRENGTHS:
+        raise click.BadParameter(f"{count} signal strengths are more than {MAX_STRENGTHS}")
+    return [round(start + i * step, 12) for i in range(count)]
 
 
 class Scan(OfStrengths[ScanRequest]):
@@ -51,7 +43,7 @@ class Scan(OfStrengths[ScanRequest]):
         click.option(
             "--scan",
             metavar="START:STOP:STEP",
-            type=_Strengths(),
+            type=_strengths,
             help="Profile likelihood and CLs at these signal strengths (or at 0,0.5,2).",
         ),
     )
