@@ -76,14 +76,14 @@ def _flag(name: str) -> Callable[[Any, Any], Any]:
         (_flag("positive"), ["ended where the Hessian is not positive definite"]),
         (
             lambda loaded, fits: _yields(loaded, fits, -0.1),
-            ["expects less than no events in a bin"],
+            ["expects negative events in a bin"],
         ),
         (
             lambda loaded, fits: _yields(loaded, fits, 0.0),
             ["expects nothing in a bin with events"],
         ),
     ],
-    ids=["converged", "Hessian", "less than none", "none"],
+    ids=["converged", "Hessian", "negative", "none"],
 )
 def test_each_reason_is_told_of_the_fit_that_has_it(
     fitted: tuple[Any, Any], change: Callable[[Any, Any], Any], told: list[str]

@@ -165,7 +165,7 @@ def _with(kind: str, name: str, data: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda sample: sample.update(data=[1.0, 2.0], modifiers=[]), "has not the bins"),
+        (lambda sample: sample.update(data=[1.0, 2.0], modifiers=[]), "does not have the bins"),
         (lambda sample: sample.update(data=[1.0, float("nan"), 2.0]), "not finite"),
         (lambda sample: sample.update(name="top"), "under a name that its channel has"),
         (lambda sample: sample.pop("modifiers"), "cannot be read"),

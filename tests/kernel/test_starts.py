@@ -25,7 +25,7 @@ from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import Loaded, load
 from fitserve_worker.kernel.runtime import runtime
 from fitserve_worker.kernel.spec import most_same_sided, read_sample
-from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling
+from fitserve_worker.kernel.starts import Cases, SecondMinima, deepened, falling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,21 +68,21 @@ def _answered(workspace: dict[str, Any], request: Request) -> HypothesisResult:
     return found
 
 
-def _held_at_zero(loaded: Loaded, tilt: float) -> tuple[Asked, Any]:
+def _held_at_zero(loaded: Loaded, tilt: float) -> tuple[Cases, Any]:
     one, zero = np.zeros(1, dtype=int), np.zeros(1)
-    asked = Asked(one, zero, loaded.observed)
+    cases = Cases(one, zero, loaded.observed)
     start = loaded.chunk.columns["init"][one].copy()
     start[0, 0] = tilt
-    return asked, loaded.fit(one, start, loaded.observed, zero)
+    return cases, loaded.fit(one, start, loaded.observed, zero)
 
 
 @pytest.mark.parametrize("tilt", [-0.8, 0.8])
 def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
     loaded = _loaded(_workspace())
-    asked, ended = _held_at_zero(loaded, tilt)
+    cases, ended = _held_at_zero(loaded, tilt)
     # Up reaches the data with less of the systematic than down.
     assert np.sign(ended.x[0, 0]) == np.sign(tilt)
-    found, seen = deepened(loaded, asked, ended)
+    found, seen = deepened(loaded, cases, ended)
     assert 0 < found.x[0, 0] < 1
     model = pyhf.Workspace(_workspace()).model()
     data = pyhf.Workspace(_workspace()).data(model)
@@ -100,11 +100,11 @@ def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
 @pytest.mark.parametrize("up", [23.0, 30.0])
 def test_a_lower_minimum_without_signal_has_all_digits(up: float) -> None:
     loaded = _loaded(_workspace(up=up))
-    asked, ended = _held_at_zero(loaded, -0.8)
-    found, _ = deepened(loaded, asked, ended)
+    cases, ended = _held_at_zero(loaded, -0.8)
+    found, _ = deepened(loaded, cases, ended)
     assert found.x[0, 0] > 0
-    bounds = loaded.bounds(asked.hypothesis, asked.poi)
-    exact = loaded.fit_between(asked.hypothesis, found.x, asked.data, bounds, exact=True)
+    bounds = loaded.bounds(cases.hypothesis, cases.poi)
+    exact = loaded.fit_between(cases.hypothesis, found.x, cases.data, bounds, exact=True)
     # Asimov data are made of these parameters; for the minimum 1e-9 is enough.
     assert found.x == pytest.approx(exact.x, abs=1e-11)
 
@@ -113,8 +113,8 @@ def test_one_minimum_has_no_rival() -> None:
     workspace = _workspace()
     workspace["channels"][0]["samples"][0]["modifiers"][0]["data"]["lo_data"] = [78.0]
     loaded = _loaded(workspace)
-    asked, ended = _held_at_zero(loaded, 0.5)
-    found, seen = deepened(loaded, asked, ended)
+    cases, ended = _held_at_zero(loaded, 0.5)
+    found, seen = deepened(loaded, cases, ended)
     assert found.value[0] == pytest.approx(ended.value[0], abs=1e-9)
     assert np.isinf(seen.rival[0])
     assert seen.starts[0] > 1

@@ -49,20 +49,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Chunk", "Compilation", "compile_hypotheses"]
 
-# The arrays of the hypotheses that are on the device at the same time.
+# Most bytes of the arrays of the hypotheses that are on the device at a time.
 _CHUNK_BYTES = 256 * 1024**2
-# Models of no more bins and parameters are padded to a few sizes, so that they find a program
-# that was compiled for another one: that takes seconds, their fits less than a millisecond.
+# Models of no more bins and parameters are padded to a few sizes, so that they share compiled
+# programs: to compile one takes seconds, their fits less than a millisecond.
 _SMALL_BINS = 64
 _SMALL_PARAMETERS = 48
 # The least sizes to pad to: blocks, samples of the background in a channel, and those added.
 _BLOCKS, _SLOTS, _ADDED = 8, 4, 1
-# By how many standard deviations of the events of a bin systematics move it to the same side up and
-# down, all together, where each choice of their sides may be a minimum: 2.6 in the published staus
-# analysis, which has such minima, and 1.0 in 1Lbb, which has not.
+# Each choice of the sides of systematics may be a minimum where together they move a bin to the
+# same side up and down by more than this, in standard deviations of its events: 2.6 in the
+# published staus analysis, which has such minima, and 1.0 in 1Lbb, which does not.
 _RUGGED = 1.5
-# Batches are made of this many hypotheses at most, so that what they hold at the same time
-# does not grow with the pallet.
+# Batches have no more hypotheses than this, so that their memory does not grow with the pallet.
 _LARGEST = 512
 
 
@@ -72,8 +71,8 @@ class Chunk(NamedTuple):
     ``columns`` and ``local`` hold init, lower, upper, precision, mean, rate and counted of the
     parameters, of shape (hypotheses, columns) and (hypotheses, bins); ``data`` are the
     observed events (hypotheses, bins). ``poi`` is the column of the parameter of interest
-    (-1 where a model without one is allowed and has none), ``constant`` what the fit's
-    objective lacks of -log L.
+    (-1 in a model without one, where that is allowed), ``constant`` the part of -log L that the
+    fit's objective leaves out.
     """
 
     samples: SampleArrays
@@ -114,8 +113,8 @@ class Batch:
     small
         Whether the model is padded to a size that small models share.
     rugged
-        Whether the background may have many minima: its systematics can move a bin one way,
-        each with its parameter on either side of zero, and far for what the bin counts.
+        Whether the background may have many minima: its systematics can move a bin one way with
+        their parameters on either side of zero, and far in terms of the bin's events.
     """
 
     def __init__(
@@ -236,7 +235,7 @@ class Batch:
 
     @property
     def device_slots(self) -> IntArray:
-        """Positions that programs take for the model's bins: all of them for a small model."""
+        """Positions that programs use for the model's bins: all of them in a small model."""
         return np.arange(self.shape.bins) if self.small else self._layout.slots
 
     def capacity(self, largest: int) -> int:
@@ -254,7 +253,7 @@ class Batch:
         return SampleArrays(*(array[0] for array in table.arrays()))
 
     def on_device(self) -> SampleArrays:
-        """Return the arrays of the shared samples where fits are made."""
+        """Return the arrays of the shared samples on the device."""
         if self._on_device is None:
             import jax
 
@@ -290,28 +289,28 @@ class Batch:
     def parameters(self, member: int) -> Parameters:
         """Return the parameters of a hypothesis, as pyhf names and orders them."""
         hypothesis, places = self.members[member], self._places[member]
-        found = []
+        placed = []
         for name in pyhf_order([*self._background, *hypothesis.samples]):
             made = hypothesis.sets.get(name) or hypothesis.common[name]
             usage = self._usage if name in self._usage.names else hypothesis.usage
-            found.append((made, self.placement(made, usage, places)))
-        return Parameters(found)
+            placed.append((made, self.placement(made, usage, places)))
+        return Parameters(placed)
 
     def sample_slots(self, member: int) -> dict[tuple[str, str], int]:
         """Return the slots of a hypothesis' samples, by channel and sample name.
 
         Those of the background come first, as in `fitserve_worker.kernel.rows.Rows`.
         """
-        found = {}
+        slots = {}
         for samples, first in (
             (self._background, 0),
             (self.members[member].samples, self.shape.slots),
         ):
             taken: Counter[str] = Counter()
             for sample in samples:
-                found[sample.channel, sample.name] = first + taken[sample.channel]
+                slots[sample.channel, sample.name] = first + taken[sample.channel]
                 taken[sample.channel] += 1
-        return found
+        return slots
 
     def names_at(self, member: int, columns: BoolArray, bins: BoolArray) -> list[str]:
         """Return the names of parameters, as pyhf has them, given their places.
@@ -324,12 +323,12 @@ class Batch:
             Which columns, (columns,), and which bins' local parameters, (bins,).
         """
         places, own = self._places[member], self.members[member].usage
-        found: list[str] = []
+        names: list[str] = []
 
         def add(name: str, chosen: BoolArray, offset: int) -> None:
             usage = self._usage if name in self._usage.names else own
             per_bin = usage.kind(name).per_bin
-            found.extend(
+            names.extend(
                 f"{name}[{offset + index}]" if per_bin else name
                 for index in np.flatnonzero(chosen).tolist()
             )
@@ -341,7 +340,7 @@ class Batch:
             usage = self._usage if name in self._usage.names else own
             where = self._layout.slots[self._layout.bin_range(channel)]
             add(name, bins[where], usage.offset(name, channel, self._bins))
-        return found
+        return names
 
     def _enter(
         self,
@@ -409,7 +408,7 @@ def _stack(entries: Sequence[object]) -> dict[str, FloatArray]:
 
 
 class Compilation(NamedTuple):
-    """Batches, and for each hypothesis that is in none of them the reason."""
+    """Batches, and the reason for each hypothesis that is in none of them."""
 
     batches: list[Batch]
     unsupported: dict[str, str]
@@ -427,8 +426,8 @@ def compile_hypotheses(
     Parameters
     ----------
     workspace
-        The background-only workspace. A `Background` made of it before, with the same
-        options, saves looking through it again.
+        The background-only workspace, or a `Background` made of it with the same options, which
+        saves reading it again.
     hypotheses
         Patches for the workspace.
     options
