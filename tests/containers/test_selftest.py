@@ -90,7 +90,7 @@ def test_another_value_than_the_known_one_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(selftest, "KNOWN", (*selftest.KNOWN[:-1], selftest.KNOWN[-1] + 2e-6))
     found, problem = selftest.selftest()
     assert not found.passed
-    assert found.problem == "the worker finds another CLs than the known one"
+    assert found.problem == "the worker does not reproduce the known CLs"
     assert problem.exit_code == 5
 
 

@@ -216,7 +216,7 @@ def test_a_lower_minimum_with_negative_samples_that_the_kernel_saw_does_not_coun
     found = _verified(task, ["S_200"], change, request=request)["S_200"]
     assert found.status == ("suspect" if counts else "ok")
     told = found.verification.above
-    assert told is None if counts else "samples expect less than no events: with mu = 1" in told
+    assert told is None if counts else "samples expect negative events: with mu = 1" in told
 
 
 @pytest.mark.parametrize(("free", "held"), [(0.3, 0), (0, 0.2)])

@@ -168,7 +168,7 @@ def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
     monkeypatch.setattr(pyhf_engine.PyhfEngine, "answers", breaks)
     done = _run(by_pyhf)
     assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
-    assert done.results[-1].reason == "the fit broke off: the worker has not enough memory for it"
+    assert done.results[-1].reason == "the fit broke off: the worker has too little memory for it"
 
 
 def _evaluation(*problems: str, cls: float = 0.5, twice_nll: float = 10.0) -> Evaluation:

@@ -142,7 +142,7 @@ def in_words(error: Exception) -> str:
     if isinstance(error, PatchError):
         return f"the patch does not apply: {error}"
     if isinstance(error, MemoryError):
-        return "the fit broke off: the worker does not have enough memory for it"
+        return "the fit broke off: the worker has too little memory for it"
     return f"the fit broke off: {str(error) or 'no reason is given'}"
 
 
