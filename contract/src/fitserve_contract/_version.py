@@ -1,3 +1,3 @@
-"""The one version of all three distributions; the other two derive theirs from this file."""
+"""The version of all three distributions; the other two read theirs from this file."""
 
 __version__ = "0.1.0"
