@@ -26,7 +26,7 @@ from fitserve_contract import (
     Verification,
     request_digest,
 )
-from fitserve_worker.engines.base import UNFITTED, statistic_of
+from fitserve_worker.engines.base import UNFITTED, answer_by, statistic_of
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 
 if TYPE_CHECKING:
@@ -263,10 +263,8 @@ def _by_pyhf(
         model=request.model,
         engine=engine,
     )
-    again = work._replace(
-        hypotheses=[hypothesis], request=test, request_digest=request_digest(test)
-    )
-    second = next(iter(PyhfEngine(engine, tight=True).answers(again)))
+    again = work._replace(request=test, request_digest=request_digest(test))
+    second = answer_by(PyhfEngine(engine, tight=True), again, hypothesis)
     own = _minima_of(second, second.points[0]) if second.points else None
     if own is None:
         return second

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fitserve_contract import (
     FitRequest,
@@ -19,7 +20,7 @@ from fitserve_contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -33,6 +34,7 @@ __all__ = [
     "Engine",
     "UnfitError",
     "Work",
+    "answer_by",
     "cls_problems",
     "failed",
     "in_words",
@@ -98,6 +100,14 @@ def statistic_of(request: Request) -> Literal["qtilde", "q"] | None:
     if isinstance(request, FitRequest | RankingRequest):
         return None
     return request.test_stat
+
+
+def answer_by(
+    engine: Engine, work: Work, hypothesis: Hypothesis, diagnostics: Mapping[str, str] | None = None
+) -> HypothesisResult:
+    """Return an engine's answer to a task for one of its hypotheses, with more diagnostics."""
+    result = next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
+    return replace(result, diagnostics={**result.diagnostics, **(diagnostics or {})})
 
 
 def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:

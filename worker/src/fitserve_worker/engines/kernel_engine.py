@@ -12,7 +12,6 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from cachetools import LRUCache
 
 from fitserve_contract import (
@@ -29,7 +28,7 @@ from fitserve_contract import (
     hypothesis_key,
     kind_of,
 )
-from fitserve_worker.engines.base import refused, statistic_of
+from fitserve_worker.engines.base import answer_by, refused, statistic_of
 from fitserve_worker.engines.kernel_fit import answer_fit, answer_ranking
 from fitserve_worker.engines.kernel_hypotest import Piece, answer_hypotest
 from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
@@ -93,7 +92,7 @@ class KernelEngine:
         else:
             reason = f"it does not answer a {kind_of(work.request)} request"
             for hypothesis in work.hypotheses:
-                yield self._instead(work, hypothesis, reason)
+                yield answer_by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
 
     def _each(self, work: Work, answer: Answer) -> Iterator[HypothesisResult]:
         begin = time.perf_counter()
@@ -103,26 +102,15 @@ class KernelEngine:
         for batch in compilation.batches:
             refusals = refused(work.request, batch)
             for name in refusals:
-                yield _asked(self._reference(), work, by_name[name])
+                yield answer_by(self._reference(), work, by_name[name])
             for name, fields in _answers(work, batch, answer, without=refusals):
                 result = _result(work, by_name[name], {"setup_time": setup, **fields})
                 if result.status == "ok":
                     yield result
                 else:
-                    yield weighed(result, _asked(self._second(), work, by_name[name]))
+                    yield weighed(result, answer_by(self._second(), work, by_name[name]))
         for name, reason in compilation.unsupported.items():
-            yield self._instead(work, by_name[name], reason)
-
-    def _instead(self, work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
-        result = _asked(self._reference(), work, hypothesis)
-        return msgspec.structs.replace(
-            result, diagnostics={**result.diagnostics, NOT_FOR_THE_KERNEL: reason}
-        )
-
-
-def _asked(engine: Engine, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
-    """Return an engine's answer to the request of a task for one of its hypotheses."""
-    return next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
+            yield answer_by(self._reference(), work, by_name[name], {NOT_FOR_THE_KERNEL: reason})
 
 
 def _compile(work: Work) -> Compilation:

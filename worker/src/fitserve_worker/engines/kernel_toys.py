@@ -26,7 +26,15 @@ from fitserve_contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve_worker.engines.base import failed, in_words, of_kind, packed, range_of, refused
+from fitserve_worker.engines.base import (
+    answer_by,
+    failed,
+    in_words,
+    of_kind,
+    packed,
+    range_of,
+    refused,
+)
 from fitserve_worker.engines.kernel_hypotest import Piece, Tested
 from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.kernel.asymptotics import compared_floor
@@ -89,10 +97,10 @@ class KernelToys(NamedTuple):
         compilation = compile_hypotheses(background, [hypothesis], request.model)
         if compilation.unsupported:
             reason = compilation.unsupported[hypothesis.name]
-            return _by(self.reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
+            return answer_by(self.reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
         if hypothesis.name in refused(request, batch):
-            return _by(self.reference(), work, hypothesis, {})
+            return answer_by(self.reference(), work, hypothesis)
         loaded = load(batch, [0], runtime())
         # Of toys only the test statistic counts.
         poi, columns = loaded.chunk.poi[0], loaded.chunk.columns
@@ -104,7 +112,7 @@ class KernelToys(NamedTuple):
         doubts = "; ".join(tested.doubts())
         if not np.isfinite([tests.q[0, 0], *tests.fixed[0].yields[0], *tests.null.yields[0]]).all():
             reason = f"the observed data cannot be fitted: {doubts}"
-            return _by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
+            return answer_by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
         result = _result(tested, request, hypothesis, doubts, ready - begin, ready)
         return self._weighed(tested, request, hypothesis, result) if doubts else result
 
@@ -138,14 +146,6 @@ class KernelToys(NamedTuple):
         )
 
 
-def _by(
-    engine: Engine, work: Work, hypothesis: Hypothesis, diagnostics: dict[str, str]
-) -> HypothesisResult:
-    """Return another engine's toys, with what made them its."""
-    result = next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
-    return msgspec.structs.replace(result, diagnostics={**result.diagnostics, **diagnostics})
-
-
 def _opinion(
     engine: Engine, work: Work, request: ToysRequest, hypothesis: Hypothesis
 ) -> HypothesisResult:
@@ -161,10 +161,8 @@ def _opinion(
     cached = _opinions.get(key)
     if cached is not None:
         return cached
-    again = work._replace(
-        hypotheses=[hypothesis], request=test, request_digest=of_request, toys=None
-    )
-    _opinions[key] = next(iter(engine.answers(again)))
+    again = work._replace(request=test, request_digest=of_request, toys=None)
+    _opinions[key] = answer_by(engine, again, hypothesis)
     return _opinions[key]
 
 
