@@ -110,6 +110,10 @@ class Batch:
         What the compiled program is made for.
     members
         The hypotheses, in the order of every array's leading axis.
+    poi
+        Name of the parameter of interest.
+    layout
+        Where channels and bins lie.
     small
         Whether the model is padded to a size that small models share.
     rugged
@@ -125,16 +129,14 @@ class Batch:
         options: ModelOptions,
     ) -> None:
         self.members = members
-        self._poi = structure.poi
+        self.poi = structure.poi
         self._bins = reader.bins
         self._background = reader.background
         self._usage = reader.usage
         usages = [member.usage for member in members]
-        self._local = pick_local(
-            self._usage, {self._poi, *shared_shapefactors(self._usage, usages)}
-        )
+        self._local = pick_local(self._usage, {self.poi, *shared_shapefactors(self._usage, usages)})
         self._own = [
-            own_parameters(usage, self._usage, self._local, self._bins, self._poi)
+            own_parameters(usage, self._usage, self._local, self._bins, self.poi)
             for usage in usages
         ]
         self.small = self._is_small()
@@ -145,12 +147,12 @@ class Batch:
             self._own,
             local=self._local,
             bins=self._bins,
-            poi=self._poi,
+            poi=self.poi,
             small=self.small,
         )
         self._places = [self._place(own) for own in self._own]
         bins = sum(self._bins.values())
-        self._layout = (
+        self.layout = (
             Layout(structure.channels, 1, power_of_two(bins, _BLOCKS))
             if self.small
             else Layout(structure.channels, self._width())
@@ -206,8 +208,8 @@ class Batch:
         return Shape(
             slots=power_of_two(slots, _SLOTS) if self.small else slots,
             added_slots=power_of_two(added, _ADDED) if self.small else added,
-            blocks=self._layout.blocks,
-            width=self._layout.width,
+            blocks=self.layout.blocks,
+            width=self.layout.width,
             alphas=columns.alphas,
             histosys=columns.histosys,
             normsys=columns.normsys,
@@ -219,24 +221,14 @@ class Batch:
         )
 
     @property
-    def poi(self) -> str:
-        """Name of the parameter of interest."""
-        return self._poi
-
-    @property
-    def layout(self) -> Layout:
-        """Where channels and bins lie."""
-        return self._layout
-
-    @property
     def slots(self) -> IntArray:
         """Positions of the model's bins in arrays of bins."""
-        return self._layout.slots
+        return self.layout.slots
 
     @property
     def device_slots(self) -> IntArray:
         """Positions that programs use for the model's bins: all of them in a small model."""
-        return np.arange(self.shape.bins) if self.small else self._layout.slots
+        return np.arange(self.shape.bins) if self.small else self.layout.slots
 
     def capacity(self, largest: int) -> int:
         """Return how many hypotheses to have on the device at once.
@@ -247,7 +239,7 @@ class Batch:
 
     def background_arrays(self) -> SampleArrays:
         """Return the arrays of the shared samples."""
-        table = SampleTable(self._layout, self.shape, slots=self.shape.slots, batch=1)
+        table = SampleTable(self.layout, self.shape, slots=self.shape.slots, batch=1)
         columns = {name: column for (name, index), column in self.columns.of.items() if not index}
         self._enter(table, 0, self._background, self._usage, _Places(columns, self._local))
         return SampleArrays(*(array[0] for array in table.arrays()))
@@ -262,7 +254,7 @@ class Batch:
 
     def chunk(self, members: Sequence[int], capacity: int) -> Chunk:
         """Return the arrays of some hypotheses, padded to ``capacity`` of them."""
-        table = SampleTable(self._layout, self.shape, slots=self.shape.added_slots, batch=capacity)
+        table = SampleTable(self.layout, self.shape, slots=self.shape.added_slots, batch=capacity)
         vectors = []
         for position, index in enumerate(members):
             member, places = self.members[index], self._places[index]
@@ -271,8 +263,8 @@ class Batch:
         vectors += [vectors[0]] * (capacity - len(members))
         observed = np.stack([self.members[index].observed for index in members])
         data = np.zeros((capacity, self.shape.bins))
-        data[: len(members)] = self._layout.spread(observed)
-        poi = [self._places[index].columns.get(self._poi, -1) for index in members]
+        data[: len(members)] = self.layout.spread(observed)
+        poi = [self._places[index].columns.get(self.poi, -1) for index in members]
         constant = [
             vector.constant + poisson_constant(counts)
             for vector, counts in zip(vectors, observed, strict=False)
@@ -338,7 +330,7 @@ class Batch:
             add(name, columns[first : first + usage.size(name, self._bins)], 0)
         for channel, name in places.local.items():
             usage = self._usage if name in self._usage.names else own
-            where = self._layout.slots[self._layout.bin_range(channel)]
+            where = self.layout.slots[self.layout.bin_range(channel)]
             add(name, bins[where], usage.offset(name, channel, self._bins))
         return names
 
@@ -387,10 +379,10 @@ class Batch:
         if not made.kind.per_bin:
             return Placement()
         bins = [
-            np.arange(self._layout.bin_range(channel).start, self._layout.bin_range(channel).stop)
+            np.arange(self.layout.bin_range(channel).start, self.layout.bin_range(channel).stop)
             for channel in sorted(usage.channels[made.name])
         ]
-        return Placement(slots=self._layout.slots[np.concatenate(bins)])
+        return Placement(slots=self.layout.slots[np.concatenate(bins)])
 
 
 def _acts(sample: Sample, local: Mapping[str, str]) -> bool:
