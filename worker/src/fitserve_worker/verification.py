@@ -26,7 +26,7 @@ from fitserve_contract import (
     Verification,
     request_digest,
 )
-from fitserve_worker.engines.base import UNFITTED, answer_by, statistic_of
+from fitserve_worker.engines.base import UNFITTED, answer_by, cls_of, statistic_of
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Pair(NamedTuple):
     @property
     def difference(self) -> float | None:
         """The greatest difference in CLs, None where pyhf has no number."""
-        return _difference(_cls(self.ours), _cls(self.theirs))
+        return _difference(cls_of(self.ours), cls_of(self.theirs))
 
     @property
     def wrong_by(self) -> float:
@@ -139,7 +139,7 @@ class Pair(NamedTuple):
         if self._negative():
             return 0.0
         best = self._by_lower_minima() if difference > TOLERANCE else None
-        return difference if best is None else _difference(_cls(self.ours), best) or 0.0
+        return difference if best is None else _difference(cls_of(self.ours), best) or 0.0
 
     def by_pyhf(self) -> bool:
         """Whether the difference is due to a minimum of pyhf that is too high or does not count."""
@@ -206,10 +206,6 @@ class Pair(NamedTuple):
         if ours is None or theirs is None:
             return None
         return ours.lower(theirs).cls(self.ours.mu, self.test_stat)
-
-
-def _cls(point: MuPoint) -> list[float | None]:
-    return [point.CLs_obs, *point.CLs_exp]
 
 
 def _difference(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:

@@ -35,6 +35,7 @@ __all__ = [
     "UnfitError",
     "Work",
     "answer_by",
+    "cls_of",
     "cls_problems",
     "failed",
     "in_words",
@@ -166,6 +167,11 @@ def refused(request: Request, batch: Batch) -> list[str]:
         ):
             names.append(member.name)
     return names
+
+
+def cls_of(point: MuPoint) -> list[float | None]:
+    """Return CLs at a point: observed, then expected."""
+    return [point.CLs_obs, *point.CLs_exp]
 
 
 def cls_problems(rows: FloatArray) -> list[str]:

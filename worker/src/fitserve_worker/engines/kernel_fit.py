@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve_contract import FitAnswer, FitRequest, RankingRequest
 from fitserve_worker.engines.base import of_kind
-from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, of_fits
+from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, next_start, of_fits
 from fitserve_worker.engines.solution import (
     Channel,
     Solution,
@@ -115,9 +115,8 @@ def _free(piece: Piece) -> tuple[Bounds, Fits, SecondMinima, FloatArray | None]:
     loaded = piece.loaded
     low, high = loaded.poi_bounds.T
     strengths = Strengths(loaded, np.clip(1.0, low, high), "qtilde", piece.start)
-    start = strengths.null.x[0] if bool(strengths.null.converged[0]) else None
     bounds = loaded.bounds(np.arange(loaded.size))
-    return bounds, strengths.free, strengths.minima, start
+    return bounds, strengths.free, strengths.minima, next_start(strengths.null)
 
 
 def _held_at_zero(piece: Piece) -> tuple[Bounds, Fits, SecondMinima, None]:

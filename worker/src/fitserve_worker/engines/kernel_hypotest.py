@@ -30,6 +30,7 @@ __all__ = [
     "at_bounds",
     "finite",
     "minima",
+    "next_start",
     "of_fits",
 ]
 
@@ -52,6 +53,11 @@ def finite(value: Any) -> float | None:
     """Return a Python number, or None for one that is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def next_start(null: Fits) -> FloatArray | None:
+    """Return where fits without signal to the next hypotheses may start: the end of these."""
+    return null.x[0] if bool(null.converged[0]) else None
 
 
 def of_fits(fits: Sequence[Fits], index: int) -> dict[str, Any]:
@@ -123,7 +129,7 @@ def answer_hypotest(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | No
     answers = [
         Tested(piece, tests, index, request.mu).fields() for index in range(len(piece.members))
     ]
-    return answers, tests.null.x[0] if bool(tests.null.converged[0]) else None
+    return answers, next_start(tests.null)
 
 
 class Tested(NamedTuple):

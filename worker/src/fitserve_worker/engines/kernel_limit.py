@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve_contract import LimitRequest, MuPoint, ScanRequest
 from fitserve_worker.engines.base import ABOVE, cls_problems, of_kind
-from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, minima
+from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, minima, next_start
 from fitserve_worker.engines.limits import in_order, judged, limits_of, search
 from fitserve_worker.kernel.strengths import Strengths
 
@@ -45,7 +45,8 @@ def answer_limit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]
         which, mu = zip(*((one.at, one.mu) for one in running), strict=True)
         strengths.evaluate(np.array(which), np.array(mu))
         running = [one for one in running if not one.go_on()]
-    return [_limit_fields(piece, strengths, one, request) for one in searches], _next(strengths)
+    answers = [_limit_fields(piece, strengths, one, request) for one in searches]
+    return answers, next_start(strengths.null)
 
 
 class _Search:
@@ -125,7 +126,7 @@ def answer_scan(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
                 "points": points,
             }
         )
-    return answers, _next(strengths)
+    return answers, next_start(strengths.null)
 
 
 def _point(strengths: Strengths, at: int, mu: float) -> MuPoint:
@@ -166,7 +167,3 @@ def _of_free_fit(piece: Piece, strengths: Strengths, at: int) -> dict[str, Any]:
             **strengths.minima.second(at),
         },
     }
-
-
-def _next(strengths: Strengths) -> FloatArray | None:
-    return strengths.null.x[0] if bool(strengths.null.converged[0]) else None

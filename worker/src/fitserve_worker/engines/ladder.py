@@ -17,7 +17,7 @@ from pyhf.optimize.opt_minuit import minuit_optimizer
 from fitserve_contract import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fitserve_contract import EngineOptions, Status
     from fitserve_worker.engines.models import BuiltModel
@@ -197,8 +197,5 @@ def _start(built: BuiltModel, rung: Rung, seed: int) -> list[float]:
     width = np.minimum(high - low, 1.0)
     shift = np.random.default_rng(seed).uniform(-0.25, 0.25, len(initial)) * width
     shift[np.asarray(config.suggested_fixed(), dtype=bool)] = 0.0
-    return _floats(np.clip(initial + shift, low, high))
-
-
-def _floats(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float]:
-    return [float(value) for value in values]
+    perturbed: list[float] = np.clip(initial + shift, low, high).tolist()
+    return perturbed

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fitserve_contract import KERNEL_DOUBT
+from fitserve_worker.engines.base import cls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -90,7 +91,7 @@ def _answered(result: HypothesisResult) -> bool:
 
 def _complete(point: MuPoint) -> bool:
     # Below a signal strength of zero there is no CLs.
-    values = _cls_of(point) if point.mu >= 0 else [point.twice_delta_nll]
+    values = cls_of(point) if point.mu >= 0 else [point.twice_delta_nll]
     return None not in values
 
 
@@ -135,7 +136,7 @@ def _pairs(kernel: HypothesisResult, pyhf: HypothesisResult) -> Iterator[_Pair]:
 
 def _compared(kernel: Iterable[MuPoint], pyhf: Iterable[MuPoint]) -> Iterator[_Pair]:
     for ours, theirs in zip(kernel, pyhf, strict=False):
-        yield from _apart("CLs", _cls_of(ours), _cls_of(theirs), _CLS)
+        yield from _apart("CLs", cls_of(ours), cls_of(theirs), _CLS)
 
 
 def _apart(
@@ -154,10 +155,6 @@ def _apart(
 
 def _limits(result: HypothesisResult) -> list[float | None]:
     return [result.limit.observed, *result.limit.expected] if result.limit else []
-
-
-def _cls_of(point: MuPoint) -> list[float | None]:
-    return [point.CLs_obs, *point.CLs_exp]
 
 
 def _minimum(result: HypothesisResult) -> list[float | None]:

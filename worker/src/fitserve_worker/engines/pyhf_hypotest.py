@@ -277,7 +277,7 @@ def _starts(built: BuiltModel, seed: int) -> Iterator[list[float]]:
     moved = initial + width * random.normal(size=len(initial))
     moved[poi] = random.uniform(low[poi], max(low[poi], min(_MOST, high[poi])))
     for start in (initial + width, initial - width, moved):
-        yield [float(one) for one in np.clip(start, low, high)]
+        yield np.clip(start, low, high).tolist()
 
 
 def _distance(
