@@ -12,6 +12,7 @@ from iminuit import Minuit
 from fitserve_worker.engines.base import ABOVE
 from fitserve_worker.engines.models import without_warnings
 from fitserve_worker.engines.solution import listed
+from fitserve_worker.kernel.covariance import BOUND_COST, BOUND_NEAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,12 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BestFit", "Objective", "best_fit", "hold"]
 
-# A parameter is at a bound where moving it there costs no more than this of -2 log L, which
-# is a hundredth of its uncertainty ...
-_COST = 1e-4
-# ... and it is within this fraction of its range. Starts are moved inside by a smaller one: at a
-# bound itself Minuit's transformed parameter has no slope.
-_NEAR = 1e-2
+# Starts are moved inside the bounds by this fraction of the range (or of 1): at a bound itself
+# Minuit's transformed parameter has no slope.
 _INSIDE = 1e-3
 _CALLS = 100_000
 # Minuit's tolerance, of which 0.002 is the estimated distance to the minimum: the usual 0.1 leaves
@@ -221,11 +218,11 @@ def _settle(objective: Objective, minuit: Minuit) -> NDArray[np.bool_]:
         low, high = objective.bounds[index]
         value = minuit.values[index]
         bound = low if value - low < high - value else high
-        if abs(value - bound) > _NEAR * min(high - low, 1.0):
+        if abs(value - bound) > BOUND_NEAR * min(high - low, 1.0):
             continue
         trial = np.array(minuit.values, dtype=float)
         trial[index] = bound
-        if objective.value(trial) <= best + _COST:
+        if objective.value(trial) <= best + BOUND_COST:
             at_bound[index] = True
             minuit.values[index] = bound
             minuit.fixed[index] = True

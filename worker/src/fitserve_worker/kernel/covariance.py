@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.program import Seconds
 
 __all__ = [
+    "BOUND_COST",
+    "BOUND_NEAR",
     "Best",
     "Covariance",
     "Ends",
@@ -26,10 +28,9 @@ __all__ = [
     "settle",
 ]
 
-# A parameter is at a bound where moving it there costs no more than this of -2 log L, which
-# is a hundredth of its uncertainty, and where it is within this fraction of its range (or of 1).
-_COST = 1e-4
-_NEAR = 1e-2
+BOUND_COST, BOUND_NEAR = 1e-4, 1e-2
+"""A parameter is at a bound where moving it there costs no more than this of -2 log L, which is a
+hundredth of its uncertainty, and where it is within this fraction of its range (or of 1)."""
 # Fits that are in memory at a time.
 _BLOCK = 512
 # How close to 1 the square root of the rise of -2 log L, nearly the distance in standard
@@ -161,8 +162,8 @@ def _at_bound(
     bound = np.where(value - low < high - value, low, high)
     step = bound - value
     cost = 2 * (gradient * step + 0.5 * second * step**2)
-    near = np.abs(step) <= _NEAR * np.minimum(high - low, 1.0)
-    return (low < high) & near & (cost <= _COST), bound
+    near = np.abs(step) <= BOUND_NEAR * np.minimum(high - low, 1.0)
+    return (low < high) & near & (cost <= BOUND_COST), bound
 
 
 class Places(NamedTuple):
