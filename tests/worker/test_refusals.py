@@ -154,7 +154,7 @@ def _modifier(type_: str, name: str, data: Any = None) -> dict:
         ),
         (
             lambda w: w["observations"].clear(),
-            "pyhf makes no model of the patched workspace",
+            "pyhf cannot build a model of the patched workspace",
         ),
         (
             lambda w: w["channels"][0]["samples"][0]["modifiers"].append(

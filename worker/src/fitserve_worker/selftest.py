@@ -184,7 +184,7 @@ def check_versions(versions: dict[str, str], image: str | None) -> None:
         )
     if image and image != worker:
         raise BackendError(
-            "the image holds another worker than it was built for",
+            "the image has another version of the worker than it was built for",
             evidence=f"image {image}, fitserve-worker {worker}",
             hint="build or pull the image anew, without installing into it",
         )

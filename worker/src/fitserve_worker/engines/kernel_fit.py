@@ -298,7 +298,7 @@ def _settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: SecondM
         none = np.zeros(piece.batch.shape.bins, dtype=bool)
         names = piece.batch.names_at(piece.members[index], flat, none)
         problems.append(
-            f"the data do not determine {listed(names)}: -2 log L is flat off the bound too"
+            f"the data do not determine {listed(names)}: -2 log L stays flat off the bound"
         )
     return Fitted(piece, index, of_hypothesis, _places(piece, of_hypothesis), best, problems, seen)
 

@@ -121,8 +121,8 @@ def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
     uneven = [name for name, each in where.items() if len(set(map(frozenset, each.values()))) > 1]
     if isinstance(error, AssertionError) and uneven:
         return UnfitError(
-            f"staterror {uneven[0]!r} is shared unevenly: not all samples that have it have it in "
-            "the same channels"
+            f"staterror {uneven[0]!r} is shared unevenly: its samples do not all have it in the "
+            "same channels"
         )
     slash = [name for name in where if "/" in name]
     if isinstance(error, KeyError) and slash:
@@ -131,7 +131,7 @@ def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
         return UnfitError(
             "the measurement does not say what lumi is: it needs inits, bounds, auxdata and sigmas"
         )
-    return UnfitError(f"pyhf makes no model of the patched workspace: {error}")
+    return UnfitError(f"pyhf cannot build a model of the patched workspace: {error}")
 
 
 def check_model(built: BuiltModel, request: Request) -> None:

@@ -283,8 +283,8 @@ class StatErrors:
         for (name, sample), where in self.where.items():
             if where != self.nominal[name].keys():
                 raise UnsupportedModelError(
-                    f"staterror {name!r} is in other channels for sample {sample!r} than "
-                    "for the samples that share it"
+                    f"staterror {name!r} of sample {sample!r} is in other channels than those of "
+                    "the samples that share it"
                 )
         for name, by_channel in self.nominal.items():
             channels = sorted(by_channel)

@@ -413,7 +413,7 @@ class Reader:
                 )
                 if both.size(name, self.bins) != self.usage.size(name, self.bins):
                     raise UnsupportedModelError(
-                        f"shapefactor {name!r} is shared with an earlier channel of other size"
+                        f"shapefactor {name!r} is shared with an earlier channel of another size"
                     )
 
     def _check_poi(self, member: Member) -> None:
