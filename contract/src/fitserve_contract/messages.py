@@ -1,8 +1,7 @@
-"""Tasks and their results, as they go over the wire, and the digests that name what is in them.
+"""Tasks and their results, as they go over the wire, and digests of their contents.
 
-Their JSON schema is derived from the types.
-
-A change that an older worker would misread raises `CONTRACT_VERSION`.
+Their JSON schema is derived from the types. A change that an older worker would misread raises
+`CONTRACT_VERSION`.
 """
 
 from __future__ import annotations

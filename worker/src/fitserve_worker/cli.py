@@ -92,7 +92,7 @@ def clear_command() -> None:
 @click.argument("endpoint_id", type=click.UUID)
 @click.option("--end", is_flag=True, help="End those that nobody looks after any more.")
 def processes(endpoint_id: UUID, *, end: bool) -> None:
-    """List what users' child endpoints of ENDPOINT_ID run here, and what is left of dead ones.
+    """List processes of users' child endpoints of ENDPOINT_ID here, also those left by dead ones.
 
     An endpoint that was killed leaves its interchange and workers behind. Other users'
     processes are seen only by root.
@@ -115,7 +115,7 @@ def run() -> None:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
     "--device",
     type=click.Choice(["any", "cpu", "gpu"]),
@@ -126,8 +126,8 @@ def run() -> None:
 def selftest(*, as_json: bool, device: str) -> None:
     """Say whether this worker can fit: versions, driver, device, float64 and a known CLs.
 
-    Ends with status 0 if it can, and with 5 and what is wrong if not. The test of images, and
-    what a pod runs before its endpoint starts.
+    Ends with status 0 if it can, otherwise with 5 and the reason. It tests images, and a pod runs
+    it before its endpoint starts.
     """
     from fitserve_worker.selftest import KNOWN
     from fitserve_worker.selftest import selftest as test

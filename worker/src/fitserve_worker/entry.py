@@ -99,7 +99,7 @@ def answer(text: str) -> str:
     result = TaskResult(
         task=task_digest,
         results=[
-            # What is verified was fitted elsewhere.
+            # Results to verify were fitted elsewhere.
             result
             if task.verify
             else msgspec.structs.replace(result, host=worker.host, device=worker.device)

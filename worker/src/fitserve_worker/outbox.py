@@ -20,7 +20,7 @@ from fitserve_worker.trust import trusted
 __all__ = ["CACHE_VARIABLE", "Entry", "Outbox", "find_outbox"]
 
 CACHE_VARIABLE = "FITSERVE_CACHE_DIR"
-"""Environment variable of the worker: the user's directory on the site for what is kept."""
+"""Environment variable of the worker: the user's cache directory on the site."""
 
 _KEPT_SECONDS = 14 * 24 * 3600.0
 _KEPT_BYTES = 1024**3

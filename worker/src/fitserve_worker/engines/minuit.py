@@ -98,7 +98,7 @@ class BestFit(NamedTuple):
 
     ``values`` and ``at_bound`` have shape (parameters,), ``covariance`` (parameters,
     parameters), zero for parameters that are fixed or at a bound. ``intervals`` has the ends,
-    by parameter, of the profile-likelihood intervals that were asked for; None for an end
+    by parameter, of the profile-likelihood intervals that were requested; None for an end
     beyond the bound. ``state`` is what Minuit reports of the minimum, for a result's diagnostics.
     """
 

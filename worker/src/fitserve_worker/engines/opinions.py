@@ -145,7 +145,7 @@ def _apart(
     theirs: Iterable[float | None],
     tolerance: float | None,
 ) -> Iterator[_Pair]:
-    """Yield the pairs of numbers; a tolerance of None is that of limits, which is relative."""
+    """Yield the pairs of numbers; a tolerance of None stands for the relative one of limits."""
     for one, other in zip(ours, theirs, strict=False):
         if one is None or other is None:
             continue

@@ -233,7 +233,7 @@ def _problems(cls_obs: float, cls_exp: list[float], shift: float) -> list[str]:
 def from_elsewhere(
     work: Work, hypothesis: Hypothesis, request: HypotestRequest, seed: int
 ) -> Iterator[Evaluation]:
-    """Yield what pyhf finds from each of three starts, if it finds anything.
+    """Yield pyhf's evaluation from each of three starts, if it has numbers.
 
     The starts are the initial values with all constrained parameters moved by their widths: up,
     down, and at random, the last with a random signal strength too.

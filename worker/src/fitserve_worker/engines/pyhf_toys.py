@@ -81,7 +81,7 @@ def toys_answer(toys: ToyFits) -> dict[str, Any]:
 
 
 def law_of(built: BuiltModel, parameters: FloatArray) -> Law:
-    """Return what the toys of a model at a point of its parameters are drawn from.
+    """Return the law of the toys of a model at a point of its parameters.
 
     Parameters
     ----------

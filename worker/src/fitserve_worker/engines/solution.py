@@ -50,10 +50,10 @@ class Solution(NamedTuple):
     """The minimum of -2 log L.
 
     Each array has shape (parameters,) but ``bounds``, (parameters, 2), and ``covariance``,
-    (parameters, parameters), which is zero for what is fixed or at a bound. ``centres`` and
-    ``widths`` are those of the constraints; a width of zero is none. ``intervals`` has the
-    ends, by parameter, of the profile-likelihood intervals that were asked for; None for an
-    end beyond the bound.
+    (parameters, parameters), which is zero for parameters that are fixed or at a bound.
+    ``centres`` and ``widths`` are those of the constraints, zero widths where there is none.
+    ``intervals`` has the ends, by parameter, of the profile-likelihood intervals that were
+    requested; None for an end beyond the bound.
     """
 
     names: Sequence[str]

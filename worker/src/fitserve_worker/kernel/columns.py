@@ -221,7 +221,7 @@ def is_local(name: str, usage: Usage, local: Mapping[str, str]) -> bool:
 def own_parameters(
     added: Usage, background: Usage, local: Mapping[str, str], bins: Mapping[str, int], poi: str
 ) -> Own:
-    """Return what a hypothesis has beyond the background's parameters.
+    """Return the parameters of a hypothesis that the background does not have.
 
     Parameters
     ----------

@@ -29,8 +29,8 @@ class Curvature(NamedTuple):
 
     ``hessian`` is (columns, columns). ``jacobian`` (model bins, columns) and ``information``
     (model bins,) give the Fisher information of the bins, J^T diag(i) J, ``stiffness``
-    (columns,) that of the constraints. ``magnitude`` (columns,) is what the diagonal of the
-    Hessian would be if nothing cancelled.
+    (columns,) that of the constraints. ``magnitude`` (columns,) is the diagonal of the Hessian
+    without cancellations.
     """
 
     hessian: Array

@@ -321,7 +321,7 @@ def minimum(rest: Array, scaled: Array, data: Array, terms: LocalTerms) -> tuple
         (A + g B) - n log(A + g B) + p (g - m)^2 / 2 + t g - c log(g)
 
     is a root of a quadratic equation: p is the inverse variance of a normal constraint around m,
-    t and c are rate and count of a Poisson one, and only one of the two is there. The terms are
+    t and c are rate and count of a Poisson one, and there is only one of the two. The terms are
     convex in g, so that the minimum between bounds is the root clipped to them.
 
     Parameters

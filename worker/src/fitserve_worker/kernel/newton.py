@@ -51,8 +51,8 @@ _LEAST_EDM = 1e-100
 # gains are.
 _FIRST_DAMPING, _NO_DAMPING = 3e-2, 1e-2
 _GOOD, _POOR, _USELESS = 0.75, 0.25, 1e-4
-# Added to the diagonal: this fraction of what it would be if nothing cancelled, which counts as at
-# least this much.
+# Added to the diagonal: this fraction of its value without cancellations, which counts as at least
+# this much.
 _RIDGE, _LEAST = 1e-12, 1e-2
 # Smaller derivatives are those of a parameter that acts on nothing.
 _NOTHING = 1e-20

@@ -37,7 +37,7 @@ _CONSTRAINT: dict[Kind, Constraint] = {
     Kind.SHAPESYS: "poisson",
     Kind.STATERROR: "normal",
 }
-# What an override may set besides initial values, bounds and whether it is fixed.
+# What an override may set besides initial values, bounds, and whether a parameter is fixed.
 _CONSTRAINT_KEYS: dict[Kind, tuple[str, ...]] = {
     Kind.ALPHA: ("auxdata",),
     Kind.LUMI: ("auxdata", "sigmas"),
@@ -131,7 +131,7 @@ def parameter_set(
 def _default(
     name: str, kind: Kind, size: int, scale: FloatArray | None, fixed: BoolArray | None
 ) -> ParameterSet | None:
-    """Return what pyhf makes without a configuration: nothing for lumi."""
+    """Return pyhf's parameters without a configuration: none for lumi."""
     one, zero = np.ones(size), np.zeros(size)
     free = np.zeros(size, dtype=bool) if fixed is None else fixed
     if kind is Kind.LUMI:

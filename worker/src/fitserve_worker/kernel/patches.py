@@ -117,7 +117,7 @@ class Background:
 
 
 def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
-    """Return what a patch makes of the workspace.
+    """Apply a patch to the workspace.
 
     Raises
     ------

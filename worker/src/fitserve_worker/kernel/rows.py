@@ -181,7 +181,7 @@ class _Lines(NamedTuple):
 
 @functools.cache
 def code2_lines() -> tuple[_Lines, _Lines]:
-    """Return what the basis functions of code 2, up and down, are beyond +-1.
+    """Return the basis functions of code 2, up and down, beyond +-1.
 
     Their slopes are the same in all versions of pyhf so far, but their offsets are not: 0.7.6
     has (b - 2a) x below -1, its main branch later (b - 2a)(x + 1) (scikit-hep/pyhf#2668), and

@@ -48,7 +48,7 @@ class Goal(NamedTuple):
 
 
 USUAL = Goal()
-"""The goal of fits whose minimum is what counts."""
+"""The goal of fits of which only the minimum counts."""
 
 THREADS = "FITSERVE_THREADS"
 """Names the environment variable with the number of threads to fit with; by default one."""

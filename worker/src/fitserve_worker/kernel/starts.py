@@ -410,7 +410,7 @@ class _Search:
         *,
         positive: bool = False,
     ) -> None:
-        """Fit from other starts, and take what is lower.
+        """Fit from other starts, and keep the lower fits.
 
         Parameters
         ----------
@@ -498,7 +498,7 @@ class _Search:
             self._rivals[row].append((float(before.value[row]), before.x[row]))
 
     def minima(self) -> SecondMinima:
-        """Return what the starts led to."""
+        """Return the minima that the starts led to."""
         rival = np.array(
             [
                 min((value for value, _ in rivals), default=np.inf) - best

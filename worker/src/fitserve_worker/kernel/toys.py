@@ -54,7 +54,7 @@ class ToyMaker:
     Attributes
     ----------
     law, sampler
-        What the toys are drawn from, and what draws them.
+        What the toys are drawn from, and the sampler that draws them.
     """
 
     def __init__(self, batch: Batch, loaded: Loaded, fits: Fits, key: int) -> None:
