@@ -14,7 +14,7 @@ from tension.reference import right
 from tension.stored import Stored, read
 
 # Ten models each of twenty forms, of seed 1, as `python -m tension --only ... --right right.jsonl`
-# writes them: 31 that the kernel once got wrong without a word, 87 with several minima in a fit.
+# writes them: 31 that the kernel once got silently wrong, 87 with several minima in a fit.
 STORED = {one.number: one for one in read(Path(__file__).parent / "right.jsonl")}
 
 # Two forms, so that two programs are compiled; the first four are among those 31.

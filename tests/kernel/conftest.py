@@ -180,7 +180,7 @@ def _factor_configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
     if draw(st.integers(0, 2)) == 0:
         configs.append(draw(_config("norm", 1)))
     if draw(st.integers(0, 2)) == 0:
-        # Where channels have not the same number of bins nobody can make this parameter.
+        # Nobody can make this parameter where channels differ in their number of bins.
         configs.append(draw(_config("free", bins[0])))
     for index, count in enumerate(bins):
         if draw(st.booleans()):

@@ -38,7 +38,7 @@ SMOOTH = [ModelOptions(), ModelOptions(normsys="code1", histosys="code2")]
 
 
 def _answers(case: Case, request: Request) -> list[HypothesisResult]:
-    # As they come over the wire: without numbers of NumPy.
+    # As they come over the wire: without NumPy numbers.
     workspace = json.loads(json.dumps(case.workspace))
     hypotheses = [
         msgspec.structs.replace(one, patch=json.loads(json.dumps(one.patch)))
@@ -120,7 +120,7 @@ def test_everything_is_answered_by_the_kernel(
     }[kind]
     for index, result in enumerate(_answers(everything, request)):
         assert result.status == "ok", result.diagnostics
-        # pyhf's code 2 jumps at +-1: a fit that ends there has to be asked of pyhf.
+        # pyhf's code 2 jumps at +-1: pyhf answers where a fit ends there.
         jumped = "a jump of pyhf's code 2" in str(result.diagnostics.get("kernel doubt"))
         by_pyhf = options.histosys == "code2" and jumped
         assert result.engine == "kernel" or by_pyhf, result.diagnostics
@@ -214,7 +214,7 @@ def test_generated_models(data: st.DataObject, models_strategy: Callable, pyhf_m
     options = data.draw(st.sampled_from(SMOOTH))
     result = _answers(case, FitRequest(model=options))[0]
     model, observed = pyhf_model(case, 0, options)
-    # What is doubted has been pyhf's to answer, or the lower minimum is the kernel's.
+    # Doubtful fits were answered by pyhf, or the kernel has the lower minimum.
     assume(KERNEL_DOUBT not in result.diagnostics)
     assert result.status == "ok"
     _check_fit(result, model, observed, smooth=True)

@@ -82,7 +82,7 @@ class Theirs(NamedTuple):
 
 def _theirs(model: Any, data: list[float], mu: float, test_stat: str, optimizer: Any) -> Theirs:
     pyhf.set_backend("numpy", optimizer)
-    # Its lower bound decides which statistic pyhf computes, whatever it is asked for.
+    # Its lower bound decides which statistic pyhf computes, whatever its argument.
     bounds = model.config.suggested_bounds()
     low, high = bounds[model.config.poi_index]
     floor = max(low, 0.0) if test_stat == "qtilde" else min(low, -high)
@@ -379,7 +379,7 @@ def _generated(data: st.DataObject, models: Callable, codes: Any, pyhf_model: Ca
     event("sound")
     model, observed = pyhf_model(case, 0, options)
     for one in _all_of_theirs(model, observed):
-        # Less than no events in a bin without any is no probability, though pyhf has a number.
+        # Negative events in an empty bin are no probability, though pyhf has a number.
         assert ((mine.minima <= one.minima + NLL_TOLERANCE) | (one.least < 0)).all()
 
 

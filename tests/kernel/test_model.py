@@ -115,7 +115,7 @@ def _compare(checked: Checked, seed: int) -> int:
         expected = np.asarray(model.expected_actualdata(vector))
         yields = checked.yields(vector)
         np.testing.assert_allclose(yields, expected, rtol=PRECISION, atol=ZERO)
-        # The kernel leaves idle parameters where their constraint has them.
+        # The kernel leaves idle parameters at the centres of their constraints.
         resting = np.where(checked.idle, _resting(model), vector)
         theirs = -2 * float(model.logpdf(resting, checked.data)[0])
         if not np.isfinite(theirs):

@@ -263,7 +263,7 @@ def test_another_processor_has_other_programs(monkeypatch: pytest.MonkeyPatch) -
     assert len(here) == 16
 
 
-# Compiles one program through the cache and prints what comes of it, and how many were compiled.
+# Compiles one program through the cache, and prints its result and how many were compiled.
 COMPILING = """
 import sys
 import fitserve_worker.kernel.runtime as made

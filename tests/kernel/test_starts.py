@@ -130,7 +130,7 @@ def test_a_second_minimum_is_reported_and_no_doubt() -> None:
 
 
 def test_equally_deep_minima_without_signal_are_doubted() -> None:
-    # Up and down do the same: which one the Asimov data are made of is anybody's choice.
+    # Up and down do the same: which one the Asimov data are made of is arbitrary.
     result = _answered(_workspace(up=20.0), HypotestRequest(engine=EngineOptions(engine="kernel")))
     doubt = result.diagnostics["kernel doubt"]
     assert "the fit with background has a second minimum" in str(doubt)

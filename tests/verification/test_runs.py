@@ -180,7 +180,7 @@ def test_asking_again_with_verify_fits_the_chosen_ones_only(
         plain = msgspec.structs.replace(one, verification=None)
         assert plain == first.results[name]
         assert bool(one.verification) == (name in run.manifest.verify)
-    # What is verified is not verified again, and stays so without being asked.
+    # What is verified is not verified again, and stays so with verify=0.
     lines = (path / "results.jsonl").read_bytes()
     again = api.run(pallet_directory, verify=0, **options)
     assert (path / "results.jsonl").read_bytes() == lines
@@ -197,7 +197,7 @@ def test_another_run_takes_over_what_was_verified(pallet_directory: Path, tmp_pa
     assert more.manifest.verify
     for name in more.manifest.verify:
         assert more.results[name] == run.results[name]
-    # Nothing was asked of a worker.
+    # No task was sent to a worker.
     assert [event.event for event in read_run(more.path).events()] == ["reused"]
 
 

@@ -35,7 +35,7 @@ _LOWER = 1e-4
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print a table of what is wrong, a row for each of those who answer.
+    """Print a table of wrong answers, a row for each way to answer.
 
     The columns with s are the silently wrong ones among models whose bins are off by a factor
     e^N(0, s). Models that are not right are named on stderr, one model a line.
