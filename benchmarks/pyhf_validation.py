@@ -145,7 +145,7 @@ class Suite:
         pair = Pair(found, found.points[0], second, second.points[0], test_stat)
         row = Row(self._test, asked, frozen or _cls(second), ours)
         explained = row.difference <= TOLERANCE or pair.wrong_by <= TOLERANCE
-        why = (pair.above() if explained else pair.told()) or _SAME
+        why = (pair.above() if explained else pair.evidence()) or _SAME
         low = model.config.suggested_bounds()[model.config.poi_index][0]
         if test_stat == "q" and (found.muhat or 0.0) < 0 <= low:
             why = _BELOW.format(muhat=found.muhat, low=low)

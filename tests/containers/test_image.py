@@ -139,7 +139,7 @@ def test_an_image_for_gpus_without_a_gpu_stops(podman: Engine, image: str) -> No
 def test_a_worker_of_another_version_than_the_image_is_an_error(podman: Engine, image: str) -> None:
     found = _selftest(podman, image, "--env=FITSERVE_IMAGE_VERSION=0.0.1")
     assert found["rc"] == 5
-    assert "another worker" in found["problem"]
+    assert "another version of the worker" in found["problem"]
 
 
 def test_it_says_what_it_holds(podman: Engine, image: str, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_it_passes_here_and_prints_what_decides_the_numbers() -> None:
     [
         ([], {"JAX_PLATFORMS": "cuda"}, "JAX finds no device to fit on"),
         (["--device", "gpu"], {"JAX_PLATFORMS": "cpu"}, "would not fit on a gpu"),
-        ([], {"FITSERVE_IMAGE_VERSION": "0.0.1"}, "another worker than it was built for"),
+        ([], {"FITSERVE_IMAGE_VERSION": "0.0.1"}, "another version of the worker"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_own_status(
@@ -90,7 +90,7 @@ def test_another_value_than_the_known_one_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(selftest, "KNOWN", (*selftest.KNOWN[:-1], selftest.KNOWN[-1] + 2e-6))
     found, problem = selftest.selftest()
     assert not found.passed
-    assert found.problem == "the worker finds another CLs than the known one"
+    assert found.problem == "the worker does not reproduce the known CLs"
     assert problem.exit_code == 5
 
 
@@ -124,7 +124,7 @@ def test_why_jax_finds_no_device_is_said_without_its_traceback(
     [
         ({"fitserve-contract": "1.2.0", "fitserve-worker": "1.3.0"}, None, "not of one release"),
         ({"fitserve-contract": "1.2.0"}, None, "not of one release"),
-        (VERSIONS, "1.1.0", "another worker"),
+        (VERSIONS, "1.1.0", "another version of the worker"),
     ],
 )
 def test_versions_that_do_not_fit_together(versions: dict, image: str | None, match: str) -> None:

@@ -106,9 +106,9 @@ def test_numbers_that_are_not_finite_become_null() -> None:
         worker=WorkerInfo(host="h", pid=1, python="3", device="cpu", versions={}),
         timing=Timing(started=0.0, decode=0.0, total=0.0),
     )
-    found = decode_result(encode_result(result)).results[0]
-    assert found.CLs_obs is None
-    assert found.CLs_exp == [None, 0.1, 0.2, 0.3, None]
+    decoded = decode_result(encode_result(result)).results[0]
+    assert decoded.CLs_obs is None
+    assert decoded.CLs_exp == [None, 0.1, 0.2, 0.3, None]
 
 
 def test_another_contract_version_is_named(task: Task) -> None:

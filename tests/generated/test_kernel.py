@@ -14,7 +14,7 @@ from tension.reference import right
 from tension.stored import Stored, read
 
 # Ten models each of twenty forms, of seed 1, as `python -m tension --only ... --right right.jsonl`
-# writes them: 31 that the kernel once got wrong without a word, 87 with several minima in a fit.
+# writes them: 31 that the kernel once got silently wrong, 87 with several minima in a fit.
 STORED = {one.number: one for one in read(Path(__file__).parent / "right.jsonl")}
 
 # Two forms, so that two programs are compiled; the first four are among those 31.
@@ -24,10 +24,10 @@ FEW = (51, 57, 190, 191, 47, 189, 40, 43, 180, 186)
 def _wrong(models: list[Stored]) -> list[str]:
     """Return what is called ok and is wrong."""
     answer = answerer("kernel")
-    found = [(one, answer(one.model)) for one in models]
+    answers = [(one, answer(one.model)) for one in models]
     return [
         f"{one.number}: CLs off by {got.off(one.right):.2g}, -2 log L by {got.above(one.right):.2g}"
-        for one, got in found
+        for one, got in answers
         if got.status == "ok" and judged(got, one.right) == "wrong"
     ]
 
@@ -94,6 +94,6 @@ def test_the_lowest_minimum_of_many_that_systematics_make_is_found() -> None:
     """Single starts, of which each leads to the nearest one, miss it by 0.006 in -2 log L."""
     model = _both_ways(5)
     lowest = right(model.patched, 1)
-    found = answerer("kernel")(model)
-    assert found.above(lowest) < TOLERANCE
-    assert found.off(lowest) < TOLERANCE
+    ours = answerer("kernel")(model)
+    assert ours.above(lowest) < TOLERANCE
+    assert ours.off(lowest) < TOLERANCE

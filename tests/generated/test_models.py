@@ -48,11 +48,11 @@ def test_a_background_alone_has_no_signal() -> None:
 
 def test_right_values_of_another_model_are_not_used(tmp_path: Path) -> None:
     path = tmp_path / "right.jsonl"
-    found = stored(1, 4)
-    found.append(path)
-    msgspec.structs.replace(found, digest="0" * 16).append(path)
+    kept = stored(1, 4)
+    kept.append(path)
+    msgspec.structs.replace(kept, digest="0" * 16).append(path)
     first, second = read(path)
-    assert first == found
+    assert first == kept
     assert first.model == draw(1, 4)
     with pytest.raises(ValueError, match="another now"):
         _ = second.model
@@ -73,10 +73,10 @@ def test_the_command_prints_a_table_and_keeps_right_values(
     wrong = msgspec.structs.replace(other.right, CLs_obs=other.right.CLs_obs + 0.1)
     msgspec.structs.replace(other, right=wrong).append(path)
     main(arguments)
-    told = capsys.readouterr()
-    rows = [text.splitlines()[-1].strip("| ").split(" | ") for text in (first, told.out)]
+    output = capsys.readouterr()
+    rows = [text.splitlines()[-1].strip("| ").split(" | ") for text in (first, output.out)]
     silent = [str(int(spread == SPREADS[other.number % 4])) for spread in SPREADS]
     assert rows[0] == ["plain", "2", *["0"] * 10]
     assert rows[1] == ["plain", "2", "1", "0", "0", "1", *silent, "0", "0"]
-    assert "plain 10: wrong, ok, CLs off by 0.1" in told.err
+    assert "plain 10: wrong, ok, CLs off by 0.1" in output.err
     assert len(read(path)) == 2

@@ -48,10 +48,10 @@ def test_the_likelihood_is_that_of_pyhf(number: int) -> None:
     expected = likelihood.expected(points)
     for point, events in zip(points, expected.events, strict=True):
         mine = dict(zip(model.config.channels, np.split(events, _ends(spec)), strict=True))
-        found = model.expected_actualdata(point[order])
+        yields = model.expected_actualdata(point[order])
         slices = model.config.channel_slices
         for channel in model.config.channels:
-            assert mine[channel] == pytest.approx(found[slices[channel]], rel=1e-11)
+            assert mine[channel] == pytest.approx(yields[slices[channel]], rel=1e-11)
 
 
 def _ends(spec: dict) -> np.ndarray:
@@ -117,20 +117,20 @@ def _cls(q: float, q_asimov: float) -> list[float]:
 
 
 def test_a_counting_experiment() -> None:
-    found = right(_one_bin([]), 1)
+    minima = right(_one_bin([]), 1)
     q = _poisson(60, 54) - _poisson(54, 54)
     q_asimov = _poisson(60, 50) - _poisson(50, 50)
-    assert found.muhat == pytest.approx(0.4, abs=1e-6)
-    assert [found.q, found.q_asimov] == pytest.approx([q, q_asimov], abs=1e-9)
-    assert [found.CLs_obs, *found.CLs_exp] == pytest.approx(_cls(q, q_asimov), abs=1e-9)
-    assert not found.ambiguous
-    assert found.minima == [1, 1, 1, 1]
+    assert minima.muhat == pytest.approx(0.4, abs=1e-6)
+    assert [minima.q, minima.q_asimov] == pytest.approx([q, q_asimov], abs=1e-9)
+    assert [minima.CLs_obs, *minima.CLs_exp] == pytest.approx(_cls(q, q_asimov), abs=1e-9)
+    assert not minima.ambiguous
+    assert minima.minima == [1, 1, 1, 1]
 
 
 def test_a_systematic_that_adds_whichever_way_it_moves_has_two_minima() -> None:
     # 50 + 4 |alpha|, smooth within 1: at mu = 0 alpha moves up or down, equally well.
     data = {"hi_data": [54.0], "lo_data": [54.0]}
-    found = right(_one_bin([{"name": "either", "type": "histosys", "data": data}]), 1)
+    minima = right(_one_bin([{"name": "either", "type": "histosys", "data": data}]), 1)
 
     def profile(mu: float, observed: float, centre: float) -> tuple[float, float]:
         def value(alpha: float) -> float:
@@ -144,25 +144,27 @@ def test_a_systematic_that_adds_whichever_way_it_moves_has_two_minima() -> None:
     alpha, null = profile(0, 54, 0)
     _, fixed = profile(1, 54, 0)
     free = _poisson(54, 54)
-    assert found.minima[1] == 2
-    assert [found.null - found.twice_nll, found.fixed - found.twice_nll] == pytest.approx(
+    assert minima.minima[1] == 2
+    assert [minima.null - minima.twice_nll, minima.fixed - minima.twice_nll] == pytest.approx(
         [null - free, fixed - free], abs=1e-8
     )
-    assert found.muhat == pytest.approx(0.4, abs=1e-5)
+    assert minima.muhat == pytest.approx(0.4, abs=1e-5)
     inner = 4 / 8 * alpha**2 * (15 - 10 * alpha**2 + 3 * alpha**4)
     assert 0 < alpha < 1
     at, asimov = profile(1, 50 + inner, alpha)
     q_asimov = asimov - _poisson(50 + inner, 50 + inner)
     assert 0 < at < alpha
-    assert found.q_asimov == pytest.approx(q_asimov, abs=1e-6)
+    assert minima.q_asimov == pytest.approx(q_asimov, abs=1e-6)
     # Which of the two the Asimov data come from changes nothing, by symmetry.
-    assert found.change == pytest.approx(0, abs=1e-6)
-    assert [found.CLs_obs, *found.CLs_exp] == pytest.approx(_cls(fixed - free, q_asimov), abs=1e-7)
+    assert minima.change == pytest.approx(0, abs=1e-6)
+    assert [minima.CLs_obs, *minima.CLs_exp] == pytest.approx(
+        _cls(fixed - free, q_asimov), abs=1e-7
+    )
 
 
 def test_nothing_is_lower_that_minuit_finds_with_the_likelihood_of_pyhf() -> None:
     spec = draw(1, 51).patched
-    found = right(spec, 1)
+    minima = right(spec, 1)
     model, data, order = _pyhf(spec)
     starts = _points(Likelihood(spec), 16, 51)[:, order]
 
@@ -175,7 +177,7 @@ def test_nothing_is_lower_that_minuit_finds_with_the_likelihood_of_pyhf() -> Non
         minuit = Minuit(value, start)
         minuit.limits = model.config.suggested_bounds()
         ends.append(minuit.migrad().fval)
-    assert found.minima[0] > 1
-    assert max(ends) > found.twice_nll + 1
-    assert min(ends) == pytest.approx(found.twice_nll, abs=1e-2)
-    assert min(ends) > found.twice_nll - 1e-6
+    assert minima.minima[0] > 1
+    assert max(ends) > minima.twice_nll + 1
+    assert min(ends) == pytest.approx(minima.twice_nll, abs=1e-2)
+    assert min(ends) > minima.twice_nll - 1e-6

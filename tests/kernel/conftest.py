@@ -53,35 +53,35 @@ def _modifiers(
     signal: bool,
     wild: bool,
 ) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    modifiers: list[dict[str, Any]] = []
     for name in alphas:
         kind = draw(st.sampled_from(["none", "normsys", "histosys", "both"]))
         if kind in ("normsys", "both"):
             hi, lo = draw(_variation(wild=wild))
-            found.append({"name": name, "type": "normsys", "data": {"hi": hi, "lo": lo}})
+            modifiers.append({"name": name, "type": "normsys", "data": {"hi": hi, "lo": lo}})
         if kind in ("histosys", "both"):
             factors = [draw(_variation(wild=wild)) for _ in nominal]
             data = {
                 "hi_data": [v * hi for v, (hi, _) in zip(nominal, factors, strict=True)],
                 "lo_data": [v * lo for v, (_, lo) in zip(nominal, factors, strict=True)],
             }
-            found.append({"name": name, "type": "histosys", "data": data})
+            modifiers.append({"name": name, "type": "histosys", "data": data})
     if draw(st.booleans()):
         data = [round(abs(value) * draw(_rounded(0.0, 0.3)), 6) for value in nominal]
-        found.append({"name": f"stat_{channel}", "type": "staterror", "data": data})
+        modifiers.append({"name": f"stat_{channel}", "type": "staterror", "data": data})
     if draw(st.integers(0, 3)) == 0:
         data = [round(abs(value) * draw(_rounded(0.0, 0.3)), 6) for value in nominal]
         name = f"shape_{channel}_{sample}"
-        found.append({"name": name, "type": "shapesys", "data": data})
+        modifiers.append({"name": name, "type": "shapesys", "data": data})
     if draw(st.integers(0, 3)) == 0:
-        found.append({"name": "lumi", "type": "lumi", "data": None})
+        modifiers.append({"name": "lumi", "type": "lumi", "data": None})
     if not signal and draw(st.integers(0, 3)) == 0:
-        found.append({"name": "norm", "type": "normfactor", "data": None})
+        modifiers.append({"name": "norm", "type": "normfactor", "data": None})
     if not signal and draw(st.integers(0, 5)) == 0:
-        found.append({"name": "free", "type": "shapefactor", "data": None})
+        modifiers.append({"name": "free", "type": "shapefactor", "data": None})
     if signal:
-        found.append({"name": "mu", "type": "normfactor", "data": None})
-    return found
+        modifiers.append({"name": "mu", "type": "normfactor", "data": None})
+    return modifiers
 
 
 @st.composite
@@ -152,7 +152,7 @@ def models(draw: st.DrawFn, *, wild: bool) -> Case:
 @st.composite
 def _configs(draw: st.DrawFn, bins: list[int], *, wild: bool) -> list[dict[str, Any]]:
     """Draw a measurement's configuration of parameters, of which a model may have only some."""
-    found: list[dict[str, Any]] = [
+    configs: list[dict[str, Any]] = [
         {
             "name": "lumi",
             "inits": [1.0],
@@ -163,34 +163,34 @@ def _configs(draw: st.DrawFn, bins: list[int], *, wild: bool) -> list[dict[str, 
         }
     ]
     if draw(st.booleans()):
-        found.append({"name": "mu", "bounds": [[draw(st.sampled_from([0.0, -1.0])), 7.0]]})
+        configs.append({"name": "mu", "bounds": [[draw(st.sampled_from([0.0, -1.0])), 7.0]]})
     if draw(st.booleans()):
-        found.append({"name": "alpha0", "inits": [0.25], "bounds": [[-3.0, 2.0]]})
+        configs.append({"name": "alpha0", "inits": [0.25], "bounds": [[-3.0, 2.0]]})
     if draw(st.integers(0, 3)) == 0:
-        found.append({"name": "alpha1", "fixed": True, "inits": [0.5]})
+        configs.append({"name": "alpha1", "fixed": True, "inits": [0.5]})
     if draw(st.integers(0, 3)) == 0:
-        found.append({"name": "alpha2", "auxdata": [0.3]})
-    return found + draw(_factor_configs(bins)) if wild else found
+        configs.append({"name": "alpha2", "auxdata": [0.3]})
+    return configs + draw(_factor_configs(bins)) if wild else configs
 
 
 @st.composite
 def _factor_configs(draw: st.DrawFn, bins: list[int]) -> list[dict[str, Any]]:
     """Draw the configuration of parameters that multiply yields."""
-    found: list[dict[str, Any]] = []
+    configs: list[dict[str, Any]] = []
     if draw(st.integers(0, 2)) == 0:
-        found.append(draw(_config("norm", 1)))
+        configs.append(draw(_config("norm", 1)))
     if draw(st.integers(0, 2)) == 0:
-        # Where channels have not the same number of bins nobody can make this parameter.
-        found.append(draw(_config("free", bins[0])))
+        # Nobody can make this parameter where channels differ in their number of bins.
+        configs.append(draw(_config("free", bins[0])))
     for index, count in enumerate(bins):
         if draw(st.booleans()):
             normal = {"auxdata": (0.8, 1.2), "sigmas": (0.01, 0.4)}
-            found.append(draw(_config(f"stat_ch{index}", count, normal)))
+            configs.append(draw(_config(f"stat_ch{index}", count, normal)))
         for sample in ("bkg0", "bkg1", "signal"):
             if draw(st.integers(0, 2)) == 0:
                 poisson = {"auxdata": (0.5, 300.0), "factors": (0.5, 300.0)}
-                found.append(draw(_config(f"shape_ch{index}_{sample}", count, poisson)))
-    return found
+                configs.append(draw(_config(f"shape_ch{index}_{sample}", count, poisson)))
+    return configs
 
 
 @st.composite
@@ -201,16 +201,16 @@ def _config(
     constraint: dict[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """Draw the configuration of parameters around 1, each part of it there or not."""
-    found: dict[str, Any] = {"name": name}
+    config: dict[str, Any] = {"name": name}
     for key, (low, high) in {"inits": (0.7, 1.4), **(constraint or {})}.items():
         if draw(st.booleans()):
-            found[key] = [draw(_rounded(low, high)) for _ in range(count)]
+            config[key] = [draw(_rounded(low, high)) for _ in range(count)]
     if draw(st.booleans()):
         ends = [draw(_rounded(0.05, 0.6)), draw(_rounded(1.5, 6.0))]
-        found["bounds"] = [ends for _ in range(count)]
+        config["bounds"] = [ends for _ in range(count)]
     if draw(st.integers(0, 2)) == 0:
-        found["fixed"] = draw(st.booleans())
-    return found
+        config["fixed"] = draw(st.booleans())
+    return config
 
 
 def _everything() -> Case:

@@ -38,7 +38,7 @@ SMOOTH = [ModelOptions(), ModelOptions(normsys="code1", histosys="code2")]
 
 
 def _answers(case: Case, request: Request) -> list[HypothesisResult]:
-    # As they come over the wire: without numbers of NumPy.
+    # As they come over the wire: without NumPy numbers.
     workspace = json.loads(json.dumps(case.workspace))
     hypotheses = [
         msgspec.structs.replace(one, patch=json.loads(json.dumps(one.patch)))
@@ -46,8 +46,8 @@ def _answers(case: Case, request: Request) -> list[HypothesisResult]:
     ]
     work = Work(digest(workspace), workspace, hypotheses, request, request_digest(request))
     engine = KernelEngine(lambda: PyhfEngine(request.engine))
-    found = {one.name: one for one in engine.answers(work)}
-    return [found[hypothesis.name] for hypothesis in case.hypotheses]
+    results = {one.name: one for one in engine.answers(work)}
+    return [results[hypothesis.name] for hypothesis in case.hypotheses]
 
 
 def _hessian(model: Any, data: list[float], at: np.ndarray, free: list[int]) -> np.ndarray:
@@ -61,19 +61,19 @@ def _hessian(model: Any, data: list[float], at: np.ndarray, free: list[int]) -> 
         return -float(model.logpdf(moved, data)[0])
 
     count = len(free)
-    found = np.zeros((count, count))
+    hessian = np.zeros((count, count))
     for i in range(count):
         for j in range(i + 1):
             ends = [value((i, a), (j, b)) * a * b for a in (1, -1) for b in (1, -1)]
-            found[i, j] = found[j, i] = sum(ends) / (4 * steps[i] * steps[j])
-    return found
+            hessian[i, j] = hessian[j, i] = sum(ends) / (4 * steps[i] * steps[j])
+    return hessian
 
 
-def _check_fit(found: HypothesisResult, model: Any, data: list[float], *, smooth: bool) -> None:
-    answer: FitAnswer = found.fit
+def _check_fit(result: HypothesisResult, model: Any, data: list[float], *, smooth: bool) -> None:
+    answer: FitAnswer = result.fit
     assert [one.name for one in answer.parameters] == model.config.par_names
     at = np.array([one.bestfit for one in answer.parameters])
-    assert found.twice_nll == pytest.approx(-2 * float(model.logpdf(at, data)[0]), abs=1e-7)
+    assert result.twice_nll == pytest.approx(-2 * float(model.logpdf(at, data)[0]), abs=1e-7)
     rows = model.main_model.expected_data(at, return_by_sample=True)
     before = [one.prefit for one in answer.parameters]
     prefit = model.main_model.expected_data(before, return_by_sample=True)
@@ -104,7 +104,7 @@ def _check_fit(found: HypothesisResult, model: Any, data: list[float], *, smooth
     ours = np.linalg.inv(matrix * np.outer(sigmas, sigmas))
     exact = _hessian(model, data, at, free)
     scale = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
-    # Correlations are told to five decimals.
+    # Correlations are rounded to five decimals.
     condition = np.linalg.cond(matrix)
     np.testing.assert_allclose(ours / scale, exact / scale, atol=2e-4 * max(1.0, condition / 10))
 
@@ -118,20 +118,20 @@ def test_everything_is_answered_by_the_kernel(
         "fit": FitRequest(model=options, intervals=True),
         "ranking": RankingRequest(model=options),
     }[kind]
-    for index, found in enumerate(_answers(everything, request)):
-        assert found.status == "ok", found.diagnostics
-        # pyhf's code 2 jumps at +-1: a fit that ends there has to be asked of pyhf.
-        jumped = "a jump of pyhf's code 2" in str(found.diagnostics.get("kernel doubt"))
-        asked = options.histosys == "code2" and jumped
-        assert found.engine == "kernel" or asked, found.diagnostics
+    for index, result in enumerate(_answers(everything, request)):
+        assert result.status == "ok", result.diagnostics
+        # pyhf's code 2 jumps at +-1: pyhf answers where a fit ends there.
+        jumped = "a jump of pyhf's code 2" in str(result.diagnostics.get("kernel doubt"))
+        by_pyhf = options.histosys == "code2" and jumped
+        assert result.engine == "kernel" or by_pyhf, result.diagnostics
         model, data = pyhf_model(everything, index, options)
         if kind == "fit":
-            _check_fit(found, model, data, smooth="code0" not in options.histosys)
-            _check_intervals(found, model, data)
+            _check_fit(result, model, data, smooth="code0" not in options.histosys)
+            _check_intervals(result, model, data)
         elif kind == "limit":
-            _check_limits(found, model, data)
+            _check_limits(result, model, data)
         else:
-            _check_impacts(found, model, data)
+            _check_impacts(result, model, data)
 
 
 def _minimum(model: Any, data: list[float], start: list[float], held: dict[int, float]) -> Any:
@@ -147,23 +147,23 @@ def _minimum(model: Any, data: list[float], start: list[float], held: dict[int, 
     return np.array(at), float(value)
 
 
-def _check_intervals(found: HypothesisResult, model: Any, data: list[float]) -> None:
+def _check_intervals(result: HypothesisResult, model: Any, data: list[float]) -> None:
     """See that pyhf's profile likelihood is 1 above the minimum at some of the ends."""
-    start = [one.bestfit for one in found.fit.parameters]
+    start = [one.bestfit for one in result.fit.parameters]
     checked = 0
-    for index, one in list(enumerate(found.fit.parameters))[::4]:
+    for index, one in list(enumerate(result.fit.parameters))[::4]:
         for end in (one.lower, one.upper):
             if end is None:
                 continue
             _, value = _minimum(model, data, start, {index: end})
-            assert value - found.twice_nll == pytest.approx(1.0, abs=1e-2), one
+            assert value - result.twice_nll == pytest.approx(1.0, abs=1e-2), one
             checked += 1
     assert checked > 2
 
 
-def _check_limits(found: HypothesisResult, model: Any, data: list[float]) -> None:
+def _check_limits(result: HypothesisResult, model: Any, data: list[float]) -> None:
     """See that pyhf's CLs is 0.05 at the observed and the median expected limit."""
-    values = (found.limit.observed, found.limit.expected[2])
+    values = (result.limit.observed, result.limit.expected[2])
     assert any(value is not None for value in values)
     pyhf.set_backend("numpy", pyhf.optimize.scipy_optimizer(tolerance=1e-12, maxiter=2000))
     for which, mu in enumerate(values):
@@ -174,24 +174,24 @@ def _check_limits(found: HypothesisResult, model: Any, data: list[float]) -> Non
             observed, expected = pyhf.infer.hypotest(mu, data, model, return_expected_set=True)
         cls = (float(observed), float(expected[2]))[which]
         # pyhf's answer is of its optimizer's usual tolerance.
-        assert cls == pytest.approx(0.05, abs=1e-4 if found.engine == "kernel" else 1e-3)
+        assert cls == pytest.approx(0.05, abs=1e-4 if result.engine == "kernel" else 1e-3)
 
 
-def _check_impacts(found: HypothesisResult, model: Any, data: list[float]) -> None:
+def _check_impacts(result: HypothesisResult, model: Any, data: list[float]) -> None:
     """See that pyhf finds the same shift of the POI with some of the parameters held."""
     poi = model.config.poi_index
-    told = {one.parameter.name: one.parameter for one in found.ranking.impacts}
+    fitted = {one.parameter.name: one.parameter for one in result.ranking.impacts}
     start = [
-        told[name].bestfit if name in told else init
+        fitted[name].bestfit if name in fitted else init
         for name, init in zip(model.config.par_names, model.config.suggested_init(), strict=True)
     ]
-    start[poi] = found.muhat
-    for impact in found.ranking.impacts[:2]:
+    start[poi] = result.muhat
+    for impact in result.ranking.impacts[:2]:
         index = model.config.par_names.index(impact.parameter.name)
         low, high = model.config.suggested_bounds()[index]
         value = np.clip(impact.parameter.bestfit + impact.parameter.uncertainty, low, high)
         at, _ = _minimum(model, data, start, {index: float(value)})
-        shift = float(at[poi]) - found.muhat
+        shift = float(at[poi]) - result.muhat
         assert impact.postfit_up == pytest.approx(shift, abs=2e-3)
 
 
@@ -212,15 +212,15 @@ def _check_impacts(found: HypothesisResult, model: Any, data: list[float]) -> No
 def test_generated_models(data: st.DataObject, models_strategy: Callable, pyhf_model: Any) -> None:
     case = data.draw(models_strategy(wild=False))
     options = data.draw(st.sampled_from(SMOOTH))
-    found = _answers(case, FitRequest(model=options))[0]
+    result = _answers(case, FitRequest(model=options))[0]
     model, observed = pyhf_model(case, 0, options)
-    # What is doubted has been pyhf's to answer, or the lower minimum is the kernel's.
-    assume(KERNEL_DOUBT not in found.diagnostics)
-    assert found.status == "ok"
-    _check_fit(found, model, observed, smooth=True)
-    at = [one.bestfit for one in found.fit.parameters]
+    # Doubtful fits were answered by pyhf, or the kernel has the lower minimum.
+    assume(KERNEL_DOUBT not in result.diagnostics)
+    assert result.status == "ok"
+    _check_fit(result, model, observed, smooth=True)
+    at = [one.bestfit for one in result.fit.parameters]
     try:
         _, theirs = _minimum(model, observed, at, {})
     except (pyhf.exceptions.FailedMinimization, ValueError):
         return
-    assert found.twice_nll <= theirs + 1e-4
+    assert result.twice_nll <= theirs + 1e-4

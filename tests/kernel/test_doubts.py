@@ -23,7 +23,7 @@ GOOD = [0.2, 0.01, 0.04, 0.1, 0.3, 0.6]
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "faults"),
     [
         ([GOOD], []),
         # Rounding is no reason, neither at the ends nor in the order.
@@ -40,8 +40,8 @@ GOOD = [0.2, 0.01, 0.04, 0.1, 0.3, 0.6]
         ),
     ],
 )
-def test_cls_that_cannot_be(rows: list[list[float]], told: list[str]) -> None:
-    assert cls_problems(np.array(rows)) == told
+def test_cls_that_cannot_be(rows: list[list[float]], faults: list[str]) -> None:
+    assert cls_problems(np.array(rows)) == faults
 
 
 @pytest.fixture
@@ -70,29 +70,29 @@ def _flag(name: str) -> Callable[[Any, Any], Any]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reasons"),
     [
         (_flag("converged"), ["did not converge"]),
         (_flag("positive"), ["ended where the Hessian is not positive definite"]),
         (
             lambda loaded, fits: _yields(loaded, fits, -0.1),
-            ["expects less than no events in a bin"],
+            ["expects negative events in a bin"],
         ),
         (
             lambda loaded, fits: _yields(loaded, fits, 0.0),
             ["expects nothing in a bin with events"],
         ),
     ],
-    ids=["converged", "Hessian", "less than none", "none"],
+    ids=["converged", "Hessian", "negative", "none"],
 )
-def test_each_reason_is_told_of_the_fit_that_has_it(
-    fitted: tuple[Any, Any], change: Callable[[Any, Any], Any], told: list[str]
+def test_each_reason_is_given_for_the_fit_that_has_it(
+    fitted: tuple[Any, Any], change: Callable[[Any, Any], Any], reasons: list[str]
 ) -> None:
     loaded, fits = fitted
     changed = change(loaded, fits)
     assert doubts(loaded, changed, 0) == []
     assert doubts(loaded, fits, 1) == []
-    assert doubts(loaded, changed, 1) == told
+    assert doubts(loaded, changed, 1) == reasons
 
 
 def test_nothing_may_be_expected_where_nothing_is_seen(fitted: tuple[Any, Any]) -> None:
@@ -102,7 +102,7 @@ def test_nothing_may_be_expected_where_nothing_is_seen(fitted: tuple[Any, Any]) 
     assert doubts(loaded, _yields(loaded, fits, 0.0), 1, events) == []
 
 
-def test_a_jump_of_an_interpolation_is_told(fitted: tuple[Any, Any]) -> None:
+def test_a_jump_of_an_interpolation_is_reported(fitted: tuple[Any, Any]) -> None:
     loaded, fits = fitted
     # The columns of parameters that have such jumps are known to the compiled hypotheses.
     at = SimpleNamespace(
@@ -110,6 +110,6 @@ def test_a_jump_of_an_interpolation_is_told(fitted: tuple[Any, Any]) -> None:
     )
     x = fits.x.copy()
     x[:, :2] = [[0.9, -0.9], [0.0, -1.0]]
-    there = fits._replace(x=x)
-    assert doubts(at, there, 0) == []
-    assert doubts(at, there, 1) == ["ended beyond a jump of pyhf's code 2, at +-1"]
+    beyond = fits._replace(x=x)
+    assert doubts(at, beyond, 0) == []
+    assert doubts(at, beyond, 1) == ["ended beyond a jump of pyhf's code 2, at +-1"]

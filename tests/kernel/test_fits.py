@@ -49,7 +49,7 @@ def _ours(
 ) -> dict:
     compilation = compile_hypotheses(case.workspace, case.hypotheses, options)
     assert not compilation.unsupported
-    found = {}
+    answers = {}
     for batch in compilation.batches:
         loaded = load(batch, range(len(batch.members)), setting or runtime(), test_stat)
         tests = hypotest(loaded, mus, test_stat)
@@ -57,7 +57,7 @@ def _ours(
             parameters = batch.parameters(at)
             for index, mu in enumerate(mus):
                 fits = [tests.free, tests.null, tests.fixed[index], tests.asimov[index]]
-                found[member.name, mu] = Ours(
+                answers[member.name, mu] = Ours(
                     cls=np.array([tests.CLs_obs[at, index], *tests.CLs_exp[at, index]]),
                     minima=2
                     * np.array([fit.value[at] + loaded.chunk.constant[at] for fit in fits[:3]]),
@@ -65,7 +65,7 @@ def _ours(
                     parameters=[parameters.join(fit.x[at], fit.local[at]) for fit in fits],
                     muhat=float(tests.muhat[at]),
                 )
-    return found
+    return answers
 
 
 class Theirs(NamedTuple):
@@ -82,7 +82,7 @@ class Theirs(NamedTuple):
 
 def _theirs(model: Any, data: list[float], mu: float, test_stat: str, optimizer: Any) -> Theirs:
     pyhf.set_backend("numpy", optimizer)
-    # Its lower bound decides which statistic pyhf computes, whatever it is asked for.
+    # Its lower bound decides which statistic pyhf computes, whatever its argument.
     bounds = model.config.suggested_bounds()
     low, high = bounds[model.config.poi_index]
     floor = max(low, 0.0) if test_stat == "qtilde" else min(low, -high)
@@ -119,13 +119,13 @@ def _optimizers() -> list[Any]:
 
 def _all_of_theirs(model: Any, data: list[float]) -> list[Theirs]:
     """Return what pyhf finds at mu = 1 with each optimizer that does not fail."""
-    found = []
+    fits = []
     for optimizer in _optimizers():
         try:
-            found.append(_theirs(model, data, 1.0, "qtilde", optimizer))
+            fits.append(_theirs(model, data, 1.0, "qtilde", optimizer))
         except (pyhf.exceptions.FailedMinimization, ValueError, ArithmeticError):
             continue
-    return [one for one in found if np.isfinite(one.minima).all()]
+    return [one for one in fits if np.isfinite(one.minima).all()]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def _generated(data: st.DataObject, models: Callable, codes: Any, pyhf_model: Ca
     event("sound")
     model, observed = pyhf_model(case, 0, options)
     for one in _all_of_theirs(model, observed):
-        # Less than no events in a bin without any is no probability, though pyhf has a number.
+        # Negative events in an empty bin are no probability, though pyhf has a number.
         assert ((mine.minima <= one.minima + NLL_TOLERANCE) | (one.least < 0)).all()
 
 

@@ -27,7 +27,7 @@ BELOW: dict[str, Callable[[float, float, float], float]] = {
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew() -> Iterator[None]:
+def _computed_anew() -> Iterator[None]:
     runtime()  # in double precision
     rows.code2_lines.cache_clear()
     yield
@@ -36,8 +36,8 @@ def _asked_anew() -> Iterator[None]:
 
 def _kernel(code: str) -> np.ndarray:
     alpha = jnp.asarray(ALPHAS)
-    found = rows.basis_functions(code, alpha, alpha > 0)
-    return np.asarray((HIGH - NOMINAL) * found.up + (NOMINAL - LOW) * found.down)
+    basis = rows.basis_functions(code, alpha, alpha > 0)
+    return np.asarray((HIGH - NOMINAL) * basis.up + (NOMINAL - LOW) * basis.down)
 
 
 @pytest.mark.parametrize("code", ["code0", "code2", "code4p"])
@@ -87,26 +87,26 @@ def test_code2_is_that_of_whichever_pyhf(version: str, monkeypatch: pytest.Monke
     inner = np.array([-3.5, -2.0, -0.4, 0.7, 2.5])
 
     def value(x: jax.Array) -> jax.Array:
-        found = rows.basis_functions("code2", x, x > 0)
-        return (HIGH - NOMINAL) * found.up + (NOMINAL - LOW) * found.down
+        basis = rows.basis_functions("code2", x, x > 0)
+        return (HIGH - NOMINAL) * basis.up + (NOMINAL - LOW) * basis.down
 
-    found = rows.basis_functions("code2", jnp.asarray(inner), jnp.asarray(inner > 0))
+    basis = rows.basis_functions("code2", jnp.asarray(inner), jnp.asarray(inner > 0))
     slope = jax.vmap(jax.grad(value))(jnp.asarray(inner))
-    ours = (HIGH - NOMINAL) * found.up1 + (NOMINAL - LOW) * found.down1
+    ours = (HIGH - NOMINAL) * basis.up1 + (NOMINAL - LOW) * basis.down1
     np.testing.assert_allclose(np.asarray(ours), np.asarray(slope), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
-def test_pyhf_may_be_asked_inside_a_program(backend: str) -> None:
+def test_pyhf_may_compute_inside_a_program(backend: str) -> None:
     before = pyhf.get_backend()
     try:
         pyhf.set_backend(backend)
         traced = jax.jit(lambda x: rows.basis_functions("code2", x, x > 0).up)
-        found = np.asarray(traced(jnp.asarray(ALPHAS)))
+        values = np.asarray(traced(jnp.asarray(ALPHAS)))
     finally:
         pyhf.set_backend(*before)
     rows.code2_lines.cache_clear()
     alpha = jnp.asarray(ALPHAS)
     np.testing.assert_allclose(
-        found, np.asarray(rows.basis_functions("code2", alpha, alpha > 0).up), atol=1e-12
+        values, np.asarray(rows.basis_functions("code2", alpha, alpha > 0).up), atol=1e-12
     )

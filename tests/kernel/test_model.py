@@ -79,11 +79,11 @@ def _checked(loaded: Any, batch: Any, member: int, model: Any, data: list[float]
     def matrix_of(values: np.ndarray) -> np.ndarray:
         """Return a matrix of columns in pyhf's order, NaN for parameters that are not columns."""
         place = column_of(np.arange(batch.shape.columns, dtype=float))
-        known = np.isfinite(place) & ~parameters.idle
-        columns = place[known].astype(int)
-        found = np.full((len(place), len(place)), np.nan)
-        found[np.ix_(known, known)] = values[np.ix_(columns, columns)]
-        return found
+        fitted = np.isfinite(place) & ~parameters.idle
+        columns = place[fitted].astype(int)
+        matrix = np.full((len(place), len(place)), np.nan)
+        matrix[np.ix_(fitted, fitted)] = values[np.ix_(columns, columns)]
+        return matrix
 
     return Checked(
         names=parameters.names,
@@ -113,9 +113,9 @@ def _compare(checked: Checked, seed: int) -> int:
     assert checked.names == model.config.par_names
     for vector in _points(model, seed):
         expected = np.asarray(model.expected_actualdata(vector))
-        found = checked.yields(vector)
-        np.testing.assert_allclose(found, expected, rtol=PRECISION, atol=ZERO)
-        # The kernel leaves idle parameters where their constraint has them.
+        yields = checked.yields(vector)
+        np.testing.assert_allclose(yields, expected, rtol=PRECISION, atol=ZERO)
+        # The kernel leaves idle parameters at the centres of their constraints.
         resting = np.where(checked.idle, _resting(model), vector)
         theirs = -2 * float(model.logpdf(resting, checked.data)[0])
         if not np.isfinite(theirs):
@@ -221,13 +221,13 @@ def test_minimising_over_local_parameters_keeps_the_derivatives(everything: Case
         return evaluate(batch.shape, samples, terms, target, local, x, side)
 
     def with_curvature(x: Any) -> Any:
-        found, parts = function(x)
-        return found, curvature(batch.shape, terms, target, batch.slots, parts)
+        evaluation, parts = function(x)
+        return evaluation, curvature(batch.shape, terms, target, batch.slots, parts)
 
-    found, bend = jax.jit(with_curvature)(x)
+    evaluation, bend = jax.jit(with_curvature)(x)
     assert batch.shape.local == "some"
     slope = jax.jit(jax.jacfwd(lambda x: function(x)[0].value))(x)
-    np.testing.assert_allclose(found.gradient, slope, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(evaluation.gradient, slope, rtol=1e-9, atol=1e-9)
     second = jax.jit(jax.jacfwd(lambda x: function(x)[0].gradient))(x)
     np.testing.assert_allclose(bend.hessian, second, rtol=1e-8, atol=1e-7)
 
@@ -266,16 +266,16 @@ def _derivatives(checked: Checked, seed: int) -> str:
     nearby = [checked.yields(at) for points in (steps[-2], steps[2]) for at in points]
     if not np.isfinite([checked.twice_nll(vector), *itertools.chain(*values.values())]).all():
         return "no likelihood there"
-    if not all((np.abs(there - yields) <= 0.01 * np.abs(yields)).all() for there in nearby):
+    if not all((np.abs(near - yields) <= 0.01 * np.abs(yields)).all() for near in nearby):
         return "a bin is nearly empty"
     slopes = {step: [checked.gradient(at) for at in points] for step, points in steps.items()}
     # What is lost in the difference of sums as large as these.
     rounding = 1e-11 * (abs(checked.twice_nll(vector)) + 20 * np.sum(checked.data))
     for row, index in enumerate(columns):
-        slope = _difference({step: found[row] for step, found in values.items()})
+        slope = _difference({step: several[row] for step, several in values.items()})
         scale = 1e-6 * np.abs(gradient[columns]).max()
         assert gradient[index] == pytest.approx(slope, rel=1e-6, abs=1e-5 + scale + rounding)
-        rises = _difference({step: found[row] for step, found in slopes.items()})
+        rises = _difference({step: several[row] for step, several in slopes.items()})
         scale = 1e-6 * np.abs(hessian[np.ix_(columns, columns)]).max()
         np.testing.assert_allclose(
             hessian[index, columns], rises[columns], rtol=1e-6, atol=1e-5 + scale + rounding

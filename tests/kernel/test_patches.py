@@ -115,9 +115,9 @@ def test_unusual_patches_are_what_pyhf_makes_of_them(
             vector = np.array(model.config.suggested_init()) * 0.97 + 0.02
             x, local = parameters.split(vector, batch.shape.columns, batch.shape.bins)
             observed = loaded.observed.take(which)
-            found, _ = loaded.evaluate(which, x[None], local[None], observed)
+            evaluation, _ = loaded.evaluate(which, x[None], local[None], observed)
             expected = model.expected_actualdata(vector)
-            np.testing.assert_allclose(found.yields[0, batch.slots], expected, rtol=1e-10)
+            np.testing.assert_allclose(evaluation.yields[0, batch.slots], expected, rtol=1e-10)
             np.testing.assert_array_equal(observed.events[0, batch.slots], data[: len(expected)])
             seen.append(hypothesis.name)
     assert sorted(seen) == sorted(names)
@@ -152,9 +152,9 @@ def _broken(everything: Case, change: Callable[[dict[str, Any]], None]) -> str:
     patch = copy.deepcopy(everything.hypotheses[1].patch)
     change(patch[0]["value"])
     hypothesis = Hypothesis(name="broken", values=(), patch=patch)
-    found = compile_hypotheses(everything.workspace, [hypothesis], ModelOptions())
-    assert not found.batches
-    return found.unsupported["broken"]
+    compilation = compile_hypotheses(everything.workspace, [hypothesis], ModelOptions())
+    assert not compilation.batches
+    return compilation.unsupported["broken"]
 
 
 def _with(kind: str, name: str, data: Any) -> Callable[[dict[str, Any]], None]:
@@ -165,7 +165,7 @@ def _with(kind: str, name: str, data: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda sample: sample.update(data=[1.0, 2.0], modifiers=[]), "has not the bins"),
+        (lambda sample: sample.update(data=[1.0, 2.0], modifiers=[]), "does not have the bins"),
         (lambda sample: sample.update(data=[1.0, float("nan"), 2.0]), "not finite"),
         (lambda sample: sample.update(name="top"), "under a name that its channel has"),
         (lambda sample: sample.pop("modifiers"), "cannot be read"),
@@ -191,8 +191,8 @@ def test_a_staterror_in_other_channels_than_its_samples_is_refused(everything: C
     modifier = {"name": "stat_SR", "type": "staterror", "data": [0.1, 0.1]}
     patch[1]["value"]["modifiers"].append(modifier)
     hypothesis = Hypothesis(name="one", values=(), patch=patch)
-    found = compile_hypotheses(everything.workspace, [hypothesis], ModelOptions())
-    assert "in other channels" in found.unsupported["one"]
+    compilation = compile_hypotheses(everything.workspace, [hypothesis], ModelOptions())
+    assert "in other channels" in compilation.unsupported["one"]
 
 
 @pytest.mark.parametrize(
@@ -213,16 +213,16 @@ def test_configurations_that_do_not_fit_are_refused(
     workspace = copy.deepcopy(everything.workspace)
     parameters = workspace["measurements"][0]["config"]["parameters"]
     parameters[:] = [one for one in parameters if one["name"] != configured["name"]] + [configured]
-    found = compile_hypotheses(workspace, everything.hypotheses[:1], ModelOptions())
-    assert reason in found.unsupported["first"]
+    compilation = compile_hypotheses(workspace, everything.hypotheses[:1], ModelOptions())
+    assert reason in compilation.unsupported["first"]
 
 
 def test_a_configuration_given_twice_is_refused(everything: Case) -> None:
     workspace = copy.deepcopy(everything.workspace)
     parameters = workspace["measurements"][0]["config"]["parameters"]
     parameters.append(parameters[0])
-    found = compile_hypotheses(workspace, everything.hypotheses[:1], ModelOptions())
-    assert "configured twice" in found.unsupported["first"]
+    compilation = compile_hypotheses(workspace, everything.hypotheses[:1], ModelOptions())
+    assert "configured twice" in compilation.unsupported["first"]
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_configuration_given_twice_is_refused(everything: Case) -> None:
 def test_options_that_do_not_fit_are_refused(
     everything: Case, options: ModelOptions, reason: str
 ) -> None:
-    found = compile_hypotheses(everything.workspace, everything.hypotheses[:1], options)
-    assert reason in found.unsupported["first"]
+    compilation = compile_hypotheses(everything.workspace, everything.hypotheses[:1], options)
+    assert reason in compilation.unsupported["first"]
 
 
 def test_another_parameter_may_be_of_interest(everything: Case, pyhf_model: Callable) -> None:
@@ -256,9 +256,9 @@ def test_another_parameter_may_be_of_interest(everything: Case, pyhf_model: Call
 
 
 def test_a_workspace_that_is_none_is_refused_for_every_hypothesis(everything: Case) -> None:
-    found = compile_hypotheses({"channels": 1}, everything.hypotheses, ModelOptions())
-    assert not found.batches
-    assert set(found.unsupported) == {"first", "second"}
+    compilation = compile_hypotheses({"channels": 1}, everything.hypotheses, ModelOptions())
+    assert not compilation.batches
+    assert set(compilation.unsupported) == {"first", "second"}
 
 
 def test_a_patch_that_does_not_apply_is_refused(everything: Case) -> None:

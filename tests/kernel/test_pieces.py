@@ -64,8 +64,8 @@ def test_local_parameters_are_at_their_minimum(
         rate=zero + precision if kind == "poisson" else zero,
         counted=zero + precision * aux if kind == "poisson" else zero,
     )
-    found, free = minimum(jnp.array([rest]), jnp.array([scaled]), jnp.array([data]), terms)
-    here = float(found[0])
+    local, free = minimum(jnp.array([rest]), jnp.array([scaled]), jnp.array([data]), terms)
+    here = float(local[0])
     assert 1e-10 <= here <= 10
     assert bool(free[0]) == (1e-10 < here < 10)
     if rest == 0 and scaled == 0 and data > 0:
@@ -92,8 +92,8 @@ def test_a_local_parameter_that_is_fixed_stays(kind: str) -> None:
         rate=4.0 * one if kind == "poisson" else zero,
         counted=4.0 * one if kind == "poisson" else zero,
     )
-    found, free = minimum(one, one, 5.0 * one, terms)
-    assert float(found[0]) == pytest.approx(0.7)
+    best, free = minimum(one, one, 5.0 * one, terms)
+    assert float(best[0]) == pytest.approx(0.7)
     assert not bool(free[0])
 
 
@@ -141,8 +141,8 @@ def test_bounds_are_kept_and_found_by_the_projected_method() -> None:
         centre = generator.normal(size=4) * 2
         low, high = -np.ones(4), np.array([1.0, 0.5, 2.0, 1.0])
         function, bend = _quadratic(matrix, centre)
-        found = minimise(Problem(function, bend, _slopes, low, high, None), jnp.zeros(4), 1, 1)
-        assert bool(found.converged)
+        end = minimise(Problem(function, bend, _slopes, low, high, None), jnp.zeros(4), 1, 1)
+        assert bool(end.converged)
         best = np.inf
         for fixed in itertools.product((None, "low", "high"), repeat=4):
             x = np.array(
@@ -155,7 +155,7 @@ def test_bounds_are_kept_and_found_by_the_projected_method() -> None:
                 x[free] = centre[free] - np.linalg.solve(matrix[np.ix_(free, free)], right)
             if (x >= low - 1e-12).all() and (x <= high + 1e-12).all():
                 best = min(best, 0.5 * (x - centre) @ matrix @ (x - centre))
-        assert float(found.value) == pytest.approx(best, abs=1e-10)
+        assert float(end.value) == pytest.approx(best, abs=1e-10)
 
 
 def test_a_minimum_at_a_kink_is_found() -> None:
@@ -179,9 +179,9 @@ def test_a_minimum_at_a_kink_is_found() -> None:
             jnp.ones(1, dtype=bool),
         )
         for start in (0.0, 1.0, -1.0):
-            found = minimise(problem, jnp.full(1, start), 1, 1)
-            assert bool(found.converged)
-            assert float(found.x[0]) == pytest.approx(expected, abs=1e-9)
+            end = minimise(problem, jnp.full(1, start), 1, 1)
+            assert bool(end.converged)
+            assert float(end.x[0]) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_region_of_negative_curvature_is_left() -> None:
@@ -200,10 +200,10 @@ def test_a_region_of_negative_curvature_is_left() -> None:
         5 * jnp.ones(1),
         None,
     )
-    found = minimise(problem, jnp.full(1, 0.01), 1, 1)
-    assert bool(found.converged)
-    assert bool(found.positive)
-    assert float(found.x[0]) == pytest.approx(1.0, abs=1e-6)
+    end = minimise(problem, jnp.full(1, 0.01), 1, 1)
+    assert bool(end.converged)
+    assert bool(end.positive)
+    assert float(end.x[0]) == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("test_stat", ["qtilde", "q"])
@@ -214,22 +214,22 @@ def test_cls_is_that_of_pyhf(q: float, q_asimov: float, test_stat: str) -> None:
     root, width = np.sqrt(q), np.sqrt(q_asimov)
     t = (q - q_asimov) / (2 * width) if test_stat == "qtilde" and root > width else root - width
     signal, background = calculator(-width), calculator(0.0)
-    found = asymptotic_cls(np.array([q]), np.array([q_asimov]), test_stat)
+    cls = asymptotic_cls(np.array([q]), np.array([q_asimov]), test_stat)
     if background.pvalue(t) == 0:
         # Both tails are zero in pyhf, and CLs is not a number.
-        assert 0 <= found.observed[0] <= 1
+        assert 0 <= cls.observed[0] <= 1
     else:
         expected = signal.pvalue(t) / background.pvalue(t)
-        assert found.observed[0] == pytest.approx(float(expected), rel=1e-9)
-    for value, n in zip(found.expected[0], (2, 1, 0, -1, -2), strict=True):
+        assert cls.observed[0] == pytest.approx(float(expected), rel=1e-9)
+    for value, n in zip(cls.expected[0], (2, 1, 0, -1, -2), strict=True):
         assert value == pytest.approx(float(signal.pvalue(n) / background.pvalue(n)), rel=1e-9)
 
 
 def test_tiny_cls_is_not_zero_and_blind_cls_is_one() -> None:
-    found = asymptotic_cls(np.array([1200.0, 0.0, 1e-9]), np.array([1200.0, 0.0, 0.0]), "qtilde")
-    assert 0 < found.observed[0] < 1e-200
-    assert found.observed[1:].tolist() == [1.0, 1.0]
-    assert found.expected[1].tolist() == [1.0] * 5
+    cls = asymptotic_cls(np.array([1200.0, 0.0, 1e-9]), np.array([1200.0, 0.0, 0.0]), "qtilde")
+    assert 0 < cls.observed[0] < 1e-200
+    assert cls.observed[1:].tolist() == [1.0, 1.0]
+    assert cls.expected[1].tolist() == [1.0] * 5
 
 
 def test_every_bin_has_its_own_place() -> None:

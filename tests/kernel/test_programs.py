@@ -76,9 +76,9 @@ def test_patches_with_other_numbers_of_own_parameters_share_a_program(everything
     before = program.run._cache_size()
     # Tasks of their own, and one in which they are mixed.
     for counts in ([0], [1], [0, 2, 1], [1, 2]):
-        other, found = fit(counts)
+        other, together = fit(counts)
         assert other == shape
-        assert found.get(2, alone[2]) == pytest.approx(alone[2], abs=1e-9)
+        assert together.get(2, alone[2]) == pytest.approx(alone[2], abs=1e-9)
     assert program.run._cache_size() == before
 
 
@@ -128,7 +128,7 @@ def test_many_processes_publish_the_same_program_at_once(tmp_path: Path) -> None
 def test_of_processes_that_need_the_same_program_one_compiles_it(tmp_path: Path) -> None:
     first, second, other = (JitCache(tmp_path) for _ in range(3))
     compiling, finish = threading.Event(), threading.Event()
-    found: list[str] = []
+    names: list[str] = []
 
     def compile_it() -> None:
         with first.first_use("a"):
@@ -138,7 +138,7 @@ def test_of_processes_that_need_the_same_program_one_compiles_it(tmp_path: Path)
 
     def need_it() -> None:
         with second.first_use("a"):
-            found.extend(path.name for path in second.private.iterdir())
+            names.extend(path.name for path in second.private.iterdir())
 
     threads = [threading.Thread(target=one) for one in (compile_it, need_it)]
     threads[0].start()
@@ -151,7 +151,7 @@ def test_of_processes_that_need_the_same_program_one_compiles_it(tmp_path: Path)
     finish.set()
     for thread in threads:
         thread.join(30)
-    assert found == ["a-cache"]
+    assert names == ["a-cache"]
 
 
 def test_a_program_is_waited_for_once(tmp_path: Path) -> None:
@@ -233,10 +233,10 @@ def test_programs_of_another_user_are_not_run(
     real = Path.stat
 
     def theirs(path: Path, **options: bool) -> Any:
-        found = real(path, **options)
+        status = real(path, **options)
         if path.name != "a-cache":
-            return found
-        return SimpleNamespace(st_uid=os.getuid() + 1000, st_mode=found.st_mode)
+            return status
+        return SimpleNamespace(st_uid=os.getuid() + 1000, st_mode=status.st_mode)
 
     monkeypatch.setattr(Path, "stat", theirs)
     assert [path.name for path in JitCache(tmp_path).private.iterdir()] == ["b-cache"]
@@ -263,7 +263,7 @@ def test_another_processor_has_other_programs(monkeypatch: pytest.MonkeyPatch) -
     assert len(here) == 16
 
 
-# Compiles one program through the cache and prints what comes of it, and how many were compiled.
+# Compiles one program through the cache, and prints its result and how many were compiled.
 COMPILING = """
 import sys
 import fitserve_worker.kernel.runtime as made
@@ -303,13 +303,13 @@ def _together(cache: Path, count: int) -> list[tuple[str, int]]:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    found = []
+    outputs = []
     for process in processes:
-        told, _ = process.communicate()
+        output, _ = process.communicate()
         assert process.returncode == 0
-        value, misses = told.split()
-        found.append((value, int(misses)))
-    return found
+        value, misses = output.split()
+        outputs.append((value, int(misses)))
+    return outputs
 
 
 def _programs(cache: Path) -> list[Path]:

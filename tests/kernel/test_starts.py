@@ -1,4 +1,4 @@
-"""Fits from several starts: the lowest minimum counts, and what is seen besides is told."""
+"""Fits from several starts: the lowest minimum counts, and other minima are reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import Loaded, load
 from fitserve_worker.kernel.runtime import runtime
 from fitserve_worker.kernel.spec import most_same_sided, read_sample
-from fitserve_worker.kernel.starts import Asked, SecondMinima, deepened, falling
+from fitserve_worker.kernel.starts import Cases, SecondMinima, deepened, falling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,26 +64,26 @@ def _loaded(workspace: dict[str, Any]) -> Loaded:
 def _answered(workspace: dict[str, Any], request: Request) -> HypothesisResult:
     hypothesis = Hypothesis(name="one", values=(), patch=[])
     work = Work(digest(workspace), workspace, [hypothesis], request, request_digest(request))
-    (found,) = answers(work)
-    return found
+    (result,) = answers(work)
+    return result
 
 
-def _held_at_zero(loaded: Loaded, tilt: float) -> tuple[Asked, Any]:
+def _held_at_zero(loaded: Loaded, tilt: float) -> tuple[Cases, Any]:
     one, zero = np.zeros(1, dtype=int), np.zeros(1)
-    asked = Asked(one, zero, loaded.observed)
+    cases = Cases(one, zero, loaded.observed)
     start = loaded.chunk.columns["init"][one].copy()
     start[0, 0] = tilt
-    return asked, loaded.fit(one, start, loaded.observed, zero)
+    return cases, loaded.fit(one, start, loaded.observed, zero)
 
 
 @pytest.mark.parametrize("tilt", [-0.8, 0.8])
 def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
     loaded = _loaded(_workspace())
-    asked, ended = _held_at_zero(loaded, tilt)
+    cases, ended = _held_at_zero(loaded, tilt)
     # Up reaches the data with less of the systematic than down.
     assert np.sign(ended.x[0, 0]) == np.sign(tilt)
-    found, seen = deepened(loaded, asked, ended)
-    assert 0 < found.x[0, 0] < 1
+    fits, seen = deepened(loaded, cases, ended)
+    assert 0 < fits.x[0, 0] < 1
     model = pyhf.Workspace(_workspace()).model()
     data = pyhf.Workspace(_workspace()).data(model)
     mu = model.config.poi_index
@@ -91,7 +91,7 @@ def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
     points[:, 1 - mu] = np.linspace(-3, 3, len(points))
     scan = [float(-2 * model.logpdf(point, data)[0]) for point in points]
     constant = 2 * loaded.chunk.constant[0]
-    assert 2 * found.value[0] + constant == pytest.approx(min(scan), abs=1e-5)
+    assert 2 * fits.value[0] + constant == pytest.approx(min(scan), abs=1e-5)
     # The second one is where the scan has it.
     below = min(scan[:3000])
     assert 2 * seen.rival[0] == pytest.approx(below - min(scan), abs=1e-3)
@@ -100,44 +100,44 @@ def test_the_lower_of_two_minima_is_found_from_either(tilt: float) -> None:
 @pytest.mark.parametrize("up", [23.0, 30.0])
 def test_a_lower_minimum_without_signal_has_all_digits(up: float) -> None:
     loaded = _loaded(_workspace(up=up))
-    asked, ended = _held_at_zero(loaded, -0.8)
-    found, _ = deepened(loaded, asked, ended)
-    assert found.x[0, 0] > 0
-    bounds = loaded.bounds(asked.hypothesis, asked.poi)
-    exact = loaded.fit_between(asked.hypothesis, found.x, asked.data, bounds, exact=True)
+    cases, ended = _held_at_zero(loaded, -0.8)
+    fits, _ = deepened(loaded, cases, ended)
+    assert fits.x[0, 0] > 0
+    bounds = loaded.bounds(cases.hypothesis, cases.poi)
+    exact = loaded.fit_between(cases.hypothesis, fits.x, cases.data, bounds, exact=True)
     # Asimov data are made of these parameters; for the minimum 1e-9 is enough.
-    assert found.x == pytest.approx(exact.x, abs=1e-11)
+    assert fits.x == pytest.approx(exact.x, abs=1e-11)
 
 
 def test_one_minimum_has_no_rival() -> None:
     workspace = _workspace()
     workspace["channels"][0]["samples"][0]["modifiers"][0]["data"]["lo_data"] = [78.0]
     loaded = _loaded(workspace)
-    asked, ended = _held_at_zero(loaded, 0.5)
-    found, seen = deepened(loaded, asked, ended)
-    assert found.value[0] == pytest.approx(ended.value[0], abs=1e-9)
+    cases, ended = _held_at_zero(loaded, 0.5)
+    fits, seen = deepened(loaded, cases, ended)
+    assert fits.value[0] == pytest.approx(ended.value[0], abs=1e-9)
     assert np.isinf(seen.rival[0])
     assert seen.starts[0] > 1
     assert seen.same[0] == seen.starts[0]
     assert seen.doubts(0, 1e9) == []
 
 
-def test_a_second_minimum_is_told_and_no_doubt() -> None:
-    found = _answered(_workspace(), HypotestRequest())
-    assert (found.status, found.engine) == ("ok", "kernel")
-    assert 0.01 < found.diagnostics["second_minimum"] < 1
-    assert "kernel doubt" not in found.diagnostics
+def test_a_second_minimum_is_reported_and_no_doubt() -> None:
+    result = _answered(_workspace(), HypotestRequest())
+    assert (result.status, result.engine) == ("ok", "kernel")
+    assert 0.01 < result.diagnostics["second_minimum"] < 1
+    assert "kernel doubt" not in result.diagnostics
 
 
 def test_equally_deep_minima_without_signal_are_doubted() -> None:
-    # Up and down do the same: which one the Asimov data are made of is anybody's choice.
-    found = _answered(_workspace(up=20.0), HypotestRequest(engine=EngineOptions(engine="kernel")))
-    told = found.diagnostics["kernel doubt"]
-    assert "the fit with background has a second minimum" in str(told)
+    # Up and down do the same: which one the Asimov data are made of is arbitrary.
+    result = _answered(_workspace(up=20.0), HypotestRequest(engine=EngineOptions(engine="kernel")))
+    doubt = result.diagnostics["kernel doubt"]
+    assert "the fit with background has a second minimum" in str(doubt)
 
 
 @pytest.mark.parametrize(
-    ("rival", "same", "starts", "close", "told"),
+    ("rival", "same", "starts", "close", "doubted"),
     [
         (np.inf, 30, 30, 0.0, False),
         (0.2, 20, 30, 0.0, False),
@@ -146,13 +146,15 @@ def test_equally_deep_minima_without_signal_are_doubted() -> None:
         (3.0, 1, 3, 0.0, False),
     ],
 )
-def test_what_is_doubted(rival: float, same: int, starts: int, close: float, *, told: bool) -> None:
+def test_what_is_doubted(
+    rival: float, same: int, starts: int, close: float, *, doubted: bool
+) -> None:
     seen = SecondMinima(np.array([rival]), np.array([same]), np.array([starts]), np.zeros(1))
-    assert bool(seen.doubts(0, close)) is told
+    assert bool(seen.doubts(0, close)) is doubted
 
 
 @pytest.mark.parametrize(
-    ("points", "told"),
+    ("points", "reason"),
     [
         ([(0.0, 1.0), (1.0, 0.5), (3.0, 2.0)], None),
         ([(0.0, 1.0), (1.0, 1.5), (3.0, 2.0)], "from mu = 1 to 0"),
@@ -160,14 +162,14 @@ def test_what_is_doubted(rival: float, same: int, starts: int, close: float, *, 
     ],
 )
 def test_a_profile_that_falls_away_from_its_minimum(
-    points: list[tuple[float, float]], told: str | None
+    points: list[tuple[float, float]], reason: str | None
 ) -> None:
-    found = falling(points, (2.0, 0.4))
-    assert (told is None and not found) or told in found[0]
+    reasons = falling(points, (2.0, 0.4))
+    assert (reason is None and not reasons) or reason in reasons[0]
 
 
-def _cls(found: HypothesisResult) -> list[float]:
-    return [found.CLs_obs, *found.CLs_exp]
+def _cls(result: HypothesisResult) -> list[float]:
+    return [result.CLs_obs, *result.CLs_exp]
 
 
 @pytest.mark.parametrize("engine", ["kernel", "pyhf"])
@@ -176,7 +178,7 @@ def _cls(found: HypothesisResult) -> list[float]:
 def test_the_statistic_is_what_it_says_whatever_the_bounds(
     events: float, kind: str, engine: str
 ) -> None:
-    def found(bounds: tuple[float, float], test_stat: str) -> HypothesisResult:
+    def tested(bounds: tuple[float, float], test_stat: str) -> HypothesisResult:
         workspace = _workspace(bounds=bounds)
         workspace["channels"][0]["samples"][0]["modifiers"][0]["data"]["lo_data"] = [78.0]
         workspace["observations"][0]["data"] = [events]
@@ -189,7 +191,7 @@ def test_the_statistic_is_what_it_says_whatever_the_bounds(
         return _answered(workspace, request)
 
     for test_stat in ("qtilde", "q"):
-        from_zero, from_below = (found(bounds, test_stat) for bounds in ((0, 10), (-10, 10)))
+        from_zero, from_below = (tested(bounds, test_stat) for bounds in ((0, 10), (-10, 10)))
         assert from_zero.status == from_below.status == "ok"
         assert _cls(from_zero) == pytest.approx(_cls(from_below), abs=1e-4)
         if from_zero.limit:
@@ -197,7 +199,7 @@ def test_the_statistic_is_what_it_says_whatever_the_bounds(
             assert pair[0] == pytest.approx(pair[1], rel=1e-3)
     # Both order the data by their best fit, so that with many events CLs are the same; with the
     # one's value in the other's distribution they are not.
-    pair = [found((0, 10), "q").CLs_obs, found((-10, 10), "qtilde").CLs_obs]
+    pair = [tested((0, 10), "q").CLs_obs, tested((-10, 10), "qtilde").CLs_obs]
     assert pair[0] == pytest.approx(pair[1], abs=0.01)
 
 
@@ -205,8 +207,8 @@ def test_q_tilde_with_a_best_fit_below_zero_is_equation_16() -> None:
     workspace = _workspace(bounds=(-10, 10))
     workspace["channels"][0]["samples"][0]["modifiers"] = []
     workspace["observations"][0]["data"] = [80.0]
-    found = _answered(workspace, HypotestRequest())
-    assert found.muhat == pytest.approx((80 - 100) / 6, abs=1e-5)
+    result = _answered(workspace, HypotestRequest())
+    assert result.muhat == pytest.approx((80 - 100) / 6, abs=1e-5)
 
     def twice_nll(rate: float, count: float = 80.0) -> float:
         return 2 * (rate - count * np.log(rate))
@@ -219,14 +221,14 @@ def test_q_tilde_with_a_best_fit_below_zero_is_equation_16() -> None:
     sb = norm.sf((q + q_asimov) / (2 * np.sqrt(q_asimov)))
     b = norm.sf((q - q_asimov) / (2 * np.sqrt(q_asimov)))
     assert q > q_asimov
-    assert found.CLs_obs == pytest.approx(sb / b, abs=1e-7)
-    assert found.points[0].twice_delta_nll == pytest.approx(
+    assert result.CLs_obs == pytest.approx(sb / b, abs=1e-7)
+    assert result.points[0].twice_delta_nll == pytest.approx(
         twice_nll(106) - twice_nll(80), abs=1e-7
     )
 
 
 def test_cls_do_not_depend_on_how_hypotheses_are_cut_into_tasks(everything: Any) -> None:
-    def found(*tasks: list[Hypothesis]) -> dict[str, list[float]]:
+    def results(*tasks: list[Hypothesis]) -> dict[str, list[float]]:
         request = HypotestRequest()
         named = {}
         for some in tasks:
@@ -241,10 +243,10 @@ def test_cls_do_not_depend_on_how_hypotheses_are_cut_into_tasks(everything: Any)
         return named
 
     every = list(everything.hypotheses)
-    whole = found(every)
-    assert found(every) == whole
+    whole = results(every)
+    assert results(every) == whole
     for tasks in ([[one] for one in every], [every[::-1]]):
-        again = found(*tasks)
+        again = results(*tasks)
         for name, (engine, cls) in whole.items():
             assert again[name][0] == engine == "kernel"
             assert again[name][1] == pytest.approx(cls, abs=1e-7)
@@ -257,9 +259,9 @@ def test_parameters_that_the_data_cannot_tell_apart_have_no_uncertainty_to_trust
     workspace = _workspace()
     background = workspace["channels"][0]["samples"][0]
     background["modifiers"] = [_normfactor("norm")]
-    found = _answered(workspace, FitRequest(engine=EngineOptions(engine=engine)))
-    assert found.status == "suspect"
-    assert "the data do not tell mu, norm apart" in found.reason
+    result = _answered(workspace, FitRequest(engine=EngineOptions(engine=engine)))
+    assert result.status == "suspect"
+    assert "the data do not tell mu, norm apart" in result.reason
     # A control region tells them apart.
     region = {"name": "CR", "samples": [{**background, "data": [1000.0]}]}
     workspace["channels"].append(region)
@@ -268,8 +270,8 @@ def test_parameters_that_the_data_cannot_tell_apart_have_no_uncertainty_to_trust
 
 
 def test_signal_strengths_that_read_alike_are_told_apart() -> None:
-    found = _answered(_workspace(), HypotestRequest(mu=(1.0, 1.0000001)))
-    assert (found.status, len(found.points)) == ("ok", 2)
+    result = _answered(_workspace(), HypotestRequest(mu=(1.0, 1.0000001)))
+    assert (result.status, len(result.points)) == ("ok", 2)
 
 
 def test_how_far_systematics_move_a_bin_to_one_side() -> None:
@@ -311,11 +313,11 @@ def test_only_a_background_that_is_rugged_is_searched_with_weaker_constraints(
         return real(self, part)
 
     monkeypatch.setattr(Loaded, "weaker", noted)
-    for up, wanted in ((12.0, False), (24.0, True)):
+    for up, rugged in ((12.0, False), (24.0, True)):
         loaded = _loaded(_workspace(up=up))
-        assert loaded.rugged == wanted
+        assert loaded.rugged == rugged
         deepened(loaded, *_held_at_zero(loaded, 0.1))
-        assert bool(weaker) == wanted
+        assert bool(weaker) == rugged
 
 
 def test_weaker_constraints_are_that_much_weaker() -> None:

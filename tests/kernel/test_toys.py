@@ -149,13 +149,13 @@ def test_the_test_statistic_of_each_toy_is_that_of_pyhf() -> None:
     for fits, at_mu, key in ((tests.fixed[0], tests.fixed[0], 1), (tests.null, tests.asimov[0], 2)):
         maker = ToyMaker(batch, loaded, fits, key)
         centre = Centre(fits.yields[0], at_mu.x[0], fits.x[0])
-        found = toy_statistics(loaded, maker, toys, 1.0, centre)
-        assert found.fits >= 2 * toys.count
+        statistics = toy_statistics(loaded, maker, toys, 1.0, centre)
+        assert statistics.fits >= 2 * toys.count
         at = batch.parameters(0).join(fits.x[0], fits.local[0])
         events, auxiliary = Sampler(law_of(built, at), key).draw(toys)
         config = model.config
         for data, value in zip(
-            np.concatenate([events, auxiliary], axis=1), found.values, strict=True
+            np.concatenate([events, auxiliary], axis=1), statistics.values, strict=True
         ):
             theirs = pyhf.infer.test_statistics.qmu_tilde(
                 1.0,
@@ -196,23 +196,23 @@ def test_a_toy_without_a_minimum_is_fitted_with_events_kept_positive() -> None:
     maker = ToyMaker(batch, loaded, fits, key=4)
     toys = ToyRange(first=0, count=60)
     centre = Centre(fits.yields[0], tests.asimov[0].x[0], fits.x[0])
-    found = toy_statistics(loaded, maker, toys, 1.0, centre)
-    assert np.isfinite(found.values).all()
-    assert 0 < found.positive < toys.count
+    statistics = toy_statistics(loaded, maker, toys, 1.0, centre)
+    assert np.isfinite(statistics.values).all()
+    assert 0 < statistics.positive < toys.count
     events, auxiliary = maker.sampler.draw(toys)
     empty = np.flatnonzero(events[:, 0] == 0)[:12]
     for index in empty:
         data = np.concatenate([events[index], auxiliary[index]])
         expected = _kept_positive(model, data)
-        assert found.values[index] == pytest.approx(expected, abs=0.02)
+        assert statistics.values[index] == pytest.approx(expected, abs=0.02)
 
 
 def test_pyhf_s_fits_of_such_toys_are_failures() -> None:
     workspace, hypothesis = _emptied()
     request = ToysRequest(toys=25, seed=4)
     work = Work(digest(workspace), workspace, [hypothesis], request, request_digest(request))
-    found = next(iter(PyhfEngine(request.engine).answers(work)))
-    values = np.frombuffer(found.toy_values.background, "<f4")
+    result = next(iter(PyhfEngine(request.engine).answers(work)))
+    values = np.frombuffer(result.toy_values.background, "<f4")
     assert 0 < np.isnan(values).sum() < 25
     by_kernel = next(iter(KernelEngine(lambda: PyhfEngine(request.engine)).answers(work)))
     ours = np.frombuffer(by_kernel.toy_values.background, "<f4")

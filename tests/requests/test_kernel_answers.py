@@ -269,7 +269,7 @@ def test_fits_with_a_parameter_held_that_fail_are_no_impact(
 
     monkeypatch.setattr(kernel_fit, "hold", fails)
     # What the kernel itself says; no second opinion is asked for.
-    monkeypatch.setattr(kernel_engine, "_asked", lambda *_: None)
+    monkeypatch.setattr(kernel_engine, "answer_by", lambda *_: None)
     monkeypatch.setattr(kernel_engine, "weighed", lambda mine, _: mine)
     for ours, _ in both(REQUESTS[3]):
         assert ours.status == "suspect"

@@ -115,9 +115,9 @@ def _sample(workspace: dict, count: int, limits: Limits, request: object = None)
 
 def test_a_small_sample_is_verified_where_nobody_says_how_many(workspace: dict) -> None:
     for count, expected in ((0, 0), (1, 1), (50, 1), (51, 2), (125, 3)):
-        found = _sample(workspace, count, LIMITS)
-        assert len(found) == expected
-        assert found == _chosen(0.02, GRID[:count])
+        sample = _sample(workspace, count, LIMITS)
+        assert len(sample) == expected
+        assert sample == _chosen(0.02, GRID[:count])
     # There are no CLs to verify.
     assert _sample(workspace, 125, LIMITS, FitRequest()) == []
     assert _sample(workspace, 125, LIMITS, HypotestRequest(mu=(0.0,))) == []
@@ -153,9 +153,9 @@ def test_a_run_verifies_and_tells(pallet_directory: Path, tmp_path: Path) -> Non
     verified = [name for name, one in results.items() if one["verification"]]
     assert verified == read_run(path).manifest.verify
     assert all(results[name]["verification"]["largest"] < 1e-4 for name in verified)
-    told = json.loads(_cli("show", path, "--json").output)["verification"]
-    assert (told["verified"], told["of"], told["beyond"]) == (2, 5, [])
-    assert told["largest"] == max(results[name]["verification"]["largest"] for name in verified)
+    summary = json.loads(_cli("show", path, "--json").output)["verification"]
+    assert (summary["verified"], summary["of"], summary["beyond"]) == (2, 5, [])
+    assert summary["largest"] == max(results[name]["verification"]["largest"] for name in verified)
     page = render_report(read_run(path))
     assert "Verified with pyhf" in page
     assert "2 of 5 hypotheses" in page
@@ -180,7 +180,7 @@ def test_asking_again_with_verify_fits_the_chosen_ones_only(
         plain = msgspec.structs.replace(one, verification=None)
         assert plain == first.results[name]
         assert bool(one.verification) == (name in run.manifest.verify)
-    # What is verified is not verified again, and stays so without being asked.
+    # What is verified is not verified again, and stays so with verify=0.
     lines = (path / "results.jsonl").read_bytes()
     again = api.run(pallet_directory, verify=0, **options)
     assert (path / "results.jsonl").read_bytes() == lines
@@ -197,11 +197,11 @@ def test_another_run_takes_over_what_was_verified(pallet_directory: Path, tmp_pa
     assert more.manifest.verify
     for name in more.manifest.verify:
         assert more.results[name] == run.results[name]
-    # Nothing was asked of a worker.
+    # No task was sent to a worker.
     assert [event.event for event in read_run(more.path).events()] == ["reused"]
 
 
-def test_a_resumed_run_verifies_what_was_asked(pallet_directory: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_verifies_what_was_requested(pallet_directory: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     run = api.run(pallet_directory, verify=0.6, endpoint="inline", output=path, progress=False)
     journal = path / "results.jsonl"
@@ -229,8 +229,8 @@ def test_a_run_verifies_a_sample_by_default(pallet_directory: Path, tmp_path: Pa
     assert again.results[name].verification
     plan = json.loads(_cli("run", pallet_directory, "-e", "inline", "--plan", "--json").stdout)
     assert [task["hypotheses"] for task in plan["verification"]] == [[name]]
-    told = _cli("run", pallet_directory, "-e", "inline", "--plan").output
-    assert "after the results pyhf verifies 1 of the hypotheses" in told
+    output = _cli("run", pallet_directory, "-e", "inline", "--plan").output
+    assert "after the results pyhf verifies 1 of the hypotheses" in output
 
 
 def test_verifying_is_left_out_where_it_is_not_wanted(
@@ -271,7 +271,7 @@ def _raise(error: BaseException) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(
-    ("then", "told"),
+    ("then", "message"),
     [
         (_raise(KeyboardInterrupt()), "verification ends early: interrupted"),
         (
@@ -287,7 +287,7 @@ def test_a_run_is_complete_before_anything_is_verified(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     then: Callable[[], object],
-    told: str,
+    message: str,
 ) -> None:
     """Results, exit code and the end of the command do not wait for pyhf."""
     path = tmp_path / "run"
@@ -296,7 +296,7 @@ def test_a_run_is_complete_before_anything_is_verified(
     monkeypatch.setattr(complete, "_PATIENCE", 0.2)
     done = _cli("run", pallet_directory, "-o", path)
     assert done.exit_code == 0, done.output
-    assert told in done.stderr
+    assert message in done.stderr
     # On disk before, with everything in it, and the same after.
     before = json.loads(backend.before)
     assert [one["status"] for one in before.values()] == ["ok"] * 5
@@ -317,7 +317,7 @@ def test_a_run_is_complete_before_anything_is_verified(
     assert "are not yet" not in _cli("show", path).output
 
 
-def test_a_result_that_pyhf_disproves_is_told_and_does_not_change_the_exit_code(
+def test_a_result_that_pyhf_disproves_is_reported_and_does_not_change_the_exit_code(
     pallet_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = entry.answers
@@ -348,15 +348,15 @@ def test_a_worker_that_verifies_changes_no_number(build_run) -> None:
     answer = msgspec.structs.replace(
         claim, CLs_obs=0.9, points=[point], status="suspect", reason="odd", verification=second
     )
-    found = with_verdict(claim, answer)
-    assert (found.CLs_obs, found.points[0].CLs_obs) == (0.3, 0.3)
-    assert (found.status, found.reason, found.verification) == ("suspect", "odd", second)
-    assert (found.points[0].status, found.points[0].reason) == ("suspect", "odd")
+    verdict = with_verdict(claim, answer)
+    assert (verdict.CLs_obs, verdict.points[0].CLs_obs) == (0.3, 0.3)
+    assert (verdict.status, verdict.reason, verdict.verification) == ("suspect", "odd", second)
+    assert (verdict.points[0].status, verdict.points[0].reason) == ("suspect", "odd")
     # Neither does it take a doubt away, or a result.
     doubted = msgspec.structs.replace(claim, status="suspect", reason="doubted before")
     for status in ("ok", "failed"):
-        told = with_verdict(doubted, msgspec.structs.replace(answer, status=status))
-        assert (told.status, told.reason) == ("suspect", "doubted before")
+        doubtful = with_verdict(doubted, msgspec.structs.replace(answer, status=status))
+        assert (doubtful.status, doubtful.reason) == ("suspect", "doubted before")
 
 
 def test_a_task_of_verifying_that_a_service_has_is_collected(
@@ -369,8 +369,8 @@ def test_a_task_of_verifying_that_a_service_has_is_collected(
         store.want_verified([name])
         sent = {"task": "task-9", "bytes": 1, "hypotheses": [name], "verify": True}
         store.note("submitted", **sent)
-        found = pending_tasks(store.saved.events())
-    assert [(task.hypotheses, task.verify) for task in found] == [((name,), True)]
+        pending = pending_tasks(store.saved.events())
+    assert [(task.hypotheses, task.verify) for task in pending] == [((name,), True)]
     run = api.resume(path, endpoint="inline", progress=False)
     assert [n for n, one in run.results.items() if one.verification] == [name]
     assert pending_tasks(read_run(path).events()) == []
@@ -399,12 +399,12 @@ def test_what_pyhf_disputes_or_cannot_say_is_shown(build_run, save_run, tmp_path
         )
         results[name] = msgspec.structs.replace(results[name], verification=verification)
     run = save_run(tmp_path / "run", manifest, results)
-    found = verification_summary(run)
-    assert (found["verified"], found["of"]) == (3, 5)
-    assert (found["largest"], found["hypothesis"], found["beyond"]) == (0.3, "S_2", ["S_2"])
-    assert found["unverified"] == {"S_3": "the optimizer reports that it failed"}
-    assert list(found["above"]) == ["S_4"]
-    assert found["waiting"] == ["S_5"]
+    summary = verification_summary(run)
+    assert (summary["verified"], summary["of"]) == (3, 5)
+    assert (summary["largest"], summary["hypothesis"], summary["beyond"]) == (0.3, "S_2", ["S_2"])
+    assert summary["unverified"] == {"S_3": "the optimizer reports that it failed"}
+    assert list(summary["above"]) == ["S_4"]
+    assert summary["waiting"] == ["S_5"]
     done = _cli("show", run.path)
     assert "verified:    3 of 5 with pyhf: largest |delta CLs| 0.3 (S_2)" in done.output
     assert "1 of them are wrong by more than 0.0001 by pyhf: S_2" in done.output

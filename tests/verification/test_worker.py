@@ -52,11 +52,11 @@ def _verified(
     **changes: object,
 ) -> dict[str, HypothesisResult]:
     """Return the answer to a task that verifies what was found, or something else."""
-    found = _run(task, **changes)
+    results = _run(task, **changes)
     return _run(
         task,
         hypotheses=[one for one in task.hypotheses if one.name in names],
-        verify=[change(found[name]) for name in names],
+        verify=[change(results[name]) for name in names],
         doubted=list(doubted),
         **changes,
     )
@@ -77,64 +77,64 @@ def _off(error: float) -> Callable[[HypothesisResult], HypothesisResult]:
 
 def test_what_is_verified_is_not_fitted_again_and_every_number_stays(task: Task) -> None:
     plain = _run(task)
-    found = _verified(task, ["S_200", "S_400"])
-    assert set(found) == {"S_200", "S_400"}
-    for name, one in found.items():
+    results = _verified(task, ["S_200", "S_400"])
+    assert set(results) == {"S_200", "S_400"}
+    for name, one in results.items():
         assert msgspec.structs.replace(
             one, verification=None, fit_time=0, setup_time=0, attempts=[]
         ) == msgspec.structs.replace(plain[name], fit_time=0, setup_time=0, attempts=[])
-    second = found["S_200"].verification
+    second = results["S_200"].verification
     assert second.largest == second.wrong_by <= TOLERANCE
     assert second.seconds > 0
     assert (second.reason, second.above) == (None, None)
     assert [point.mu for point in second.points] == [1.0]
-    assert second.points[0].CLs_obs == pytest.approx(found["S_200"].CLs_obs, abs=TOLERANCE)
+    assert second.points[0].CLs_obs == pytest.approx(results["S_200"].CLs_obs, abs=TOLERANCE)
 
 
 def test_the_kernel_is_verified_with_the_optimizer_of_the_request(task: Task) -> None:
-    found = _verified(task, ["S_300"], request=HypotestRequest(engine=KERNEL))["S_300"]
-    assert found.engine == "kernel"
-    assert found.verification.engine == "pyhf/numpy/scipy"
-    assert found.verification.largest <= TOLERANCE
+    result = _verified(task, ["S_300"], request=HypotestRequest(engine=KERNEL))["S_300"]
+    assert result.engine == "kernel"
+    assert result.verification.engine == "pyhf/numpy/scipy"
+    assert result.verification.largest <= TOLERANCE
 
 
 @pytest.mark.parametrize("optimizer", ["scipy", "minuit"])
 def test_what_is_doubted_is_verified_with_minuit(task: Task, optimizer: str) -> None:
     request = HypotestRequest(engine=EngineOptions(engine="kernel", optimizer=optimizer))
     both = ["S_300", "S_400"]
-    found = _verified(task, both, doubted=["S_300"], request=request)
-    told = [found[name].verification.engine for name in both]
-    assert told == ["pyhf/numpy/minuit", f"pyhf/numpy/{optimizer}"]
+    results = _verified(task, both, doubted=["S_300"], request=request)
+    engines = [results[name].verification.engine for name in both]
+    assert engines == ["pyhf/numpy/minuit", f"pyhf/numpy/{optimizer}"]
 
 
 @pytest.mark.parametrize(("optimizer", "other"), [("scipy", "minuit"), ("minuit", "scipy")])
 def test_pyhf_is_verified_with_its_other_optimizer(task: Task, optimizer: str, other: str) -> None:
     request = HypotestRequest(engine=EngineOptions(engine="pyhf", optimizer=optimizer))
-    found = _verified(task, ["S_300"], request=request)["S_300"]
-    assert (found.engine, found.verification.engine) == (
+    result = _verified(task, ["S_300"], request=request)["S_300"]
+    assert (result.engine, result.verification.engine) == (
         f"pyhf/numpy/{optimizer}",
         f"pyhf/numpy/{other}",
     )
 
 
 @pytest.mark.parametrize(("error", "status"), [(0.5e-4, "ok"), (3e-4, "suspect")])
-def test_a_wrong_cls_is_suspect_and_both_values_are_told(
+def test_a_wrong_cls_is_suspect_and_both_values_are_reported(
     task: Task, error: float, status: str
 ) -> None:
     request = HypotestRequest(mu=(1.0, 0.5), engine=KERNEL)
     right = _run(task, request=request)["S_400"]
-    found = _verified(task, ["S_400"], _off(error), request=request)["S_400"]
-    assert found.verification.largest == pytest.approx(error, abs=2e-5)
-    assert found.verification.wrong_by == pytest.approx(error, abs=2e-5)
-    assert found.status == status
+    result = _verified(task, ["S_400"], _off(error), request=request)["S_400"]
+    assert result.verification.largest == pytest.approx(error, abs=2e-5)
+    assert result.verification.wrong_by == pytest.approx(error, abs=2e-5)
+    assert result.status == status
     # The number stays as it was found, with pyhf's beside it.
-    assert found.CLs_obs == pytest.approx(right.CLs_obs + error)
-    assert [point.status for point in found.points] == [status, "ok"]
+    assert result.CLs_obs == pytest.approx(right.CLs_obs + error)
+    assert [point.status for point in result.points] == [status, "ok"]
     if status == "suspect":
-        assert f"{found.CLs_obs:.6g}" in found.reason
-        assert f"{found.verification.points[0].CLs_obs:.6g}" in found.reason
+        assert f"{result.CLs_obs:.6g}" in result.reason
+        assert f"{result.verification.points[0].CLs_obs:.6g}" in result.reason
     else:
-        assert found.reason is None
+        assert result.reason is None
 
 
 def _stopped(free: float, held: float) -> Callable[..., Evaluation]:
@@ -161,13 +161,13 @@ def test_a_higher_minimum_of_pyhf_says_nothing_against_a_result(
     for module in (pyhf_engine, pyhf_hypotest):
         monkeypatch.setattr(module, "evaluate", _stopped(free, held))
     request = HypotestRequest(engine=KERNEL)
-    found = _verified(task, ["S_200"], request=request)["S_200"]
-    second = found.verification
-    assert (found.status, found.reason) == ("ok", None)
+    result = _verified(task, ["S_200"], request=request)["S_200"]
+    second = result.verification
+    assert (result.status, result.reason) == ("ok", None)
     assert second.largest > 5 * TOLERANCE
     assert second.wrong_by < TOLERANCE
     assert f"{fit} " in second.above
-    assert f"{found.twice_nll + free:.3f}, ours {found.twice_nll:.3f}" in second.above or not free
+    assert f"{result.twice_nll + free:.3f}, ours {result.twice_nll:.3f}" in second.above or not free
 
 
 def _above(free: float, held: float) -> Callable[[HypothesisResult], HypothesisResult]:
@@ -194,12 +194,12 @@ def test_a_lower_minimum_of_pyhf_makes_a_result_suspect(
 ) -> None:
     request = HypotestRequest(engine=KERNEL)
 
-    found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
-    assert found.status == "suspect"
-    assert "which has the lower minimum" in found.reason
-    assert f"{fit} " in found.reason
-    assert found.verification.wrong_by == pytest.approx(found.verification.largest, abs=1e-4)
-    assert found.verification.above is None
+    result = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
+    assert result.status == "suspect"
+    assert "which has the lower minimum" in result.reason
+    assert f"{fit} " in result.reason
+    assert result.verification.wrong_by == pytest.approx(result.verification.largest, abs=1e-4)
+    assert result.verification.above is None
 
 
 @pytest.mark.parametrize(("seen", "counts"), [(0.2, False), (0.1, True)])
@@ -213,10 +213,10 @@ def test_a_lower_minimum_with_negative_samples_that_the_kernel_saw_does_not_coun
         diagnostics = {**result.diagnostics, "negative_minimum": seen}
         return msgspec.structs.replace(above(result), diagnostics=diagnostics)
 
-    found = _verified(task, ["S_200"], change, request=request)["S_200"]
-    assert found.status == ("suspect" if counts else "ok")
-    told = found.verification.above
-    assert told is None if counts else "samples expect less than no events: with mu = 1" in told
+    outcome = _verified(task, ["S_200"], change, request=request)["S_200"]
+    assert outcome.status == ("suspect" if counts else "ok")
+    text = outcome.verification.above
+    assert text is None if counts else "samples expect negative events: with mu = 1" in text
 
 
 @pytest.mark.parametrize(("free", "held"), [(0.3, 0), (0, 0.2)])
@@ -227,10 +227,10 @@ def test_pyhf_looks_elsewhere_where_it_agrees_from_its_own_start(
     monkeypatch.setattr(pyhf_engine, "evaluate", _stopped(free, held))
     request = HypotestRequest(engine=KERNEL)
     right = _run(task, request=request)["S_200"]
-    found = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
-    assert found.status == "suspect"
-    assert "which has the lower minimum" in found.reason
-    second = found.verification.points[0]
+    result = _verified(task, ["S_200"], _above(free, held), request=request)["S_200"]
+    assert result.status == "suspect"
+    assert "which has the lower minimum" in result.reason
+    second = result.verification.points[0]
     assert second.CLs_obs == pytest.approx(right.CLs_obs, abs=1e-6)
     assert second.twice_delta_nll == pytest.approx(right.points[0].twice_delta_nll, abs=1e-5)
 
@@ -273,24 +273,24 @@ def test_a_second_minimum_of_the_background_is_judged_by_the_lower_one(task: Tas
 
     request = HypotestRequest(engine=KERNEL)
     above = 0.5
-    found = _verified(task, ["S_200"], change, request=request)["S_200"]
-    assert found.status == "suspect"
-    assert "without signal" in found.reason
+    outcome = _verified(task, ["S_200"], change, request=request)["S_200"]
+    assert outcome.status == "suspect"
+    assert "without signal" in outcome.reason
     above = -0.5
-    found = _verified(task, ["S_200"], change, request=request)["S_200"]
-    assert found.status == "ok"
-    assert "without signal" in found.verification.above
+    outcome = _verified(task, ["S_200"], change, request=request)["S_200"]
+    assert outcome.status == "ok"
+    assert "without signal" in outcome.verification.above
 
 
 @pytest.mark.parametrize("engine", ["kernel", "pyhf"])
-def test_the_minima_of_every_fit_are_told(task: Task, engine: str) -> None:
+def test_the_minima_of_every_fit_are_reported(task: Task, engine: str) -> None:
     strengths = (0.5, 1.0)
     for request in (
         HypotestRequest(mu=strengths, engine=EngineOptions(engine=engine)),
         ScanRequest(mu=strengths, engine=EngineOptions(engine=engine)),
     ):
-        found = _run(task, request=request)["S_200"]
-        for point in found.points:
+        result = _run(task, request=request)["S_200"]
+        for point in result.points:
             cls = asymptotic_cls(
                 np.array([point.twice_delta_nll]), np.array([point.q_asimov]), "qtilde"
             )
@@ -300,7 +300,7 @@ def test_the_minima_of_every_fit_are_told(task: Task, engine: str) -> None:
             "S_200"
         ]
         held = null.twice_nll + null.points[0].twice_delta_nll
-        assert found.twice_nll_background == pytest.approx(held, abs=1e-6)
+        assert result.twice_nll_background == pytest.approx(held, abs=1e-6)
 
 
 def test_where_pyhf_has_no_number_the_result_stays_and_says_so(
@@ -311,21 +311,21 @@ def test_where_pyhf_has_no_number_the_result_stays_and_says_so(
 
     monkeypatch.setattr(pyhf_engine, "evaluate", broken)
     request = HypotestRequest(engine=KERNEL)
-    found = _verified(task, ["S_200"], request=request)["S_200"]
-    assert (found.status, found.engine) == ("ok", "kernel")
-    assert found.verification.largest is None
-    assert found.verification.wrong_by is None
-    assert "a singular matrix" in found.verification.reason
+    result = _verified(task, ["S_200"], request=request)["S_200"]
+    assert (result.status, result.engine) == ("ok", "kernel")
+    assert result.verification.largest is None
+    assert result.verification.wrong_by is None
+    assert "a singular matrix" in result.verification.reason
 
 
 def test_a_limit_is_verified_where_it_is_decided(task: Task) -> None:
-    found = _verified(task, ["S_200"], request=LimitRequest())["S_200"]
-    strengths = [point.mu for point in found.verification.points]
+    result = _verified(task, ["S_200"], request=LimitRequest())["S_200"]
+    strengths = [point.mu for point in result.verification.points]
     assert strengths[0] == 1.0
-    near = min(strengths, key=lambda mu: abs(mu - found.limit.observed))
-    assert near == pytest.approx(found.limit.observed, rel=1e-2)
-    assert found.verification.largest <= TOLERANCE
-    at = {point.mu: point.CLs_obs for point in found.verification.points}
+    near = min(strengths, key=lambda mu: abs(mu - result.limit.observed))
+    assert near == pytest.approx(result.limit.observed, rel=1e-2)
+    assert result.verification.largest <= TOLERANCE
+    at = {point.mu: point.CLs_obs for point in result.verification.points}
     assert at[near] == pytest.approx(0.05, abs=5e-3)
 
 
@@ -335,14 +335,14 @@ def test_a_scan_is_verified_where_it_has_cls(task: Task) -> None:
     config = {"poi": "mu", "parameters": [below]}
     workspace = {**(task.workspace or {}), "measurements": [{"name": "main", "config": config}]}
     changes = {"workspace": workspace, "workspace_digest": digest(workspace)}
-    found = _verified(task, ["S_300"], request=request, **changes)["S_300"]
-    assert [point.mu for point in found.verification.points] == [0.5, 1.0]
-    assert found.verification.largest <= TOLERANCE
+    result = _verified(task, ["S_300"], request=request, **changes)["S_300"]
+    assert [point.mu for point in result.verification.points] == [0.5, 1.0]
+    assert result.verification.largest <= TOLERANCE
 
 
 def test_a_fit_has_nothing_to_verify(task: Task) -> None:
-    found = _verified(task, ["S_300"], request=FitRequest())["S_300"]
-    assert (found.status, found.verification) == ("ok", None)
+    result = _verified(task, ["S_300"], request=FitRequest())["S_300"]
+    assert (result.status, result.verification) == ("ok", None)
 
 
 def test_a_verification_that_breaks_costs_no_result(
@@ -352,9 +352,9 @@ def test_a_verification_that_breaks_costs_no_result(
         raise RuntimeError("out of paper")
 
     monkeypatch.setattr(verification, "_by_pyhf", broken)
-    found = _verified(task, ["S_400", "S_500"])
-    assert [one.status for one in found.values()] == ["ok", "ok"]
-    assert "out of paper" in found["S_500"].verification.reason
+    results = _verified(task, ["S_400", "S_500"])
+    assert [one.status for one in results.values()] == ["ok", "ok"]
+    assert "out of paper" in results["S_500"].verification.reason
 
 
 @pytest.mark.parametrize(

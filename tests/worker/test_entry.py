@@ -72,18 +72,18 @@ def test_results_are_those_of_pyhf(task: Task, test_stat: str) -> None:
         mu=(1.0, 0.5), test_stat=test_stat, engine=EngineOptions(engine="pyhf")
     )
     done = _run(_with(task, request=request))
-    assert [found.name for found in done.results] == [one.name for one in task.hypotheses]
-    for found, hypothesis in zip(done.results, task.hypotheses, strict=True):
-        assert found.status == "ok"
-        assert found.key == hypothesis_key(
+    assert [result.name for result in done.results] == [one.name for one in task.hypotheses]
+    for result, hypothesis in zip(done.results, task.hypotheses, strict=True):
+        assert result.status == "ok"
+        assert result.key == hypothesis_key(
             task.workspace_digest, hypothesis, request_digest(request)
         )
-        for point in found.points:
+        for point in result.points:
             if hypothesis.name == WEAK:
                 continue
             expected = _pyhf(task.workspace, hypothesis, point.mu, test_stat=test_stat)
             assert [point.CLs_obs, *point.CLs_exp] == pytest.approx(expected, abs=TOLERANCE)
-        assert found.CLs_obs == found.points[0].CLs_obs
+        assert result.CLs_obs == result.points[0].CLs_obs
 
 
 def test_a_weak_signal_that_pyhf_gets_wrong_is_fitted_again_with_a_tighter_tolerance(
@@ -92,16 +92,16 @@ def test_a_weak_signal_that_pyhf_gets_wrong_is_fitted_again_with_a_tighter_toler
     """pyhf's usual SLSQP gives 0.9974 where a converged fit gives 0.9845, and at mu = 0.5 NaN."""
     request = HypotestRequest(mu=(1.0, 0.5), engine=EngineOptions(engine="pyhf"))
     weak = _with(task, hypotheses=task.hypotheses[-1:], request=request)
-    found = _run(weak).results[0]
+    result = _run(weak).results[0]
     options = EngineOptions(engine="pyhf", optimizer="minuit")
     request = HypotestRequest(mu=(1.0, 0.5), engine=options)
     second = _run(_with(weak, request=request)).results[0]
-    assert (found.status, second.status) == ("ok", "ok")
-    assert "sqrt(q) is wrong" in found.attempts[0].problems[0]
-    for one, other in zip(found.points, second.points, strict=True):
+    assert (result.status, second.status) == ("ok", "ok")
+    assert "sqrt(q) is wrong" in result.attempts[0].problems[0]
+    for one, other in zip(result.points, second.points, strict=True):
         assert one.CLs_obs == pytest.approx(other.CLs_obs, abs=1e-4)
         assert one.CLs_exp == pytest.approx(other.CLs_exp, abs=1e-4)
-    assert found.CLs_obs == pytest.approx(0.98451, abs=1e-4)
+    assert result.CLs_obs == pytest.approx(0.98451, abs=1e-4)
 
 
 @pytest.mark.parametrize(("backend", "optimizer"), [("jax", "scipy"), ("numpy", "minuit")])
@@ -116,30 +116,30 @@ def test_backends_and_optimizers_agree(task: Task, backend: str, optimizer: str)
 
 
 def test_the_interpolation_codes_are_part_of_the_request(task: Task) -> None:
-    found = {
+    values = {
         code: _run(_with(task, request=HypotestRequest(model=ModelOptions(normsys=code)))).results[
             0
         ]
         for code in ("code1", "code4")
     }
-    assert found["code1"].key != found["code4"].key
-    assert found["code1"].twice_nll != found["code4"].twice_nll
+    assert values["code1"].key != values["code4"].key
+    assert values["code1"].twice_nll != values["code4"].twice_nll
 
 
 def test_a_patch_that_does_not_apply_costs_only_its_own_hypothesis(by_pyhf: Task) -> None:
     broken = Hypothesis(name="broken", values=(), patch=[{"op": "remove", "path": "/channels/7"}])
     done = _run(_with(by_pyhf, hypotheses=[by_pyhf.hypotheses[0], broken, by_pyhf.hypotheses[1]]))
-    status = {found.name: found.status for found in done.results}
+    status = {one.name: one.status for one in done.results}
     assert status == {"S_100": "ok", "broken": "failed", "S_200": "ok"}
-    told = done.results[1].reason
-    assert told.startswith("the patch does not apply: operation 0 (remove /channels/7): ")
+    reason = done.results[1].reason
+    assert reason.startswith("the patch does not apply: operation 0 (remove /channels/7): ")
     assert done.results[1].CLs_exp == [None] * 5
 
 
 def test_an_unknown_measurement_fails_with_its_name(task: Task) -> None:
     request = HypotestRequest(model=ModelOptions(measurement="nowhere"))
     done = _run(_with(task, request=request))
-    assert {found.status for found in done.results} == {"failed"}
+    assert {one.status for one in done.results} == {"failed"}
     assert "nowhere" in done.results[0].reason
 
 
@@ -152,8 +152,8 @@ def test_patches_may_change_observations(task: Task) -> None:
             {"op": "replace", "path": "/observations/0/data", "value": [62.0, 63.0]},
         ],
     )
-    usual, found = _run(_with(task, hypotheses=[task.hypotheses[2], moved])).results
-    assert found.muhat > usual.muhat + 0.5
+    usual, changed = _run(_with(task, hypotheses=[task.hypotheses[2], moved])).results
+    assert changed.muhat > usual.muhat + 0.5
 
 
 def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
@@ -167,8 +167,8 @@ def test_an_engine_that_breaks_costs_only_what_it_had_not_finished(
 
     monkeypatch.setattr(pyhf_engine.PyhfEngine, "answers", breaks)
     done = _run(by_pyhf)
-    assert [found.status for found in done.results] == ["ok"] + ["failed"] * 4
-    assert done.results[-1].reason == "the fit broke off: the worker has not enough memory for it"
+    assert [one.status for one in done.results] == ["ok"] + ["failed"] * 4
+    assert done.results[-1].reason == "the fit broke off: the worker has too little memory for it"
 
 
 def _evaluation(*problems: str, cls: float = 0.5, twice_nll: float = 10.0) -> Evaluation:
@@ -197,9 +197,9 @@ def test_the_ladder_ends_at_the_first_attempt_without_a_problem(
     starts = _answers(
         monkeypatch, failed, failed, _evaluation("odd", cls=0.4), _evaluation(cls=0.3)
     )
-    found = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
-    assert (found.status, found.CLs_obs) == ("ok", 0.3)
-    assert [(a.engine, a.start, len(a.problems)) for a in found.attempts] == [
+    result = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
+    assert (result.status, result.CLs_obs) == ("ok", 0.3)
+    assert [(a.engine, a.start, len(a.problems)) for a in result.attempts] == [
         ("scipy", "initial", 1),
         ("scipy, tight", "initial", 1),
         ("scipy, tight", "perturbed", 1),
@@ -224,10 +224,10 @@ def test_where_minuit_finds_no_covariance_the_other_optimizer_answers() -> None:
         hypotheses=[Hypothesis(name="S", values=(1.0,), patch=patch)],
         request=HypotestRequest(engine=EngineOptions(engine="pyhf", optimizer="minuit")),
     )
-    found = _run(task).results[0]
-    assert found.status == "ok", found.reason
-    assert found.CLs_obs == pytest.approx(math.erfc(1.0), rel=1e-6)
-    assert [attempt.engine for attempt in found.attempts][-1] == "scipy, tight"
+    result = _run(task).results[0]
+    assert result.status == "ok", result.reason
+    assert result.CLs_obs == pytest.approx(math.erfc(1.0), rel=1e-6)
+    assert [attempt.engine for attempt in result.attempts][-1] == "scipy, tight"
 
 
 def _sample(name: str, yields: list[float], *modifiers: dict[str, Any]) -> dict[str, Any]:
@@ -244,8 +244,8 @@ def test_numbers_with_a_problem_are_suspect_never_ok(
         _evaluation("odd", twice_nll=10.0, cls=0.2),
         _evaluation("odd", "very odd", twice_nll=9.0, cls=0.3),
     )
-    found = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
-    assert (found.status, found.reason, found.CLs_obs) == ("suspect", "odd", 0.2)
+    result = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
+    assert (result.status, result.reason, result.CLs_obs) == ("suspect", "odd", 0.2)
 
 
 def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(
@@ -254,9 +254,9 @@ def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(
     nan = float("nan")
     bad = Evaluation(nan, [nan] * 5, nan, nan, nan, ["a result is not a finite number"])
     _answers(monkeypatch, bad, bad, bad, bad)
-    found = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
-    assert (found.status, found.CLs_obs) == ("failed", None)
-    assert found.reason == "a result is not a finite number"
+    result = _run(_with(by_pyhf, hypotheses=by_pyhf.hypotheses[:1])).results[0]
+    assert (result.status, result.CLs_obs) == ("failed", None)
+    assert result.reason == "a result is not a finite number"
 
 
 def test_a_staged_workspace_is_found_by_its_digest(

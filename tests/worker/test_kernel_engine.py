@@ -42,26 +42,26 @@ MUS = (1.0, 0.5)
 def _run(task: Task, engine: str, **changes: object) -> dict[str, HypothesisResult]:
     options = EngineOptions(engine=engine)
     request = HypotestRequest(mu=MUS, engine=options)
-    asked = msgspec.structs.replace(task, request=request, **changes)
-    done = decode_result(fitserve_worker.run(encode_task(asked)))
-    return {found.name: found for found in done.results}
+    changed = msgspec.structs.replace(task, request=request, **changes)
+    done = decode_result(fitserve_worker.run(encode_task(changed)))
+    return {result.name: result for result in done.results}
 
 
 def test_results_are_those_of_pyhf(task: Task) -> None:
     kernel, pyhf = _run(task, "kernel"), _run(task, "pyhf")
     assert list(kernel) == list(pyhf)
-    for name, found in kernel.items():
-        assert (found.status, found.engine) == ("ok", "kernel")
-        assert found.twice_nll == pytest.approx(pyhf[name].twice_nll, abs=1e-4)
-        assert found.twice_nll <= pyhf[name].twice_nll + 1e-9
-        assert found.mass_hypotheses == pyhf[name].mass_hypotheses
-        for one, other in zip(found.points, pyhf[name].points, strict=True):
+    for name, result in kernel.items():
+        assert (result.status, result.engine) == ("ok", "kernel")
+        assert result.twice_nll == pytest.approx(pyhf[name].twice_nll, abs=1e-4)
+        assert result.twice_nll <= pyhf[name].twice_nll + 1e-9
+        assert result.mass_hypotheses == pyhf[name].mass_hypotheses
+        for one, other in zip(result.points, pyhf[name].points, strict=True):
             assert one.mu == other.mu
             assert one.CLs_obs == pytest.approx(other.CLs_obs, abs=TOLERANCE)
             assert one.CLs_exp == pytest.approx(other.CLs_exp, abs=TOLERANCE)
             assert one.twice_delta_nll == pytest.approx(other.twice_delta_nll, abs=1e-4)
-        assert found.diagnostics["iterations"] > 0
-        assert found.diagnostics["edm"] < 1e-6
+        assert result.diagnostics["iterations"] > 0
+        assert result.diagnostics["edm"] < 1e-6
 
 
 def test_what_the_kernel_does_not_do_goes_to_pyhf_with_the_reason(task: Task) -> None:
@@ -70,10 +70,10 @@ def test_what_the_kernel_does_not_do_goes_to_pyhf_with_the_reason(task: Task) ->
         values=(1.0,),
         patch=[{"op": "replace", "path": "/observations/0/data", "value": [51.0]}],
     )
-    found = _run(task, "kernel", hypotheses=[task.hypotheses[0], other_poi])
-    assert found["S_100"].engine == "kernel"
-    assert found["no signal"].engine != "kernel"
-    assert found["no signal"].diagnostics["not for the kernel"]
+    results = _run(task, "kernel", hypotheses=[task.hypotheses[0], other_poi])
+    assert results["S_100"].engine == "kernel"
+    assert results["no signal"].engine != "kernel"
+    assert results["no signal"].diagnostics["not for the kernel"]
 
 
 def _work(task: Task) -> Work:
@@ -88,8 +88,8 @@ class _Reference:
         self._changes = changes
 
     def answers(self, work: Work) -> object:
-        for found in PyhfEngine(EngineOptions()).answers(work):
-            yield msgspec.structs.replace(found, **self._changes)
+        for result in PyhfEngine(EngineOptions()).answers(work):
+            yield msgspec.structs.replace(result, **self._changes)
 
 
 def _doubtful(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
@@ -125,10 +125,10 @@ def test_a_doubtful_fit_that_pyhf_contradicts_is_suspect_with_both_values(
         moved = [msgspec.structs.replace(one, CLs_obs=0.75) for one in point]
         return _Reference(points=moved, CLs_obs=0.75)
 
-    found = next(iter(KernelEngine(reference).answers(_work(task))))
-    assert found.status == "suspect"
-    assert "pyhf 0.75" in found.reason
-    assert f"{found.diagnostics['kernel CLs_obs']:.6g}" in found.reason
+    result = next(iter(KernelEngine(reference).answers(_work(task))))
+    assert result.status == "suspect"
+    assert "pyhf 0.75" in result.reason
+    assert f"{result.diagnostics['kernel CLs_obs']:.6g}" in result.reason
 
 
 def test_numbers_that_are_not_finite_are_never_plain_results(
@@ -141,17 +141,17 @@ def test_numbers_that_are_not_finite_are_never_plain_results(
         return tests._replace(CLs_obs=np.full_like(tests.CLs_obs, np.nan))
 
     monkeypatch.setattr(engine_module, "hypotest", hypotest)
-    for found in KernelEngine(_Reference).answers(_work(task)):
-        assert found.engine == "pyhf/numpy/scipy"
-        assert found.diagnostics["kernel doubt"] == "a result is not a finite number"
+    for result in KernelEngine(_Reference).answers(_work(task)):
+        assert result.engine == "pyhf/numpy/scipy"
+        assert result.diagnostics["kernel doubt"] == "a result is not a finite number"
 
 
 def test_the_request_alone_decides_which_engine_answers(task: Task) -> None:
     small = _work(task)
     assert isinstance(select(small), KernelEngine)
     assert isinstance(select(small._replace(hypotheses=task.hypotheses * 30)), KernelEngine)
-    wanted = HypotestRequest(engine=EngineOptions(engine="pyhf"))
-    assert isinstance(select(small._replace(request=wanted)), PyhfEngine)
+    request = HypotestRequest(engine=EngineOptions(engine="pyhf"))
+    assert isinstance(select(small._replace(request=request)), PyhfEngine)
 
 
 def test_small_models_share_a_program(task: Task) -> None:

@@ -53,10 +53,10 @@ def test_a_process_is_known_by_its_environment_or_its_log(
     interchange = start(log=tmp_path / name / "endpoint.log")
     start(FITSERVE_CHILD=f"uep.{other}.{CHILD}")
 
-    found = find_processes(endpoint)
-    assert {one.pid for one in found} == {worker, interchange}
-    assert {one.child for one in found} == {CHILD}
-    assert all(one.orphan for one in found)
+    processes = find_processes(endpoint)
+    assert {one.pid for one in processes} == {worker, interchange}
+    assert {one.child for one in processes} == {CHILD}
+    assert all(one.orphan for one in processes)
 
     assert end_orphans(endpoint) == 2
     assert find_processes(endpoint) == []

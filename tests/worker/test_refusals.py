@@ -41,7 +41,7 @@ def _answers(
 ) -> dict[str, HypothesisResult]:
     request = msgspec.structs.replace(request, engine=EngineOptions(engine=engine))  # type: ignore[arg-type]
     work = Work(digest(workspace), workspace, hypotheses, request, request_digest(request))
-    return {found.name: found for found in perform(work)}
+    return {result.name: result for result in perform(work)}
 
 
 def _configure(workspace: dict[str, Any], **content: Any) -> None:
@@ -73,9 +73,9 @@ def test_a_signal_strength_outside_the_bounds_is_refused_by_both_engines(
             },
         ],
     )
-    found = _answers(workspace, [hypotheses[2], wide], ask(2.0), engine)
-    assert found["wide"].status == "ok"
-    refused = found[hypotheses[2].name]
+    results = _answers(workspace, [hypotheses[2], wide], ask(2.0), engine)
+    assert results["wide"].status == "ok"
+    refused = results[hypotheses[2].name]
     assert (refused.status, refused.points, refused.CLs_obs) == ("failed", [], None)
     assert refused.reason == (
         "the signal strength 2 is outside the bounds of 'mu': the bounds are 0 to 1.5"
@@ -84,7 +84,7 @@ def test_a_signal_strength_outside_the_bounds_is_refused_by_both_engines(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("content", "request_", "told"),
+    ("content", "request_", "reason"),
     [
         ({"bounds": [[0.5, 3.0]]}, HypotestRequest(), "'mu' cannot be 0"),
         ({"bounds": [[0.5, 3.0]]}, LimitRequest(), "'mu' cannot be 0"),
@@ -100,13 +100,13 @@ def test_what_the_parameter_of_interest_cannot_be_is_refused_by_both_engines(
     hypotheses: list[Hypothesis],
     content: dict,
     request_: Any,
-    told: str,
+    reason: str,
     engine: str,
 ) -> None:
     _configure(workspace, name="mu", **content)
-    found = _answers(workspace, hypotheses[:1], request_, engine)["S_100"]
-    assert found.status == "failed"
-    assert told in str(found.reason)
+    result = _answers(workspace, hypotheses[:1], request_, engine)["S_100"]
+    assert result.status == "failed"
+    assert reason in str(result.reason)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -114,9 +114,9 @@ def test_a_start_outside_the_bounds_is_not_moved_into_them(
     workspace: dict, hypotheses: list[Hypothesis], engine: str
 ) -> None:
     _configure(workspace, name="norm", inits=[7.0])
-    found = _answers(workspace, hypotheses[:1], HypotestRequest(), engine)["S_100"]
-    assert found.status == "failed"
-    assert found.reason == "parameter 'norm' starts at 7, outside its bounds -5 to 5"
+    result = _answers(workspace, hypotheses[:1], HypotestRequest(), engine)["S_100"]
+    assert result.status == "failed"
+    assert result.reason == "parameter 'norm' starts at 7, outside its bounds -5 to 5"
 
 
 def _modifier(type_: str, name: str, data: Any = None) -> dict:
@@ -125,7 +125,7 @@ def _modifier(type_: str, name: str, data: Any = None) -> dict:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (
             lambda w: w["channels"][0]["samples"][0]["modifiers"].append(_modifier("lumi", "lumi")),
@@ -154,7 +154,7 @@ def _modifier(type_: str, name: str, data: Any = None) -> dict:
         ),
         (
             lambda w: w["observations"].clear(),
-            "pyhf makes no model of the patched workspace",
+            "pyhf cannot build a model of the patched workspace",
         ),
         (
             lambda w: w["channels"][0]["samples"][0]["modifiers"].append(
@@ -164,35 +164,35 @@ def _modifier(type_: str, name: str, data: Any = None) -> dict:
         ),
     ],
 )
-def test_what_makes_no_model_is_told_in_words(
+def test_what_makes_no_model_is_explained_in_words(
     workspace: dict,
     hypotheses: list[Hypothesis],
     change: Callable[[dict], None],
-    told: str,
+    reason: str,
     engine: str,
 ) -> None:
     change(workspace)
-    found = _answers(workspace, hypotheses[:1], HypotestRequest(), engine)["S_100"]
-    assert found.status == "failed"
-    assert told in str(found.reason)
-    assert not PYTHON.search(str(found.reason)), found.reason
+    result = _answers(workspace, hypotheses[:1], HypotestRequest(), engine)["S_100"]
+    assert result.status == "failed"
+    assert reason in str(result.reason)
+    assert not PYTHON.search(str(result.reason)), result.reason
 
 
-def test_a_name_that_pyhf_cannot_take_is_told_in_words(
+def test_a_name_that_pyhf_cannot_take_is_explained_in_words(
     workspace: dict, hypotheses: list[Hypothesis]
 ) -> None:
     modifier = _modifier("staterror", "stat/SR", [1.0, 1.0])
     workspace["channels"][0]["samples"][0]["modifiers"].append(modifier)
-    found = _answers(workspace, hypotheses[:1], HypotestRequest(), "pyhf")["S_100"]
-    assert found.reason == "pyhf does not take a staterror with a slash in its name: 'stat/SR'"
+    result = _answers(workspace, hypotheses[:1], HypotestRequest(), "pyhf")["S_100"]
+    assert result.reason == "pyhf does not take a staterror with a slash in its name: 'stat/SR'"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_patch_that_does_not_apply_is_told_in_words(workspace: dict, engine: str) -> None:
+def test_a_patch_that_does_not_apply_is_explained_in_words(workspace: dict, engine: str) -> None:
     broken = Hypothesis(name="S", values=(), patch=[{"op": "remove", "path": "/channels/7"}])
-    found = _answers(workspace, [broken], HypotestRequest(), engine)["S"]
-    assert str(found.reason).startswith("the patch does not apply: ")
-    assert not PYTHON.search(str(found.reason)), found.reason
+    result = _answers(workspace, [broken], HypotestRequest(), engine)["S"]
+    assert str(result.reason).startswith("the patch does not apply: ")
+    assert not PYTHON.search(str(result.reason)), result.reason
 
 
 def test_a_bin_that_a_systematic_takes_below_zero_is_named(workspace: dict) -> None:
@@ -206,9 +206,9 @@ def test_a_bin_that_a_systematic_takes_below_zero_is_named(workspace: dict) -> N
     signal = {"name": "s", "data": [4.0, 0.0], "modifiers": [_modifier("normfactor", "mu")]}
     patch = [{"op": "add", "path": "/channels/0/samples/-", "value": signal}]
     hypothesis = Hypothesis(name="S", values=(), patch=patch)
-    found = _answers(workspace, [hypothesis], HypotestRequest(), "pyhf")["S"]
-    assert found.status == "failed"
-    assert "bin 0 of channel 'SR' is -1.5 with 'shape' at +1" in str(found.reason)
+    result = _answers(workspace, [hypothesis], HypotestRequest(), "pyhf")["S"]
+    assert result.status == "failed"
+    assert "bin 0 of channel 'SR' is -1.5 with 'shape' at +1" in str(result.reason)
 
 
 @pytest.mark.parametrize("engine", ["auto", *ENGINES])
@@ -217,15 +217,15 @@ def test_an_empty_patch_is_no_signal(
 ) -> None:
     empty = Hypothesis(name="empty", values=(600.0, 1.0), patch=[])
     request = HypotestRequest(mu=(1.0, 2.0))
-    found = _answers(workspace, [hypotheses[0], empty], request, engine)
-    assert (found["empty"].status, found["empty"].CLs_obs) == ("ok", 1.0)
-    assert [point.CLs_exp for point in found["empty"].points] == [[1.0] * 5] * 2
-    assert found["S_100"].CLs_obs < 0.5
+    results = _answers(workspace, [hypotheses[0], empty], request, engine)
+    assert (results["empty"].status, results["empty"].CLs_obs) == ("ok", 1.0)
+    assert [point.CLs_exp for point in results["empty"].points] == [[1.0] * 5] * 2
+    assert results["S_100"].CLs_obs < 0.5
     assert _answers(workspace, [empty], request, engine)["empty"].CLs_obs == 1.0
     # A workspace that has a signal is tested as it is.
     whole = {**workspace, "channels": _with_signal(workspace, hypotheses[0])}
     same = _answers(whole, [empty], request, engine)["empty"]
-    assert same.CLs_obs == pytest.approx(found["S_100"].CLs_obs, abs=1e-6)
+    assert same.CLs_obs == pytest.approx(results["S_100"].CLs_obs, abs=1e-6)
 
 
 def _with_signal(workspace: dict, hypothesis: Hypothesis) -> list[dict]:
@@ -236,6 +236,6 @@ def _with_signal(workspace: dict, hypothesis: Hypothesis) -> list[dict]:
 def test_an_empty_patch_has_no_limit(workspace: dict) -> None:
     empty = Hypothesis(name="empty", values=(), patch=[])
     for request in (LimitRequest(), HypotestRequest(model=ModelOptions(measurement="other"))):
-        found = _answers(workspace, [empty], request, "auto")["empty"]
-        assert found.status == "failed"
-        assert not PYTHON.search(str(found.reason)), found.reason
+        result = _answers(workspace, [empty], request, "auto")["empty"]
+        assert result.status == "failed"
+        assert not PYTHON.search(str(result.reason)), result.reason

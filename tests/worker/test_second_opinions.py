@@ -69,49 +69,54 @@ def _limits(observed: float | None) -> UpperLimits:
 
 
 def test_where_pyhf_agrees_its_answer_holds() -> None:
-    found = weighed(_answer("kernel", "odd", 0.2, 0.05), _answer("pyhf", None, 0.2004, 0.0501))
-    assert (found.status, found.reason, found.engine, found.CLs_obs) == ("ok", None, "pyhf", 0.2004)
-    assert found.diagnostics == {KERNEL_DOUBT: "odd", "kernel CLs_obs": 0.2}
-    assert (found.fit_time, found.setup_time) == (2.0, 1.0)
-    assert [point.status for point in found.points] == ["ok", "ok"]
+    result = weighed(_answer("kernel", "odd", 0.2, 0.05), _answer("pyhf", None, 0.2004, 0.0501))
+    assert (result.status, result.reason, result.engine, result.CLs_obs) == (
+        "ok",
+        None,
+        "pyhf",
+        0.2004,
+    )
+    assert result.diagnostics == {KERNEL_DOUBT: "odd", "kernel CLs_obs": 0.2}
+    assert (result.fit_time, result.setup_time) == (2.0, 1.0)
+    assert [point.status for point in result.points] == ["ok", "ok"]
 
 
-def test_where_pyhf_disagrees_both_values_are_told_and_the_point_is_marked() -> None:
-    found = weighed(_answer("kernel", "odd", 0.2, 0.05), _answer("pyhf", None, 0.2, 0.75))
-    assert (found.status, found.engine) == ("suspect", "pyhf")
-    assert found.reason == "the kernel finds CLs 0.05 (odd), pyhf 0.75"
-    assert [point.status for point in found.points] == ["ok", "suspect"]
-    assert found.points[1].reason == found.reason
+def test_where_pyhf_disagrees_both_values_are_reported_and_the_point_is_marked() -> None:
+    result = weighed(_answer("kernel", "odd", 0.2, 0.05), _answer("pyhf", None, 0.2, 0.75))
+    assert (result.status, result.engine) == ("suspect", "pyhf")
+    assert result.reason == "the kernel finds CLs 0.05 (odd), pyhf 0.75"
+    assert [point.status for point in result.points] == ["ok", "suspect"]
+    assert result.points[1].reason == result.reason
 
 
 @pytest.mark.parametrize("theirs", [0.2, 0.3])
-def test_where_pyhf_is_doubted_too_both_values_and_reasons_are_told(theirs: float) -> None:
-    found = weighed(_answer("kernel", "odd", 0.2), _answer("pyhf", "stopped early", theirs))
-    assert (found.status, found.engine, found.CLs_obs) == ("suspect", "pyhf", theirs)
+def test_where_pyhf_is_doubted_too_both_values_and_reasons_are_reported(theirs: float) -> None:
+    result = weighed(_answer("kernel", "odd", 0.2), _answer("pyhf", "stopped early", theirs))
+    assert (result.status, result.engine, result.CLs_obs) == ("suspect", "pyhf", theirs)
     for text in ("0.2", "(odd)", f"{theirs:g}", "(stopped early)"):
-        assert text in found.reason
-    assert found.diagnostics[KERNEL_DOUBT] == "odd"
+        assert text in result.reason
+    assert result.diagnostics[KERNEL_DOUBT] == "odd"
 
 
 def test_where_pyhf_fails_the_kernel_s_number_is_kept_but_never_as_a_plain_one() -> None:
     broken = _answer("none", "KeyError: 'x'", status="failed")
-    found = weighed(_answer("kernel", "odd", 0.2), broken)
-    assert (found.status, found.engine, found.CLs_obs) == ("suspect", "kernel", 0.2)
-    assert found.reason == "odd; pyhf has no number: KeyError: 'x'"
-    assert [point.status for point in found.points] == ["suspect"]
+    result = weighed(_answer("kernel", "odd", 0.2), broken)
+    assert (result.status, result.engine, result.CLs_obs) == ("suspect", "kernel", 0.2)
+    assert result.reason == "odd; pyhf has no number: KeyError: 'x'"
+    assert [point.status for point in result.points] == ["suspect"]
 
 
 def test_where_nobody_has_a_number_the_answer_has_failed() -> None:
     broken = _answer("none", "the fit broke", status="failed")
-    found = weighed(_answer("kernel", "a result is not a finite number", None), broken)
-    assert (found.status, found.CLs_obs) == ("failed", None)
-    assert found.reason == "a result is not a finite number; pyhf has no number: the fit broke"
+    result = weighed(_answer("kernel", "a result is not a finite number", None), broken)
+    assert (result.status, result.CLs_obs) == ("failed", None)
+    assert result.reason == "a result is not a finite number; pyhf has no number: the fit broke"
 
 
 def test_where_only_pyhf_has_a_number_its_doubt_stays() -> None:
-    found = weighed(_answer("kernel", "no number", None), _answer("pyhf", "stopped early", 0.3))
-    assert (found.status, found.CLs_obs) == ("suspect", 0.3)
-    assert found.reason == "the kernel has no number (no number), pyhf: stopped early"
+    result = weighed(_answer("kernel", "no number", None), _answer("pyhf", "stopped early", 0.3))
+    assert (result.status, result.CLs_obs) == ("suspect", 0.3)
+    assert result.reason == "the kernel has no number (no number), pyhf: stopped early"
     plain = weighed(_answer("kernel", "no number", None), _answer("pyhf", None, 0.3))
     assert (plain.status, plain.reason) == ("ok", None)
 
@@ -159,26 +164,26 @@ def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("backend", ["numpy", "jax"])
 def test_the_second_opinion_is_pyhf_with_minuit(task: Task, backend: str) -> None:
     engine = EngineOptions(engine="kernel", backend=backend)
-    for found in answers(_work(task, HypotestRequest(engine=engine))):
-        assert (found.status, found.engine) == ("ok", f"pyhf/{backend}/minuit")
-        assert [one.engine for one in found.attempts] == ["kernel", "minuit, tight"]
-        assert "the fit with background is odd" in found.diagnostics[KERNEL_DOUBT]
-        assert NOT_FOR_THE_KERNEL not in found.diagnostics
+    for result in answers(_work(task, HypotestRequest(engine=engine))):
+        assert (result.status, result.engine) == ("ok", f"pyhf/{backend}/minuit")
+        assert [one.engine for one in result.attempts] == ["kernel", "minuit, tight"]
+        assert "the fit with background is odd" in result.diagnostics[KERNEL_DOUBT]
+        assert NOT_FOR_THE_KERNEL not in result.diagnostics
 
 
 def _patched(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[int]:
     """Have pyhf test otherwise than it does; returns a list with one entry for each test."""
-    real, asked = PyhfEngine.answers, []
+    real, calls = PyhfEngine.answers, []
 
     def other(self: PyhfEngine, work: Work) -> Iterator[HypothesisResult]:
         tested = isinstance(work.request, HypotestRequest)
-        for found in real(self, work):
+        for result in real(self, work):
             if tested:
-                asked.append(len(asked))
-            yield msgspec.structs.replace(found, **changes) if tested else found
+                calls.append(len(calls))
+            yield msgspec.structs.replace(result, **changes) if tested else result
 
     monkeypatch.setattr(PyhfEngine, "answers", other)
-    return asked
+    return calls
 
 
 @pytest.mark.usefixtures("doubtful")
@@ -187,10 +192,10 @@ def test_a_kernel_s_number_survives_a_pyhf_that_fails(
 ) -> None:
     none = {"CLs_obs": None, "CLs_exp": [None] * 5, "points": []}
     _patched(monkeypatch, status="failed", reason="it broke", **none)
-    for found in answers(_work(task, HypotestRequest(engine=KERNEL))):
-        assert (found.status, found.engine) == ("suspect", "kernel")
-        assert found.reason.endswith("pyhf has no number: it broke")
-        assert None not in (found.CLs_obs, *found.CLs_exp)
+    for result in answers(_work(task, HypotestRequest(engine=KERNEL))):
+        assert (result.status, result.engine) == ("suspect", "kernel")
+        assert result.reason.endswith("pyhf has no number: it broke")
+        assert None not in (result.CLs_obs, *result.CLs_exp)
 
 
 def _toys(task: Task, toys: int = 4) -> list[HypothesisResult]:
@@ -200,15 +205,15 @@ def _toys(task: Task, toys: int = 4) -> list[HypothesisResult]:
 
 
 @pytest.mark.usefixtures("doubtful")
-def test_toys_whose_observed_fits_are_doubted_are_asked_about_once(
+def test_toys_whose_observed_fits_are_doubted_get_one_second_opinion(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = _patched(monkeypatch)
-    found = _toys(task)
-    assert len(found) == 4
-    # The second part of the toys of a hypothesis has what the first one was told.
-    assert len(asked) == 2
-    for one in found:
+    calls = _patched(monkeypatch)
+    result = _toys(task)
+    assert len(result) == 4
+    # The second part of the toys of a hypothesis uses the opinion that the first one got.
+    assert len(calls) == 2
+    for one in result:
         assert (one.status, one.reason, one.engine) == ("ok", None, "kernel")
         assert "is odd" in one.diagnostics[KERNEL_DOUBT]
         assert one.diagnostics["converged"]
@@ -218,7 +223,7 @@ def test_toys_whose_observed_fits_are_doubted_are_asked_about_once(
 
 @pytest.mark.usefixtures("doubtful")
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reason"),
     [
         (
             {
@@ -233,12 +238,12 @@ def test_toys_whose_observed_fits_are_doubted_are_asked_about_once(
     ids=["disagrees", "is suspect", "fails"],
 )
 def test_toys_of_which_pyhf_thinks_otherwise_are_suspect(
-    task: Task, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str
+    task: Task, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], reason: str
 ) -> None:
     _patched(monkeypatch, **changes)
     for one in _toys(task)[:2]:
         assert (one.status, one.engine) == ("suspect", "kernel")
-        assert told in one.reason
+        assert reason in one.reason
         assert one.toy_values is not None
 
 
@@ -263,11 +268,11 @@ def test_what_auto_gives_to_pyhf_has_its_reason(
 ) -> None:
     (usual, _) = answers(_work(task, HypotestRequest()))
     assert usual.engine == "kernel"
-    (asked, _) = answers(_work(task, HypotestRequest(engine=EngineOptions(engine="pyhf"))))
-    assert NOT_FOR_THE_KERNEL not in asked.diagnostics
+    (requested, _) = answers(_work(task, HypotestRequest(engine=EngineOptions(engine="pyhf"))))
+    assert NOT_FOR_THE_KERNEL not in requested.diagnostics
 
     # As if the kernel had no limits.
     monkeypatch.delitem(kernel_engine._ANSWERS, LimitRequest)
-    (found, _) = answers(_work(task, LimitRequest(engine=KERNEL)))
-    assert found.engine.startswith("pyhf")
-    assert found.diagnostics[NOT_FOR_THE_KERNEL] == "it does not answer a limit request"
+    (result, _) = answers(_work(task, LimitRequest(engine=KERNEL)))
+    assert result.engine.startswith("pyhf")
+    assert result.diagnostics[NOT_FOR_THE_KERNEL] == "it does not answer a limit request"

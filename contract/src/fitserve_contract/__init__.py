@@ -1,9 +1,9 @@
 """The wire contract between client and worker: the only thing that both sides import.
 
 Tasks, results and their digests (`messages`, `requests`, `results`), the one codec and the
-function that an endpoint runs (`codec`), and the errors of both sides (`errors`); and what both
-hold to with what came from outside: JSON that fits into memory (`memory`) and patches that end
-(`patching`). Importing this package imports neither pyhf nor JAX.
+function that an endpoint runs (`codec`), and the errors of both sides (`errors`); and bounds on
+input from outside: JSON that fits into memory (`memory`) and patches that end (`patching`).
+Importing this package imports neither pyhf nor JAX.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # What needs the errors or the version alone starts at once, and where nothing is installed.
+    # Imports of the errors or the version alone are fast, and need no other package.
     if name in __all__:
         for part in ("messages", "requests", "results", "codec", "memory", "patching", "errors"):
             module = import_module(f"fitserve_contract.{part}")

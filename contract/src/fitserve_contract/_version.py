@@ -1,4 +1,4 @@
-"""The version of all three distributions, which two take from here; and the oldest drivers."""
+"""The version of all distributions, which the other two read here, and the oldest drivers."""
 
 __version__ = "0.1.0"
 

@@ -79,7 +79,7 @@ class _Refusal(
     tag_field="fitserve",
     tag="refusal",
 ):
-    """What a worker answers that cannot even read its task, in any contract version."""
+    """The answer of a worker that cannot even read its task, in any contract version."""
 
     contract: int
     cause: str
@@ -105,7 +105,7 @@ def decompress(packed: bytes, limit: int = MAX_DECODED_BYTES) -> bytes:
         The data are not zstd, are cut short, or are larger than the limit.
     """
     try:
-        # The size that a frame declares is the sender's word only: read and count.
+        # The size that a frame declares cannot be trusted: read and count.
         reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(
             io.BytesIO(packed)
         )
@@ -121,7 +121,7 @@ def decompress(packed: bytes, limit: int = MAX_DECODED_BYTES) -> bytes:
         )
     if declared not in (-1, len(raw)):
         raise ContractError(
-            "the body is cut short", evidence=f"{len(raw)} of {declared} bytes are there"
+            "the body is cut short", evidence=f"it has {len(raw)} of {declared} bytes"
         )
     return raw
 
@@ -182,7 +182,7 @@ def decode_result(text: str, limit: int = MAX_DECODED_BYTES) -> TaskResult:
     Raises
     ------
     ContractError
-        As `decode_task`, or the worker refused the task: its own words are in the error.
+        As `decode_task`, or the worker refused the task: the error has its reason.
     """
     refusal = _refusal(text)
     if refusal is not None:
@@ -240,7 +240,7 @@ def _decode(kind: str, text: str, type_: type[_T], limit: int) -> _T:
         raise ContractError("the body is not base64", evidence=str(error)) from error
     raw = decompress(packed, limit)
     if hashlib.sha256(raw).hexdigest() != envelope.digest:
-        raise ContractError("the body does not have the digest that it came with")
+        raise ContractError("the body does not match its digest")
     if too_much := excess(raw):
         raise ContractError(f"the {kind} is too large to be decoded", evidence=too_much)
     try:
@@ -266,9 +266,9 @@ FUNCTION_DIGEST = hashlib.sha256(FUNCTION_SOURCE.encode()).hexdigest()
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """Collect no cycles meanwhile.
+    """Switch the collection of reference cycles off meanwhile.
 
-    Decoded JSON has none; but each of its millions of objects counts towards the next
+    Decoded JSON has no cycles; but each of its millions of objects counts towards the next
     collection, which looks at all of them: half of the time that reading 1Lbb takes.
 
     Examples

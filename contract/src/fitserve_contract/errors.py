@@ -16,7 +16,7 @@ class FitserveError(Exception):
     cause
         What is wrong, in one sentence without a final full stop.
     evidence
-        What was seen that shows it: a path, a value, the message of a library.
+        What shows it: a path, a value, the message of a library.
     hint
         The next command to run or thing to change.
     """

@@ -1,7 +1,7 @@
 """How much memory there is, and whether JSON text fits into it once it is decoded.
 
 A few kilobytes of compressed JSON can become gigabytes of objects: ``[],`` takes 3 bytes as text
-and 120 in Python. What values a text has is therefore estimated before it is decoded.
+and 120 in Python. The size of the values is therefore estimated before a text is decoded.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["MAX_DECODED_MEMORY", "decoded_bytes", "excess", "memory_of_machine", "memory_there"]
 
 MAX_DECODED_MEMORY = 2 * 1024**3
-"""No JSON text may take more memory than this once decoded, wherever there is more."""
+"""No JSON text may take more memory than this once decoded, even where there is more."""
 
-# What is decoded even where it seems that there is no memory left.
+# Texts that take no more than this are decoded even where no memory seems to be left.
 _ALWAYS = 64 * 1024**2
 _MIB = 1024**2
-# Bytes that CPython takes for what each character stands for: a number and its place, an empty
-# list, an object of a few keys, and half of a short string.
+# Bytes that CPython takes for each character: a number and its place, an empty list, an object of
+# a few keys, and half of a short string.
 _TAKES = {b",": 40, b"[": 80, b"{": 200, b'"': 32}
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
@@ -42,7 +42,7 @@ def excess(raw: bytes, most: int = MAX_DECODED_MEMORY, *, besides: int = 0) -> s
     raw
         The text.
     most
-        Bytes that it may take, where half of the memory there is is not less.
+        The most bytes that it may take, if that is less than half of the memory left.
     besides
         Bytes of what is kept together with it.
 
@@ -65,8 +65,8 @@ def excess(raw: bytes, most: int = MAX_DECODED_MEMORY, *, besides: int = 0) -> s
 def memory_there() -> int:
     """Return how many bytes this process can still take.
 
-    That is what the machine has available, what the process' control groups leave (as batch
-    systems and containers set them), and what its own limits leave; the least of these.
+    That is the least of what the machine has available, what the process' control groups leave
+    (as batch systems and containers set them), and what its own limits leave.
     """
     statistics = _numbers("/proc/meminfo", scale=1024)
     left = [statistics.get("MemAvailable:", memory_of_machine())]
@@ -84,7 +84,7 @@ def memory_there() -> int:
 
 
 def memory_of_machine() -> int:
-    """Return the bytes of memory that the machine has, or a control group leaves of it."""
+    """Return the bytes of memory that the machine has, or that a control group allows."""
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([whole, *(limit for limit, _ in _group_limits())])
 
@@ -112,7 +112,7 @@ def _group_limits() -> Iterator[tuple[int, int]]:
                 bounds = [int((folder / name).read_text()) for name in (limit, use)]
             except (OSError, ValueError):  # none here, or the word max
                 continue
-            # Files that are only cached are given up for what is asked for.
+            # The memory of cached files is freed when it is needed.
             kept = _numbers(str(folder / "memory.stat"))
             cached = sum(kept.get(f"{prefix}{word}_file", 0) for word in ("inactive", "active"))
             yield bounds[0], bounds[1] - cached

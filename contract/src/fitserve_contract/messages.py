@@ -1,8 +1,7 @@
-"""Tasks and their results, as they go over the wire, and the digests that name what is in them.
+"""Tasks and their results, as they go over the wire, and digests of their contents.
 
-Their JSON schema is derived from the types.
-
-A change that an older worker would misread raises `CONTRACT_VERSION`.
+Their JSON schema is derived from the types. A change that an older worker would misread raises
+`CONTRACT_VERSION`.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A self-contained piece of work.
 
     ``workspace`` is None where the backend has staged the workspace, compressed, in a
-    directory of the worker under its digest. Tasks that differ in ``nonce`` alone are fitted
-    each; one with the same nonce may be answered from the worker's outbox. ``verify`` has results
-    of the hypotheses: then the task is to hold these against pyhf and nothing else, with Minuit
-    for those named in ``doubted``. ``toys`` are which of the toys of a request for toys the task
-    is to make (None: all). These are of the task and not of the request: the question stays the
-    same, and so does the key of every result.
+    directory of the worker under its digest. Tasks that differ in ``nonce`` alone are each fitted;
+    one with the same nonce may be answered from the worker's outbox. ``verify`` has results of the
+    hypotheses: then the task is only to compare these with pyhf, with Minuit for those named in
+    ``doubted``. ``toys`` says which toys of a request for toys the task is to make (None: all).
+    These belong to the task and not to the request: the question stays the same, and so does the
+    key of every result.
     """
 
     workspace_digest: str
@@ -64,9 +63,9 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """Refuse toys that are not among those of the request."""
         if self.toys is None:
             return
-        asked = self.request.toys if isinstance(self.request, ToysRequest) else 0
-        if self.toys.stop > asked:
-            raise ValueError(f"toys up to {self.toys.stop - 1} are none of the request's {asked}")
+        count = self.request.toys if isinstance(self.request, ToysRequest) else 0
+        if self.toys.stop > count:
+            raise ValueError(f"toy {self.toys.stop - 1} is not among the request's {count}")
 
 
 class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +89,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one task: a result for every hypothesis in it, in any order.
 
-    ``kept`` says that it was fitted for an earlier sending of the same task.
+    ``kept`` says that it was fitted when the same task was sent before.
     """
 
     task: str
@@ -101,8 +100,8 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
     contract: int = CONTRACT_VERSION
 
 
-# Raised where the numbers of an engine change by more than rounding, so that results of before
-# are not taken for those of today: neither of earlier runs nor of workers of another version.
+# Raised where the numbers of an engine change by more than rounding, so that older results, of
+# earlier runs or of workers of another version, are not taken for present ones.
 _NUMBERS = 3
 
 _canonical = msgspec.json.Encoder(order="sorted")
@@ -121,14 +120,14 @@ def digest(content: Any) -> str:
 
 
 def request_digest(request: Request) -> str:
-    """Return the digest of a request: all that decides a result besides the pallet."""
+    """Return the digest of a request, which with the pallet decides a result."""
     return digest(request)
 
 
 def hypothesis_key(workspace_digest: str, hypothesis: Hypothesis, request: str) -> str:
     """Return the key under which a result is never computed twice.
 
-    It tells workspace, patch, request (the engine in it) and how engines compute.
+    It covers workspace, patch, request (with its engine), and the version of the engines' numbers.
 
     Parameters
     ----------

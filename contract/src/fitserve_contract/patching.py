@@ -1,4 +1,4 @@
-"""Apply a JSON Patch (RFC 6902) that came from outside, in bounded memory and time."""
+"""Apply a JSON Patch (RFC 6902) from outside in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LONGEST = 80
 
 
 class PatchError(ValueError):
-    """A patch does not apply, or makes more of a workspace than is allowed."""
+    """A patch does not apply, or makes a workspace larger than is allowed."""
 
 
 def apply_patch(workspace: Any, patch: Sequence[dict[str, Any]]) -> Any:
-    """Return what a patch makes of a workspace, which is changed by it.
+    """Return the patched workspace; the given one is changed.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def apply_patch(workspace: Any, patch: Sequence[dict[str, Any]]) -> Any:
             else:
                 changed = operation
             workspace = _apply(workspace, changed)
-        # Also what jsonpatch lets through where an operation meets a value of another type.
+        # Includes what jsonpatch raises where an operation meets a value of another type.
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             what = f"{operation.get('op')} {str(operation.get('path'))[:_LONGEST]}"
             raise PatchError(f"operation {number} ({what}): {error}") from error
@@ -70,7 +70,7 @@ def _apply(workspace: Any, operation: dict[str, Any]) -> Any:
 
 
 def _copied(workspace: Any, pointer: str, left: int) -> bytes:
-    """Return what is to be copied as JSON, if no more than ``left`` bytes of it."""
+    """Return the value to be copied as JSON, if it has no more than ``left`` bytes."""
     import jsonpointer
 
     try:

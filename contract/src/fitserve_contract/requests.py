@@ -1,6 +1,6 @@
-"""What may be asked about a signal hypothesis: one tagged structure for each kind of request.
+"""Requests about a signal hypothesis: one tagged structure for each kind.
 
-Among it are the bounds of the parameter of interest (POI), as measurement and request set them.
+Also the bounds of the parameter of interest (POI), which measurement and request set.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 MAX_TOYS = 10_000_000
-"""No more toys may be asked for of a hypothesis."""
+"""The most toys of a hypothesis that may be requested."""
 
 MAX_STRENGTHS = 10_000
-"""No more signal strengths may be asked for at a time."""
+"""The most signal strengths in a request."""
 
 _Strengths = Annotated[tuple[float, ...], msgspec.Meta(max_length=MAX_STRENGTHS)]
 
@@ -45,8 +45,8 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     ``measurement`` and ``poi`` of None mean the workspace's first measurement and its own
     parameter of interest (POI). ``mu_max`` raises the POI's upper bound, which is pyhf's 10
-    where the measurement has none; a bound that is higher stays. The interpolation codes are
-    numbered as in CERN-OPEN-2012-016 and pyhf.
+    where the measurement has none; a higher bound stays. The interpolation codes are numbered as
+    in CERN-OPEN-2012-016 and pyhf.
     """
 
     measurement: str | None = None
@@ -58,7 +58,7 @@ class ModelOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which engine fits, and how pyhf is set up where it is the one."""
+    """Which engine fits, and how pyhf is set up where it fits."""
 
     engine: Literal["auto", "kernel", "pyhf"] = "auto"
     backend: Literal["numpy", "jax"] = "numpy"
@@ -84,9 +84,9 @@ class LimitRequest(
 ):
     """Observed and expected upper limits on the signal strength.
 
-    The limit is where CLs falls to 1 - ``level``, and is looked for between zero and the POI's
-    upper bound, which ``mu_max`` of `ModelOptions` raises. CLs at a signal strength of 1 is
-    evaluated too, where that is within the bounds.
+    The limit is where CLs falls to 1 - ``level``. It is sought between zero and the POI's upper
+    bound, which ``mu_max`` of `ModelOptions` raises. CLs at a signal strength of 1 is evaluated
+    too, where that is within the bounds.
     """
 
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95
@@ -195,12 +195,12 @@ def refusal(
 ) -> tuple[str, str] | None:
     """Say why a request cannot be answered: cause and evidence; None if it can be.
 
-    The client asks before anything is sent, and every engine before it fits.
+    The client checks this before it sends anything, and every engine before it fits.
 
     Parameters
     ----------
     request
-        What is asked for.
+        The request.
     poi, low, high, fixed
         Name of the parameter of interest, its bounds, and whether the measurement holds it.
 
@@ -266,7 +266,7 @@ def poi_bounds(measurement: dict[str, Any], options: ModelOptions) -> tuple[floa
 def widened(measurement: dict[str, Any], options: ModelOptions) -> dict[str, Any]:
     """Return a measurement that bounds the POI by ``mu_max``, where the request has one.
 
-    It is a copy where anything changes.
+    If anything changes it is a copy.
     """
     if options.mu_max is msgspec.UNSET:
         return measurement

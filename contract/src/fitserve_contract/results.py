@@ -1,4 +1,4 @@
-"""What is answered about a signal hypothesis, by asymptotic formulae or pseudo-experiments."""
+"""Answers about a signal hypothesis, by asymptotic formulae or pseudo-experiments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ToyRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def stop(self) -> int:
-        """The number after that of the last toy."""
+        """The number after the last toy's."""
         return self.first + self.count
 
 
@@ -63,7 +63,7 @@ class AsymptoticCLs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToyValues(msgspec.Struct, frozen=True, kw_only=True):
-    """The test statistic of some toys, as a worker answers it.
+    """The test statistic of some toys, as a worker returns it.
 
     ``signal`` and ``background`` are little-endian 32-bit floats, one for each toy of
     ``toys`` made with the tested signal strength and without signal; NaN where a fit failed.
@@ -84,10 +84,9 @@ class ToyValues(msgspec.Struct, frozen=True, kw_only=True):
 class ToyDistribution(msgspec.Struct, frozen=True, kw_only=True):
     """How the test statistic of toys is distributed.
 
-    ``counts`` has a number for each interval between the ``edges`` of `ToysAnswer`, with the
-    lower edge in it and not the upper one. ``zero`` toys have a test statistic of exactly
-    zero, and are not in ``counts``; ``beyond`` are above the last edge; ``failed`` have no
-    test statistic.
+    ``counts`` has a number for each interval between the ``edges`` of `ToysAnswer`, which includes
+    its lower edge. ``zero`` toys have a test statistic of exactly zero, and are not in ``counts``;
+    ``beyond`` are above the last edge; ``failed`` have no test statistic.
     """
 
     zero: int
@@ -99,13 +98,13 @@ class ToyDistribution(msgspec.Struct, frozen=True, kw_only=True):
 class ToysAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """CLs by toys at signal strength ``mu``; CLs itself is in the fields of the hypothesis.
 
-    ``done`` toys with and as many without signal, of the ``asked`` ones, are in it. ``failed``
+    It is made of ``done`` toys with signal and as many without, of the ``asked`` ones. ``failed``
     of all these have no test statistic, ``positive`` were fitted with expected events kept above
     zero, and ``fits`` is the number of fits. CLs+b and CLb are the fractions of toys with a test
     statistic of at least the ``observed`` one. Expected values are for background
     fluctuations of -2, -1, 0, +1, +2 sigma: percentiles over the background-only toys of the
-    p-value at each, as pyhf has them. What ends with ``_error`` is the statistical standard
-    deviation. ``asymptotic`` is for comparison.
+    p-value at each, as in pyhf. Fields that end with ``_error`` are statistical standard
+    deviations. ``asymptotic`` is for comparison.
     """
 
     mu: float
@@ -130,18 +129,18 @@ class ToysAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Status = Literal["ok", "suspect", "failed"]
-"""``ok``: the numbers hold. ``suspect``: there are numbers and a reason to doubt them.
-``failed``: there is no number, and a reason."""
+"""``ok``: the numbers hold. ``suspect``: there are numbers, and a reason to doubt them.
+``failed``: there are no numbers, and there is a reason."""
 
 NOT_FOR_THE_KERNEL = "not for the kernel"
-"""In diagnostics: why pyhf fitted where it was not asked for."""
+"""In diagnostics: why pyhf fitted although it was not requested."""
 
 KERNEL_DOUBT = "kernel doubt"
-"""In diagnostics: what the kernel doubted of its own answer, so that pyhf was asked too."""
+"""In diagnostics: why the kernel doubted its own answer, so that pyhf answered too."""
 
 
 ABOVE_BOUND = "above the POI's bound"
-"""How the reason begins for which there is no limit where CLs does not fall far enough."""
+"""Begins the reason why there is no limit where CLs does not fall far enough."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,7 +193,7 @@ class FittedParameter(msgspec.Struct, frozen=True, kw_only=True):
     ``prefit``) / ``prefit_uncertainty``, ``constraint`` is ``uncertainty`` /
     ``prefit_uncertainty``. ``lower`` and ``upper`` are the ends of the interval in which -2 log L,
     minimised over all other parameters, is less than 1 above its minimum; None where they were
-    not asked for or are beyond a bound.
+    not requested or are beyond a bound.
     """
 
     name: str
@@ -241,7 +240,7 @@ class SampleYields(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChannelYields(msgspec.Struct, frozen=True, kw_only=True):
-    """The observed events of a channel in each bin, those expected, and their composition."""
+    """The observed and expected events of a channel in each bin, and those of its samples."""
 
     name: str
     data: list[float]
@@ -263,8 +262,8 @@ class Impact(msgspec.Struct, frozen=True, kw_only=True):
 
     ``postfit_up`` and ``postfit_down`` are the shifts of the best-fit POI where the nuisance
     parameter is held at its best fit plus and minus its uncertainty; ``prefit_up`` and
-    ``prefit_down`` where it is held there plus and minus the width of its constraint. None
-    where there is no such width or no such fit.
+    ``prefit_down`` where it is held at its best fit plus and minus the width of its constraint.
+    None where there is no such width or no such fit.
     """
 
     parameter: FittedParameter
@@ -284,12 +283,12 @@ class RankingAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """A second answer, by pyhf, to compare a hypothesis' CLs with.
 
-    ``engine`` is how pyhf was set up and ``points`` what it found, at those signal strengths
+    ``engine`` is how pyhf was set up and ``points`` what it found, at the signal strengths
     that were verified. ``largest`` is the greatest difference of an observed or expected CLs from
-    pyhf's, ``wrong_by`` that from the CLs which the lower of the two minima of each fit gives;
-    above ``tolerance`` it makes the hypothesis suspect. They differ where a fit of pyhf stopped
-    above a minimum that is known, and ``above`` says in words which. Both are None where pyhf
-    has no number. ``reason`` is what pyhf's own fits are doubted for, if they are.
+    pyhf's, ``wrong_by`` that from CLs by the lower of the two minima of each fit; above
+    ``tolerance`` it makes the hypothesis suspect. The two differ where a fit of pyhf stopped above
+    a known minimum, and ``above`` says in words which. Both are None where pyhf has no number.
+    ``reason`` is why pyhf's own fits are doubted, if they are.
     """
 
     engine: str
@@ -303,19 +302,18 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HypothesisResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of one hypothesis.
+    """The result of one hypothesis.
 
     ``CLs_obs`` and ``CLs_exp`` are at the first mu of the request, which ``points`` begins with.
-    They are null where the request asks for no CLs; for limits they are at a signal strength
-    of 1. ``limit``, ``fit`` and ``ranking`` are there where they were asked for,
-    ``verification`` where pyhf was asked for a second answer. ``toys`` is there
-    in the result of a request for toys, and ``toy_values`` in a worker's answer to a part of it.
-    ``fit_time`` is the wall time of all its fits in seconds, ``setup_time`` that of
-    building its model. ``muhat`` and ``twice_nll`` belong to the free fit to the observed
-    data, ``twice_nll_background`` to that without signal. ``key`` is
+    They are null where the request is not for CLs; for limits they are at a signal strength of 1.
+    ``limit``, ``fit`` and ``ranking`` answer requests of these kinds, ``verification`` is a second
+    answer by pyhf if that was requested. ``toys`` answers a request for toys, ``toy_values`` is a
+    worker's answer to a part of it. ``fit_time`` is the wall time of all its fits in seconds,
+    ``setup_time`` that of building its model. ``muhat`` and ``twice_nll`` belong to the free fit
+    to the observed data, ``twice_nll_background`` to that without signal. ``key`` is
     `fitserve_contract.hypothesis_key`. ``host`` and ``device`` say where it was fitted.
-    ``neighbours`` says how its CLs jumps against those of the hypotheses around it, where it
-    does: the client finds that when it has them all, and changes nothing else of the result.
+    ``neighbours`` says how its CLs jumps relative to the hypotheses around it, where it does: the
+    client finds that once it has them all, and changes nothing else in the result.
     """
 
     name: str

@@ -35,14 +35,14 @@ _LOWER = 1e-4
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print a table of what is wrong, a row for each of those who answer.
+    """Print a table of wrong answers, a row for each way to answer.
 
     The columns with s are the silently wrong ones among models whose bins are off by a factor
-    e^N(0, s). What is not right is told on stderr, one model a line.
+    e^N(0, s). Models that are not right are named on stderr, one model a line.
     """
     options = _options(arguments)
-    wanted = options.only or range(options.models)
-    models = list(_right(options.seed, wanted, options.right))
+    numbers = options.only or range(options.models)
+    models = list(_right(options.seed, numbers, options.right))
     several = sum(max(one.right.minima) > 1 for one in models)
     print(f"{len(models)} models of seed {options.seed}, {several} with several minima in a fit.\n")
     print(_row(_HEADER))
@@ -73,13 +73,13 @@ def _of_pallet(file: str, seed: int) -> dict[str, Any]:
     expects less than no events.
     """
     pallet = load_pallet(file)
-    found = {}
+    answers = {}
     for one in pallet.hypotheses:
         spec = jsonpatch.JsonPatch(one.patch).apply(pallet.workspace)
         values = right(spec, seed, kernel_ends(pallet.workspace, one), positive=True)
         kept = {"CLs_obs": values.CLs_obs, "CLs_exp": values.CLs_exp, "twice_nll": values.twice_nll}
-        found[one.name] = kept
-    return {"how": "the lowest of many minima: tests/generated", "hypotheses": found}
+        answers[one.name] = kept
+    return {"how": "the lowest of many minima: tests/generated", "hypotheses": answers}
 
 
 def _numbers(text: str) -> list[int]:
@@ -87,14 +87,14 @@ def _numbers(text: str) -> list[int]:
 
 
 def _right(seed: int, numbers: range | list[int], path: Path | None) -> Iterator[Stored]:
-    known = {(one.seed, one.number): one for one in read(path)} if path and path.exists() else {}
+    kept = {(one.seed, one.number): one for one in read(path)} if path and path.exists() else {}
     for number in numbers:
-        found = known.get((seed, number))
-        if found is None:
-            found = stored(seed, number)
+        value = kept.get((seed, number))
+        if value is None:
+            value = stored(seed, number)
             if path:
-                found.append(path)
-        yield found
+                value.append(path)
+        yield value
 
 
 def _judge(by: By, models: list[Stored]) -> list[str]:
@@ -103,18 +103,18 @@ def _judge(by: By, models: list[Stored]) -> list[str]:
     count: Counter[str] = Counter()
     silent: Counter[float] = Counter()
     for one in models:
-        found = answer(one.model)
-        verdict = judged(found, one.right)
-        good = found.status == "ok"
+        ours = answer(one.model)
+        verdict = judged(ours, one.right)
+        good = ours.status == "ok"
         count[verdict] += 1
         count[f"{verdict}, doubted"] += not good
         if verdict == "wrong" and good:
             silent[SPREADS[one.number % len(SPREADS)]] += 1
-        if found.above(one.right) < -_LOWER:
+        if ours.above(one.right) < -_LOWER:
             _say(f"{by} is lower than the reference: {one.number}")
         if verdict != "right" or not good:
-            how = f"CLs off by {found.off(one.right):.2g}, -2 log L by {found.above(one.right):.2g}"
-            _say(f"{by} {one.number}: {verdict}, {found.status}, {how} {found.reason or ''}")
+            how = f"CLs off by {ours.off(one.right):.2g}, -2 log L by {ours.above(one.right):.2g}"
+            _say(f"{by} {one.number}: {verdict}, {ours.status}, {how} {ours.reason or ''}")
     cells = [len(models), count["wrong"], count["wrong, doubted"], count["none"], silent.total()]
     cells += [silent[spread] for spread in SPREADS]
     cells += [count["right, doubted"], count["ambiguous"]]

@@ -47,7 +47,7 @@ class Answer(msgspec.Struct, frozen=True):
     def off(self, right: Right) -> float:
         """Return the greatest difference of a CLs from what is right; infinite without one."""
         pairs = zip(self.CLs, [right.CLs_obs, *right.CLs_exp], strict=True)
-        each = [np.inf if found is None else abs(found - value) for found, value in pairs]
+        each = [np.inf if ours is None else abs(ours - value) for ours, value in pairs]
         return float(np.nan_to_num(max(each), nan=np.inf, posinf=np.inf))
 
     def above(self, right: Right) -> float:
@@ -74,9 +74,9 @@ def _fitserve(engine: Any) -> Callable[[Model], Answer]:
     def answer(model: Model) -> Answer:
         hypothesis = Hypothesis(name="h", values=(1.0,), patch=model.patch)
         named = digest(model.workspace), model.workspace
-        [found] = perform(Work(*named, [hypothesis], request, request_digest(request)))
-        cls = (found.CLs_obs, *found.CLs_exp)
-        return Answer(found.status, found.reason, cls, found.twice_nll)
+        [result] = perform(Work(*named, [hypothesis], request, request_digest(request)))
+        cls = (result.CLs_obs, *result.CLs_exp)
+        return Answer(result.status, result.reason, cls, result.twice_nll)
 
     return answer
 

@@ -64,8 +64,10 @@ def descend(likelihood: Likelihood, data: Data, starts: Array, bounds: tuple[Arr
         moved = np.clip(x + step, low[open_], high[open_])
         new = likelihood.derivatives(moved, data)
         gone = moved - x
-        told = -(gone * g).sum(axis=1) - np.einsum("pi,pij,pj->p", gone, hessian[open_], gone) / 2
-        gain = (value[open_] - new[0]) / np.maximum(told, 1e-300)
+        promised = (
+            -(gone * g).sum(axis=1) - np.einsum("pi,pij,pj->p", gone, hessian[open_], gone) / 2
+        )
+        gain = (value[open_] - new[0]) / np.maximum(promised, 1e-300)
         lower = new[0] < value[open_]
         at = open_[lower]
         points[at] = moved[lower]
@@ -120,7 +122,7 @@ def polish(
         value, gradient, _ = likelihood.derivatives(full(moved)[None], data)
         return float(value[0]) - base, gradient[0, free] * unit
 
-    found = minimize(
+    minimum = minimize(
         objective,
         start[free] / unit,
         jac=True,
@@ -128,6 +130,6 @@ def polish(
         bounds=list(zip(bounds[0][free] / unit, bounds[1][free] / unit, strict=True)),
         options={"ftol": 1e-14, "gtol": 1e-7, "maxiter": 500, "maxcor": 20},
     )
-    if found.fun < 0:
-        return full(found.x), base + float(found.fun)
+    if minimum.fun < 0:
+        return full(minimum.x), base + float(minimum.fun)
     return start, base

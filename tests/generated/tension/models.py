@@ -34,8 +34,8 @@ class Model(NamedTuple):
     @property
     def patched(self) -> dict[str, Any]:
         """The workspace with its signal."""
-        found: dict[str, Any] = jsonpatch.JsonPatch(self.patch).apply(self.workspace)
-        return found
+        patched: dict[str, Any] = jsonpatch.JsonPatch(self.patch).apply(self.workspace)
+        return patched
 
     @property
     def digest(self) -> str:
@@ -142,25 +142,25 @@ class _Drawing:
         return {"name": "signal", "data": nominal.tolist(), "modifiers": modifiers}
 
     def _modifiers(self, index: int, sample: str, nominal: np.ndarray) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        modifiers: list[dict[str, Any]] = []
         for name in self.systematics:
             if self.chance(0.4):
                 hi, lo = _short(self._factors(1)[:, 0])
-                found.append({"name": name, "type": "normsys", "data": {"hi": hi, "lo": lo}})
+                modifiers.append({"name": name, "type": "normsys", "data": {"hi": hi, "lo": lo}})
             if self.chance(0.35):
                 hi, lo = self._factors(len(nominal)) * nominal
                 data = {"hi_data": _short(hi), "lo_data": _short(lo)}
-                found.append({"name": name, "type": "histosys", "data": data})
+                modifiers.append({"name": name, "type": "histosys", "data": data})
         if self.chance(self.statistics):
             width = _short(nominal * self.random.uniform(0.02, 0.25, len(nominal)))
-            found.append({"name": f"stat_ch{index}", "type": "staterror", "data": width})
+            modifiers.append({"name": f"stat_ch{index}", "type": "staterror", "data": width})
         if self.chance(0.15):
             width = _short(nominal * self.random.uniform(0.03, 0.4, len(nominal)))
             name = f"shape_ch{index}_{sample}"
-            found.append({"name": name, "type": "shapesys", "data": width})
+            modifiers.append({"name": name, "type": "shapesys", "data": width})
         if self.lumi and (sample == "signal" or self.chance(0.5)):
-            found.append({"name": "lumi", "type": "lumi", "data": None})
-        return found
+            modifiers.append({"name": "lumi", "type": "lumi", "data": None})
+        return modifiers
 
     def _factors(self, count: int) -> np.ndarray:
         """Return the factors of both variations, of shape (2, count)."""

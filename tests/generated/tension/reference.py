@@ -75,7 +75,7 @@ class _Fit(NamedTuple):
 def right(
     spec: dict[str, Any],
     seed: int,
-    known: Sequence[Mapping[str, float]] = (),
+    good: Sequence[Mapping[str, float]] = (),
     *,
     positive: bool = False,
 ) -> Right:
@@ -95,18 +95,18 @@ def right(
     search = _Search(Likelihood(spec, positive=positive), np.random.default_rng(seed))
     data = search.likelihood.data
     names = search.likelihood.names
-    more = np.array([[one[name] for name in names] for one in known]).reshape(-1, len(names))
+    more = np.array([[one[name] for name in names] for one in good]).reshape(-1, len(names))
     fits = {"free": _Fit(data, None), "null": _Fit(data, 0.0), "fixed": _Fit(data, _TESTED)}
-    found = {name: search.minima(fit) for name, fit in fits.items()}
+    by_fit = {name: search.minima(fit) for name, fit in fits.items()}
     for _ in range(2):
-        starts = np.concatenate([more, *(one.points[:_CROSSED] for one in found.values())])
-        found = {name: search.more(fits[name], one, starts) for name, one in found.items()}
-    polished = {name: search.polished(fits[name], one) for name, one in found.items()}
-    below = max(float(found[name].values[0] - one.values[0]) for name, one in polished.items())
-    found = polished
-    crossed = (found[name].points[:_CROSSED] for name in ("fixed", "null"))
+        starts = np.concatenate([more, *(one.points[:_CROSSED] for one in by_fit.values())])
+        by_fit = {name: search.more(fits[name], one, starts) for name, one in by_fit.items()}
+    polished = {name: search.polished(fits[name], one) for name, one in by_fit.items()}
+    below = max(float(by_fit[name].values[0] - one.values[0]) for name, one in polished.items())
+    by_fit = polished
+    crossed = (by_fit[name].points[:_CROSSED] for name in ("fixed", "null"))
     starts = np.concatenate([more, *crossed])
-    null = found["null"]
+    null = by_fit["null"]
     close = [i for i, value in enumerate(null.values[:3]) if value - null.values[0] < _CLOSE]
     asimov, expected = [], []
     for i in close:
@@ -115,11 +115,11 @@ def right(
         asimov.append(minima)
         own = search.likelihood.value(null.points[[i]], fit.data)[0]
         expected.append(max(0.0, float(minima.values[0] - own)))
-    muhat = float(found["free"].points[0, search.likelihood.poi])
-    values = {name: float(one.values[0]) for name, one in found.items()}
+    muhat = float(by_fit["free"].points[0, search.likelihood.poi])
+    values = {name: float(one.values[0]) for name, one in by_fit.items()}
     q = 0.0 if muhat > _TESTED else max(0.0, values["fixed"] - values["free"])
     cls = [_cls(q, one) for one in expected]
-    found["asimov"] = asimov[0]
+    by_fit["asimov"] = asimov[0]
     return Right(
         twice_nll=values["free"],
         muhat=muhat,
@@ -131,8 +131,8 @@ def right(
         fixed=values["fixed"],
         negative=bool(search.likelihood.expected(null.points[[0]]).events.min() <= 0),
         change=max(float(np.abs(one - cls[0]).max()) for one in cls),
-        minima=[len(one.values) for one in found.values()],
-        hits=min(int(one.hits[0]) for one in found.values()),
+        minima=[len(one.values) for one in by_fit.values()],
+        hits=min(int(one.hits[0]) for one in by_fit.values()),
         polished=below,
     )
 
@@ -156,29 +156,29 @@ class _Search:
 
     def minima(self, fit: _Fit) -> Minima:
         """Return minima from random starts, more where few of them reach the lowest."""
-        found = self._from(fit, self._starts(_STARTS))
+        minima = self._from(fit, self._starts(_STARTS))
         for _ in range(_AGAIN):
-            if found.hits[0] >= _ENOUGH:
+            if minima.hits[0] >= _ENOUGH:
                 break
-            found = self._merged(found, self._from(fit, self._starts(_STARTS)))
-        return found
+            minima = self._merged(minima, self._from(fit, self._starts(_STARTS)))
+        return minima
 
-    def more(self, fit: _Fit, found: Minima, starts: Array) -> Minima:
+    def more(self, fit: _Fit, minima: Minima, starts: Array) -> Minima:
         """Return minima with those of starts that are known to be good, and count for none."""
         ends = self._from(fit, starts)
-        return self._merged(found, ends._replace(hits=np.zeros_like(ends.hits)))
+        return self._merged(minima, ends._replace(hits=np.zeros_like(ends.hits)))
 
-    def _merged(self, *found: Minima) -> Minima:
-        return distinct(self.likelihood, *map(np.concatenate, zip(*found, strict=True)))
+    def _merged(self, *several: Minima) -> Minima:
+        return distinct(self.likelihood, *map(np.concatenate, zip(*several, strict=True)))
 
-    def polished(self, fit: _Fit, found: Minima) -> Minima:
+    def polished(self, fit: _Fit, minima: Minima) -> Minima:
         """Return minima, the lowest three by a second minimiser."""
         low, high = self._bounds(fit, 1)
-        points, values = found.points.copy(), found.values.copy()
+        points, values = minima.points.copy(), minima.values.copy()
         for i in range(min(3, len(values))):
             points[i], values[i] = polish(self.likelihood, fit.data, points[i], (low[0], high[0]))
         order = np.argsort(values, kind="stable")
-        return Minima(points[order], values[order], found.hits[order])
+        return Minima(points[order], values[order], minima.hits[order])
 
     def asimov(self, point: Array) -> Data:
         """Return the data expected at a point."""

@@ -32,13 +32,13 @@ class Stored(msgspec.Struct, frozen=True):
         ValueError
             The generator makes another model now.
         """
-        found = draw(self.seed, self.number)
-        if found.digest != self.digest:
+        model = draw(self.seed, self.number)
+        if model.digest != self.digest:
             raise ValueError(
                 f"model {self.number} of seed {self.seed} is another now: its right values are "
                 "to be found again"
             )
-        return found
+        return model
 
     def append(self, path: Path) -> None:
         """Write this as the last line of a file."""

@@ -8,7 +8,7 @@ __all__ = ["run"]
 
 
 def run(task: str) -> str:
-    """Do one encoded task and return its encoded result.
+    """Do one encoded task, and return its encoded result.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""`fitserve-worker`: what a site's administrator does with the worker."""
+"""`fitserve-worker`: the worker's commands for a site's administrator."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def clear_command() -> None:
 @click.argument("endpoint_id", type=click.UUID)
 @click.option("--end", is_flag=True, help="End those that nobody looks after any more.")
 def processes(endpoint_id: UUID, *, end: bool) -> None:
-    """List what users' child endpoints of ENDPOINT_ID run here, and what is left of dead ones.
+    """List processes of users' child endpoints of ENDPOINT_ID here, also those left by dead ones.
 
     An endpoint that was killed leaves its interchange and workers behind. Other users'
     processes are seen only by root.
@@ -115,7 +115,7 @@ def run() -> None:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
     "--device",
     type=click.Choice(["any", "cpu", "gpu"]),
@@ -126,25 +126,25 @@ def run() -> None:
 def selftest(*, as_json: bool, device: str) -> None:
     """Say whether this worker can fit: versions, driver, device, float64 and a known CLs.
 
-    Ends with status 0 if it can, and with 5 and what is wrong if not. The test of images, and
-    what a pod runs before its endpoint starts.
+    Ends with status 0 if it can, otherwise with 5 and the reason. It tests images, and a pod runs
+    it before its endpoint starts.
     """
     from fitserve_worker.selftest import KNOWN
     from fitserve_worker.selftest import selftest as test
 
-    found, problem = test(device)
+    report, problem = test(device)
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        click.echo(msgspec.json.format(msgspec.json.encode(report)))
     else:
-        versions = ", ".join(f"{name} {one}" for name, one in found.versions.items())
-        click.echo(f"versions  {versions}, Python {found.python}")
-        if found.device:
-            click.echo(f"device    {found.device}, {'float64' if found.float64 else 'float32'}")
-        if found.CLs_obs is not None:
-            click.echo(f"CLs       {found.CLs_obs:.10f}, known {KNOWN[0]:.10f}")
-        click.echo(f"time      {found.seconds:.1f} s")
+        versions = ", ".join(f"{name} {one}" for name, one in report.versions.items())
+        click.echo(f"versions  {versions}, Python {report.python}")
+        if report.device:
+            click.echo(f"device    {report.device}, {'float64' if report.float64 else 'float32'}")
+        if report.CLs_obs is not None:
+            click.echo(f"CLs       {report.CLs_obs:.10f}, known {KNOWN[0]:.10f}")
+        click.echo(f"time      {report.seconds:.1f} s")
     if problem:
         raise problem
 
@@ -153,18 +153,18 @@ def _outbox() -> Outbox:
     from fitserve_worker.entry import worker_version
     from fitserve_worker.outbox import CACHE_VARIABLE, find_outbox
 
-    found = find_outbox(worker_version())
-    if found is None:
+    kept = find_outbox(worker_version())
+    if kept is None:
         raise BackendError(
             "there is no outbox here",
             evidence=f"{CACHE_VARIABLE} is not set",
             hint=f"export {CACHE_VARIABLE} as the site's worker_init.sh does",
         )
-    return found
+    return kept
 
 
 def main() -> None:
-    """Run a command; a user's error is said in its own words, with its exit code."""
+    """Run a command; an error that a user can act upon is shown as text, with its exit code."""
     try:
         cli.main(prog_name="fitserve-worker", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -1,4 +1,4 @@
-"""From an encoded task to an encoded result, by a process that knows its limits and versions."""
+"""From an encoded task to an encoded result, in a process with limits and known versions."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ _CACHE_BYTES = 64 * 1024**2
 _cache: LRUCache[str, tuple[dict[str, Any], int]] = LRUCache(
     _CACHE_BYTES, getsizeof=lambda entry: entry[1]
 )
-# How many workers the pool has that this process is one of, as Parsl tells it.
+# Parsl's variable with the number of workers in this process' pool.
 _WORKERS = "PARSL_WORKER_COUNT"
 # A worker may take this much even where many share a small machine: JAX and pyhf alone take
-# 0.3 GiB, with 1Lbb it is 0.7 GiB.
+# 0.3 GiB, and 0.7 GiB with 1Lbb.
 _LEAST_BYTES = 4 * 1024**3
-# The workers' part of the machine's memory; the rest is for everything else.
+# The workers' share of the machine's memory; the rest is for everything else.
 _SHARE = 0.9
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 _RECORDED = ("fitserve-worker", "pyhf", "numpy", "scipy", "iminuit", "jax", "jaxlib")
@@ -99,7 +99,7 @@ def answer(text: str) -> str:
     result = TaskResult(
         task=task_digest,
         results=[
-            # What is verified was fitted elsewhere.
+            # Results to verify were fitted elsewhere.
             result
             if task.verify
             else msgspec.structs.replace(result, host=worker.host, device=worker.device)
@@ -112,7 +112,7 @@ def answer(text: str) -> str:
             total=time.perf_counter() - clock,
         ),
     )
-    if outbox and all(found.status != "failed" for found in results):
+    if outbox and all(one.status != "failed" for one in results):
         outbox.put(task_digest, encode_result(msgspec.structs.replace(result, kept=True)))
     return encode_result(result)
 
@@ -120,8 +120,7 @@ def answer(text: str) -> str:
 def perform(work: Work) -> Iterator[HypothesisResult]:
     """Yield a result for every hypothesis, even if the engine breaks.
 
-    An engine that breaks costs the hypotheses that it had not finished, and each of them
-    says so.
+    Hypotheses that an engine has not finished when it breaks are failed, with the reason.
     """
     open_ = {hypothesis.name: hypothesis for hypothesis in work.hypotheses}
     try:
@@ -143,7 +142,7 @@ def _verified(work: Work, task: Task) -> Iterator[HypothesisResult]:
 
 
 def _workspace_of(task: Task) -> dict[str, Any]:
-    """Return a task's workspace, which is what its digest says.
+    """Return a task's workspace, checked against its digest.
 
     Raises
     ------
@@ -184,24 +183,24 @@ def _read(name: str) -> tuple[dict[str, Any], int]:
 
 
 def _checked(workspace: dict[str, Any], expected: str) -> dict[str, Any]:
-    found = digest(workspace)
-    if found != expected:
+    actual = digest(workspace)
+    if actual != expected:
         raise ContractError(
             "the workspace is not the one that the task names",
-            evidence=f"its digest is {found[:12]}..., the task says {expected[:12]}...",
+            evidence=f"its digest is {actual[:12]}..., the task says {expected[:12]}...",
         )
     return workspace
 
 
 @functools.cache
 def limit_memory() -> int | None:
-    """Keep this process from taking the memory of a machine that it shares, if it is a worker.
+    """Limit the memory of this process, if it is a worker that shares a machine.
 
     A worker of a pool may take its share of the machine's memory, or of its control group's.
-    What needs more fails with a `MemoryError`, or ends the process, and is reported like any other
-    failure. Only what is written to counts (``RLIMIT_DATA``): JAX reserves 1.6 GB of addresses
-    on a CPU and uses a fifth of it; with a GPU, whose driver reserves tens of GB, nothing is
-    limited.
+    A task that needs more fails with a `MemoryError`, or ends the process, and is reported like
+    any other failure. Only memory that is written to counts (``RLIMIT_DATA``): JAX reserves 1.6 GB
+    of addresses on a CPU and uses a fifth of it; with a GPU, whose driver reserves tens of GB,
+    nothing is limited.
 
     Returns
     -------
@@ -223,7 +222,7 @@ def limit_memory() -> int | None:
 
 @functools.cache
 def _worker_info() -> WorkerInfo:
-    """Return this process' host, device and the versions of what decides its numbers."""
+    """Return this process' host and device, and the versions that decide its numbers."""
     return WorkerInfo(
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -242,7 +241,7 @@ def worker_version() -> str:
 
 
 def _device() -> str:
-    # Asking JAX imports it: there is a device to report only once an engine has done so.
+    # To ask JAX is to import it: there is a device to report only once an engine has done so.
     jax = sys.modules.get("jax")
     if jax is None:
         return f"cpu: {platform.machine()}"
@@ -251,10 +250,10 @@ def _device() -> str:
 
 
 def _versions() -> list[tuple[str, str]]:
-    found = []
+    versions = []
     for name in _RECORDED:
         try:
-            found.append((name, version(name)))
+            versions.append((name, version(name)))
         except PackageNotFoundError:
             continue
-    return found
+    return versions

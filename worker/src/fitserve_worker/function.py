@@ -48,8 +48,7 @@ def known() -> list[Registration]:
 def register(*, public: bool = False, group: str | None = None) -> Registration:
     """Return fitserve's function registered so that the site's users may call it.
 
-    One that was registered before with the same sharing and is still there is not
-    registered again.
+    One that was registered before with the same sharing and still exists is not registered again.
 
     Parameters
     ----------
@@ -68,9 +67,9 @@ def register(*, public: bool = False, group: str | None = None) -> Registration:
     """
     sharing = "public" if public else group or _PRIVATE
     client = _client()
-    for found in known():
-        if found.sharing == sharing and _is_there(client, found.function_id):
-            return found
+    for earlier in known():
+        if earlier.sharing == sharing and _exists(client, earlier.function_id):
+            return earlier
     function_id = _register(client, public=public, group=group)
     registration = Registration(FUNCTION_DIGEST, sharing, function_id)
     kept = [one for one in _read() if (one.digest, one.sharing) != (FUNCTION_DIGEST, sharing)]
@@ -99,7 +98,7 @@ def _client() -> Client:
     return client
 
 
-def _is_there(client: Client, function_id: str) -> bool:
+def _exists(client: Client, function_id: str) -> bool:
     from globus_sdk import GlobusAPIError
 
     try:

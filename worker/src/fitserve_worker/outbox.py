@@ -1,8 +1,8 @@
-"""Results kept on the site until their client has them for sure.
+"""Results kept on the site until their client certainly has them.
 
-A result can be lost on its way back: the service drops what nobody fetched, a client's disk
+A result can be lost on its way back: the service drops what nobody fetches, a client's disk
 is full. Each answer is therefore also written here, under the digest of its task, so that
-the same task sent again is answered and not fitted again. Failed fits are not kept.
+the same task sent again is answered without fitting again. Failed fits are not kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fitserve_worker.trust import trusted
 __all__ = ["CACHE_VARIABLE", "Entry", "Outbox", "find_outbox"]
 
 CACHE_VARIABLE = "FITSERVE_CACHE_DIR"
-"""Environment variable of the worker: the user's directory on the site for what is kept."""
+"""Environment variable of the worker: the user's cache directory on the site."""
 
 _KEPT_SECONDS = 14 * 24 * 3600.0
 _KEPT_BYTES = 1024**3
@@ -42,7 +42,7 @@ class Outbox:
     directory
         Made when first written to, for its owner alone.
     version
-        Of the worker: another version's answers are not found.
+        Version of the worker; answers of other versions are not returned.
     """
 
     def __init__(self, directory: Path, version: str) -> None:
@@ -89,17 +89,17 @@ class Outbox:
         return True
 
     def entries(self) -> list[Entry]:
-        """Return what is kept, the oldest first."""
-        found = []
+        """Return all kept answers, the oldest first."""
+        entries = []
         with contextlib.suppress(OSError):
             for path in self._directory.glob("[0-9a-f]*.json"):
                 with contextlib.suppress(OSError):
                     stat = path.stat()
-                    found.append(Entry(path.name.split("-")[0], stat.st_size, stat.st_mtime))
-        return sorted(found, key=lambda entry: entry.written)
+                    entries.append(Entry(path.name.split("-")[0], stat.st_size, stat.st_mtime))
+        return sorted(entries, key=lambda entry: entry.written)
 
     def clear(self) -> int:
-        """Remove everything and return how many answers there were."""
+        """Remove everything, and return the number of answers removed."""
         return sum(self._remove(entry) for entry in self.entries())
 
     def _path(self, digest: str) -> Path | None:
@@ -108,7 +108,7 @@ class Outbox:
         return self._directory / f"{digest}{self._suffix}"
 
     def _private(self) -> bool:
-        # An answer that others can write is not an answer.
+        # An answer that others can write cannot be trusted.
         return trusted(self._directory) is not None
 
     def _tidy(self) -> None:
@@ -134,6 +134,6 @@ class Outbox:
 
 
 def find_outbox(version: str) -> Outbox | None:
-    """Return the outbox of this user on this site, or None where the site names no place."""
+    """Return the outbox of this user on this site, or None where the site sets no directory."""
     cache = os.environ.get(CACHE_VARIABLE)
     return Outbox(Path(cache) / "outbox", version) if cache else None

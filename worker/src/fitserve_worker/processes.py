@@ -13,7 +13,7 @@ from typing import NamedTuple
 __all__ = ["Found", "end_orphans", "find_processes"]
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-# Titles of a child endpoint's main process, from its start on; an idle one says so first.
+# Titles of a child endpoint's main process, from its start on; that of an idle one begins with it.
 _MANAGER = re.compile(
     r"(?:\[[^]]*\] )?Globus Compute Endpoint \(|Endpoint starting up|.*_start-user-endpoint "
 )
@@ -32,9 +32,9 @@ class Found(NamedTuple):
 def find_processes(endpoint: str) -> list[Found]:
     """Return the processes of an endpoint's children that this user may look at.
 
-    Globus Compute gives each child the name ``uep.ENDPOINT.CHILD``, which all that it starts
-    has in its environment, and whose directory its log is in: Parsl's interchange writes its
-    title over its environment.
+    Globus Compute names each child ``uep.ENDPOINT.CHILD``. The name is in the environment of its
+    processes, and in the path of its log: Parsl's interchange writes its title over its
+    environment.
 
     Parameters
     ----------
@@ -42,28 +42,28 @@ def find_processes(endpoint: str) -> list[Found]:
         The endpoint's id.
     """
     named = re.compile(rf"uep\.{re.escape(endpoint)}\.({_UUID})")
-    known: dict[int, tuple[str, str]] = {}
+    processes: dict[int, tuple[str, str]] = {}
     titles = []
     for place in Path("/proc").glob("[0-9]*"):
         command = _read(place / "cmdline")
         if _MANAGER.match(command):
             titles.append(command)
-        found = (
+        match = (
             named.search(command)
             or named.search(_read(place / "environ"))
             or named.search(_output(place))
         )
-        if found and int(place.name) != os.getpid():
-            known[int(place.name)] = (found[1], command)
-    alive = {child for child, _ in known.values() if any(child in title for title in titles)}
+        if match and int(place.name) != os.getpid():
+            processes[int(place.name)] = (match[1], command)
+    alive = {child for child, _ in processes.values() if any(child in title for title in titles)}
     return [
         Found(pid, child, command, child not in alive)
-        for pid, (child, command) in sorted(known.items())
+        for pid, (child, command) in sorted(processes.items())
     ]
 
 
 def end_orphans(endpoint: str) -> int:
-    """End what is left of dead children of an endpoint; returns how many processes there were."""
+    """End the processes left by dead children of an endpoint, and return how many there were."""
     orphans = [one for one in find_processes(endpoint) if one.orphan]
     for one in orphans:
         _signal(one.pid, signal.SIGTERM)
@@ -77,7 +77,7 @@ def end_orphans(endpoint: str) -> int:
 
 
 def _alive(one: Found) -> bool:
-    # By its command too: a process id may have been given to another.
+    # By its command too: its id may have been given to another process.
     return _read(Path("/proc") / str(one.pid) / "cmdline") == one.command
 
 
@@ -87,7 +87,7 @@ def _signal(pid: int, sign: signal.Signals) -> None:
 
 
 def _output(place: Path) -> str:
-    """Return where a process writes its errors to."""
+    """Return the path to which a process writes its errors."""
     try:
         return str((place / "fd" / "2").readlink())
     except OSError:

@@ -1,13 +1,13 @@
 """Pseudo-data ("toys") that depend on nothing but their number.
 
 Toy number t of a hypothesis has the uniform random numbers t D ... (t + 1) D - 1 of one stream
-of the counter-based generator Philox (Salmon et al., SC11), D being the number of bins and
-auxiliary measurements of the model rounded up to a multiple of four, which is what one count
-of the counter gives. The key of the stream is a digest of the seed, the hypothesis, and what
-the toys are made of. So any worker makes any of the toys without the others, and all of them
-the same. Each bin and each auxiliary measurement turns a number of its own into a count or a
-value by the inverse of its distribution function, and parameters that are a little different,
-fitted by another engine, give toys that are a little different.
+of the counter-based generator Philox (Salmon et al., SC11). D is the number of bins and
+auxiliary measurements of the model, rounded up to a multiple of four, since one count of the
+counter gives four numbers. The key of the stream is a digest of the seed, the hypothesis, and
+whether the toys have signal. So any worker can make any toy without the others, and all workers
+make the same ones. Each bin and each auxiliary measurement has its own random number, which the
+inverse of its distribution function turns into a count or a value. Slightly different parameters,
+fitted by another engine, therefore give slightly different toys.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LEAST = 2.0**-54
 _PER_COUNT = 4
 # Above this mean a Poisson variable is a rounded normal one: its skewness is 1e-4.
 _NORMAL_ABOVE = 1e8
-# The table of a Poisson distribution reaches this many standard deviations, and counts more,
-# to each side; beyond there is less than 2^-53.
+# The table of a Poisson distribution reaches this many standard deviations and this many counts
+# further to each side; less than 2^-53 is beyond.
 _REACH = 10.0, 40.0
 
 
@@ -43,8 +43,8 @@ class Law(NamedTuple):
     """What toys are drawn from: a model at one point of its parameters, in pyhf's order.
 
     ``rates`` (bins,) are the expected events. ``centres`` (auxiliary,) are the means of the
-    auxiliary data, and ``widths`` (auxiliary,) the standard deviations of those that are
-    normal; those that are counts have a width of zero.
+    auxiliary data, ``widths`` (auxiliary,) the standard deviations of normal ones, and zero for
+    counts.
     """
 
     rates: FloatArray
@@ -75,7 +75,7 @@ class Sampler:
     law
         What they are drawn from.
     key
-        Of the stream of random numbers, see `stream_key`.
+        Key of the stream of random numbers, see `stream_key`.
 
     Examples
     --------
@@ -131,9 +131,9 @@ def poisson_quantiles(mean: float, uniform: FloatArray) -> FloatArray:
     Parameters
     ----------
     mean
-        Of the Poisson distribution; not above zero it gives no events.
+        Mean of the Poisson distribution; zero or less gives no events.
     uniform
-        Between zero and one, of any shape.
+        Numbers between zero and one, of any shape.
 
     Examples
     --------
@@ -164,5 +164,5 @@ class _Table:
         if self._mean > _NORMAL_ABOVE:
             near: FloatArray = np.round(self._mean + np.sqrt(self._mean) * ndtri(uniform))
             return near
-        found: FloatArray = self._low + np.searchsorted(self._function, uniform, side="right")
-        return found
+        counts: FloatArray = self._low + np.searchsorted(self._function, uniform, side="right")
+        return counts

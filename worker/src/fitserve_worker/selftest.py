@@ -1,8 +1,8 @@
 """Whether this worker can fit: versions, driver, device, float64, and one known CLs.
 
-It is the test of an image. An endpoint's pod runs it before the endpoint starts, and `helm test` in
-a pod as a worker's. It is no probe, since under load it takes long, and no smoke test of a site:
-that is a fit which went through the endpoint.
+It tests an image. An endpoint's pod runs it before the endpoint starts, `helm test` in a pod like a
+worker's. It is no probe, since it takes long under load, and no smoke test of a site, which is a
+fit through the endpoint.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TOLERANCE = 1e-6
 """Largest difference from `KNOWN`."""
 
 IMAGE_VERSION = "FITSERVE_IMAGE_VERSION"
-"""Names the variable with which an image says the version that it was built for."""
+"""Environment variable of an image: the version that it was built for."""
 
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _DRIVERS = {f"jax-{release}-plugin": oldest for release, oldest in OLDEST_DRIVERS.items()}
@@ -87,7 +87,7 @@ _SIGNAL = {
 
 
 class Selftest(msgspec.Struct, kw_only=True):
-    """What was found; fields that were not reached are None.
+    """The report of a test; fields that it did not reach are None.
 
     Attributes
     ----------
@@ -96,8 +96,8 @@ class Selftest(msgspec.Struct, kw_only=True):
     problem, evidence, hint
         What is wrong, what shows it, and what to do; empty where all is well.
     versions
-        Of fitserve and of what decides its numbers, and of what runs workers where that is
-        installed.
+        Versions of fitserve, of the packages that decide its numbers, and of those that run
+        workers where they are installed.
     python, machine
         Version of Python and kind of processor.
     image
@@ -105,7 +105,7 @@ class Selftest(msgspec.Struct, kw_only=True):
     device, float64
         What JAX computes on, as ``platform: kind``, and whether in double precision.
     CLs_obs, CLs_exp
-        CLs that were found for the model whose values are `KNOWN`.
+        CLs fitted here for the model whose values are `KNOWN`.
     difference
         Largest absolute difference from `KNOWN`.
     device_seconds, fit_seconds, seconds
@@ -143,10 +143,10 @@ def selftest(device: str = "any") -> tuple[Selftest, FitserveError | None]:
     Returns
     -------
     tuple
-        What was found, and what is wrong, None if nothing is.
+        The report, and the error, None if nothing is wrong.
     """
     begin = time.perf_counter()
-    found = Selftest(
+    report = Selftest(
         versions=_versions((*_RECORDED, *_DRIVERS, *_RUNTIMES)),
         python=platform.python_version(),
         machine=platform.machine(),
@@ -154,16 +154,16 @@ def selftest(device: str = "any") -> tuple[Selftest, FitserveError | None]:
     )
     problem: FitserveError | None = None
     try:
-        check_versions(found.versions, found.image)
-        check_driver(found.versions)
-        _find_device(found, device)
-        _fit(found)
+        check_versions(report.versions, report.image)
+        check_driver(report.versions)
+        _find_device(report, device)
+        _fit(report)
     except FitserveError as error:
         problem = error
-        found.problem, found.evidence, found.hint = error.cause, error.evidence, error.hint
-    found.passed = problem is None
-    found.seconds = time.perf_counter() - begin
-    return found, problem
+        report.problem, report.evidence, report.hint = error.cause, error.evidence, error.hint
+    report.passed = problem is None
+    report.seconds = time.perf_counter() - begin
+    return report, problem
 
 
 def check_versions(versions: dict[str, str], image: str | None) -> None:
@@ -184,7 +184,7 @@ def check_versions(versions: dict[str, str], image: str | None) -> None:
         )
     if image and image != worker:
         raise BackendError(
-            "the image holds another worker than it was built for",
+            "the image has another version of the worker than it was built for",
             evidence=f"image {image}, fitserve-worker {worker}",
             hint="build or pull the image anew, without installing into it",
         )
@@ -193,82 +193,82 @@ def check_versions(versions: dict[str, str], image: str | None) -> None:
 def check_driver(versions: dict[str, str], file: Path = _DRIVER_FILE) -> None:
     """Check that the node's NVIDIA driver is new enough for the CUDA that JAX brings.
 
-    Nothing is checked where JAX has no CUDA, or there is no driver: whether that is an error
-    is for whoever asks for a GPU.
+    Nothing is checked where JAX has no CUDA, or there is no driver: that is an error only where a
+    GPU is required.
 
     Raises
     ------
     BackendError
-        If the driver is too old; JAX itself would then only say that it finds no device.
+        If the driver is too old; JAX itself would only report that it finds no device.
     """
-    wanted = max((_DRIVERS[name] for name in _DRIVERS if name in versions), default=0)
+    required = max((_DRIVERS[name] for name in _DRIVERS if name in versions), default=0)
     try:
-        text = file.read_text(encoding="ascii", errors="replace") if wanted else ""
+        text = file.read_text(encoding="ascii", errors="replace") if required else ""
     except OSError:
         return
     seen = re.search(r"\s(\d+)\.\d[\d.]*\s", text)
-    if seen and int(seen[1]) < wanted:
-        older = wanted > min(_DRIVERS.values())
+    if seen and int(seen[1]) < required:
+        older = required > min(_DRIVERS.values())
         raise BackendError(
             "the node's NVIDIA driver is too old for this worker",
-            evidence=f"driver {seen[0].strip()}, {wanted} or newer is needed",
+            evidence=f"driver {seen[0].strip()}, {required} or newer is needed",
             hint="use the image for CUDA 12, or a newer driver" if older else "update the driver",
         )
 
 
-def _find_device(found: Selftest, wanted: str) -> None:
+def _find_device(report: Selftest, device: str) -> None:
     begin = time.perf_counter()
     from fitserve_worker.kernel.runtime import runtime
 
-    with _said_by_jax() as said:
+    with _errors_of_jax() as messages:
         try:
             runs_on = runtime()
         except FitserveError as error:
-            evidence = "\n        ".join([error.evidence or "", *said]).strip()
+            evidence = "\n        ".join([error.evidence or "", *messages]).strip()
             raise BackendError(error.cause, evidence=evidence, hint=error.hint) from error
     import jax.numpy as jnp
 
-    found.device = f"{runs_on.platform}: {runs_on.device}"
-    found.float64 = str(jnp.ones(1).dtype) == "float64"
-    found.device_seconds = time.perf_counter() - begin
-    if wanted not in {"any", runs_on.platform}:
+    report.device = f"{runs_on.platform}: {runs_on.device}"
+    report.float64 = str(jnp.ones(1).dtype) == "float64"
+    report.device_seconds = time.perf_counter() - begin
+    if device not in {"any", runs_on.platform}:
         raise BackendError(
-            f"the worker would not fit on a {wanted}",
-            evidence=f"JAX computes on {found.device}",
+            f"the worker would not fit on a {device}",
+            evidence=f"JAX computes on {report.device}",
             hint="see JAX_PLATFORMS, and whether the container was given the device",
         )
-    if not found.float64:
+    if not report.float64:
         raise BackendError(
-            "JAX computes in single precision", evidence=f"on {found.device}", hint="report it"
+            "JAX computes in single precision", evidence=f"on {report.device}", hint="report it"
         )
 
 
 @contextmanager
-def _said_by_jax() -> Iterator[list[str]]:
-    """Collect why JAX finds no device: it logs that, with a traceback, and goes on to the next."""
-    said: list[str] = []
+def _errors_of_jax() -> Iterator[list[str]]:
+    """Collect why JAX finds no device: it logs the reason, with a traceback, and tries the next."""
+    messages: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             failure = record.exc_info[1] if record.exc_info else None
-            said.append(str(failure or record.getMessage()))
+            messages.append(str(failure or record.getMessage()))
 
     logger, handler = logging.getLogger("jax._src.xla_bridge"), Collect(logging.ERROR)
     before = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:
-        yield said
+        yield messages
     finally:
         logger.removeHandler(handler)
         logger.propagate = before
 
 
-def _fit(found: Selftest) -> None:
+def _fit(report: Selftest) -> None:
     begin = time.perf_counter()
     result = _answer()
-    found.fit_seconds = time.perf_counter() - begin
-    found.CLs_obs, found.CLs_exp = result.CLs_obs, result.CLs_exp
+    report.fit_seconds = time.perf_counter() - begin
+    report.CLs_obs, report.CLs_exp = result.CLs_obs, result.CLs_exp
     values = [result.CLs_obs, *result.CLs_exp]
     if result.status != "ok" or result.engine != "kernel" or None in values:
         raise BackendError(
@@ -277,20 +277,22 @@ def _fit(found: Selftest) -> None:
             f"{result.reason or result.diagnostics.get('kernel doubt')}",
             hint="compare the versions with those of a worker that passes",
         )
-    found.difference = max(
-        abs(value - known) for value, known in zip(values, KNOWN, strict=True) if value is not None
+    report.difference = max(
+        abs(value - reference)
+        for value, reference in zip(values, KNOWN, strict=True)
+        if value is not None
     )
-    if found.difference > TOLERANCE:
+    if report.difference > TOLERANCE:
         raise BackendError(
-            "the worker finds another CLs than the known one",
+            "the worker does not reproduce the known CLs",
             evidence=f"{result.CLs_obs:.10f}, known {KNOWN[0]:.10f}; the largest difference of "
-            f"observed and expected ones is {found.difference:.2g}",
+            f"observed and expected ones is {report.difference:.2g}",
             hint="compare the versions with those of a worker that passes",
         )
 
 
 def _answer() -> HypothesisResult:
-    """Fit as a task from a client is fitted, but without the outbox, which remembers answers."""
+    """Fit like a task from a client, but without the outbox, which keeps answers."""
     from fitserve_worker.engines.base import Work
     from fitserve_worker.entry import perform
 
@@ -309,16 +311,16 @@ def _answer() -> HypothesisResult:
         request=task.request,
         request_digest=request_digest(task.request),
     )
-    # To the end: only then are programs that were compiled put into the cache.
+    # To the end: only then are compiled programs moved into the shared cache.
     [result] = perform(work)
     return result
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -13,24 +13,24 @@ _LOG = logging.getLogger(__name__)
 _MAPPED = Path("/proc/self/uid_map")
 _OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 _USERS = 2**32 - 1
-# Accounts with lower numbers are given out with the system, to no person.
+# Accounts with lower numbers belong to the system, not to a person.
 _PERSONS = 100
-# In a pod everybody is the pod's own, and its volumes may be written to by all of them.
+# All users of a pod belong to it, and may write to its volumes.
 _IN_POD = "KUBERNETES_SERVICE_HOST"
 
 
 def trusted(path: Path) -> Path | None:
     """Return the real path of a file or directory, if nobody but us and root can have changed it.
 
-    Its own mode lets nobody else write, not even a group: what a group may write to is anybody's
-    in it. In the directories above it, up to the root, no other person may replace what is there:
-    they are ours, root's or another account's of the system itself, as on some network file
-    systems, and others write to them only where the sticky bit keeps them from what is not theirs.
+    Nobody else may write to it, not even a group, since any member could. The directories above
+    it, up to the root, must keep other persons from replacing it: they are ours, root's or another
+    system account's, as on some network file systems, and others write to them only with the sticky
+    bit, which protects what is not theirs.
 
     Parameters
     ----------
     path
-        What it leads to is looked at, and is to be used from then on: links may be changed.
+        Links are followed. Use the path that is returned from then on, as they may be changed.
     """
     try:
         real = path.resolve(strict=True)
@@ -67,7 +67,7 @@ def _own_group() -> int:
 
 
 def _seen_as_root() -> frozenset[int]:
-    """Return whom root's directories seem to belong to, where a container maps few users."""
+    """Return the apparent owner of root's directories, where a container maps few users."""
     try:
         mapped = sum(int(line.split()[2]) for line in _MAPPED.read_text().splitlines())
         return frozenset() if mapped >= _USERS else frozenset({int(_OVERFLOW.read_text())})

@@ -1,11 +1,11 @@
-"""A second answer by pyhf to what was answered before.
+"""A second answer by pyhf to a request that was answered before.
 
 pyhf begins with its tighter tolerance: with the usual one its own CLs may be wrong by more than
-what is compared. It fits from four starts, as one may end where the answer ended. What is doubted
-it fits with Minuit, and what pyhf fitted in the first place it fits again with its other optimizer.
+the difference to be found. It fits from four starts, as one may end where the answer ended. It
+fits doubtful hypotheses with Minuit, and those that pyhf fitted before with its other optimizer.
 
-Of two minima of the same fit the lower one is right. Where pyhf's is the higher one, the
-difference says nothing against the answer; where the answer's is, it is wrong.
+Of two minima of the same fit the lower one is right. Where pyhf's is higher, the difference says
+nothing against the answer; where the answer's is higher, the answer is wrong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fitserve_contract import (
     Verification,
     request_digest,
 )
-from fitserve_worker.engines.base import UNFITTED, statistic_of
+from fitserve_worker.engines.base import UNFITTED, answer_by, cls_of, statistic_of
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ __all__ = ["TOLERANCE", "Minima", "Pair", "verified"]
 _SAME = 1e-6
 
 # Parameters at such minima are up to 1e-3 standard deviations apart, and the test statistics of
-# Asimov data that are made of them as much as this: the lower one need not be the better one.
+# Asimov data that are made of them up to this much: the lower one need not be the better one.
 _SCATTER = 5e-3
 TOLERANCE = 1e-4
 """Greatest difference of two CLs that counts as agreement."""
-# What is nearer differs by rounding.
+# Smaller differences are rounding.
 _ROUNDING = 1e-8
-# Part of the largest such difference of a hypothesis that is worth a word.
+# Fits that differ by less than this fraction of the largest such difference are not named.
 _MINOR = 0.01
 
 
@@ -57,18 +57,18 @@ def verified(
 ) -> HypothesisResult:
     """Return the result of a hypothesis with pyhf's answer beside it.
 
-    It is suspect where a CLs is wrong by more than `TOLERANCE`, by the lower of the two minima
-    of each fit. A result without CLs, or of no fit, is returned as it is: there is nothing to
-    compare.
+    It is suspect where a CLs is wrong by more than `TOLERANCE`, judged by the lower of the two
+    minima of each fit. A result without CLs, or without a fit, is returned unchanged: there is
+    nothing to compare.
 
     Parameters
     ----------
     work
         The task.
     hypothesis, result
-        One of its hypotheses, and what was found.
+        One of its hypotheses, and the result.
     doubted
-        Whether that is doubted already.
+        Whether the result is already in doubt.
     """
     claimed = _claimed(work, result)
     if not claimed or result.engine == UNFITTED:
@@ -76,7 +76,7 @@ def verified(
     begin = time.perf_counter()
     optimizer = _optimizer(work, result, doubted=doubted)
     try:
-        # One at a time: each test has its own free fit, whose minimum counts.
+        # One at a time: each test has its own free fit, whose minimum is compared.
         seconds = [_by_pyhf(work, hypothesis, optimizer, point.mu) for point in claimed]
     except Exception as error:  # noqa: BLE001 - nothing that pyhf does costs the result
         seconds, reason = [], f"{type(error).__name__}: {error}"
@@ -87,23 +87,23 @@ def verified(
         for ours, second in zip(claimed, seconds, strict=False)
         if second.points
     ]
-    known = [pair for pair in pairs if pair.difference is not None]
+    comparable = [pair for pair in pairs if pair.difference is not None]
     verification = Verification(
         engine=seconds[0].engine if seconds else f"pyhf/{optimizer}",
-        largest=max((pair.difference or 0.0 for pair in known), default=None),
-        wrong_by=max((pair.wrong_by for pair in known), default=None),
+        largest=max((pair.difference or 0.0 for pair in comparable), default=None),
+        wrong_by=max((pair.wrong_by for pair in comparable), default=None),
         tolerance=TOLERANCE,
         points=[pair.theirs for pair in pairs],
         seconds=time.perf_counter() - begin,
-        above="; ".join(pair.above() for pair in known if pair.by_pyhf()) or None,
+        above="; ".join(pair.above() for pair in comparable if pair.by_pyhf()) or None,
         reason=reason or None,
     )
-    wrong = {pair.ours.mu: pair.told() for pair in known if pair.wrong_by > TOLERANCE}
+    wrong = {pair.ours.mu: pair.evidence() for pair in comparable if pair.wrong_by > TOLERANCE}
     return msgspec.structs.replace(result, verification=verification, **_doubted(result, wrong))
 
 
 class _Fit(NamedTuple):
-    """The minimum of one fit by both; for the Asimov data a test statistic."""
+    """The minimum of a fit by both engines; for the Asimov data a test statistic."""
 
     name: str
     ours: float
@@ -130,50 +130,50 @@ class Pair(NamedTuple):
     @property
     def difference(self) -> float | None:
         """The greatest difference in CLs, None where pyhf has no number."""
-        return _difference(_cls(self.ours), _cls(self.theirs))
+        return _difference(cls_of(self.ours), cls_of(self.theirs))
 
     @property
     def wrong_by(self) -> float:
-        """The greatest difference from the CLs that the lower minima give, if these count."""
+        """The greatest difference from CLs by the lower minima, if these count."""
         difference = self.difference or 0.0
         if self._negative():
             return 0.0
         best = self._by_lower_minima() if difference > TOLERANCE else None
-        return difference if best is None else _difference(_cls(self.ours), best) or 0.0
+        return difference if best is None else _difference(cls_of(self.ours), best) or 0.0
 
     def by_pyhf(self) -> bool:
-        """Whether the two differ for what pyhf did not find, or what does not count."""
+        """Whether the difference is due to a minimum of pyhf that is too high or does not count."""
         return self.wrong_by <= TOLERANCE < (self.difference or 0.0)
 
-    def told(self) -> str:
-        """Return both values, and what speaks for pyhf's."""
-        told = (
+    def evidence(self) -> str:
+        """Return both values, and the evidence for pyhf's."""
+        text = (
             f"at mu = {self.ours.mu:g} CLs is {self.ours.CLs_obs:.6g} (expected "
             f"{self.ours.CLs_exp[2]:.6g}), by {self.second.engine} {self.theirs.CLs_obs:.6g} "
             f"(expected {self.theirs.CLs_exp[2]:.6g})"
         )
         lower = self._apart(-1)
         if lower:
-            told += f", which has the lower minimum: -2 log L {lower}"
-        return f"{told}, which is doubted too: {self.theirs.reason}" if self.theirs.reason else told
+            text += f", which has the lower minimum: -2 log L {lower}"
+        return f"{text}, which is doubted too: {self.theirs.reason}" if self.theirs.reason else text
 
     def above(self) -> str:
         """Return which minima of pyhf lie above ours, or do not count; empty if none does."""
-        told = []
+        reasons = []
         if fits := self._apart(1):
-            told.append(f"-2 log L of pyhf ends above our minimum: {fits}")
+            reasons.append(f"-2 log L of pyhf ends above our minimum: {fits}")
         if self._negative():
-            told.append(f"in pyhf's minimum samples expect less than no events: {self._apart(-1)}")
-        return f"at mu = {self.ours.mu:g} " + "; ".join(told) if told else ""
+            reasons.append(f"in pyhf's minimum samples expect negative events: {self._apart(-1)}")
+        return f"at mu = {self.ours.mu:g} " + "; ".join(reasons) if reasons else ""
 
     def _negative(self) -> bool:
-        """Tell whether pyhf's minima are lower only as one that the kernel saw and did not take."""
+        """Tell whether pyhf's minima are no lower than one that the kernel saw and rejected."""
         seen = self.result.diagnostics.get("negative_minimum")
         below = max((fit.ours - fit.theirs for fit in self._fits()), default=0.0)
         return isinstance(seen, float) and _ROUNDING < below <= seen + TOLERANCE
 
     def _apart(self, sign: int) -> str:
-        """Return the fits that pyhf leaves above (1) or below (-1) ours, but for rounding."""
+        """Return the fits that end above (1) or below (-1) ours in pyhf, but for rounding."""
         above = [sign * (fit.theirs - fit.ours) for fit in self._fits()]
         least = max(_ROUNDING, _MINOR * max(above, default=0.0))
         return "; ".join(
@@ -181,9 +181,9 @@ class Pair(NamedTuple):
         )
 
     def _fits(self) -> list[_Fit]:
-        """Return the minima that CLs comes from; none where some are not known.
+        """Return the minima from which CLs follows; none where some are missing.
 
-        Those of the Asimov data compare where these are the same: they are of the background.
+        Those of the Asimov data are compared where the background fit, and so these data, agree.
         """
         ours, theirs = self._minima()
         if ours is None or theirs is None:
@@ -208,28 +208,26 @@ class Pair(NamedTuple):
         return ours.lower(theirs).cls(self.ours.mu, self.test_stat)
 
 
-def _cls(point: MuPoint) -> list[float | None]:
-    return [point.CLs_obs, *point.CLs_exp]
-
-
 def _difference(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
     pairs = zip(ours, theirs, strict=True)
-    known = [abs(one - other) for one, other in pairs if one is not None and other is not None]
-    return max(known) if len(known) == len(ours) else None
+    differences = [
+        abs(one - other) for one, other in pairs if one is not None and other is not None
+    ]
+    return max(differences) if len(differences) == len(ours) else None
 
 
 def _claimed(work: Work, result: HypothesisResult) -> list[MuPoint]:
-    """Return the points to verify: all that were asked for, or those that decide a limit."""
+    """Return the points to verify: all of the request, or those that decide a limit."""
     points = {point.mu: point for point in result.points if point.CLs_obs is not None}
     if isinstance(work.request, LimitRequest):
         limits = [result.limit.observed, result.limit.expected[2]] if result.limit else []
-        wanted = [1.0, *(_nearest(points, value) for value in limits if value is not None)]
+        strengths = [1.0, *(_nearest(points, value) for value in limits if value is not None)]
     elif isinstance(work.request, HypotestRequest | ScanRequest):
-        # Without a signal CLs is one, and sqrt(q) of nothing is all rounding.
-        wanted = [mu for mu in work.request.mu if mu > 0]
+        # Without a signal CLs is one, and sqrt(q) is only rounding.
+        strengths = [mu for mu in work.request.mu if mu > 0]
     else:
-        wanted = []
-    return [points[mu] for mu in dict.fromkeys(wanted) if mu in points]
+        strengths = []
+    return [points[mu] for mu in dict.fromkeys(strengths) if mu in points]
 
 
 def _nearest(strengths: Iterable[float], value: float) -> float:
@@ -253,41 +251,39 @@ def _by_pyhf(
     from fitserve_worker.engines.pyhf_engine import PyhfEngine
     from fitserve_worker.engines.pyhf_hypotest import from_elsewhere
 
-    asked = work.request
-    engine = EngineOptions(engine="pyhf", backend=asked.engine.backend, optimizer=optimizer)
-    request = HypotestRequest(
+    request = work.request
+    engine = EngineOptions(engine="pyhf", backend=request.engine.backend, optimizer=optimizer)
+    test = HypotestRequest(
         mu=(mu,),
-        test_stat=statistic_of(asked) or "qtilde",
-        model=asked.model,
+        test_stat=statistic_of(request) or "qtilde",
+        model=request.model,
         engine=engine,
     )
-    again = work._replace(
-        hypotheses=[hypothesis], request=request, request_digest=request_digest(request)
-    )
-    found = next(iter(PyhfEngine(engine, tight=True).answers(again)))
-    own = _minima_of(found, found.points[0]) if found.points else None
+    again = work._replace(request=test, request_digest=request_digest(test))
+    second = answer_by(PyhfEngine(engine, tight=True), again, hypothesis)
+    own = _minima_of(second, second.points[0]) if second.points else None
     if own is None:
-        return found
-    seed = int(found.key[:16], 16)
-    elsewhere = map(Minima.of, from_elsewhere(again, hypothesis, request, seed))
+        return second
+    seed = int(second.key[:16], 16)
+    elsewhere = map(Minima.of, from_elsewhere(again, hypothesis, test, seed))
     lowest = functools.reduce(Minima.lower, elsewhere, own)
     ends_lower = [one < other - _SAME for one, other in zip(lowest[:4], own[:4], strict=True)]
-    return _with(found, lowest, request) if any(ends_lower) else found
+    return _with(second, lowest, test) if any(ends_lower) else second
 
 
-def _with(found: HypothesisResult, lowest: Minima, request: HypotestRequest) -> HypothesisResult:
-    """Return pyhf's answer with lower minima than it has from its initial values."""
+def _with(second: HypothesisResult, lowest: Minima, request: HypotestRequest) -> HypothesisResult:
+    """Return pyhf's answer with minima that are lower than those from its initial values."""
     (mu,) = request.mu
     observed, *expected = lowest.cls(mu, request.test_stat)
     point = msgspec.structs.replace(
-        found.points[0],
+        second.points[0],
         CLs_obs=observed,
         CLs_exp=list(expected),
         twice_delta_nll=lowest.held - lowest.free,
         q_asimov=lowest.q_asimov,
     )
     return msgspec.structs.replace(
-        found,
+        second,
         CLs_obs=observed,
         CLs_exp=list(expected),
         points=[point],
@@ -298,7 +294,7 @@ def _with(found: HypothesisResult, lowest: Minima, request: HypotestRequest) -> 
 
 
 def _doubted(result: HypothesisResult, wrong: dict[float, str]) -> dict[str, Any]:
-    """Return the fields that change where pyhf found something else."""
+    """Return the fields that change where the result is wrong."""
     if not wrong:
         return {}
     points = [
@@ -327,21 +323,20 @@ class Minima(NamedTuple):
     muhat: float
 
     @classmethod
-    def of(cls, found: Evaluation) -> Minima:
+    def of(cls, evaluation: Evaluation) -> Minima:
         """Return the minima of pyhf's evaluation."""
         return cls(
-            found.twice_nll,
-            found.twice_nll + found.twice_delta_nll,
-            found.twice_nll_background,
-            found.q_asimov,
-            found.muhat,
+            evaluation.twice_nll,
+            evaluation.twice_nll + evaluation.twice_delta_nll,
+            evaluation.twice_nll_background,
+            evaluation.q_asimov,
+            evaluation.muhat,
         )
 
     def lower(self, other: Minima) -> Minima:
         """Return the lower minimum of each fit; the Asimov data are those of the background.
 
-        Where both have the same, and nothing says which test statistic of them is better, this
-        one's is kept.
+        Where both have the same and neither test statistic is clearly better, this one's is kept.
         """
         if not self.alike(other):
             q_asimov = min(self, other, key=lambda one: one.background).q_asimov
@@ -358,7 +353,7 @@ class Minima(NamedTuple):
         )
 
     def alike(self, other: Minima) -> bool:
-        """Whether the Asimov data of both are the same, but for what `_SCATTER` allows."""
+        """Whether the Asimov data of both are the same, within `_SCATTER`."""
         return abs(self.background - other.background) <= _SAME
 
     def cls(self, mu: float, test_stat: str) -> list[float]:
@@ -372,15 +367,15 @@ class Minima(NamedTuple):
 
 
 def _minima_of(result: HypothesisResult, point: MuPoint) -> Minima | None:
-    """Return the minima of a result at one of its points, None where some are not known."""
-    known = (
+    """Return the minima of a result at one of its points, None where some are missing."""
+    values = (
         result.twice_nll,
         point.twice_delta_nll,
         result.twice_nll_background,
         point.q_asimov,
         result.muhat,
     )
-    if None in known:
+    if None in values:
         return None
-    free, delta, background, q_asimov, muhat = (float(one or 0.0) for one in known)
+    free, delta, background, q_asimov, muhat = (float(one or 0.0) for one in values)
     return Minima(free, free + delta, background, q_asimov, muhat)

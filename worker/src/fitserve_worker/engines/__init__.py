@@ -1,8 +1,9 @@
 """The engines that fit: pyhf as the reference, and the kernel, which is faster and agrees with it.
 
 To add a kind of request, write its answer by pyhf into a file of its own (``pyhf_KIND``) and name
-it in `fitserve_worker.engines.pyhf_engine`, where mypy misses it. If the kernel is to answer it
-too, add ``kernel_KIND`` and a line to the table in `fitserve_worker.engines.kernel_engine`.
+it in `fitserve_worker.engines.pyhf_engine`, where mypy reports it missing. If the kernel is to
+answer it too, add ``kernel_KIND`` and a line to the table in
+`fitserve_worker.engines.kernel_engine`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["answers", "select"]
 
 
 def select(work: Work) -> Engine:
-    """Return the engine that a request asks for, whatever else is in the task.
+    """Return the engine that a request names, whatever else is in the task.
 
     ``auto`` is the kernel, which leaves what it does not support to pyhf.
     """
@@ -47,7 +48,7 @@ def _reference(options: EngineOptions) -> PyhfEngine:
 
 
 def _second(options: EngineOptions) -> PyhfEngine:
-    """Return pyhf with Minuit, which is slow and has its own idea of having converged.
+    """Return pyhf with Minuit, which is slow and has its own criterion of convergence.
 
     It begins with its tighter tolerance: the usual one would be one more reason to differ.
     """
@@ -57,11 +58,11 @@ def _second(options: EngineOptions) -> PyhfEngine:
 
 
 def answers(work: Work) -> Iterator[HypothesisResult]:
-    """Yield the results of a task, from the engine that its request asks for.
+    """Yield the results of a task, from the engine that its request names.
 
-    ``engine`` of each result says what fitted, and its diagnostics why that is not the kernel
-    where nobody asked for pyhf. An empty patch to a workspace without the parameter of interest
-    is no signal, whose CLs is 1.
+    ``engine`` of each result says what fitted it, and its diagnostics why that is pyhf where the
+    request does not name it. An empty patch to a workspace without the parameter of interest is no
+    signal, with a CLs of 1.
     """
     empty = [one for one in work.hypotheses if not one.patch]
     if empty and _is_background(work):
@@ -73,7 +74,7 @@ def answers(work: Work) -> Iterator[HypothesisResult]:
 
 
 def _is_background(work: Work) -> bool:
-    """Tell whether a test is asked for and the workspace alone has no signal to test."""
+    """Tell whether the request is for a test and the workspace alone has no signal to test."""
     if not isinstance(work.request, HypotestRequest):
         return False
     model, channels = work.request.model, work.workspace["channels"]

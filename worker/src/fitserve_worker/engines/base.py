@@ -1,4 +1,4 @@
-"""What all engines share: the work they are given, and results of what cannot be fitted."""
+"""What all engines share: their work, and results of hypotheses that cannot be fitted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fitserve_contract import (
     FitRequest,
@@ -19,7 +20,7 @@ from fitserve_contract import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -33,6 +34,8 @@ __all__ = [
     "Engine",
     "UnfitError",
     "Work",
+    "answer_by",
+    "cls_of",
     "cls_problems",
     "failed",
     "in_words",
@@ -45,7 +48,7 @@ __all__ = [
 ]
 
 UNFITTED = "none"
-"""What stands for the engine in a result that is of no fit."""
+"""Stands for the engine in a result without a fit."""
 
 ABOVE = 1e-6
 """A difference of minima of -2 log L that shifts a significance by 1e-3, as for CLs."""
@@ -73,8 +76,8 @@ class Engine(Protocol):
     """Fits hypotheses of one workspace, and answers requests of every kind.
 
     The kinds are those of `fitserve_contract.Request`.
-    `fitserve_worker.engines.pyhf_engine.PyhfEngine` knows them all; another engine has it answer
-    those that it does not know itself.
+    `fitserve_worker.engines.pyhf_engine.PyhfEngine` answers them all; other engines pass those
+    that they cannot answer on to it.
     """
 
     def answers(self, work: Work) -> Iterator[HypothesisResult]:
@@ -87,17 +90,25 @@ class Engine(Protocol):
 
 
 def of_kind(work: Work, kind: type[_Request]) -> _Request:
-    """Return the request of a task, which must be of a kind."""
+    """Return the request of a task, which must be of the given kind."""
     if not isinstance(work.request, kind):
         raise TypeError(f"the request is no {kind.__name__}")
     return work.request
 
 
 def statistic_of(request: Request) -> Literal["qtilde", "q"] | None:
-    """Return the test statistic that a request is for, None where it is for none."""
+    """Return the test statistic of a request, None if it has none."""
     if isinstance(request, FitRequest | RankingRequest):
         return None
     return request.test_stat
+
+
+def answer_by(
+    engine: Engine, work: Work, hypothesis: Hypothesis, diagnostics: Mapping[str, str] | None = None
+) -> HypothesisResult:
+    """Return an engine's answer to a task for one of its hypotheses, with more diagnostics."""
+    result = next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
+    return replace(result, diagnostics={**result.diagnostics, **(diagnostics or {})})
 
 
 def failed(work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
@@ -134,7 +145,7 @@ class UnfitError(Exception):
 
 
 def in_words(error: Exception) -> str:
-    """Return the reason to give for a result where an exception was raised."""
+    """Return the reason that a result gives for an exception."""
     # By the name of its module: a worker that only needs the kernel does not import pyhf.
     module = type(error).__module__
     if isinstance(error, UnfitError) or module == "pyhf.exceptions":
@@ -142,24 +153,29 @@ def in_words(error: Exception) -> str:
     if isinstance(error, PatchError):
         return f"the patch does not apply: {error}"
     if isinstance(error, MemoryError):
-        return "the fit broke off: the worker has not enough memory for it"
+        return "the fit broke off: the worker has too little memory for it"
     return f"the fit broke off: {str(error) or 'no reason is given'}"
 
 
 def refused(request: Request, batch: Batch) -> list[str]:
-    """Return the hypotheses of a batch that cannot be fitted as a request asks; pyhf says why."""
-    found = []
+    """Return the hypotheses of a batch for which a request is refused; pyhf says why."""
+    names = []
     for member in batch.members:
         poi = member.sets.get(batch.poi) or member.common.get(batch.poi)
         if poi is not None and refusal(
             request, batch.poi, float(poi.lower[0]), float(poi.upper[0])
         ):
-            found.append(member.name)
-    return found
+            names.append(member.name)
+    return names
+
+
+def cls_of(point: MuPoint) -> list[float | None]:
+    """Return CLs at a point: observed, then expected."""
+    return [point.CLs_obs, *point.CLs_exp]
 
 
 def cls_problems(rows: FloatArray) -> list[str]:
-    """Return what is wrong with CLs, of shape (signal strengths, 6): observed, then expected."""
+    """Return the faults of CLs, of shape (signal strengths, 6): observed, then expected."""
     problems = []
     if (rows < -_ROUNDING).any() or (rows > 1 + _ROUNDING).any():
         problems.append("a CLs is outside 0 to 1")
@@ -169,7 +185,7 @@ def cls_problems(rows: FloatArray) -> list[str]:
 
 
 def range_of(work: Work, request: ToysRequest) -> ToyRange:
-    """Return which toys a task is to make: all of the request's, if it does not say."""
+    """Return the toys that a task is to make: by default all of the request's."""
     return work.toys or ToyRange(first=0, count=request.toys)
 
 

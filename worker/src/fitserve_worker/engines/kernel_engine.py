@@ -2,8 +2,8 @@
 
 What the kernel does not support goes to the reference engine, with the reason in the
 result's diagnostics. A hypothesis whose fits are doubted is answered again by an engine for
-second opinions: where the two agree the result holds, where they do not it is ``suspect`` and
-its reason has both values (`fitserve_worker.engines.opinions`).
+second opinions: where the two agree the result holds, otherwise it is ``suspect`` and its reason
+has both values (`fitserve_worker.engines.opinions`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from cachetools import LRUCache
 
 from fitserve_contract import (
@@ -29,7 +28,7 @@ from fitserve_contract import (
     hypothesis_key,
     kind_of,
 )
-from fitserve_worker.engines.base import refused, statistic_of
+from fitserve_worker.engines.base import answer_by, refused, statistic_of
 from fitserve_worker.engines.kernel_fit import answer_fit, answer_ranking
 from fitserve_worker.engines.kernel_hypotest import Piece, answer_hypotest
 from fitserve_worker.engines.kernel_limit import answer_limit, answer_scan
@@ -66,14 +65,15 @@ _backgrounds: LRUCache[str, Background] = LRUCache(maxsize=4)
 
 
 class KernelEngine:
-    """The fit kernel, with a reference engine for what it does not do or is not sure of.
+    """The fit kernel, with a reference engine for what it does not support or doubts.
 
     Parameters
     ----------
     reference
         Makes the reference engine, when it is first needed.
     second
-        Makes the engine that is asked where the kernel doubts itself; by default ``reference``.
+        Makes the engine for second opinions where the kernel doubts its fits; by default
+        ``reference``.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class KernelEngine:
         self._second = self._reference if second is None else functools.cache(second)
 
     def answers(self, work: Work) -> Iterator[HypothesisResult]:
-        """Yield a result for each hypothesis; requests of a kind not known here go to pyhf."""
+        """Yield a result for each hypothesis; requests of other kinds go to pyhf."""
         answer = _ANSWERS.get(type(work.request))
         if isinstance(work.request, ToysRequest):
             yield from KernelToys(self._reference, self._second).answers(work)
@@ -92,7 +92,7 @@ class KernelEngine:
         else:
             reason = f"it does not answer a {kind_of(work.request)} request"
             for hypothesis in work.hypotheses:
-                yield self._instead(work, hypothesis, reason)
+                yield answer_by(self._reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
 
     def _each(self, work: Work, answer: Answer) -> Iterator[HypothesisResult]:
         begin = time.perf_counter()
@@ -102,26 +102,15 @@ class KernelEngine:
         for batch in compilation.batches:
             refusals = refused(work.request, batch)
             for name in refusals:
-                yield _asked(self._reference(), work, by_name[name])
+                yield answer_by(self._reference(), work, by_name[name])
             for name, fields in _answers(work, batch, answer, without=refusals):
-                found = _result(work, by_name[name], {"setup_time": setup, **fields})
-                if found.status == "ok":
-                    yield found
+                result = _result(work, by_name[name], {"setup_time": setup, **fields})
+                if result.status == "ok":
+                    yield result
                 else:
-                    yield weighed(found, _asked(self._second(), work, by_name[name]))
+                    yield weighed(result, answer_by(self._second(), work, by_name[name]))
         for name, reason in compilation.unsupported.items():
-            yield self._instead(work, by_name[name], reason)
-
-    def _instead(self, work: Work, hypothesis: Hypothesis, reason: str) -> HypothesisResult:
-        found = _asked(self._reference(), work, hypothesis)
-        return msgspec.structs.replace(
-            found, diagnostics={**found.diagnostics, NOT_FOR_THE_KERNEL: reason}
-        )
-
-
-def _asked(engine: Engine, work: Work, hypothesis: Hypothesis) -> HypothesisResult:
-    """Return an engine's answer to the request of a task for one of its hypotheses."""
-    return next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
+            yield answer_by(self._reference(), work, by_name[name], {NOT_FOR_THE_KERNEL: reason})
 
 
 def _compile(work: Work) -> Compilation:

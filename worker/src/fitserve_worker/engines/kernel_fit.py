@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve_contract import FitAnswer, FitRequest, RankingRequest
 from fitserve_worker.engines.base import of_kind
-from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, of_fits
+from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, next_start, of_fits
 from fitserve_worker.engines.solution import (
     Channel,
     Solution,
@@ -29,7 +29,7 @@ from fitserve_worker.kernel.covariance import (
 )
 from fitserve_worker.kernel.patches import sample_names
 from fitserve_worker.kernel.retries import doubts, persistent
-from fitserve_worker.kernel.starts import AMBIGUOUS, Asked, deepened
+from fitserve_worker.kernel.starts import AMBIGUOUS, Cases, deepened
 from fitserve_worker.kernel.strengths import Strengths
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
 __all__ = ["Fitted", "answer_fit", "answer_ranking"]
 
 _ENDS = ("lower", "upper")
-# Slopes, in units of standard deviations, and parts of a second derivative that are none.
+# Smaller slopes, in units of standard deviations, and fractions of a second derivative are zero.
 _LEVEL = 1e-5
 _FLAT = 1e-7
-# Where a parameter at a bound has no uncertainty its interval is first looked for this far
-# away, in its range.
+# The first step in the search for the interval of a parameter without an uncertainty, at a bound,
+# as a fraction of its range.
 _FIRST = 0.01
 
 
@@ -66,15 +66,15 @@ def answer_fit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
         problems = [*one.problems]
         answer = None
         if one.best.covariance is not None:
-            found = one.solution()
-            problems += degenerate(found)
+            solution = one.solution()
+            problems += degenerate(solution)
             if request.intervals:
-                found = found._replace(intervals=_intervals(one, found, problems))
+                solution = solution._replace(intervals=_intervals(one, solution, problems))
             answer = FitAnswer(
                 poi=None if one.poi is None else piece.batch.poi,
-                parameters=parameters(found),
-                correlations=correlations(found),
-                channels=_channel_yields(one, found),
+                parameters=parameters(solution),
+                correlations=correlations(solution),
+                channels=_channel_yields(one, solution),
             )
         answers.append({**one.fields(problems), "fit": answer})
     return answers, start
@@ -101,9 +101,9 @@ def answer_ranking(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | Non
             ) -> list[float | None]:
                 return _shifts(one, which, values)
 
-            found = one.solution()
-            problems += degenerate(found)
-            ranking, broken = ranked(found, poi, shifts)
+            solution = one.solution()
+            problems += degenerate(solution)
+            ranking, broken = ranked(solution, poi, shifts)
             if broken:
                 problems.insert(0, f"no valid fit with {', '.join(broken)} held")
         answers.append({**one.fields(problems), "ranking": ranking})
@@ -115,20 +115,19 @@ def _free(piece: Piece) -> tuple[Bounds, Fits, SecondMinima, FloatArray | None]:
     loaded = piece.loaded
     low, high = loaded.poi_bounds.T
     strengths = Strengths(loaded, np.clip(1.0, low, high), "qtilde", piece.start)
-    start = strengths.null.x[0] if bool(strengths.null.converged[0]) else None
     bounds = loaded.bounds(np.arange(loaded.size))
-    return bounds, strengths.free, strengths.minima, start
+    return bounds, strengths.free, strengths.minima, next_start(strengths.null)
 
 
 def _held_at_zero(piece: Piece) -> tuple[Bounds, Fits, SecondMinima, None]:
-    """Fit without a signal: its strength at zero, if there is one."""
+    """Fit with the signal strength at zero, if there is one."""
     loaded = piece.loaded
     every = np.arange(loaded.size)
     held = np.where(loaded.chunk.poi[every] >= 0, 0.0, np.nan)
     bounds = loaded.bounds(every, held)
     initial = loaded.chunk.columns["init"][every]
     fits = persistent(loaded, every, [initial], loaded.observed, bounds, exact=True)
-    fits, seen = deepened(loaded, Asked(every, held, loaded.observed), fits)
+    fits, seen = deepened(loaded, Cases(every, held, loaded.observed), fits)
     return bounds, fits, seen, None
 
 
@@ -149,20 +148,21 @@ def _shifts(one: Fitted, which: IntArray, values: FloatArray) -> list[float | No
 
 
 def _intervals(
-    one: Fitted, found: Solution, problems: list[str]
+    one: Fitted, solution: Solution, problems: list[str]
 ) -> dict[int, tuple[float | None, float | None]]:
     """Return the profile-likelihood intervals of all parameters that are not fixed."""
     made: dict[int, tuple[float | None, float | None]] = {}
-    low, high = found.bounds.T
-    sigmas = found.uncertainties
+    low, high = solution.bounds.T
+    sigmas = solution.uncertainties
     acts = (one.places.column >= 0) | (one.places.bin >= 0)
     searched = []
-    for index in np.flatnonzero(~found.fixed).tolist():
+    for index in np.flatnonzero(~solution.fixed).tolist():
         if acts[index]:
             searched += [(index, -1.0), (index, 1.0)]
             continue
-        # Only its constraint, a parabola, knows of it.
-        below, above = found.values[index] - sigmas[index], found.values[index] + sigmas[index]
+        # It enters only its constraint, a parabola.
+        value, sigma = solution.values[index], sigmas[index]
+        below, above = value - sigma, value + sigma
         made[index] = (
             float(below) if below >= low[index] else None,
             float(above) if above <= high[index] else None,
@@ -174,7 +174,7 @@ def _intervals(
         one.piece.loaded,
         one.best,
         one.places.take(which),
-        found.values[which],
+        solution.values[which],
         sign * first[which],
         np.where(sign > 0, high[which], low[which]),
     )
@@ -185,7 +185,7 @@ def _intervals(
         for at, side in ((row, "lower"), (row + 1, "upper")):
             if np.isnan(ends.value[at]) and not ends.beyond[at]:
                 problems.append(
-                    f"the {side} end of the interval of {found.names[index]} was not found"
+                    f"the {side} end of the interval of {solution.names[index]} was not found"
                 )
     if ends.lower_minimum:
         problems.append("a lower minimum was found while looking for intervals")
@@ -193,7 +193,7 @@ def _intervals(
 
 
 class Fitted(NamedTuple):
-    """A hypothesis after its best fit: which one of its piece, and the reasons to doubt it."""
+    """A hypothesis after its best fit: its index in the piece, and the reasons to doubt the fit."""
 
     piece: Piece
     at: int
@@ -246,12 +246,12 @@ class Fitted(NamedTuple):
         widths = np.where(fixed, 0.0, np.concatenate([_widths(made) for made in sets]))
         matrix = np.diag(np.where(self.parameters.idle, widths**2, 0.0))
         if best.covariance is not None:
-            known = best.covariance
-            mixed = known.mixed[np.ix_(column, bins)]
-            matrix[np.ix_(in_column, in_column)] = known.columns[np.ix_(column, column)]
+            matrices = best.covariance
+            mixed = matrices.mixed[np.ix_(column, bins)]
+            matrix[np.ix_(in_column, in_column)] = matrices.columns[np.ix_(column, column)]
             matrix[np.ix_(in_column, in_bin)] = mixed
             matrix[np.ix_(in_bin, in_column)] = mixed.T
-            matrix[np.ix_(in_bin, in_bin)] = known.local[np.ix_(bins, bins)]
+            matrix[np.ix_(in_bin, in_bin)] = matrices.local[np.ix_(bins, bins)]
         low, high = (np.concatenate([getattr(made, end) for made in sets]) for end in _ENDS)
         return Solution(
             names=self.parameters.names,
@@ -272,42 +272,42 @@ class Fitted(NamedTuple):
 
 
 def _settled(piece: Piece, index: int, fits: Fits, bounds: Bounds, seen: SecondMinima) -> Fitted:
-    """Return what a fit comes to when parameters at bounds are held there.
+    """Return a fit with parameters that are at bounds held there.
 
     Parameters
     ----------
     piece
         Hypotheses.
     index
-        Which of them.
+        Index of one of them.
     fits, bounds
-        A fit for each of them, and between what.
+        A fit for each of them, and its bounds.
     seen
         What other starts of these led to.
     """
     one = np.array([index])
     loaded = piece.loaded
     best = settle(loaded, index, fits.take(one), bounds.take(one))
-    found = doubts(loaded, best.fit, 0, loaded.observed.events[index])
-    problems = [f"the fit {what}" for what in [*found, *seen.doubts(index, AMBIGUOUS)]]
+    reasons = doubts(loaded, best.fit, 0, loaded.observed.events[index])
+    problems = [f"the fit {what}" for what in [*reasons, *seen.doubts(index, AMBIGUOUS)]]
     if best.covariance is None:
         problems.append("the covariance is not accurate: the Hessian is not positive definite")
-    parameters = piece.batch.parameters(piece.members[index])
+    of_hypothesis = piece.batch.parameters(piece.members[index])
     flat = _flat_at_bounds(best)
     if flat.any():
         none = np.zeros(piece.batch.shape.bins, dtype=bool)
         names = piece.batch.names_at(piece.members[index], flat, none)
         problems.append(
-            f"the data do not determine {listed(names)}: -2 log L is flat off the bound too"
+            f"the data do not determine {listed(names)}: -2 log L stays flat off the bound"
         )
-    return Fitted(piece, index, parameters, _places(piece, parameters), best, problems, seen)
+    return Fitted(piece, index, of_hypothesis, _places(piece, of_hypothesis), best, problems, seen)
 
 
 def _flat_at_bounds(best: Best) -> BoolArray:
     """Tell which columns at a bound could leave it at no cost, if others followed.
 
-    What is left of the second derivative where all others are at their best, in units of the
-    second derivative, is 1 - R^2 with R the global correlation.
+    The second derivative with all others at their best, in units of the second derivative, is
+    1 - R^2 with R the global correlation.
     """
     seconds, bounds = best.seconds, best.bounds
     stiff = np.diag(seconds.columns)
@@ -316,20 +316,20 @@ def _flat_at_bounds(best: Best) -> BoolArray:
     if not level.any():
         return level
     moving = (bounds.lower[0] < bounds.upper[0]) & (level | ~best.at_column)
-    known = covariance(seconds, moving, ~best.at_bin & (seconds.local > 0))
-    if known is None:
+    inverse = covariance(seconds, moving, ~best.at_bin & (seconds.local > 0))
+    if inverse is None:
         return level
     with np.errstate(divide="ignore"):
-        left = 1 / (np.diag(known.columns) * stiff)
+        left = 1 / (np.diag(inverse.columns) * stiff)
     flat: BoolArray = level & (left < _FLAT)
     return flat
 
 
-def _places(piece: Piece, parameters: Parameters) -> Places:
+def _places(piece: Piece, of_hypothesis: Parameters) -> Places:
     bin_of = np.full(piece.batch.shape.bins, -1)
     bin_of[piece.loaded.slots] = np.arange(len(piece.loaded.slots))
     columns, bins = [], []
-    for made, place in parameters.sets:
+    for made, place in of_hypothesis.sets:
         nowhere = np.full(len(made), -1)
         columns.append(nowhere if place.columns is None else place.columns)
         bins.append(nowhere if place.slots is None else bin_of[place.slots])
@@ -348,7 +348,7 @@ def _widths(made: ParameterSet) -> FloatArray:
     return 1 / np.sqrt(made.scale) if made.constraint == "poisson" else made.scale
 
 
-def _channel_yields(fitted: Fitted, found: Solution) -> list[ChannelYields]:
+def _channel_yields(fitted: Fitted, solution: Solution) -> list[ChannelYields]:
     """Return the yields of all channels, in the model's order.
 
     Uncertainties are linear, as those by pyhf (`fitserve_worker.engines.pyhf_fit`):
@@ -357,14 +357,14 @@ def _channel_yields(fitted: Fitted, found: Solution) -> list[ChannelYields]:
     yields are straight lines.
     """
     piece = fitted.piece
-    known = fitted.best.covariance
-    if known is None:
+    postfit = fitted.best.covariance
+    if postfit is None:
         raise ValueError("yields after a fit need its covariance")
     column, at = (place[place >= 0] for place in fitted.places)
     in_column, in_bin = fitted.where
-    prefit = Covariance(*(np.zeros_like(part) for part in known))
-    prefit.columns[column, column] = found.widths[in_column] ** 2
-    prefit.local[at, at] = found.widths[in_bin] ** 2
+    prefit = Covariance(*(np.zeros_like(part) for part in postfit))
+    prefit.columns[column, column] = solution.widths[in_column] ** 2
+    prefit.local[at, at] = solution.widths[in_bin] ** 2
     member = piece.members[fitted.at]
     slots = piece.batch.sample_slots(member)
     order = sample_names(piece.work.workspace, _patch(fitted))
@@ -375,8 +375,8 @@ def _channel_yields(fitted: Fitted, found: Solution) -> list[ChannelYields]:
             for name, _ in layout.channels
         ],
         piece.loaded.observed.events[fitted.at, piece.loaded.slots],
-        _propagated(fitted, found, found.centres, prefit),
-        _propagated(fitted, found, found.values, known),
+        _propagated(fitted, solution, solution.centres, prefit),
+        _propagated(fitted, solution, solution.values, postfit),
     )
 
 
@@ -386,23 +386,23 @@ def _patch(fitted: Fitted) -> list[dict[str, object]]:
 
 
 def _propagated(
-    fitted: Fitted, found: Solution, values: FloatArray, covariance: Covariance
+    fitted: Fitted, solution: Solution, values: FloatArray, matrices: Covariance
 ) -> tuple[FloatArray, FloatArray]:
     """Return yields and uncertainties, both (slots + 1, model bins); the last row is the sum."""
     shape = fitted.piece.batch.shape
     x, local = fitted.parameters.split(values, shape.columns, shape.bins)
     low, high = (
-        fitted.parameters.split(ends, shape.columns, shape.bins)[0] for ends in found.bounds.T
+        fitted.parameters.split(ends, shape.columns, shape.bins)[0] for ends in solution.bounds.T
     )
-    sigma = np.sqrt(np.maximum(np.diag(covariance.columns), 0.0))
+    sigma = np.sqrt(np.maximum(np.diag(matrices.columns), 0.0))
     ends = np.stack([np.clip(x + sigma, low, high), np.clip(x - sigma, low, high)])
     ends[:, sigma == 0] = x[sigma == 0]
     of = fitted.piece.loaded.sample_yields(fitted.at, x, local, ends)
-    variance = np.maximum(np.diag(covariance.local), 0.0)
+    variance = np.maximum(np.diag(matrices.local), 0.0)
 
     def uncertainty(by_column: FloatArray, by_local: FloatArray) -> FloatArray:
-        of_columns = np.sum((covariance.columns @ by_column) * by_column, axis=0)
-        between = 2 * by_local * np.sum(covariance.mixed * by_column, axis=0)
+        of_columns = np.sum((matrices.columns @ by_column) * by_column, axis=0)
+        between = 2 * by_local * np.sum(matrices.mixed * by_column, axis=0)
         total: FloatArray = of_columns + between + by_local**2 * variance
         return np.sqrt(np.maximum(total, 0.0))
 

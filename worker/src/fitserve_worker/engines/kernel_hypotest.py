@@ -1,4 +1,4 @@
-"""CLs of hypotheses by the fit kernel, reasons to doubt them, and what all its answers share."""
+"""CLs of hypotheses by the fit kernel, reasons to doubt them, and fields that all answers share."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ __all__ = [
     "at_bounds",
     "finite",
     "minima",
+    "next_start",
     "of_fits",
 ]
 
@@ -38,7 +39,7 @@ class Piece(NamedTuple):
     """Hypotheses that are on the device together.
 
     ``members`` are their indices in the batch. ``start`` (columns,) is where fits without
-    signal may start, from those to hypotheses before; None if there are none.
+    signal may start, the end of an earlier one; None if there is none.
     """
 
     work: Work
@@ -49,20 +50,25 @@ class Piece(NamedTuple):
 
 
 def finite(value: Any) -> float | None:
-    """Return a number of Python, or None for one that is not finite."""
+    """Return a Python number, or None for one that is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None
 
 
+def next_start(null: Fits) -> FloatArray | None:
+    """Return where fits without signal to the next hypotheses may start: the end of these."""
+    return null.x[0] if bool(null.converged[0]) else None
+
+
 def of_fits(fits: Sequence[Fits], index: int) -> dict[str, Any]:
-    """Return for a result's diagnostics how the fits to a hypothesis went, all together.
+    """Return how the fits to a hypothesis went, all together, for a result's diagnostics.
 
     Parameters
     ----------
     fits
-        Fits that were made for different ends, each of all hypotheses.
+        Fits of different kinds, each to all hypotheses.
     index
-        Which hypothesis.
+        Index of the hypothesis.
     """
     return {
         "converged": all(bool(one.converged[index]) for one in fits),
@@ -80,7 +86,7 @@ def minima(piece: Piece, index: int, free: Fits, background: Fits) -> dict[str, 
     piece
         The hypotheses.
     index
-        Which of them.
+        Index of one of them.
     free, background
         Fits to the observed data, with the signal strength free and at zero.
     """
@@ -92,14 +98,14 @@ def minima(piece: Piece, index: int, free: Fits, background: Fits) -> dict[str, 
 
 
 def at_bounds(piece: Piece, index: int, fits: Fits) -> dict[str, Any]:
-    """Return for a result's diagnostics which free parameters ended at a bound.
+    """Return which free parameters ended at a bound, for a result's diagnostics.
 
     Parameters
     ----------
     piece
         The hypotheses.
     index
-        Which of them.
+        Index of one of them.
     fits
         Fits, one for each of them.
     """
@@ -123,7 +129,7 @@ def answer_hypotest(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | No
     answers = [
         Tested(piece, tests, index, request.mu).fields() for index in range(len(piece.members))
     ]
-    return answers, tests.null.x[0] if bool(tests.null.converged[0]) else None
+    return answers, next_start(tests.null)
 
 
 class Tested(NamedTuple):
@@ -135,7 +141,7 @@ class Tested(NamedTuple):
     mu: tuple[float, ...]
 
     def fits(self) -> list[tuple[str, Fits]]:
-        """Return all fits that were made, with what they were made for."""
+        """Return all fits with their names."""
         tests = self.tests
         held = zip(self.mu, tests.fixed, strict=True)
         asimov = zip(self.mu, tests.asimov, strict=True)
@@ -149,7 +155,7 @@ class Tested(NamedTuple):
     def doubts(self) -> list[str]:
         """Return the reasons to doubt the fits."""
         tests, at = self.tests, self.at
-        of_fits = [
+        reasons = [
             f"the fit with {name} {what}"
             for (name, fit), seen in zip(self.fits(), tests.minima, strict=True)
             for what in [
@@ -160,7 +166,7 @@ class Tested(NamedTuple):
         held = zip((0.0, *self.mu), (tests.null, *tests.fixed), strict=True)
         profile = [(mu, float(fit.value[at])) for mu, fit in held]
         best = float(tests.muhat[at]), float(tests.free.value[at])
-        return of_fits + falling(profile, best)
+        return reasons + falling(profile, best)
 
     def fields(self) -> dict[str, Any]:
         """Return fields of a result."""

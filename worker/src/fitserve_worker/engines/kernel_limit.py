@@ -8,7 +8,7 @@ import numpy as np
 
 from fitserve_contract import LimitRequest, MuPoint, ScanRequest
 from fitserve_worker.engines.base import ABOVE, cls_problems, of_kind
-from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, minima
+from fitserve_worker.engines.kernel_hypotest import at_bounds, finite, minima, next_start
 from fitserve_worker.engines.limits import in_order, judged, limits_of, search
 from fitserve_worker.kernel.strengths import Strengths
 
@@ -28,8 +28,8 @@ def answer_limit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]
 
     Notes
     -----
-    The searches of all hypotheses go on at a time: each round has one signal strength of every
-    hypothesis whose limits are not all found, and its fits are done by one call.
+    The searches of all hypotheses advance together: each round fits, in one call, one signal
+    strength of every hypothesis that still lacks a limit.
     """
     request = of_kind(piece.work, LimitRequest)
     bounds = piece.loaded.poi_bounds
@@ -42,10 +42,11 @@ def answer_limit(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]
     ]
     running = [one for one in searches if not one.go_on()]
     while running:
-        which, mu = zip(*((one.at, one.asked) for one in running), strict=True)
+        which, mu = zip(*((one.at, one.mu) for one in running), strict=True)
         strengths.evaluate(np.array(which), np.array(mu))
         running = [one for one in running if not one.go_on()]
-    return [_limit_fields(piece, strengths, one, request) for one in searches], _next(strengths)
+    answers = [_limit_fields(piece, strengths, one, request) for one in searches]
+    return answers, next_start(strengths.null)
 
 
 class _Search:
@@ -55,8 +56,8 @@ class _Search:
         self, strengths: Strengths, at: int, bounds: tuple[float, float], level: float
     ) -> None:
         self.at = at
-        self.asked = 0.0
-        self.found: list[Crossing] = []
+        self.mu = 0.0
+        self.crossings: list[Crossing] = []
         self.evaluated: dict[float, None] = {}
         self._strengths = strengths
         self._bounds = bounds
@@ -67,35 +68,35 @@ class _Search:
     def _begin(self) -> None:
         self._improved = self._strengths.improved[self.at]
         self._searching = search(self._bounds, self._level)
-        self.asked = next(self._searching)
+        self.mu = next(self._searching)
 
     def go_on(self) -> bool:
-        """Search on as far as what is known allows; return whether everything is found."""
+        """Search on as far as tests that are done allow; return whether the search is over."""
         if self._improved != self._strengths.improved[self.at]:
-            # The curves are not what they were. What was fitted is not fitted again.
+            # The curves have changed. What was fitted is not fitted again.
             self._begin()
-        while self._strengths.tested(self.at, self.asked):
-            self.evaluated[self.asked] = None
-            outcome = self._strengths.outcome(self.at, self.asked)
+        while self._strengths.tested(self.at, self.mu):
+            self.evaluated[self.mu] = None
+            outcome = self._strengths.outcome(self.at, self.mu)
             try:
-                self.asked = self._searching.send([outcome.CLs_obs, *outcome.CLs_exp])
+                self.mu = self._searching.send([outcome.CLs_obs, *outcome.CLs_exp])
             except StopIteration as done:
-                self.found = done.value
+                self.crossings = done.value
                 return True
         return False
 
 
 def _limit_fields(
-    piece: Piece, strengths: Strengths, search: _Search, request: LimitRequest
+    piece: Piece, strengths: Strengths, limits: _Search, request: LimitRequest
 ) -> dict[str, Any]:
-    points = [_point(strengths, search.at, mu) for mu in in_order(search.evaluated)]
+    points = [_point(strengths, limits.at, mu) for mu in in_order(limits.evaluated)]
     return {
-        **_of_free_fit(piece, strengths, search.at),
+        **_of_free_fit(piece, strengths, limits.at),
         "CLs_obs": points[0].CLs_obs,
         "CLs_exp": points[0].CLs_exp,
         "points": points,
-        "limit": limits_of(search.found, request.level),
-        **judged(search.found, points, strengths.falling(search.at)),
+        "limit": limits_of(limits.crossings, request.level),
+        **judged(limits.crossings, points, strengths.falling(limits.at)),
     }
 
 
@@ -125,15 +126,15 @@ def answer_scan(piece: Piece) -> tuple[list[dict[str, Any]], FloatArray | None]:
                 "points": points,
             }
         )
-    return answers, _next(strengths)
+    return answers, next_start(strengths.null)
 
 
 def _point(strengths: Strengths, at: int, mu: float) -> MuPoint:
     outcome = strengths.outcome(at, mu)
     cls = [outcome.CLs_obs, *outcome.CLs_exp]
     problems = [*outcome.problems]
-    wanted = [*cls, outcome.twice_delta_nll] if mu >= 0 else [outcome.twice_delta_nll]
-    if not np.isfinite(wanted).all():
+    values = [*cls, outcome.twice_delta_nll] if mu >= 0 else [outcome.twice_delta_nll]
+    if not np.isfinite(values).all():
         problems = ["a result is not a finite number", *problems]
     elif mu >= 0:
         problems += cls_problems(np.array([cls]))
@@ -166,7 +167,3 @@ def _of_free_fit(piece: Piece, strengths: Strengths, at: int) -> dict[str, Any]:
             **strengths.minima.second(at),
         },
     }
-
-
-def _next(strengths: Strengths) -> FloatArray | None:
-    return strengths.null.x[0] if bool(strengths.null.converged[0]) else None

@@ -1,8 +1,8 @@
 """Toys by the fit kernel.
 
 Each hypothesis of a task is compiled by itself, so that the value of a toy does not depend on
-what else is in the task: where hypotheses share a program, the size of its arrays is theirs,
-and with it the rounding.
+what else is in the task: hypotheses that share a program determine the size of its arrays, and
+with it the rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from fitserve_contract import (
     hypothesis_key,
     request_digest,
 )
-from fitserve_worker.engines.base import failed, in_words, of_kind, packed, range_of, refused
+from fitserve_worker.engines.base import (
+    answer_by,
+    failed,
+    in_words,
+    of_kind,
+    packed,
+    range_of,
+    refused,
+)
 from fitserve_worker.engines.kernel_hypotest import Piece, Tested
 from fitserve_worker.engines.opinions import weighed
 from fitserve_worker.kernel.asymptotics import compared_floor
@@ -53,11 +61,11 @@ _opinions: LRUCache[str, HypothesisResult] = LRUCache(maxsize=64)
 
 
 class KernelToys(NamedTuple):
-    """Makes toys with the kernel, and has a reference engine make those that it does not fit.
+    """Makes toys with the kernel, and with a reference engine those that it does not support.
 
-    ``reference`` makes the reference engine, when it is first needed, and ``second`` the engine
-    that is asked about the observed data where the kernel doubts its fits to them, and for the
-    toys where there is no fit to draw them from.
+    ``reference`` makes the reference engine, when it is first needed. ``second`` makes the engine
+    that tests the observed data where the kernel doubts its fits to them, and makes the toys where
+    the kernel has no fit to draw them from.
     """
 
     reference: Callable[[], Engine]
@@ -69,7 +77,7 @@ class KernelToys(NamedTuple):
         try:
             background: Background | dict[str, Any] = Background(work.workspace, request.model)
         except UnsupportedModelError:
-            # Asked again for each hypothesis, it gives the reason.
+            # Compiling each hypothesis gives the reason again.
             background = work.workspace
         for hypothesis in work.hypotheses:
             try:
@@ -89,10 +97,10 @@ class KernelToys(NamedTuple):
         compilation = compile_hypotheses(background, [hypothesis], request.model)
         if compilation.unsupported:
             reason = compilation.unsupported[hypothesis.name]
-            return _by(self.reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
+            return answer_by(self.reference(), work, hypothesis, {NOT_FOR_THE_KERNEL: reason})
         batch = compilation.batches[0]
         if hypothesis.name in refused(request, batch):
-            return _by(self.reference(), work, hypothesis, {})
+            return answer_by(self.reference(), work, hypothesis)
         loaded = load(batch, [0], runtime())
         # Of toys only the test statistic counts.
         poi, columns = loaded.chunk.poi[0], loaded.chunk.columns
@@ -104,67 +112,57 @@ class KernelToys(NamedTuple):
         doubts = "; ".join(tested.doubts())
         if not np.isfinite([tests.q[0, 0], *tests.fixed[0].yields[0], *tests.null.yields[0]]).all():
             reason = f"the observed data cannot be fitted: {doubts}"
-            return _by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
-        found = _result(tested, request, hypothesis, doubts, ready - begin, ready)
-        return self._weighed(tested, request, hypothesis, found) if doubts else found
+            return answer_by(self.second(), work, hypothesis, {KERNEL_DOUBT: reason})
+        result = _result(tested, request, hypothesis, doubts, ready - begin, ready)
+        return self._weighed(tested, request, hypothesis, result) if doubts else result
 
     def _weighed(
         self,
         tested: Tested,
         request: ToysRequest,
         hypothesis: Hypothesis,
-        found: HypothesisResult,
+        result: HypothesisResult,
     ) -> HypothesisResult:
-        """Return a result with what becomes of its doubts beside a second opinion.
+        """Return a doubted result, weighed against a second opinion.
 
         That is of the observed data only, from which the toys follow.
         """
         second = _opinion(self.second(), tested.piece.work, request, hypothesis)
         of_data = msgspec.structs.replace(
-            found,
+            result,
             **{name: tested.fields()[name] for name in ("CLs_obs", "CLs_exp", "points")},
             toy_values=None,
         )
         held = weighed(of_data, second)
         return msgspec.structs.replace(
-            found,
-            # There are toys, whatever is known of the asymptotic CLs.
+            result,
+            # There are toys, whatever the asymptotic CLs.
             status="ok" if held.status == "ok" else "suspect",
             reason=held.reason,
             attempts=held.attempts,
             fit_time=held.fit_time,
             setup_time=held.setup_time,
-            diagnostics={**found.diagnostics, **held.diagnostics},
+            diagnostics={**result.diagnostics, **held.diagnostics},
         )
-
-
-def _by(
-    engine: Engine, work: Work, hypothesis: Hypothesis, told: dict[str, str]
-) -> HypothesisResult:
-    """Return another engine's toys, with what made them its."""
-    found = next(iter(engine.answers(work._replace(hypotheses=[hypothesis]))))
-    return msgspec.structs.replace(found, diagnostics={**found.diagnostics, **told})
 
 
 def _opinion(
     engine: Engine, work: Work, request: ToysRequest, hypothesis: Hypothesis
 ) -> HypothesisResult:
     """Return an engine's test of the observed data, once for all parts of the toys."""
-    asked = HypotestRequest(
+    test = HypotestRequest(
         mu=(request.mu,),
         test_stat=request.test_stat,
         model=request.model,
         engine=request.engine,
     )
-    of_request = request_digest(asked)
+    of_request = request_digest(test)
     key = hypothesis_key(work.workspace_digest, hypothesis, of_request)
-    known = _opinions.get(key)
-    if known is not None:
-        return known
-    again = work._replace(
-        hypotheses=[hypothesis], request=asked, request_digest=of_request, toys=None
-    )
-    _opinions[key] = next(iter(engine.answers(again)))
+    cached = _opinions.get(key)
+    if cached is not None:
+        return cached
+    again = work._replace(request=test, request_digest=of_request, toys=None)
+    _opinions[key] = answer_by(engine, again, hypothesis)
     return _opinions[key]
 
 

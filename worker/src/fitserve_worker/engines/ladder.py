@@ -1,7 +1,7 @@
-"""The ladder of attempts: fits that are doubted are tried again, in another way each time.
+"""The ladder of attempts: doubtful fits are repeated, in another way each time.
 
-As pyhf would do it, with a tighter tolerance, from a perturbed start, and with the other
-optimizer. Every attempt is recorded.
+First as pyhf would do it, then with a tighter tolerance, from a perturbed start, and with the
+other optimizer. Every attempt is recorded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pyhf.optimize.opt_minuit import minuit_optimizer
 from fitserve_contract import Attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fitserve_contract import EngineOptions, Status
     from fitserve_worker.engines.models import BuiltModel
@@ -33,7 +33,7 @@ _TIGHT = {"scipy": 1e-10, "minuit": 1e-3}
 
 
 class Judged(Protocol):
-    """What an attempt gives: its minimum of -2 log L, and what speaks against it."""
+    """The answer of an attempt: its minimum of -2 log L, and the reasons to doubt it."""
 
     @property
     def twice_nll(self) -> float:
@@ -51,11 +51,11 @@ class Judged(Protocol):
         ...
 
 
-_Found = TypeVar("_Found", bound=Judged)
+_Answer = TypeVar("_Answer", bound=Judged)
 
 
 class _Minuit(minuit_optimizer):  # type: ignore[misc]  # pyhf has no types
-    """Minuit as pyhf drives it, which asks a fit without a covariance for its correlations."""
+    """pyhf's Minuit, which fails where a fit has no covariance to take correlations from."""
 
     def _minimize(self, minimizer: Any, *args: Any, **options: Any) -> Any:
         try:
@@ -71,7 +71,7 @@ _OPTIMIZERS = {"scipy": pyhf.optimize.scipy_optimizer, "minuit": _Minuit}
 
 
 class Rung(NamedTuple):
-    """One way to try: an optimizer, where it starts, and how close it is to come."""
+    """One way to fit: an optimizer, its start, and whether its tolerance is tight."""
 
     optimizer: str
     start: str
@@ -86,11 +86,11 @@ class Rung(NamedTuple):
         return f"{self.optimizer}, tight" if self.tight else self.optimizer
 
 
-class Climb(NamedTuple, Generic[_Found]):
+class Climb(NamedTuple, Generic[_Answer]):
     """The attempts at one question and the best of their answers."""
 
     attempts: list[Attempt]
-    best: _Found | None
+    best: _Answer | None
 
     @property
     def status(self) -> Status:
@@ -101,11 +101,11 @@ class Climb(NamedTuple, Generic[_Found]):
 
     @property
     def reason(self) -> str | None:
-        """What speaks against it."""
+        """The reasons to doubt it."""
         if self.status == "ok":
             return None
-        told = self.best.problems if self.best else self.attempts[-1].problems
-        return "; ".join(told)
+        reasons = self.best.problems if self.best else self.attempts[-1].problems
+        return "; ".join(reasons)
 
 
 class Ladder:
@@ -135,8 +135,8 @@ class Ladder:
         pyhf.set_backend(self.backend, self._rungs[0].make())
 
     def climb(
-        self, built: BuiltModel, seed: int, attempt: Callable[[Rung, list[float]], _Found]
-    ) -> Climb[_Found]:
+        self, built: BuiltModel, seed: int, attempt: Callable[[Rung, list[float]], _Answer]
+    ) -> Climb[_Answer]:
         """Try until an attempt shows no problem.
 
         Parameters
@@ -150,11 +150,11 @@ class Ladder:
             all parameters in the model's order.
         """
         attempts: list[Attempt] = []
-        best: _Found | None = None
+        best: _Answer | None = None
         for rung in self._rungs:
             pyhf.set_backend(self.backend, rung.make())
             begin = time.perf_counter()
-            found, problems = _try(attempt, rung, _start(built, rung, seed))
+            answer, problems = _try(attempt, rung, _start(built, rung, seed))
             attempts.append(
                 Attempt(
                     engine=str(rung),
@@ -163,28 +163,28 @@ class Ladder:
                     problems=problems,
                 )
             )
-            if found is not None and (best is None or _rank(found) < _rank(best)):
-                best = found
+            if answer is not None and (best is None or _rank(answer) < _rank(best)):
+                best = answer
             if not problems:
                 break
         return Climb(attempts, best)
 
 
 def _try(
-    attempt: Callable[[Rung, list[float]], _Found], rung: Rung, start: list[float]
-) -> tuple[_Found | None, list[str]]:
-    """Make an attempt; what gives no numbers is no answer but a problem."""
+    attempt: Callable[[Rung, list[float]], _Answer], rung: Rung, start: list[float]
+) -> tuple[_Answer | None, list[str]]:
+    """Make an attempt; one without numbers has no answer but a problem."""
     try:
-        found = attempt(rung, start)
+        answer = attempt(rung, start)
     except pyhf.exceptions.FailedMinimization:
         return None, ["the optimizer reports that it failed"]
     except (ValueError, ArithmeticError) as error:
         return None, [f"the fit broke: {error}"]
-    return (found if found.usable else None), found.problems
+    return (answer if answer.usable else None), answer.problems
 
 
-def _rank(found: Judged) -> tuple[int, float]:
-    return len(found.problems), found.twice_nll
+def _rank(answer: Judged) -> tuple[int, float]:
+    return len(answer.problems), answer.twice_nll
 
 
 def _start(built: BuiltModel, rung: Rung, seed: int) -> list[float]:
@@ -197,8 +197,5 @@ def _start(built: BuiltModel, rung: Rung, seed: int) -> list[float]:
     width = np.minimum(high - low, 1.0)
     shift = np.random.default_rng(seed).uniform(-0.25, 0.25, len(initial)) * width
     shift[np.asarray(config.suggested_fixed(), dtype=bool)] = 0.0
-    return _floats(np.clip(initial + shift, low, high))
-
-
-def _floats(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float]:
-    return [float(value) for value in values]
+    perturbed: list[float] = np.clip(initial + shift, low, high).tolist()
+    return perturbed

@@ -1,4 +1,4 @@
-r"""Upper limits: where several curves of CLs fall to a threshold, and what a result says of them.
+r"""Upper limits: where several curves of CLs fall to a threshold, and their fields of a result.
 
 One evaluation gives the observed CLs and the five expected ones. Each is transformed to
 
@@ -38,17 +38,17 @@ __all__ = [
 ]
 
 _NAMES = ("observed", "expected_m2", "expected_m1", "expected_0", "expected_p1", "expected_p2")
-# CLs falls with the signal strength; fits that are good to sqrt(q) = 1e-3 make it rise by less.
+# CLs falls with the signal strength. Errors of good fits, 1e-3 in sqrt(q), make it rise by less.
 _RISE = 1e-3
-_Found = TypeVar("_Found")
-Searching: TypeAlias = Generator[float, Sequence[float], _Found]
-"""A search that yields signal strengths, wants the six CLs there, and returns what it found."""
+_Result = TypeVar("_Result")
+Searching: TypeAlias = Generator[float, Sequence[float], _Result]
+"""A search that yields signal strengths, is sent the six CLs there, and returns its result."""
 FLUCTUATIONS = (0.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 """Background fluctuations in standard deviations: the observed CLs, then the expected ones."""
 # Relative width of the final bracket. The secant of z inside it is good to about 1e-5 of mu.
 _TOLERANCE = 2e-2
 _MOST = 40
-# Each evaluation without a value has climbed the whole ladder of attempts.
+# Each evaluation without a value has gone through the whole ladder of attempts.
 _MOST_BROKEN = 8
 _STEEPEST = 37.0
 _SMALLEST = 1e-9
@@ -86,10 +86,9 @@ def upper_limits(
     ----------
     cls_at
         Returns the observed CLs and the expected ones for -2 to +2 sigma at a signal
-        strength; NaN where they are not known. It is called once for a signal strength.
+        strength; NaN where they could not be computed. It is called once for a signal strength.
     bounds
-        Between which to look. CLs is 1 at zero by its definition; below it nothing is
-        looked for.
+        Bounds of the search. CLs is 1 at zero by definition; the search never goes below zero.
     level
         Confidence level.
 
@@ -104,14 +103,14 @@ def upper_limits(
     >>> from fitserve_worker.engines.limits import FLUCTUATIONS, upper_limits
     >>> def cls(mu):  # of a counting experiment with sigma(mu) = 0.4 and muhat = 0
     ...     return [ndtr(n - mu / 0.4) / ndtr(n) for n in FLUCTUATIONS]
-    >>> [round(found.mu, 3) for found in upper_limits(cls, (0, 10))]
+    >>> [round(crossing.mu, 3) for crossing in upper_limits(cls, (0, 10))]
     [0.784, 0.421, 0.565, 0.784, 1.091, 1.462]
     """
     searching = search(bounds, level)
-    asked = next(searching)
+    mu = next(searching)
     while True:
         try:
-            asked = searching.send(cls_at(asked))
+            mu = searching.send(cls_at(mu))
         except StopIteration as done:
             return list(done.value)
 
@@ -119,8 +118,8 @@ def upper_limits(
 def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[Crossing]]:
     """Search as `upper_limits` does, yielding the signal strengths to evaluate.
 
-    Each wants the six CLs sent back. So several searches can go on at a time, and what they
-    ask for can be evaluated together.
+    For each, the six CLs must be sent back. So several searches can go on at a time, and their
+    signal strengths can be evaluated together.
 
     Parameters
     ----------
@@ -135,38 +134,38 @@ def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[C
     """
     made = _Search(max(0.0, bounds[0]), bounds[1], 1 - level)
     yield from made.evaluate(made.first)
-    found = []
+    crossings = []
     for curve in range(len(FLUCTUATIONS)):
         crossing = yield from made.crossing(curve)
-        found.append(crossing)
-    return found
+        crossings.append(crossing)
+    return crossings
 
 
 class _Search:
-    """What is known of six curves; its generators yield signal strengths to evaluate."""
+    """The six curves so far; its generators yield signal strengths to evaluate."""
 
     def __init__(self, low: float, high: float, alpha: float) -> None:
         self._low, self._high = low, high
         self._alpha = alpha
-        self._known: dict[float, Sequence[float]] = {}
+        self._evaluated: dict[float, Sequence[float]] = {}
         self._broken = 0
         if low == 0:
-            self._known[0.0] = [1.0] * len(FLUCTUATIONS)
+            self._evaluated[0.0] = [1.0] * len(FLUCTUATIONS)
         self.first = min(max(1.0, low), high)
 
     def evaluate(self, mu: float) -> Searching[None]:
-        if mu in self._known:
+        if mu in self._evaluated:
             return
         if self._broken >= _MOST_BROKEN:
             raise _UndefinedError(mu)
-        self._known[mu] = yield mu
-        self._broken += not all(map(math.isfinite, self._known[mu]))
+        self._evaluated[mu] = yield mu
+        self._broken += not all(map(math.isfinite, self._evaluated[mu]))
 
     def crossing(self, curve: int) -> Searching[Crossing]:
         try:
             above = yield from self._excluded(curve)
             if above is None:
-                cls = self._known[self._high][curve]
+                cls = self._evaluated[self._high][curve]
                 return Crossing(
                     None,
                     f"{ABOVE_BOUND} of {self._high:g}: CLs is {cls:.3g} there "
@@ -174,7 +173,7 @@ class _Search:
                 )
             below = yield from self._allowed(curve, above)
             if below is None:
-                cls = self._known[self._low][curve]
+                cls = self._evaluated[self._low][curve]
                 return Crossing(
                     None, f"below the POI's bound of {self._low:g}: CLs is {cls:.3g} there"
                 )
@@ -183,34 +182,34 @@ class _Search:
             return Crossing(None, str(error), doubtful=True)
 
     def _value(self, curve: int, mu: float) -> float:
-        return self._known[mu][curve]
+        return self._evaluated[mu][curve]
 
     def _z(self, curve: int, mu: float) -> float:
         return _z(self._value(curve, mu), FLUCTUATIONS[curve])
 
     def _finite(self, curve: int) -> list[float]:
-        return sorted(mu for mu, found in self._known.items() if math.isfinite(found[curve]))
+        return sorted(mu for mu, values in self._evaluated.items() if math.isfinite(values[curve]))
 
     def _excluded(self, curve: int) -> Searching[float | None]:
-        """Return the smallest known mu that is excluded, going up until there is one."""
+        """Return the smallest evaluated mu that is excluded, going up until there is one."""
         target = _z(self._alpha, FLUCTUATIONS[curve])
         for _ in range(_MOST):
-            known = self._finite(curve)
-            out = [mu for mu in known if self._value(curve, mu) < self._alpha]
+            finite = self._finite(curve)
+            out = [mu for mu in finite if self._value(curve, mu) < self._alpha]
             if out:
                 return out[0]
-            last = known[-1] if known else self._low
+            last = finite[-1] if finite else self._low
             if last == self._high:
                 return None
-            broken = [mu for mu in self._known if mu > last]
+            broken = [mu for mu in self._evaluated if mu > last]
             if broken:
                 yield from self._step_over(last, broken)
                 continue
             yield from self.evaluate(min(self._high, self._beyond(curve, last, target)))
-        raise _UndefinedError(max(self._known))
+        raise _UndefinedError(max(self._evaluated))
 
     def _step_over(self, last: float, broken: list[float]) -> Searching[None]:
-        """Go on beyond what could not be computed, or below it where there is no beyond."""
+        """Go on beyond what could not be computed, or below it at the upper bound."""
         if max(broken) < self._high and len(broken) <= _MOST_BROKEN // 2:
             yield from self.evaluate(min(self._high, 1.5 * max(broken)))
             return
@@ -263,14 +262,14 @@ class _Search:
         raise _UndefinedError(high)
 
     def _in_hole(self, curve: int, mu: float) -> bool:
-        """Return whether what is known next to a mu, on both sides, could not be computed."""
-        left = max((known for known in self._known if known < mu), default=self._low)
-        right = min((known for known in self._known if known > mu), default=self._high)
-        sides = (self._known.get(left), self._known.get(right))
+        """Return whether CLs could not be computed at the nearest mu on both sides."""
+        left = max((other for other in self._evaluated if other < mu), default=self._low)
+        right = min((other for other in self._evaluated if other > mu), default=self._high)
+        sides = (self._evaluated.get(left), self._evaluated.get(right))
         return all(side is not None and math.isnan(side[curve]) for side in sides)
 
     def _computed(self, curve: int, low: float, at: float, high: float) -> Searching[float]:
-        """Return a place inside the bracket where CLs is known, ``at`` if possible."""
+        """Return a mu inside the bracket where CLs can be computed, ``at`` if possible."""
         for mu in (at, (low + at) / 2, (at + high) / 2):
             if self._in_hole(curve, mu):
                 continue
@@ -298,12 +297,12 @@ def in_order(evaluated: Iterable[float]) -> list[float]:
     return [first, *sorted(others)]
 
 
-def limits_of(found: Sequence[Crossing], level: float) -> UpperLimits:
+def limits_of(crossings: Sequence[Crossing], level: float) -> UpperLimits:
     """Return the limits of a result.
 
     Parameters
     ----------
-    found
+    crossings
         Where the six curves cross, in the order of
         `fitserve_worker.engines.limits.FLUCTUATIONS`.
     level
@@ -311,28 +310,28 @@ def limits_of(found: Sequence[Crossing], level: float) -> UpperLimits:
     """
     return UpperLimits(
         level=level,
-        observed=found[0].mu,
-        expected=[crossing.mu for crossing in found[1:]],
+        observed=crossings[0].mu,
+        expected=[crossing.mu for crossing in crossings[1:]],
         reasons={
             name: crossing.reason
-            for name, crossing in zip(_NAMES, found, strict=True)
+            for name, crossing in zip(_NAMES, crossings, strict=True)
             if crossing.reason
         },
     )
 
 
 def judged(
-    found: Sequence[Crossing], points: Sequence[MuPoint], known: Iterable[str] = ()
+    crossings: Sequence[Crossing], points: Sequence[MuPoint], reasons: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Return the status and the reason of a result with limits.
 
     Parameters
     ----------
-    found
+    crossings
         Where the six curves cross.
     points
         Everything that was evaluated, as `in_order`: first at 1 or the bound next to it.
-    known
+    reasons
         Other reasons to doubt the limits.
 
     Returns
@@ -341,30 +340,30 @@ def judged(
         ``status`` and ``reason`` of a `fitserve_contract.HypothesisResult`, and its CLs where 1
         is out of bounds.
     """
-    fields = _doubts(found, points, known)
+    fields = _doubts(crossings, points, reasons)
     if points[0].mu != 1.0:
         fields |= {"CLs_obs": None, "CLs_exp": [None] * (len(_NAMES) - 1)}
     return fields
 
 
 def _doubts(
-    found: Sequence[Crossing], points: Sequence[MuPoint], other: Iterable[str]
+    crossings: Sequence[Crossing], points: Sequence[MuPoint], other: Iterable[str]
 ) -> dict[str, Any]:
     by_mu = {point.mu: point for point in points}
-    known = [by_mu[mu] for mu in sorted(by_mu) if by_mu[mu].CLs_obs is not None]
-    if not known:
+    computed = [by_mu[mu] for mu in sorted(by_mu) if by_mu[mu].CLs_obs is not None]
+    if not computed:
         return {"status": "failed", "reason": points[0].reason}
     doubts = dict.fromkeys(other) | {
         f"{name}: {crossing.reason}": None
-        for name, crossing in zip(_NAMES, found, strict=True)
+        for name, crossing in zip(_NAMES, crossings, strict=True)
         if crossing.doubtful
     }
-    for mu in sorted({mu for crossing in found for mu in crossing.ends}):
+    for mu in sorted({mu for crossing in crossings for mu in crossing.ends}):
         if by_mu[mu].status != "ok":
             doubts[f"at mu = {mu:.4g}: {by_mu[mu].reason}"] = None
     for name, values in (
-        ("observed", [point.CLs_obs for point in known]),
-        ("median expected", [point.CLs_exp[2] for point in known]),
+        ("observed", [point.CLs_obs for point in computed]),
+        ("median expected", [point.CLs_exp[2] for point in computed]),
     ):
         falling = [value for value in values if value is not None]
         if any(later > earlier + _RISE for earlier, later in itertools.pairwise(falling)):

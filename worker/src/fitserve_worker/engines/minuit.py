@@ -12,6 +12,7 @@ from iminuit import Minuit
 from fitserve_worker.engines.base import ABOVE
 from fitserve_worker.engines.models import without_warnings
 from fitserve_worker.engines.solution import listed
+from fitserve_worker.kernel.covariance import BOUND_COST, BOUND_NEAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,16 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BestFit", "Objective", "best_fit", "hold"]
 
-# A parameter is at a bound where moving it there costs no more than this of -2 log L, which
-# is a hundredth of its uncertainty ...
-_COST = 1e-4
-# ... and it is within this part of its range. Starts are moved inside by as much of 1: at a
-# bound itself Minuit's transformed parameter has no slope.
-_NEAR = 1e-2
+# Starts are moved inside the bounds by this fraction of the range (or of 1): at a bound itself
+# Minuit's transformed parameter has no slope.
 _INSIDE = 1e-3
 _CALLS = 100_000
-# Of Minuit's estimated distance to the minimum, 0.002 of it: the usual 0.1 leaves parameters
-# a hundredth of their uncertainty away.
+# Minuit's tolerance, of which 0.002 is the estimated distance to the minimum: the usual 0.1 leaves
+# parameters a hundredth of their uncertainty away.
 _TOLERANCE = {False: 1e-2, True: 1e-4}
 
 
@@ -63,10 +60,10 @@ class Objective:
         low, high = self.bounds.T
         margin = _INSIDE * np.minimum(high - low, 1.0)
         inside = np.clip(np.asarray(values, dtype=float), low + margin, high - margin)
-        found = np.where(self.fixed, np.asarray(values, dtype=float), inside)
+        inits = np.where(self.fixed, np.asarray(values, dtype=float), inside)
         for index, value in self._held.items():
-            found[index] = value
-        return found
+            inits[index] = value
+        return inits
 
     def minuit(self, values: ArrayLike, *, tight: bool = False, strategy: int = 1) -> Minuit:
         """Return a minimizer at the given values."""
@@ -101,8 +98,8 @@ class BestFit(NamedTuple):
 
     ``values`` and ``at_bound`` have shape (parameters,), ``covariance`` (parameters,
     parameters), zero for parameters that are fixed or at a bound. ``intervals`` has the ends,
-    by parameter, of the profile-likelihood intervals that were asked for; None for an end
-    beyond the bound. ``state`` is Minuit's word on the minimum, for a result's diagnostics.
+    by parameter, of the profile-likelihood intervals that were requested; None for an end
+    beyond the bound. ``state`` is what Minuit reports of the minimum, for a result's diagnostics.
     """
 
     objective: Objective
@@ -135,7 +132,7 @@ def best_fit(
     built
         Model and data.
     rung
-        The way to go: Minuit from the start, or from where SLSQP ends.
+        The way to fit: Minuit from the start, or from where SLSQP ends.
     start
         Initial values of all parameters, in the model's order.
     held
@@ -150,19 +147,19 @@ def best_fit(
     """
     objective = Objective(built, held or {})
     with without_warnings():
-        known = math.inf
+        earlier = math.inf
         if rung.optimizer == "scipy":
-            start, known = _by_scipy(built, objective, start)
+            start, earlier = _by_scipy(built, objective, start)
         minuit = objective.minuit(start, tight=rung.tight)
         minuit.migrad(ncall=_CALLS)
         at_bound = _settle(objective, minuit)
         if minuit.nfit:
-            # At strategy 1 the step of a second derivative may end where noise bends an
-            # uncertainty by a percent; 2 takes a few more steps for each parameter.
+            # At strategy 1 noise in a second derivative may change an uncertainty by a percent;
+            # 2 takes a few more steps for each parameter.
             minuit.strategy = 2
             minuit.hesse()
             minuit.strategy = 1
-        problems = _problems(minuit, known)
+        problems = _problems(minuit, earlier)
         state = _state(objective, minuit, at_bound)
         ends = _intervals(objective, minuit, at_bound, problems) if intervals else {}
     covariance = np.zeros((len(objective.names),) * 2)
@@ -174,23 +171,23 @@ def best_fit(
     )
 
 
-def hold(found: BestFit, index: int, value: float) -> tuple[NDArray[np.float64], bool]:
-    """Fit again with one parameter held, beginning where the covariance says.
+def hold(best: BestFit, index: int, value: float) -> tuple[NDArray[np.float64], bool]:
+    """Fit again with one parameter held, starting where the covariance predicts.
 
     Returns
     -------
     values
         All parameters, shape (parameters,).
     valid
-        Whether the minimum is one.
+        Whether Minuit found a valid minimum.
     """
-    start = found.values.copy()
-    variance = found.covariance[index, index]
+    start = best.values.copy()
+    variance = best.covariance[index, index]
     if variance > 0:
-        start += found.covariance[index] / variance * (value - found.values[index])
+        start += best.covariance[index] / variance * (value - best.values[index])
     start[index] = value
     with without_warnings():
-        minuit = found.objective.minuit(start, strategy=0)
+        minuit = best.objective.minuit(start, strategy=0)
         minuit.values[index] = value
         minuit.fixed[index] = True
         minuit.migrad(ncall=_CALLS)
@@ -221,11 +218,11 @@ def _settle(objective: Objective, minuit: Minuit) -> NDArray[np.bool_]:
         low, high = objective.bounds[index]
         value = minuit.values[index]
         bound = low if value - low < high - value else high
-        if abs(value - bound) > _NEAR * min(high - low, 1.0):
+        if abs(value - bound) > BOUND_NEAR * min(high - low, 1.0):
             continue
         trial = np.array(minuit.values, dtype=float)
         trial[index] = bound
-        if objective.value(trial) <= best + _COST:
+        if objective.value(trial) <= best + BOUND_COST:
             at_bound[index] = True
             minuit.values[index] = bound
             minuit.fixed[index] = True
@@ -237,13 +234,13 @@ def _settle(objective: Objective, minuit: Minuit) -> NDArray[np.bool_]:
 def _state(
     objective: Objective, minuit: Minuit, at_bound: NDArray[np.bool_]
 ) -> dict[str, float | int | bool | str | None]:
-    """Return what Minuit says of the minimum; without free parameters there is nothing to find."""
+    """Return what Minuit reports of the minimum; without free parameters it does not fit."""
     minimum = minuit.fmin
     names = [objective.names[index] for index in np.flatnonzero(at_bound)]
     return {
         "converged": bool(minimum.is_valid) if minuit.nfit else True,
         "iterations": int(minuit.nfcn),
-        # Minuit's is of -2 log L.
+        # Minuit's own is of -2 log L.
         "edm": float(minimum.edm) / 2 if minuit.nfit and math.isfinite(minimum.edm) else None,
         "positive_definite": bool(minimum.has_posdef_covar) if minuit.nfit else True,
         "at_bounds": len(names),
@@ -251,7 +248,7 @@ def _state(
     }
 
 
-def _problems(minuit: Minuit, known: float) -> list[str]:
+def _problems(minuit: Minuit, earlier: float) -> list[str]:
     if not math.isfinite(minuit.fval):
         return ["a result is not a finite number"]
     problems = []
@@ -260,8 +257,8 @@ def _problems(minuit: Minuit, known: float) -> list[str]:
         problems.append(f"Minuit finds no valid minimum: estimated distance {minimum.edm:.2g}")
     if minuit.nfit and not (minuit.covariance is not None and minimum.has_accurate_covar):
         problems.append("the covariance is not accurate: the Hessian is not positive definite")
-    if minuit.fval > known + ABOVE:
-        above = minuit.fval - known
+    if minuit.fval > earlier + ABOVE:
+        above = minuit.fval - earlier
         problems.append(f"the fit stopped {above:.2g} above a known minimum of -2 log L")
     return problems
 
@@ -269,7 +266,7 @@ def _problems(minuit: Minuit, known: float) -> list[str]:
 def _intervals(
     objective: Objective, minuit: Minuit, at_bound: NDArray[np.bool_], problems: list[str]
 ) -> dict[int, tuple[float | None, float | None]]:
-    found: dict[int, tuple[float | None, float | None]] = {}
+    intervals: dict[int, tuple[float | None, float | None]] = {}
     lower_minimum = False
     for index in np.flatnonzero(~objective.fixed & ~at_bound):
         name = objective.names[index]
@@ -280,8 +277,8 @@ def _intervals(
             continue
         ends = minuit.merrors[name]
         value = minuit.values[index]
-        # At a bound Minuit says where it stopped; the end itself is beyond.
-        found[int(index)] = (
+        # At a bound Minuit returns where it stopped; the end itself is beyond.
+        intervals[int(index)] = (
             value + ends.lower if ends.lower_valid and not ends.at_lower_limit else None,
             value + ends.upper if ends.upper_valid and not ends.at_upper_limit else None,
         )
@@ -293,16 +290,16 @@ def _intervals(
             if not valid and not limited:
                 problems.append(f"the {end} end of the interval of {name} was not found")
     for index in np.flatnonzero(at_bound):
-        found[int(index)] = _one_sided(objective, minuit, int(index))
+        intervals[int(index)] = _one_sided(objective, minuit, int(index))
     if lower_minimum:
         problems.append("a lower minimum was found while looking for intervals")
-    return found
+    return intervals
 
 
 def _one_sided(
     objective: Objective, minuit: Minuit, index: int
 ) -> tuple[float | None, float | None]:
-    """Return the interval of a parameter that is at a bound: one end is not there."""
+    """Return the interval of a parameter that is at a bound: it has one end only."""
     from scipy.optimize import brentq
 
     low, high = objective.bounds[index]

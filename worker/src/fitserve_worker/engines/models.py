@@ -25,7 +25,7 @@ __all__ = ["BuiltModel", "below_zero", "build", "check_model", "without_warnings
 # pyhf's arrays take about this many times the bytes of the workspace's compact JSON.
 _GROWTH = 40
 _CACHE_BYTES = 512 * 1024**2
-# So many bins with less than no events are named.
+# The most bins with negative events that are named.
 _SHOWN = 3
 
 
@@ -42,7 +42,7 @@ _cache: LRUCache[str, tuple[BuiltModel, int]] = LRUCache(
 
 
 def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
-    """Return the model of a patched workspace, from the cache where it is there.
+    """Return the model of a patched workspace, from the cache if possible.
 
     Raises
     ------
@@ -106,8 +106,8 @@ def _declares(spec: dict[str, Any], parameter: str) -> bool:
 def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
     """Return the error for a patched workspace of which pyhf makes no model.
 
-    pyhf does not explain a luminosity without settings, a staterror that the samples which share
-    it have in different channels, or one with a slash in its name.
+    pyhf does not explain a luminosity without settings, a staterror whose samples have it in
+    different channels, or one with a slash in its name.
     """
     where: dict[str, dict[str, set[str]]] = {}
     lumi = False
@@ -121,8 +121,8 @@ def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
     uneven = [name for name, each in where.items() if len(set(map(frozenset, each.values()))) > 1]
     if isinstance(error, AssertionError) and uneven:
         return UnfitError(
-            f"staterror {uneven[0]!r} is shared unevenly: not all samples that have it have it in "
-            "the same channels"
+            f"staterror {uneven[0]!r} is shared unevenly: its samples do not all have it in the "
+            "same channels"
         )
     slash = [name for name in where if "/" in name]
     if isinstance(error, KeyError) and slash:
@@ -131,7 +131,7 @@ def _unbuilt(spec: dict[str, Any], error: Exception) -> UnfitError:
         return UnfitError(
             "the measurement does not say what lumi is: it needs inits, bounds, auxdata and sigmas"
         )
-    return UnfitError(f"pyhf makes no model of the patched workspace: {error}")
+    return UnfitError(f"pyhf cannot build a model of the patched workspace: {error}")
 
 
 def check_model(built: BuiltModel, request: Request) -> None:
@@ -140,7 +140,8 @@ def check_model(built: BuiltModel, request: Request) -> None:
     Raises
     ------
     UnfitError
-        A parameter starts outside its bounds, or that of interest cannot be what is asked for.
+        A parameter starts outside its bounds, or the request is refused for the parameter of
+        interest.
     """
     config = built.model.config
     bounds = config.suggested_bounds()
@@ -154,19 +155,19 @@ def check_model(built: BuiltModel, request: Request) -> None:
     at = config.poi_index
     if at is not None:
         fixed = bool(config.suggested_fixed()[at])
-        told = refusal(request, config.poi_name, *bounds[at], fixed=fixed)
-        if told is not None:
-            raise UnfitError(": ".join(told))
+        fault = refusal(request, config.poi_name, *bounds[at], fixed=fixed)
+        if fault is not None:
+            raise UnfitError(": ".join(fault))
 
 
 def below_zero(built: BuiltModel) -> str:
     """Say which systematics take the expected yields of which bins below zero, if any do."""
-    told = []
+    faults = []
     for channel, index, value, name, at in _negative(built):
-        told.append(f"bin {index} of channel {channel!r} is {value:g} with {name!r} at {at:+g}")
-        if len(told) == _SHOWN:
+        faults.append(f"bin {index} of channel {channel!r} is {value:g} with {name!r} at {at:+g}")
+        if len(faults) == _SHOWN:
             break
-    return f"the expected yields are below zero: {', '.join(told)}" if told else ""
+    return f"the expected yields are below zero: {', '.join(faults)}" if faults else ""
 
 
 def _negative(built: BuiltModel) -> Iterator[tuple[str, int, float, str, float]]:

@@ -1,4 +1,4 @@
-"""Where two engines answer the same question: whether they agree, and what holds then."""
+"""Two engines' answers to the same question: whether they agree, and which one holds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from fitserve_contract import KERNEL_DOUBT
+from fitserve_worker.engines.base import cls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["weighed"]
 
-# pyhf's fits and the kernel's agree to 4e-5 in CLs on the published pallets; what differs by
-# more than this is a different minimum. Limits follow CLs with a slope of the order of one.
+# pyhf's fits and the kernel's agree to 4e-5 in CLs on the published pallets; a larger difference
+# than this means a different minimum. Limits follow CLs with a slope of the order of one.
 _CLS = 1e-3
 _LIMIT = 1e-2
-# Of -2 log L: a thousandth of what one standard deviation costs.
+# In -2 log L: a thousandth of the rise at one standard deviation.
 _TWICE_NLL = 1e-3
 
 
 class _Pair(NamedTuple):
-    """The same number by both engines, and how far apart it is in units of what is allowed."""
+    """A number by both engines, and their distance in units of the tolerance."""
 
     name: str
     kernel: float
@@ -34,10 +35,10 @@ class _Pair(NamedTuple):
 
 
 def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResult:
-    """Return what holds of a doubted answer of the kernel and a second opinion by pyhf.
+    """Return the result of a doubted answer of the kernel and a second opinion by pyhf.
 
-    Where pyhf trusts its own answer and it is the same, that is the result. Where it is another,
-    or pyhf doubts it, it is ``suspect`` and the reason has both numbers and what speaks against
+    Where pyhf trusts its own answer and it is the same, that is the result. Where it differs, or
+    pyhf doubts it, the result is ``suspect`` and its reason has both numbers and the doubts about
     each; the numbers are then those of the lower minimum. Where pyhf has none, the kernel's
     stays, as ``suspect``; only where the kernel has none either the result is ``failed``.
 
@@ -48,33 +49,33 @@ def weighed(kernel: HypothesisResult, pyhf: HypothesisResult) -> HypothesisResul
     """
     if pyhf.status == "failed":
         reason = f"{kernel.reason}; pyhf has no number: {pyhf.reason}"
-        found, changed = (
+        result, changed = (
             (kernel, {"status": "suspect", "reason": reason})
             if _answered(kernel)
             else (pyhf, {"reason": reason})
         )
     elif _higher(pyhf, kernel):
         above = (pyhf.twice_nll or 0.0) - (kernel.twice_nll or 0.0)
-        told = f"{kernel.reason}; pyhf's minimum of -2 log L is {above:.2g} higher"
-        found, changed = kernel, {"status": "suspect", "reason": told}
+        reason = f"{kernel.reason}; pyhf's minimum of -2 log L is {above:.2g} higher"
+        result, changed = kernel, {"status": "suspect", "reason": reason}
     else:
-        found, changed = pyhf, _beside(kernel, pyhf)
+        result, changed = pyhf, _beside(kernel, pyhf)
     doubt: dict[str, float | str | None] = {
         KERNEL_DOUBT: kernel.reason,
         "kernel CLs_obs": kernel.CLs_obs,
     }
     return msgspec.structs.replace(
-        found,
+        result,
         attempts=[*kernel.attempts, *pyhf.attempts],
         fit_time=kernel.fit_time + pyhf.fit_time,
         setup_time=kernel.setup_time + pyhf.setup_time,
-        diagnostics={**found.diagnostics, **doubt},
+        diagnostics={**result.diagnostics, **doubt},
         **changed,
     )
 
 
 def _higher(pyhf: HypothesisResult, kernel: HypothesisResult) -> bool:
-    """Whether pyhf ended in a higher minimum than one that is known."""
+    """Whether pyhf ended in a higher minimum than the kernel."""
     if pyhf.twice_nll is None or kernel.twice_nll is None or not _answered(kernel):
         return False
     return pyhf.twice_nll > kernel.twice_nll + _TWICE_NLL
@@ -84,18 +85,18 @@ def _answered(result: HypothesisResult) -> bool:
     """Whether a result has a number that answers its request."""
     if result.status == "failed":
         return False
-    asked = (result.limit, result.fit, result.ranking)
-    return any(one is not None for one in asked) or any(map(_complete, result.points))
+    answers = (result.limit, result.fit, result.ranking)
+    return any(one is not None for one in answers) or any(map(_complete, result.points))
 
 
 def _complete(point: MuPoint) -> bool:
     # Below a signal strength of zero there is no CLs.
-    told = _cls_of(point) if point.mu >= 0 else [point.twice_delta_nll]
-    return None not in told
+    values = cls_of(point) if point.mu >= 0 else [point.twice_delta_nll]
+    return None not in values
 
 
 def _beside(kernel: HypothesisResult, pyhf: HypothesisResult) -> dict[str, Any]:
-    """Return what changes of pyhf's result beside the kernel's."""
+    """Return the fields of pyhf's result that change beside the kernel's."""
     worst = max(_pairs(kernel, pyhf), key=lambda pair: pair.distance, default=None)
     if worst is None:
         if pyhf.status == "ok":
@@ -103,10 +104,9 @@ def _beside(kernel: HypothesisResult, pyhf: HypothesisResult) -> dict[str, Any]:
         return {"reason": f"the kernel has no number ({kernel.reason}), pyhf: {pyhf.reason}"}
     if pyhf.status == "ok" and worst.distance <= 1:
         return {}
-    told = f"the kernel finds {worst.name} {worst.kernel:.6g} ({kernel.reason}), "
-    told += f"pyhf {worst.pyhf:.6g}"
-    reason = f"{told} ({pyhf.reason})" if pyhf.reason else told
-    # Of a search for limits both engines have CLs where each of them looked.
+    reason = f"the kernel finds {worst.name} {worst.kernel:.6g} ({kernel.reason}), "
+    reason += f"pyhf {worst.pyhf:.6g}" + (f" ({pyhf.reason})" if pyhf.reason else "")
+    # In a search for limits the engines evaluate CLs at different signal strengths.
     points = pyhf.points if pyhf.limit else _doubted(kernel, pyhf, reason)
     return {"status": "suspect", "reason": reason, "points": points}
 
@@ -124,7 +124,7 @@ def _doubted(kernel: HypothesisResult, pyhf: HypothesisResult, reason: str) -> l
 
 
 def _pairs(kernel: HypothesisResult, pyhf: HypothesisResult) -> Iterator[_Pair]:
-    """Yield the numbers that both have; of a search for limits, first the limits."""
+    """Yield the numbers that both have, limits first."""
     yield from _apart("limit", _limits(kernel), _limits(pyhf), None)
     yield from (
         _compared(kernel.points[:1], pyhf.points[:1])
@@ -136,7 +136,7 @@ def _pairs(kernel: HypothesisResult, pyhf: HypothesisResult) -> Iterator[_Pair]:
 
 def _compared(kernel: Iterable[MuPoint], pyhf: Iterable[MuPoint]) -> Iterator[_Pair]:
     for ours, theirs in zip(kernel, pyhf, strict=False):
-        yield from _apart("CLs", _cls_of(ours), _cls_of(theirs), _CLS)
+        yield from _apart("CLs", cls_of(ours), cls_of(theirs), _CLS)
 
 
 def _apart(
@@ -145,7 +145,7 @@ def _apart(
     theirs: Iterable[float | None],
     tolerance: float | None,
 ) -> Iterator[_Pair]:
-    """Yield the pairs of numbers; a tolerance of None is that of limits, which is relative."""
+    """Yield the pairs of numbers; a tolerance of None stands for the relative one of limits."""
     for one, other in zip(ours, theirs, strict=False):
         if one is None or other is None:
             continue
@@ -155,10 +155,6 @@ def _apart(
 
 def _limits(result: HypothesisResult) -> list[float | None]:
     return [result.limit.observed, *result.limit.expected] if result.limit else []
-
-
-def _cls_of(point: MuPoint) -> list[float | None]:
-    return [point.CLs_obs, *point.CLs_exp]
 
 
 def _minimum(result: HypothesisResult) -> list[float | None]:

@@ -69,7 +69,7 @@ class PyhfEngine:
             case RankingRequest():
                 yield from self._each(work, self._ranking)
             case ToysRequest() as request:
-                # As many fits as these are not to be doubted one by one: they begin tight.
+                # There are too many fits to doubt them one by one: they begin tight.
                 ladder = Ladder(request.engine, tight=True)
                 for one in work.hypotheses:
                     answer = partial(self._toys, work, request, ladder, one)
@@ -91,12 +91,12 @@ class PyhfEngine:
     def _limit(self, request: LimitRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
         config = built.model.config
         low, high = config.suggested_bounds()[config.poi_index]
-        climbs, found, doubts = find_limits(
+        climbs, limits, doubts = find_limits(
             lambda mu: self._climb(built, mu, request.test_stat, seed),
             (float(low), float(high)),
             request.level,
         )
-        return {**at_strengths(climbs), "limit": found, **doubts}
+        return {**at_strengths(climbs), "limit": limits, **doubts}
 
     def _fit(self, request: FitRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
         poi = built.model.config.poi_index
@@ -110,8 +110,8 @@ class PyhfEngine:
         )
         if climb.best is None:
             return self._of_fit(built, climb)
-        found, doubts = fit_answer(built, climb.best)
-        return {**self._of_fit(built, climb, doubts), "fit": found}
+        answer, doubts = fit_answer(built, climb.best)
+        return {**self._of_fit(built, climb, doubts), "fit": answer}
 
     def _ranking(self, built: BuiltModel, seed: int) -> dict[str, Any]:
         climb = self._ladder.climb(built, seed, lambda rung, start: best_fit(built, rung, start))
@@ -136,12 +136,12 @@ class PyhfEngine:
         self, built: BuiltModel, climb: Climb[BestFit], doubts: Sequence[str] = ()
     ) -> dict[str, Any]:
         poi, best = built.model.config.poi_index, climb.best
-        # Whichever optimizer comes first, Minuit has the last word and gives the Hessian.
+        # Whichever optimizer comes first, Minuit makes the last fit and gives the Hessian.
         engine = self._name if self._name.endswith("minuit") else f"{self._name}+minuit"
-        told = [*doubts, *([climb.reason] if climb.reason else [])]
+        reasons = [*doubts, *([climb.reason] if climb.reason else [])]
         return {
             "status": "suspect" if doubts else climb.status,
-            "reason": "; ".join(told) or None,
+            "reason": "; ".join(reasons) or None,
             "CLs_obs": None,
             "CLs_exp": [None] * 5,
             "points": [],
@@ -169,8 +169,8 @@ class PyhfEngine:
         ready = time.perf_counter()
         fields = answer(built, int(key[:16], 16))
         if fields.get("status") == "failed":
-            told = [fields["reason"], below_zero(built)]
-            fields["reason"] = "; ".join(filter(None, told))
+            reasons = [fields["reason"], below_zero(built)]
+            fields["reason"] = "; ".join(filter(None, reasons))
         return HypothesisResult(
             name=hypothesis.name,
             key=key,

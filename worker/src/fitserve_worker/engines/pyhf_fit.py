@@ -1,4 +1,4 @@
-"""From pyhf's best fit to what a result says of it: parameters, correlations, yields, impacts."""
+"""From pyhf's best fit to the fields of a result: parameters, correlations, yields, impacts."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 __all__ = ["fit_answer", "ranking_answer"]
 
 
-def fit_answer(built: BuiltModel, found: BestFit) -> tuple[FitAnswer, list[str]]:
-    """Return parameters, correlations and yields of a fit, and what speaks against them."""
+def fit_answer(built: BuiltModel, best: BestFit) -> tuple[FitAnswer, list[str]]:
+    """Return parameters, correlations and yields of a fit, and the reasons to doubt them."""
     config = built.model.config
-    solution = _solution(built, found)
-    widths = np.where(found.objective.fixed, 0.0, solution.widths)
+    solution = _solution(built, best)
+    widths = np.where(best.objective.fixed, 0.0, solution.widths)
     answer = FitAnswer(
         poi=None if config.poi_index is None else config.par_names[config.poi_index],
         parameters=parameters(solution),
         correlations=correlations(solution),
-        channels=_channel_yields(built, found, solution.centres, widths),
+        channels=_channel_yields(built, best, solution.centres, widths),
     )
     return answer, degenerate(solution)
 
 
-def ranking_answer(built: BuiltModel, found: BestFit) -> tuple[RankingAnswer, list[str]]:
+def ranking_answer(built: BuiltModel, best: BestFit) -> tuple[RankingAnswer, list[str]]:
     """Fit again with each nuisance parameter held up and down.
 
     Returns
@@ -52,24 +52,24 @@ def ranking_answer(built: BuiltModel, found: BestFit) -> tuple[RankingAnswer, li
     ranking
         The impacts, the largest after the fit first.
     problems
-        What speaks against it.
+        The reasons to doubt it.
     """
     poi = built.model.config.poi_index
 
     def shifts(which: NDArray[np.int64], at: NDArray[np.float64]) -> list[float | None]:
         made: list[float | None] = []
         for index, value in zip(which.tolist(), at.tolist(), strict=True):
-            values, valid = hold(found, index, value)
-            made.append(float(values[poi] - found.values[poi]) if valid else None)
+            values, valid = hold(best, index, value)
+            made.append(float(values[poi] - best.values[poi]) if valid else None)
         return made
 
-    solution = _solution(built, found)
+    solution = _solution(built, best)
     ranking, broken = ranked(solution, poi, shifts)
     failed = [f"no valid fit with {', '.join(broken)} held"] if broken else []
     return ranking, failed + degenerate(solution)
 
 
-def _solution(built: BuiltModel, found: BestFit) -> Solution:
+def _solution(built: BuiltModel, best: BestFit) -> Solution:
     config = built.model.config
     centres = np.asarray(config.suggested_init(), dtype=float)
     widths = np.zeros(len(centres))
@@ -84,20 +84,20 @@ def _solution(built: BuiltModel, found: BestFit) -> Solution:
         centres[where] = auxiliary
         widths[where] = constrained.width()
     return Solution(
-        names=found.objective.names,
-        values=found.values,
-        bounds=found.objective.bounds,
-        fixed=found.objective.fixed,
-        at_bound=found.at_bound,
-        covariance=found.covariance,
+        names=best.objective.names,
+        values=best.values,
+        bounds=best.objective.bounds,
+        fixed=best.objective.fixed,
+        at_bound=best.at_bound,
+        covariance=best.covariance,
         centres=centres,
         widths=widths,
-        intervals=found.intervals,
+        intervals=best.intervals,
     )
 
 
 def _channel_yields(
-    built: BuiltModel, found: BestFit, prefit: Array, widths: Array
+    built: BuiltModel, best: BestFit, prefit: Array, widths: Array
 ) -> list[ChannelYields]:
     """Return the yields of all channels, in the model's order.
 
@@ -109,14 +109,14 @@ def _channel_yields(
     ----------
     built
         Model and data.
-    found
+    best
         The fit.
     prefit, widths
         Centres and widths of the constraints, both of shape (parameters,); the width is zero
         where there is none.
     """
-    before, before_sigma = _propagated(built, found, prefit, np.diag(widths**2))
-    after, after_sigma = _propagated(built, found, found.values, found.covariance)
+    before, before_sigma = _propagated(built, best, prefit, np.diag(widths**2))
+    after, after_sigma = _propagated(built, best, best.values, best.covariance)
     config = built.model.config
     observed = np.asarray(built.data[: config.nmaindata], dtype=float)
     channels = [
@@ -139,7 +139,7 @@ def _channel_yields(
 
 
 def _propagated(
-    built: BuiltModel, found: BestFit, at: Array, covariance: Array
+    built: BuiltModel, best: BestFit, at: Array, covariance: Array
 ) -> tuple[Array, Array]:
     """Return yields and their uncertainties, both (samples + 1, bins); the last is the sum."""
     central = _expected(built, at)
@@ -147,7 +147,7 @@ def _propagated(
     moving = np.flatnonzero(sigma > 0)
     if not len(moving):
         return central, np.zeros_like(central)
-    low, high = found.objective.bounds.T
+    low, high = best.objective.bounds.T
     slopes = []
     for index in moving:
         ends = []

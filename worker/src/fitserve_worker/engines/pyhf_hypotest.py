@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate", "from_elsewhere", "quiet_pyhf", "statistic_bounds"]
 
-# Steps of finite differences: the first one, in units of 1 or of the parameter, and what -2 log L
-# should rise by in one; the second is made where the first misses that by more than the factor.
+# Steps of finite differences: the first one, in units of 1 or of the parameter, and the rise of
+# -2 log L that one should give; a second is made where the first misses it by more than the factor.
 _STEP = 1e-2
 _RISE = 1e-3
 _FACTOR = 30.0
@@ -40,13 +40,12 @@ _MOST = 2.0
 
 
 class Evaluation(NamedTuple):
-    """CLs of one hypothesis at one signal strength, and what speaks against them.
+    """CLs of one hypothesis at one signal strength, and the reasons to doubt them.
 
     ``muhat`` and ``twice_nll`` are of the free fit to the observed data; ``shift`` is how
-    much sqrt(q) is wrong because minima of -2 log L lie above ones that are known.
-    ``twice_delta_nll`` is what -2 log L rises by when the signal strength is held, ``q_asimov``
-    that of the Asimov data, whose minimum is known; ``twice_nll_background`` is of the fit
-    without signal.
+    much sqrt(q) is wrong because minima of -2 log L lie above known ones. ``twice_delta_nll`` is
+    the rise of -2 log L when the signal strength is held, ``q_asimov`` that of the Asimov data,
+    whose minimum is known; ``twice_nll_background`` is of the fit without signal.
     """
 
     CLs_obs: float
@@ -66,7 +65,7 @@ class Evaluation(NamedTuple):
 
 
 def quiet_pyhf() -> None:
-    """Keep pyhf from logging failed fits: here they are recorded with their result."""
+    """Keep pyhf from logging failed fits: they are recorded in their results."""
     logging.getLogger("pyhf").setLevel(logging.CRITICAL)
 
 
@@ -106,7 +105,7 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
         fits = _fits(built, calculator.fitted_pars, between)
         muhat, free = fits.muhat, fits.free
         if between[poi][0] > config.suggested_bounds()[poi][0]:
-            # For q-tilde the best fit is at zero or above; the one that is reported may be below.
+            # For q-tilde the best fit is at zero or above; the reported one may be below.
             pars, value = pyhf.infer.mle.fit(
                 built.data, built.model, init_pars=list(start), return_fitted_val=True
             )
@@ -129,10 +128,10 @@ def evaluate(built: BuiltModel, mu: float, test_stat: str, start: Sequence[float
 
 
 def statistic_bounds(built: BuiltModel, test_stat: str) -> list[tuple[float, float]]:
-    """Return bounds of all parameters between which pyhf's fits give a test statistic.
+    """Return the bounds of all parameters with which pyhf's fits give a test statistic.
 
-    pyhf takes one or the other by the lower bound of the parameter of interest, whatever it was
-    asked for: for q-tilde that must be zero, for q below.
+    Whatever its argument, the lower bound of the parameter of interest decides which one pyhf
+    computes: for q-tilde that must be zero, for q below.
     """
     config = built.model.config
     bounds = [(float(low), float(high)) for low, high in config.suggested_bounds()]
@@ -151,7 +150,7 @@ class _Fits(NamedTuple):
     ``free``, ``fixed`` and ``background`` are of the observed data with the signal
     strength free, at the tested value and at zero; ``asimov_*`` of the Asimov data set,
     whose own parameters are its exact minimum, ``asimov_exact``. ``away`` is how much lower
-    `_distance` takes free, fixed, background and asimov_fixed to be.
+    free, fixed, background and asimov_fixed are by `_distance`.
     """
 
     muhat: float
@@ -212,8 +211,8 @@ def _shift(fits: _Fits, mu: float) -> float:
         lowest = min(fits.free - free, fits.fixed - fixed, fits.background - background)
         observed = abs(_root(fits.fixed - fixed - lowest) - _root(fits.fixed - fits.free))
     lowest = min(fits.asimov_free, fits.asimov_exact)
-    known = _root(fits.asimov_fixed - fits.asimov_free)
-    asimov = abs(_root(fits.asimov_fixed - expected - lowest) - known)
+    fitted = _root(fits.asimov_fixed - fits.asimov_free)
+    asimov = abs(_root(fits.asimov_fixed - expected - lowest) - fitted)
     return max(observed, asimov)
 
 
@@ -234,10 +233,10 @@ def _problems(cls_obs: float, cls_exp: list[float], shift: float) -> list[str]:
 def from_elsewhere(
     work: Work, hypothesis: Hypothesis, request: HypotestRequest, seed: int
 ) -> Iterator[Evaluation]:
-    """Yield what pyhf finds from each of three starts, where it finds anything.
+    """Yield pyhf's evaluation from each of three starts, if it has numbers.
 
-    They are the initial values with all constrained parameters moved by their widths, up, down,
-    and at random, then with the signal strength at random too.
+    The starts are the initial values with all constrained parameters moved by their widths: up,
+    down, and at random, the last with a random signal strength too.
 
     Parameters
     ----------
@@ -246,9 +245,9 @@ def from_elsewhere(
     hypothesis
         One of its hypotheses.
     request
-        Of one signal strength.
+        A test of one signal strength.
     seed
-        Of what is random.
+        Seed of the random start.
     """
     built = build(work, hypothesis.patch)
     rung = Rung(request.engine.optimizer, "elsewhere", tight=True)
@@ -256,11 +255,11 @@ def from_elsewhere(
     (mu,) = request.mu
     for start in _starts(built, seed):
         try:
-            found = evaluate(built, mu, request.test_stat, start)
+            evaluation = evaluate(built, mu, request.test_stat, start)
         except (pyhf.exceptions.FailedMinimization, ValueError, ArithmeticError):
             continue
-        if found.usable:
-            yield found
+        if evaluation.usable:
+            yield evaluation
 
 
 def _starts(built: BuiltModel, seed: int) -> Iterator[list[float]]:
@@ -278,7 +277,7 @@ def _starts(built: BuiltModel, seed: int) -> Iterator[list[float]]:
     moved = initial + width * random.normal(size=len(initial))
     moved[poi] = random.uniform(low[poi], max(low[poi], min(_MOST, high[poi])))
     for start in (initial + width, initial - width, moved):
-        yield [float(one) for one in np.clip(start, low, high)]
+        yield np.clip(start, low, high).tolist()
 
 
 def _distance(
@@ -289,10 +288,10 @@ def _distance(
 ) -> float:
     """Return about how much lower than at a point -2 log L can be, one parameter at a time.
 
-    Optimizers stop where a step gains little in their own units, and say that they converged:
-    with a weak signal, whose strength hardly changes -2 log L, long before its minimum. This is
-    the sum over the parameters of what a step to where the parabola of first and second
-    derivative is lowest gains, between the bounds.
+    Optimizers report convergence where a step gains little in their own units: with a weak signal,
+    whose strength hardly changes -2 log L, long before its minimum. This is the sum of the gains
+    of a step in each parameter, within its bounds, to the minimum of the parabola given by the
+    first and second derivatives.
 
     Parameters
     ----------

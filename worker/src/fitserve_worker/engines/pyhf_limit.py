@@ -1,6 +1,6 @@
 """Limits and scans by pyhf: results of evaluations at several signal strengths.
 
-Below zero there is no CLs, and only the profile likelihood ratio is told.
+Below zero there is no CLs, only the profile likelihood ratio.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def find_limits(
         best = climbs[mu].best
         return [best.CLs_obs, *best.CLs_exp] if best else [math.nan] * len(FLUCTUATIONS)
 
-    found = upper_limits(cls_at, bounds, level)
+    crossings = upper_limits(cls_at, bounds, level)
     ordered = {mu: climbs[mu] for mu in in_order(climbs)}
     points = at_strengths(ordered)["points"]
-    return ordered, limits_of(found, level), judged(found, points)
+    return ordered, limits_of(crossings, level), judged(crossings, points)
 
 
 class Profile(NamedTuple):
@@ -156,13 +156,13 @@ def profile(
     between
         Bounds of all parameters, by default the model's.
     positive
-        Whether to doubt fits that expect less than no events in a bin: what pyhf's likelihood
-        makes of them in a bin without events is no probability.
+        Whether to doubt fits that expect negative events in a bin: pyhf's likelihood of a bin
+        without events is then no probability.
 
     Raises
     ------
     pyhf.exceptions.FailedMinimization
-        The optimizer says that it failed.
+        The optimizer reports that it failed.
     """
     model, data = built
     pars: list[Any] = []
@@ -181,6 +181,6 @@ def profile(
         problems.append("a result is not a finite number")
     elif delta < -ABOVE:
         problems.append(f"the free fit stopped {-delta:.2g} above a known minimum of -2 log L")
-    if any((np.asarray(found) < 0).any() for found in events):
-        problems.append("a fit expects less than no events in a bin")
+    if any((np.asarray(yields) < 0).any() for yields in events):
+        problems.append("a fit expects negative events in a bin")
     return Profile(float(pars[0][model.config.poi_index]), nll[0], delta, problems)

@@ -1,8 +1,7 @@
 """Toys fitted by pyhf: the same ones as the kernel's, for the same seed.
 
-pyhf draws toys from a generator that goes on from one to the next; here they are drawn by
-their number (`fitserve_worker.sampling`), from the same distributions. Fits and test statistic
-are pyhf's.
+pyhf draws its toys one after the other from a generator; here they are drawn by their number
+(`fitserve_worker.sampling`), from the same distributions. Fits and test statistic are pyhf's.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ _FITS_OF_A_TOY = 2
 
 
 class ToyFits(NamedTuple):
-    """What toys of a hypothesis are made and fitted with.
+    """What is needed to make and fit toys of a hypothesis.
 
-    ``observed`` is the hypothesis test of the observed data, ``seed`` that of perturbed starts.
+    ``observed`` is the test of the observed data, ``seed`` the seed of perturbed starts.
     """
 
     work: Work
@@ -82,7 +81,7 @@ def toys_answer(toys: ToyFits) -> dict[str, Any]:
 
 
 def law_of(built: BuiltModel, parameters: FloatArray) -> Law:
-    """Return what the toys of a model at a point of its parameters are drawn from.
+    """Return the law of the toys of a model at a point of its parameters.
 
     Parameters
     ----------
@@ -113,13 +112,13 @@ def _statistics(toys: ToyFits, what: Any, mu: float, chosen: ToyRange) -> tuple[
     key = stream_key(request.seed, work.workspace_digest, toys.hypothesis, request.model, what)
     law = law_of(toys.built, _best_at(toys, mu))
     events, auxiliary = Sampler(law, key).draw(chosen)
-    found, fits = [], 0
+    values, fits = [], 0
     for data in np.concatenate([events, auxiliary], axis=1):
         built = BuiltModel(toys.built.model, data.tolist())
         climb = toys.ladder.climb(built, toys.seed, _attempt(built, request.mu, request.test_stat))
         fits += _FITS_OF_A_TOY * len(climb.attempts)
-        found.append(_value(climb, request.mu))
-    return found, fits
+        values.append(_value(climb, request.mu))
+    return values, fits
 
 
 def _attempt(built: BuiltModel, mu: float, test_stat: str) -> Callable[[Any, list[float]], Profile]:
@@ -136,8 +135,8 @@ def _value(climb: Climb[Profile], mu: float) -> float:
 def _best_at(toys: ToyFits, mu: float) -> FloatArray:
     """Return the parameters fitted to the observed data with the signal strength at ``mu``.
 
-    Minuit goes on from where pyhf's fit ends: the toys are then the same, but for rounding, as
-    those made at another engine's best fit.
+    Minuit goes on from where pyhf's fit ends: the toys are then, but for rounding, those made at
+    another engine's best fit.
     """
     import pyhf
 

@@ -1,4 +1,4 @@
-"""From a best fit, by either engine, to what a result says of it."""
+"""From a best fit, by either engine, to the fields of a result."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = [
     "yields_by_channel",
 ]
 
-# As many parameters at bounds are named.
+# The most parameters that are named.
 _NAMED = 10
-# Correlations are rounded to this many decimals: more are not known, and there are many.
+# Correlations are rounded to this many decimals: more have no meaning, and there are many.
 _DECIMALS = 5
 # Parameters are degenerate where the smallest eigenvalue of their correlations is below this, or
-# where a correlation is as good as one and an uncertainty larger than the parameter's range.
-# What has at least this part in the direction is named.
+# where a correlation is practically one and an uncertainty larger than the parameter's range.
+# Parameters are named if their part of the direction, relative to the largest, is above this.
 _FLAT = 1e-7
 _ALIKE = 0.999
 _PART = 0.2
@@ -50,10 +50,10 @@ class Solution(NamedTuple):
     """The minimum of -2 log L.
 
     Each array has shape (parameters,) but ``bounds``, (parameters, 2), and ``covariance``,
-    (parameters, parameters), which is zero for what is fixed or at a bound. ``centres`` and
-    ``widths`` are those of the constraints; a width of zero is none. ``intervals`` has the
-    ends, by parameter, of the profile-likelihood intervals that were asked for; None for an
-    end beyond the bound.
+    (parameters, parameters), which is zero for parameters that are fixed or at a bound.
+    ``centres`` and ``widths`` are those of the constraints, zero widths where there is none.
+    ``intervals`` has the ends, by parameter, of the profile-likelihood intervals that were
+    requested; None for an end beyond the bound.
     """
 
     names: Sequence[str]
@@ -77,17 +77,17 @@ class Solution(NamedTuple):
         return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
 
 
-def parameters(found: Solution) -> list[FittedParameter]:
-    """Return what a result says of each parameter."""
+def parameters(solution: Solution) -> list[FittedParameter]:
+    """Return the parameters as a result has them."""
     made = []
-    free = set(found.free.tolist())
-    sigmas = found.uncertainties
-    for index, name in enumerate(found.names):
-        fixed = bool(found.fixed[index])
-        value, centre = float(found.values[index]), float(found.centres[index])
+    free = set(solution.free.tolist())
+    sigmas = solution.uncertainties
+    for index, name in enumerate(solution.names):
+        fixed = bool(solution.fixed[index])
+        value, centre = float(solution.values[index]), float(solution.centres[index])
         sigma = float(sigmas[index]) if index in free else None
-        width = None if fixed else float(found.widths[index]) or None
-        lower, upper = found.intervals.get(index, (None, None))
+        width = None if fixed else float(solution.widths[index]) or None
+        lower, upper = solution.intervals.get(index, (None, None))
         made.append(
             FittedParameter(
                 name=name,
@@ -100,14 +100,14 @@ def parameters(found: Solution) -> list[FittedParameter]:
                 lower=lower,
                 upper=upper,
                 fixed=fixed,
-                at_bound=bool(found.at_bound[index]),
+                at_bound=bool(solution.at_bound[index]),
             )
         )
     return made
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names of parameters in one line, not too many of them.
+    """Return the names of parameters in one line, not too many of them.
 
     Examples
     --------
@@ -119,29 +119,29 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def correlations(found: Solution) -> Correlations:
+def correlations(solution: Solution) -> Correlations:
     """Return the correlation coefficients of the free parameters."""
-    free, sigmas = found.free, found.uncertainties
-    names = [found.names[index] for index in free]
+    free, sigmas = solution.free, solution.uncertainties
+    names = [solution.names[index] for index in free]
     if not (sigmas[free] > 0).all():
         return Correlations(names=[], lower=[])
-    matrix = found.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
+    matrix = solution.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
     rounded = np.round(matrix, _DECIMALS).tolist()
     return Correlations(names=names, lower=[row[:count] for count, row in enumerate(rounded)])
 
 
-def degenerate(found: Solution) -> list[str]:
-    """Return what speaks against uncertainties: parameters that the data cannot tell apart.
+def degenerate(solution: Solution) -> list[str]:
+    """Return the reasons to doubt uncertainties: parameters that the data cannot tell apart.
 
-    Along some direction -2 log L is then flat. An exact Hessian has but rounding there, one of
-    finite differences at least an uncertainty beyond the parameter's range.
+    -2 log L is then flat along some direction. An exact Hessian only has rounding there, one from
+    finite differences at least gives an uncertainty beyond the parameter's range.
     """
-    free, sigmas = found.free, found.uncertainties
+    free, sigmas = solution.free, solution.uncertainties
     if not free.size or not (sigmas[free] > 0).all():
         return []
-    matrix = found.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
+    matrix = solution.covariance[np.ix_(free, free)] / np.outer(sigmas[free], sigmas[free])
     sizes, directions = np.linalg.eigh(matrix)
-    low, high = found.bounds[free].T
+    low, high = solution.bounds[free].T
     beyond = sigmas[free] > high - low
     alike = np.abs(matrix - np.eye(len(free))) > _ALIKE
     if sizes[0] < _FLAT:
@@ -151,18 +151,20 @@ def degenerate(found: Solution) -> list[str]:
         chosen = (beyond & alike.any(axis=1)) | (alike & beyond).any(axis=1)
     if not chosen.any():
         return []
-    names = listed(found.names[index] for index in free[chosen])
+    names = listed(solution.names[index] for index in free[chosen])
     return [f"the data do not tell {names} apart: their uncertainties are not determined"]
 
 
 def ranked(
-    found: Solution, poi: int, shifts: Callable[[NDArray[np.int64], Array], Sequence[float | None]]
+    solution: Solution,
+    poi: int,
+    shifts: Callable[[NDArray[np.int64], Array], Sequence[float | None]],
 ) -> tuple[RankingAnswer, list[str]]:
     """Rank the nuisance parameters by their impact on the parameter of interest.
 
     Parameters
     ----------
-    found
+    solution
         The fit.
     poi
         Index of the parameter of interest.
@@ -177,10 +179,10 @@ def ranked(
     problems
         Names of the parameters for which a fit failed.
     """
-    told = parameters(found)
-    low, high = found.bounds.T
-    asked: list[tuple[int, str, float]] = []
-    for index, parameter in enumerate(told):
+    fitted = parameters(solution)
+    low, high = solution.bounds.T
+    trials: list[tuple[int, str, float]] = []
+    for index, parameter in enumerate(fitted):
         if index == poi or parameter.fixed:
             continue
         for name, width in (
@@ -189,25 +191,25 @@ def ranked(
         ):
             for end, step in (("up", width), ("down", -width if width else None)):
                 if step:
-                    value = np.clip(found.values[index] + step, low[index], high[index])
-                    asked.append((index, f"{name}_{end}", float(value)))
+                    value = np.clip(solution.values[index] + step, low[index], high[index])
+                    trials.append((index, f"{name}_{end}", float(value)))
     moved = shifts(
-        np.array([index for index, _, _ in asked], dtype=int),
-        np.array([value for _, _, value in asked]),
+        np.array([index for index, _, _ in trials], dtype=int),
+        np.array([value for _, _, value in trials]),
     )
     by_parameter: dict[int, dict[str, float | None]] = {
         index: dict.fromkeys(("postfit_up", "postfit_down", "prefit_up", "prefit_down"))
-        for index, parameter in enumerate(told)
+        for index, parameter in enumerate(fitted)
         if index != poi and not parameter.fixed
     }
     broken: dict[str, None] = {}
-    for (index, name, _), shift in zip(asked, moved, strict=True):
+    for (index, name, _), shift in zip(trials, moved, strict=True):
         by_parameter[index][name] = shift
         if shift is None:
-            broken[found.names[index]] = None
-    impacts = [Impact(parameter=told[index], **ends) for index, ends in by_parameter.items()]
+            broken[solution.names[index]] = None
+    impacts = [Impact(parameter=fitted[index], **ends) for index, ends in by_parameter.items()]
     impacts.sort(key=_size, reverse=True)
-    return RankingAnswer(poi=told[poi], impacts=impacts), list(broken)
+    return RankingAnswer(poi=fitted[poi], impacts=impacts), list(broken)
 
 
 def _size(impact: Impact) -> float:
@@ -215,7 +217,7 @@ def _size(impact: Impact) -> float:
 
 
 class Channel(NamedTuple):
-    """A channel: which bins of the model it has, and the rows of its samples' yields."""
+    """A channel: its bins of the model, and the rows of its samples' yields."""
 
     name: str
     bins: slice

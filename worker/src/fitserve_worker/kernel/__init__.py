@@ -2,8 +2,8 @@
 
 From JSON to arrays, without JAX:
 `spec` reads samples, `parameters` makes parameter sets as pyhf does, `patches` finds what a patch
-changes and reads the hypotheses, `columns` gives their parameters columns of the fit,
-`constraints` puts these there, `arrays` does the same with samples, and `batch` compiles all of it.
+changes and reads the hypotheses, `columns` assigns their parameters to columns of the fit,
+`constraints` enters the parameters there and `arrays` the samples, and `batch` compiles all of it.
 
 Inside the compiled programs:
 `rows` and `likelihood` are the model, with derivatives in `curvature`; `newton` minimises, and
@@ -11,11 +11,11 @@ Inside the compiled programs:
 
 Run and judged outside of them:
 `runtime` sets JAX up and `jit_cache` keeps compiled programs on disk. `fits` runs fits, `retries`
-repeats those that fail, `starts` looks for lower minima. `hypotest` and `asymptotics` make CLs of
-them, `strengths` at signal strengths that are chosen one after the other; `covariance` is for best
-fits, intervals and impacts, `toys` for pseudo-data.
+repeats those that fail, `starts` looks for lower minima. `hypotest` and `asymptotics` turn them
+into CLs, `strengths` at signal strengths that are chosen one after the other; `covariance` is for
+best fits, intervals and impacts, `toys` for pseudo-data.
 
-Types of arrays, which all of them share, are here.
+The array types that all of them share are defined here.
 """
 
 from __future__ import annotations
@@ -32,4 +32,4 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 IntArray: TypeAlias = NDArray[np.int64]
 
 DeviceArray: TypeAlias = Any
-"""An array of NumPy on the way into a compiled program, one of JAX inside of it."""
+"""A NumPy array on its way into a compiled program, a JAX array inside it."""

@@ -1,9 +1,9 @@
-"""The arrays that fits work on: where samples lie in them, and what fits are made to and between.
+"""The arrays that fits work on: where samples lie in them, data, and bounds.
 
-A channel is cut into blocks of ``width`` bins. Every block has one row for each of its
-samples: what acts on a whole sample (normsys, normfactor, lumi) is computed once in a row,
-what acts bin by bin (histosys) for each of the row's bins. Rows are ordered by (sample slot,
-block), so that the sum over samples is a sum over the leading axis.
+A channel is cut into blocks of ``width`` bins. Every block has one row for each of its samples.
+Modifiers of a whole sample (normsys, normfactor, lumi) are computed once in a row, those that act
+bin by bin (histosys) for each of the row's bins. Rows are ordered by (sample slot, block), so that
+the sum over samples is a sum over the leading axis.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class SampleArrays(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What fits are made to, with the fit as first axis.
+    """The data of fits, with the fit as first axis.
 
     ``events`` (fits, bins), and the auxiliary data of the constraints: ``mean`` and ``counted``
     of the columns (fits, columns) and of the local parameters (fits, bins).
@@ -136,7 +136,7 @@ class Data(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Between what fits look, with the fit as first axis; a parameter is held by equal bounds.
+    """The bounds of fits, with the fit as first axis; a parameter is held by equal bounds.
 
     ``lower`` and ``upper`` (fits, columns), and those of local parameters (fits, bins).
     """
@@ -285,14 +285,14 @@ class Layout:
     width
         Bins in a block.
     room
-        Blocks there are at least; those that no channel needs stay empty.
+        The least number of blocks; those that no channel needs stay empty.
 
     Attributes
     ----------
     blocks, bins
         Number of blocks, and of bins of the model.
     slots
-        For every bin its position in the flattened (blocks, width), of shape (bins,).
+        The position of every bin in the flattened (blocks, width), of shape (bins,).
 
     Examples
     --------
@@ -335,9 +335,9 @@ class Layout:
         padded[..., :count] = values
         return padded.reshape(*values.shape[:-1], needed, self.width)
 
-    def spread(self, values: FloatArray, fill: float = 0.0) -> FloatArray:
+    def spread(self, values: FloatArray) -> FloatArray:
         """Return values of all bins, (..., bins), as (..., blocks * width)."""
-        spread = np.full((*values.shape[:-1], self.blocks * self.width), fill)
+        spread = np.zeros((*values.shape[:-1], self.blocks * self.width))
         spread[..., self.slots] = values
         return spread
 
@@ -382,10 +382,10 @@ def bytes_per_hypothesis(shape: Shape) -> int:
 
 
 def bytes_per_fit(shape: Shape) -> int:
-    """Return about how much memory a fit takes while it is done.
+    """Return about how much memory a fit takes.
 
-    These are matrices of columns, the Jacobian of the bins and what the Hessian is a product
-    of, and interpolated variations of all rows.
+    That is for matrices of columns, the Jacobian of the bins, the factors of the Hessian, and the
+    interpolated variations of all rows.
     """
     rows = (shape.slots + shape.added_slots) * shape.blocks
     matrices = shape.columns * (4 * shape.columns + 6 * shape.bins)

@@ -67,12 +67,12 @@ def asymptotic_cls(q: FloatArray, q_asimov: FloatArray, test_stat: str) -> CLs:
 
 
 def poi_floor(lower: ArrayLike, upper: ArrayLike, test_stat: str) -> NDArray[np.float64]:
-    """Return how far down the best fit of the signal strength is looked for.
+    """Return the lower bound of the best-fit signal strength.
 
     q compares with the best fit wherever it is (arXiv:1007.1727, eq. 14): a lower bound of zero
-    or above, which is what pyhf has where a measurement says nothing, would make it q-tilde.
-    The range is then as wide below zero as above. A lower bound below zero is kept. For q-tilde
-    (eq. 16) the bound may be what it is, as a best fit below zero counts as one at zero.
+    or above, pyhf's default, would make it q-tilde. The range is then as wide below zero as above.
+    A lower bound below zero is kept. For q-tilde (eq. 16) any bound may stay, as a best fit below
+    zero counts as one at zero.
 
     Parameters
     ----------
@@ -94,9 +94,9 @@ def poi_floor(lower: ArrayLike, upper: ArrayLike, test_stat: str) -> NDArray[np.
 
 
 def compared_floor(lower: ArrayLike, upper: ArrayLike, test_stat: str) -> NDArray[np.float64]:
-    """Return the bound with which the best fit is what a test statistic compares with.
+    """Return the lower bound with which the best fit is the one a test statistic compares with.
 
-    Parameters and the range for q are those of `poi_floor`; for q-tilde it is never below zero.
+    It is that of `poi_floor`, with the same parameters; for q-tilde it is never below zero.
 
     Examples
     --------

@@ -49,20 +49,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "Chunk", "Compilation", "compile_hypotheses"]
 
-# The arrays of the hypotheses that are on the device at the same time.
+# Most bytes of the arrays of the hypotheses that are on the device at a time.
 _CHUNK_BYTES = 256 * 1024**2
-# Models of no more bins and parameters are padded to a few sizes, so that they find a program
-# that was compiled for another one: that takes seconds, their fits less than a millisecond.
+# Models of no more bins and parameters are padded to a few sizes, so that they share compiled
+# programs: to compile one takes seconds, their fits less than a millisecond.
 _SMALL_BINS = 64
 _SMALL_PARAMETERS = 48
 # The least sizes to pad to: blocks, samples of the background in a channel, and those added.
 _BLOCKS, _SLOTS, _ADDED = 8, 4, 1
-# By how many standard deviations of the events of a bin systematics move it to the same side up and
-# down, all together, where each choice of their sides may be a minimum: 2.6 in the published staus
-# analysis, which has such minima, and 1.0 in 1Lbb, which has not.
+# Each choice of the sides of systematics may be a minimum where together they move a bin to the
+# same side up and down by more than this, in standard deviations of its events: 2.6 in the
+# published staus analysis, which has such minima, and 1.0 in 1Lbb, which does not.
 _RUGGED = 1.5
-# Batches are made of this many hypotheses at most, so that what they hold at the same time
-# does not grow with the pallet.
+# Batches have no more hypotheses than this, so that their memory does not grow with the pallet.
 _LARGEST = 512
 
 
@@ -72,8 +71,8 @@ class Chunk(NamedTuple):
     ``columns`` and ``local`` hold init, lower, upper, precision, mean, rate and counted of the
     parameters, of shape (hypotheses, columns) and (hypotheses, bins); ``data`` are the
     observed events (hypotheses, bins). ``poi`` is the column of the parameter of interest
-    (-1 where a model without one is allowed and has none), ``constant`` what the fit's
-    objective lacks of -log L.
+    (-1 in a model without one, where that is allowed), ``constant`` the part of -log L that the
+    fit's objective leaves out.
     """
 
     samples: SampleArrays
@@ -111,11 +110,15 @@ class Batch:
         What the compiled program is made for.
     members
         The hypotheses, in the order of every array's leading axis.
+    poi
+        Name of the parameter of interest.
+    layout
+        Where channels and bins lie.
     small
         Whether the model is padded to a size that small models share.
     rugged
-        Whether the background may have many minima: its systematics can move a bin one way,
-        each with its parameter on either side of zero, and far for what the bin counts.
+        Whether the background may have many minima: its systematics can move a bin one way with
+        their parameters on either side of zero, and far in terms of the bin's events.
     """
 
     def __init__(
@@ -126,16 +129,14 @@ class Batch:
         options: ModelOptions,
     ) -> None:
         self.members = members
-        self._poi = structure.poi
+        self.poi = structure.poi
         self._bins = reader.bins
         self._background = reader.background
         self._usage = reader.usage
         usages = [member.usage for member in members]
-        self._local = pick_local(
-            self._usage, {self._poi, *shared_shapefactors(self._usage, usages)}
-        )
+        self._local = pick_local(self._usage, {self.poi, *shared_shapefactors(self._usage, usages)})
         self._own = [
-            own_parameters(usage, self._usage, self._local, self._bins, self._poi)
+            own_parameters(usage, self._usage, self._local, self._bins, self.poi)
             for usage in usages
         ]
         self.small = self._is_small()
@@ -146,12 +147,12 @@ class Batch:
             self._own,
             local=self._local,
             bins=self._bins,
-            poi=self._poi,
+            poi=self.poi,
             small=self.small,
         )
         self._places = [self._place(own) for own in self._own]
         bins = sum(self._bins.values())
-        self._layout = (
+        self.layout = (
             Layout(structure.channels, 1, power_of_two(bins, _BLOCKS))
             if self.small
             else Layout(structure.channels, self._width())
@@ -207,8 +208,8 @@ class Batch:
         return Shape(
             slots=power_of_two(slots, _SLOTS) if self.small else slots,
             added_slots=power_of_two(added, _ADDED) if self.small else added,
-            blocks=self._layout.blocks,
-            width=self._layout.width,
+            blocks=self.layout.blocks,
+            width=self.layout.width,
             alphas=columns.alphas,
             histosys=columns.histosys,
             normsys=columns.normsys,
@@ -220,24 +221,14 @@ class Batch:
         )
 
     @property
-    def poi(self) -> str:
-        """Name of the parameter of interest."""
-        return self._poi
-
-    @property
-    def layout(self) -> Layout:
-        """Where channels and bins lie."""
-        return self._layout
-
-    @property
     def slots(self) -> IntArray:
         """Positions of the model's bins in arrays of bins."""
-        return self._layout.slots
+        return self.layout.slots
 
     @property
     def device_slots(self) -> IntArray:
-        """Positions that programs take for the model's bins: all of them for a small model."""
-        return np.arange(self.shape.bins) if self.small else self._layout.slots
+        """Positions that programs use for the model's bins: all of them in a small model."""
+        return np.arange(self.shape.bins) if self.small else self.layout.slots
 
     def capacity(self, largest: int) -> int:
         """Return how many hypotheses to have on the device at once.
@@ -248,13 +239,13 @@ class Batch:
 
     def background_arrays(self) -> SampleArrays:
         """Return the arrays of the shared samples."""
-        table = SampleTable(self._layout, self.shape, slots=self.shape.slots, batch=1)
+        table = SampleTable(self.layout, self.shape, slots=self.shape.slots, batch=1)
         columns = {name: column for (name, index), column in self.columns.of.items() if not index}
         self._enter(table, 0, self._background, self._usage, _Places(columns, self._local))
         return SampleArrays(*(array[0] for array in table.arrays()))
 
     def on_device(self) -> SampleArrays:
-        """Return the arrays of the shared samples where fits are made."""
+        """Return the arrays of the shared samples on the device."""
         if self._on_device is None:
             import jax
 
@@ -263,7 +254,7 @@ class Batch:
 
     def chunk(self, members: Sequence[int], capacity: int) -> Chunk:
         """Return the arrays of some hypotheses, padded to ``capacity`` of them."""
-        table = SampleTable(self._layout, self.shape, slots=self.shape.added_slots, batch=capacity)
+        table = SampleTable(self.layout, self.shape, slots=self.shape.added_slots, batch=capacity)
         vectors = []
         for position, index in enumerate(members):
             member, places = self.members[index], self._places[index]
@@ -272,8 +263,8 @@ class Batch:
         vectors += [vectors[0]] * (capacity - len(members))
         observed = np.stack([self.members[index].observed for index in members])
         data = np.zeros((capacity, self.shape.bins))
-        data[: len(members)] = self._layout.spread(observed)
-        poi = [self._places[index].columns.get(self._poi, -1) for index in members]
+        data[: len(members)] = self.layout.spread(observed)
+        poi = [self._places[index].columns.get(self.poi, -1) for index in members]
         constant = [
             vector.constant + poisson_constant(counts)
             for vector, counts in zip(vectors, observed, strict=False)
@@ -290,28 +281,28 @@ class Batch:
     def parameters(self, member: int) -> Parameters:
         """Return the parameters of a hypothesis, as pyhf names and orders them."""
         hypothesis, places = self.members[member], self._places[member]
-        found = []
+        placed = []
         for name in pyhf_order([*self._background, *hypothesis.samples]):
             made = hypothesis.sets.get(name) or hypothesis.common[name]
             usage = self._usage if name in self._usage.names else hypothesis.usage
-            found.append((made, self.placement(made, usage, places)))
-        return Parameters(found)
+            placed.append((made, self.placement(made, usage, places)))
+        return Parameters(placed)
 
     def sample_slots(self, member: int) -> dict[tuple[str, str], int]:
         """Return the slots of a hypothesis' samples, by channel and sample name.
 
         Those of the background come first, as in `fitserve_worker.kernel.rows.Rows`.
         """
-        found = {}
+        slots = {}
         for samples, first in (
             (self._background, 0),
             (self.members[member].samples, self.shape.slots),
         ):
             taken: Counter[str] = Counter()
             for sample in samples:
-                found[sample.channel, sample.name] = first + taken[sample.channel]
+                slots[sample.channel, sample.name] = first + taken[sample.channel]
                 taken[sample.channel] += 1
-        return found
+        return slots
 
     def names_at(self, member: int, columns: BoolArray, bins: BoolArray) -> list[str]:
         """Return the names of parameters, as pyhf has them, given their places.
@@ -324,12 +315,12 @@ class Batch:
             Which columns, (columns,), and which bins' local parameters, (bins,).
         """
         places, own = self._places[member], self.members[member].usage
-        found: list[str] = []
+        names: list[str] = []
 
         def add(name: str, chosen: BoolArray, offset: int) -> None:
             usage = self._usage if name in self._usage.names else own
             per_bin = usage.kind(name).per_bin
-            found.extend(
+            names.extend(
                 f"{name}[{offset + index}]" if per_bin else name
                 for index in np.flatnonzero(chosen).tolist()
             )
@@ -339,9 +330,9 @@ class Batch:
             add(name, columns[first : first + usage.size(name, self._bins)], 0)
         for channel, name in places.local.items():
             usage = self._usage if name in self._usage.names else own
-            where = self._layout.slots[self._layout.bin_range(channel)]
+            where = self.layout.slots[self.layout.bin_range(channel)]
             add(name, bins[where], usage.offset(name, channel, self._bins))
-        return found
+        return names
 
     def _enter(
         self,
@@ -388,10 +379,10 @@ class Batch:
         if not made.kind.per_bin:
             return Placement()
         bins = [
-            np.arange(self._layout.bin_range(channel).start, self._layout.bin_range(channel).stop)
+            np.arange(self.layout.bin_range(channel).start, self.layout.bin_range(channel).stop)
             for channel in sorted(usage.channels[made.name])
         ]
-        return Placement(slots=self._layout.slots[np.concatenate(bins)])
+        return Placement(slots=self.layout.slots[np.concatenate(bins)])
 
 
 def _acts(sample: Sample, local: Mapping[str, str]) -> bool:
@@ -409,7 +400,7 @@ def _stack(entries: Sequence[object]) -> dict[str, FloatArray]:
 
 
 class Compilation(NamedTuple):
-    """Batches, and for each hypothesis that is in none of them the reason."""
+    """Batches, and the reason for each hypothesis that is in none of them."""
 
     batches: list[Batch]
     unsupported: dict[str, str]
@@ -427,8 +418,8 @@ def compile_hypotheses(
     Parameters
     ----------
     workspace
-        The background-only workspace. A `Background` made of it before, with the same
-        options, saves looking through it again.
+        The background-only workspace, or a `Background` made of it with the same options, which
+        saves reading it again.
     hypotheses
         Patches for the workspace.
     options

@@ -2,12 +2,12 @@
 
 The parameters of a fit are its columns: first those of histosys and normsys modifiers
 (arranged so that those with histosys terms are contiguous, and those with normsys factors
-too), then those that multiply yields. Two sorts need no column. A *local* parameter is
-alone in its set to act on its bin, like a staterror's, and is minimised over in closed form
-(`fitserve_worker.kernel.likelihood.minimum`). An *idle* one, a systematic without effect, rests
-where its constraint has it.
+too), then those that multiply yields. Two sorts need no column. A *local* parameter is the
+only one of its set that acts on its bin, like a staterror's, and is minimised over in closed form
+(`fitserve_worker.kernel.likelihood.minimum`). An *idle* one, a systematic without effect, stays at
+the centre of its constraint.
 
-Parameters that only the samples of a patch have get spare columns, used by each hypothesis
+Parameters that only the samples of a patch have get spare columns, which each hypothesis uses
 for its own, so that patches whose parameters have different names share one program.
 """
 
@@ -39,8 +39,8 @@ __all__ = [
     "usage_of",
 ]
 
-# Columns come in multiples of these, so that tasks of one analysis share a program although
-# their patches do not all have the same parameters.
+# Columns come in multiples of these, so that tasks of one analysis share a program even if their
+# patches have different parameters.
 _ALPHA_STEP = 8
 _LINEAR_STEP = 2
 _SMALL_LINEAR = 4
@@ -99,12 +99,12 @@ class Usage:
         return sum(bins[before] for before in self.channels[name] if before < channel)
 
     def check(self, other: Usage) -> None:
-        """See that no name is used for two kinds of parameters.
+        """Check that no name is used for two kinds of parameters, here and in ``other``.
 
         Raises
         ------
         UnsupportedModelError
-            One is, here and in ``other``.
+            One is.
         """
         for name, kind in self.factors.items():
             if name in other.alphas or other.factors.get(name, kind) is not kind:
@@ -119,8 +119,8 @@ def usage_of(samples: Iterable[Sample], onto: Usage | None = None) -> Usage:
     samples
         The samples.
     onto
-        Parameters of other samples of the same model. They are looked at only to see that
-        the two agree, and are not part of the result.
+        Parameters of other samples of the same model. They are only checked against the new ones,
+        and are not part of the result.
 
     Raises
     ------
@@ -188,8 +188,8 @@ class Own(NamedTuple):
 def pick_local(usage: Usage, excluded: set[str], occupied: Iterable[str] = ()) -> dict[str, str]:
     """Choose for every channel the name of the parameters to minimise over in closed form.
 
-    Of several candidates in a channel the one on the most samples is taken. A set that is
-    not chosen in every one of its channels is not local at all.
+    Of several candidates in a channel the one on the most samples is chosen. A set that is
+    not chosen in all of its channels is not local at all.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def is_local(name: str, usage: Usage, local: Mapping[str, str]) -> bool:
 def own_parameters(
     added: Usage, background: Usage, local: Mapping[str, str], bins: Mapping[str, int], poi: str
 ) -> Own:
-    """Return what a hypothesis has beyond the background's parameters.
+    """Return the parameters of a hypothesis that the background does not have.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def own_parameters(
         The parameter of interest, which is never local or idle.
     """
     new = added.names - background.names
-    known_or_idle = background.alphas | (added.alphas - added.histosys - added.normsys - {poi})
+    shared_or_idle = background.alphas | (added.alphas - added.histosys - added.normsys - {poi})
     mine = pick_local(added, {poi} | background.names, occupied=local)
     linear = [
         (name, index)
@@ -243,7 +243,7 @@ def own_parameters(
         if not is_local(name, added, mine)
         for index in range(added.size(name, bins))
     ]
-    return Own(alphas=sorted(added.alphas - known_or_idle), linear=linear, local=mine)
+    return Own(alphas=sorted(added.alphas - shared_or_idle), linear=linear, local=mine)
 
 
 def shared_shapefactors(background: Usage, added: Sequence[Usage]) -> set[str]:
@@ -286,16 +286,16 @@ def assign_columns(
     small
         Whether numbers of columns are to be powers of two, for programs that small models share.
     """
-    known = background.alphas
-    histosys = known & background.histosys.union(*(usage.histosys for usage in added))
-    normsys = known & background.normsys.union(*(usage.normsys for usage in added))
+    shared = background.alphas
+    histosys = shared & background.histosys.union(*(usage.histosys for usage in added))
+    normsys = shared & background.normsys.union(*(usage.normsys for usage in added))
     only_histosys = sorted(histosys - normsys - {poi})
     only_normsys = sorted(normsys - histosys - {poi})
     # Any column may have both; only whole steps of those that have one are set apart.
     step = math.inf if small else _ALPHA_STEP
     first = int(len(only_histosys) // step) * _ALPHA_STEP
     last = int(len(only_normsys) // step) * _ALPHA_STEP
-    both = sorted((histosys & normsys) | ({poi} & known))
+    both = sorted((histosys & normsys) | ({poi} & shared))
     middle = only_histosys[first:] + both + only_normsys[last:]
     spare = max((len(mine.alphas) for mine in own), default=0)
     rounded = power_of_two if small else _ceil
@@ -331,10 +331,10 @@ def power_of_two(count: int, least: int) -> int:
     >>> [power_of_two(count, 4) for count in (0, 4, 5, 30)]
     [4, 4, 8, 32]
     """
-    found = least
-    while found < count:
-        found *= 2
-    return found
+    power = least
+    while power < count:
+        power *= 2
+    return power
 
 
 def _ceil(count: int, step: int) -> int:

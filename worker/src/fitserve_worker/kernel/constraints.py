@@ -38,7 +38,7 @@ class Placement:
 
 @dataclass(slots=True)
 class _Entries:
-    """What the fit knows of some parameters, each field of shape (n,).
+    """Some parameters as the fit has them, each field of shape (n,).
 
     A parameter that is fixed has equal bounds. ``precision`` and ``mean`` are of a normal
     constraint, ``rate`` and ``counted`` of a Poisson one, zero where there is none.
@@ -79,8 +79,8 @@ class Vectors:
     """All parameters of one hypothesis as the fit sees them.
 
     Positions that no parameter uses are fixed: columns at zero, local parameters at one.
-    ``constant`` is what the fit's objective lacks of the constraints' negative
-    log-likelihood, idle parameters included.
+    ``constant`` is the part of the constraints' negative log-likelihood, idle parameters included,
+    that the fit's objective leaves out.
     """
 
     def __init__(self, columns: int, bins: int) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.program import Seconds
 
 __all__ = [
+    "BOUND_COST",
+    "BOUND_NEAR",
     "Best",
     "Covariance",
     "Ends",
@@ -26,14 +28,13 @@ __all__ = [
     "settle",
 ]
 
-# A parameter is at a bound where moving it there costs no more than this of -2 log L, which
-# is a hundredth of its uncertainty, and where it is within this part of its range (or of 1).
-_COST = 1e-4
-_NEAR = 1e-2
+BOUND_COST, BOUND_NEAR = 1e-4, 1e-2
+"""A parameter is at a bound where moving it there costs no more than this of -2 log L, which is a
+hundredth of its uncertainty, and where it is within this fraction of its range (or of 1)."""
 # Fits that are in memory at a time.
 _BLOCK = 512
-# Of the square root of what -2 log L rises by, which is nearly the distance in standard
-# deviations: how close to 1 it must come.
+# How close to 1 the square root of the rise of -2 log L, nearly the distance in standard
+# deviations, must come.
 _CLOSE = 2e-4
 _MOST = 40
 # Steps after which a bracket that shrinks slowly is halved.
@@ -44,10 +45,10 @@ _FURTHEST = 4.0
 
 
 class Covariance(NamedTuple):
-    """Covariances, zero for what does not move.
+    """Covariances, zero for parameters that are held.
 
-    Of ``columns`` (columns, columns), of these and local parameters, ``mixed`` (columns, model
-    bins), and of ``local`` parameters (model bins, model bins).
+    ``columns`` (columns, columns) are those of columns, ``local`` (model bins, model bins) those
+    of local parameters, and ``mixed`` (columns, model bins) those between the two.
     """
 
     columns: FloatArray
@@ -67,8 +68,8 @@ def covariance(seconds: Seconds, columns: BoolArray, bins: BoolArray) -> Covaria
 
     Notes
     -----
-    With A, M and D the second derivatives in columns, mixed and in local parameters, that of
-    the columns is the inverse of A - M D^-1 M^T, and the others follow from it.
+    With A, M and D the second derivatives in columns, mixed, and in local parameters, the
+    covariance of the columns is the inverse of A - M D^-1 M^T, and the others follow from it.
     """
     n, m = len(columns), len(bins)
     stiff = seconds.local[bins]
@@ -118,7 +119,7 @@ def settle(loaded: Loaded, hypothesis: int, fit: Fits, bounds: Bounds) -> Best:
     hypothesis
         Index of the one that was fitted.
     fit, bounds
-        One fit to its observed data, and between what.
+        One fit to its observed data, and its bounds.
     """
     slots = loaded.slots
     seconds = loaded.seconds(hypothesis, fit)
@@ -146,8 +147,8 @@ def settle(loaded: Loaded, hypothesis: int, fit: Fits, bounds: Bounds) -> Best:
         seconds = loaded.seconds(hypothesis, fit)
     free = (bounds.lower[0] < bounds.upper[0]) & ~columns
     free_bins = (bounds.local_lower[0] < bounds.local_upper[0])[slots] & ~bins
-    found = covariance(seconds, free, free_bins)
-    return Best(hypothesis, fit, bounds, seconds, columns, bins, found)
+    inverse = covariance(seconds, free, free_bins)
+    return Best(hypothesis, fit, bounds, seconds, columns, bins, inverse)
 
 
 def _at_bound(
@@ -161,14 +162,14 @@ def _at_bound(
     bound = np.where(value - low < high - value, low, high)
     step = bound - value
     cost = 2 * (gradient * step + 0.5 * second * step**2)
-    near = np.abs(step) <= _NEAR * np.minimum(high - low, 1.0)
-    return (low < high) & near & (cost <= _COST), bound
+    near = np.abs(step) <= BOUND_NEAR * np.minimum(high - low, 1.0)
+    return (low < high) & near & (cost <= BOUND_COST), bound
 
 
 class Places(NamedTuple):
     """Where parameters are, each of shape (parameters,).
 
-    ``column`` of the fit or ``bin`` of the model, -1 if it is the other one or neither.
+    A ``column`` of the fit or a ``bin`` of the model; -1 in the other one, or in both.
     """
 
     column: IntArray
@@ -182,8 +183,8 @@ class Places(NamedTuple):
 class Held(NamedTuple):
     """Fits with a parameter held, each of shape (fits,).
 
-    ``value`` is the objective, ``poi`` the parameter of interest (whatever it means in a model
-    without one), ``sound`` whether the fit ended at a minimum.
+    ``value`` is the objective, ``poi`` the parameter of interest (meaningless in a model without
+    one), ``sound`` whether the fit ended at a minimum.
     """
 
     value: FloatArray
@@ -192,7 +193,7 @@ class Held(NamedTuple):
 
 
 def hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Held:
-    """Fit again with one parameter held at a time, beginning where the covariance says.
+    """Fit again with one parameter held at a time, starting where the covariance predicts.
 
     Parameters
     ----------
@@ -201,7 +202,7 @@ def hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Held
     best
         The best fit.
     places, values
-        Of the parameter that each fit holds, and where, of shape (fits,).
+        Place and value of the parameter that each fit holds, of shape (fits,).
     """
     poi = loaded.chunk.poi[best.hypothesis]
     done = []
@@ -225,11 +226,13 @@ def _hold(loaded: Loaded, best: Best, places: Places, values: FloatArray) -> Fit
     bounds.local_lower[at] = bounds.local_upper[at] = values[bins]
     start = x.copy()
     if best.covariance is not None:
-        known = best.covariance
+        matrices = best.covariance
         step = values[columns] - x[columns, column]
-        start[columns] += _direction(known.columns[column], known.columns[column, column], step)
+        start[columns] += _direction(
+            matrices.columns[column], matrices.columns[column, column], step
+        )
         step = values[bins] - best.fit.local[0, slots[bin_]]
-        start[bins] += _direction(known.mixed.T[bin_], known.local[bin_, bin_], step)
+        start[bins] += _direction(matrices.mixed.T[bin_], matrices.local[bin_, bin_], step)
     start[columns, column] = values[columns]
     initial = loaded.chunk.columns["init"][which]
     return persistent(loaded, which, [start, x, initial], loaded.observed.take(which), bounds)
@@ -244,7 +247,7 @@ class Ends(NamedTuple):
     """Where the searches ended, each of shape (ends,).
 
     ``value`` is NaN for an end beyond the bound (``beyond``), or one that was not found.
-    ``lower_minimum`` says that somewhere -2 log L was below its minimum.
+    ``lower_minimum`` says that -2 log L was below its minimum somewhere.
     """
 
     value: FloatArray
@@ -264,11 +267,11 @@ def profile_ends(
     best
         The best fit.
     places
-        Of the parameter of each end.
+        Place of the parameter of each end.
     begin
-        Its best value.
+        Its best-fit value.
     step
-        How far to look first, with its sign.
+        The first step, with its sign.
     to
         Its bound on that side.
     """
@@ -292,13 +295,13 @@ def profile_ends(
         root = np.sqrt(np.maximum(rise, 0.0))
         open_[which[~good]] = False
         for row in np.flatnonzero(good).tolist():
-            at, found = which[row], root[row]
-            if abs(found - 1) < _CLOSE:
+            at, distance = which[row], root[row]
+            if abs(distance - 1) < _CLOSE:
                 value[at], open_[at] = trial[at], False
-            elif found > 1:
-                outer[at], outer_root[at] = trial[at], found
+            elif distance > 1:
+                outer[at], outer_root[at] = trial[at], distance
             else:
-                inner[at], inner_root[at] = trial[at], found
+                inner[at], inner_root[at] = trial[at], distance
                 if trial[at] == to[at]:
                     beyond[at], open_[at] = True, False
         _next(np.flatnonzero(open_), round_, trial, (inner, inner_root), (outer, outer_root))
@@ -314,7 +317,7 @@ def _next(
     inner: tuple[FloatArray, FloatArray],
     outer: tuple[FloatArray, FloatArray],
 ) -> None:
-    """Set the next trials of ends that lie in a bracket: on its secant, or half-way."""
+    """Set the next trials of ends that are bracketed: on the secant, or half-way."""
     (low, low_root), (high, high_root) = inner, outer
     with np.errstate(invalid="ignore"):
         fraction = (1 - low_root[which]) / (high_root[which] - low_root[which])

@@ -2,7 +2,7 @@
 
 By the implicit function theorem the Hessian is the Schur complement of the local parameters.
 Second derivatives of yields (see `fitserve_worker.kernel.rows`) enter with a weight per row
-or bin, so that it is X^T Y + Y^T X over rows, a product over bins of the Jacobian with
+or bin, so that the Hessian is X^T Y + Y^T X over rows, a product over bins of the Jacobian with
 itself, and a diagonal.
 """
 
@@ -29,8 +29,8 @@ class Curvature(NamedTuple):
 
     ``hessian`` is (columns, columns). ``jacobian`` (model bins, columns) and ``information``
     (model bins,) give the Fisher information of the bins, J^T diag(i) J, ``stiffness``
-    (columns,) that of the constraints. ``magnitude`` (columns,) is what the diagonal of the
-    Hessian would be if nothing cancelled.
+    (columns,) that of the constraints. ``magnitude`` (columns,) is the diagonal of the Hessian
+    without cancellations.
     """
 
     hessian: Array
@@ -41,9 +41,9 @@ class Curvature(NamedTuple):
 
 
 class _Products(NamedTuple):
-    """Of bins: J; Z and w with Z^T diag(w) Z their part of the Hessian; the information.
+    """J, Z and w of the bins, with Z^T diag(w) Z their part of the Hessian, and the information.
 
-    ``sizes`` are w if nothing in them cancelled.
+    ``sizes`` is w if nothing in it cancelled.
     """
 
     jacobian: Array
@@ -80,7 +80,7 @@ def curvature(shape: Shape, terms: Terms, target: Target, slots: Array, parts: P
         jnp.pad(parts.row_weights @ rows.log2, (0, shape.linear)),
     )
     full = half + half.T + by_bins
-    # What only multiplies has no second derivative of its own.
+    # Parameters that only multiply have no second derivative of their own.
     diagonal = jnp.where(
         jnp.arange(shape.columns) < shape.alphas,
         diagonal_of(full) + bends,
@@ -153,7 +153,7 @@ def bin_jacobian(shape: Shape, rows: Rows, mask: Array, slots: Array) -> Array:
     shape, rows
         The rows, at a point.
     mask
-        What each row of a bin counts, to be broadcast to (slots, blocks, width).
+        The weight of each row of a bin, to be broadcast to (slots, blocks, width).
     slots
         Positions of the model's bins among all, of shape (model bins,).
     """

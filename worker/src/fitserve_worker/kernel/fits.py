@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fits", "Loaded", "joined", "load"]
 
-# EDMs at which fits end, in units of -log L: one that makes 1e-7 standard deviations of a
-# parameter, and one from which there is no way to another minimum.
+# EDMs at which fits end, in units of -log L: one that is 1e-7 standard deviations of a
+# parameter, and one from which no other minimum can be reached.
 _EXACT = 1e-15
 _ROUGH = 0.2
 _ROUGH_STEPS = 25
@@ -80,7 +80,7 @@ class Loaded:
     size
         How many they are; the arrays' first axis may be longer.
     at_once
-        How many fits go into one call of the program at most.
+        The most fits in one call of the program.
     slots
         Positions of the model's bins in arrays of bins, of shape (model bins,).
     small
@@ -114,7 +114,7 @@ class Loaded:
             local_precision=local["precision"],
             local_rate=local["rate"],
         )
-        # Once, instead of with each call of a program.
+        # Once here, not with each call of a program.
         added, terms, slots = jax.device_put((chunk.samples, terms, self._device_slots))
         self._models = Models(batch.on_device(), added, terms, slots)
 
@@ -156,7 +156,7 @@ class Loaded:
         Parameters
         ----------
         part
-            By what to multiply the second derivatives of the constraints.
+            The factor on the second derivatives of the constraints.
         """
         if part not in self._weaker:
             columns = self.chunk.columns
@@ -168,7 +168,7 @@ class Loaded:
     def asimov(self, fits: Fits, hypothesis: IntArray) -> Data:
         """Return the expected data of fits, main and auxiliary.
 
-        They are those of the fitted parameters, whose own objective on them is zero.
+        The fitted parameters are their best fit, with an objective of zero.
         """
         columns, local = self.chunk.columns, self.chunk.local
         return Data(
@@ -180,7 +180,7 @@ class Loaded:
         )
 
     def bounds(self, hypothesis: IntArray, poi: FloatArray | None = None) -> Bounds:
-        """Return the bounds of the models' parameters, for one fit for each index.
+        """Return the bounds of the models' parameters, one fit for each index.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class Loaded:
             where this is NaN, and everywhere if it is None.
         """
         columns, local = self.chunk.columns, self.chunk.local
-        found = Bounds(
+        bounds = Bounds(
             columns["lower"][hypothesis],
             columns["upper"][hypothesis],
             local["lower"][hypothesis],
@@ -200,8 +200,8 @@ class Loaded:
         if poi is not None:
             held = np.flatnonzero(np.isfinite(poi))
             at = held, self.chunk.poi[hypothesis[held]]
-            found.lower[at] = found.upper[at] = poi[held]
-        return found
+            bounds.lower[at] = bounds.upper[at] = poi[held]
+        return bounds
 
     def fit(
         self,
@@ -210,11 +210,11 @@ class Loaded:
         data: Data,
         poi: FloatArray | None = None,
     ) -> Fits:
-        """Fit with the parameter of interest held or free: as many fits as there are data sets.
+        """Fit each data set with the parameter of interest held or free.
 
-        All of them are done by one compiled program, cut into calls of its fixed size. To
-        fit many data sets to one model repeat its index: ``hypothesis`` of zeros, a row of
-        ``data`` and of ``start`` for each data set.
+        One compiled program does all fits, in calls of its fixed size. To fit many data sets to
+        one model repeat its index: ``hypothesis`` of zeros, a row of ``data`` and of ``start`` for
+        each data set.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ class Loaded:
         start
             Where it starts, of shape (fits, columns).
         data
-            What it is made to.
+            The data of each fit.
         poi
             Value that the parameter of interest is held at, of shape (fits,); it is free
             where this is NaN, and everywhere if it is None.
@@ -241,8 +241,8 @@ class Loaded:
     ) -> Fits:
         """Fit, as `fit`, between given bounds, whatever they hold.
 
-        Fits that are done at once all take as long as the slowest of them. There each has few
-        evaluations at first, and those that need more go on together.
+        Fits done at once all take as long as the slowest. They therefore get few evaluations at
+        first, and those that need more go on together.
 
         Parameters
         ----------
@@ -281,7 +281,7 @@ class Loaded:
         start: FloatArray,
         data: Data,
         bounds: Bounds,
-        known: FloatArray,
+        minimum: FloatArray,
     ) -> Fits:
         """Fit, as `fit_between`, until it is clear which minimum a start leads to.
 
@@ -289,11 +289,11 @@ class Loaded:
         ----------
         hypothesis, start, data, bounds
             As in `fit_between`.
-        known
-            A minimum of each fit, of shape (fits, columns).
+        minimum
+            A known minimum of each fit, of shape (fits, columns).
         """
         goal = Goal(most=min(_ROUGH_STEPS, self._runtime.rounds[0]), rough=_ROUGH)
-        return self._calls(hypothesis, start, data, bounds, goal, known)
+        return self._calls(hypothesis, start, data, bounds, goal, minimum)
 
     def _calls(
         self,
@@ -302,12 +302,12 @@ class Loaded:
         data: Data,
         bounds: Bounds,
         goal: Goal,
-        known: FloatArray | None = None,
+        minimum: FloatArray | None = None,
     ) -> Fits:
-        known = np.full(start.shape, np.nan) if known is None else known
+        minimum = np.full(start.shape, np.nan) if minimum is None else minimum
         done = self._runtime.side_by_side(
             lambda piece: self._run(
-                (hypothesis[piece], start[piece], known[piece]),
+                (hypothesis[piece], start[piece], minimum[piece]),
                 data.take(piece),
                 bounds.take(piece),
                 goal,
@@ -334,9 +334,9 @@ class Loaded:
         from fitserve_worker.kernel.program import Jobs, evaluate_at
 
         jobs = Jobs(hypothesis, x, x, Bounds(x, x, local, local), Target(*data))
-        found, bend = evaluate_at(self._shape, self._models, jobs)
+        evaluation, bend = evaluate_at(self._shape, self._models, jobs)
         return (
-            found._make(np.asarray(array) for array in found),
+            evaluation._make(np.asarray(array) for array in evaluation),
             bend._make(np.asarray(array) for array in bend),
         )
 
@@ -356,13 +356,13 @@ class Loaded:
         x, local = fit.x[0], fit.local[0]
         target = Target(*(array[hypothesis] for array in self.observed))
         job = Jobs(hypothesis, x, x, Bounds(x, x, local, local), target)
-        found: Seconds = seconds_at(self._shape, self._models, job)
+        seconds: Seconds = seconds_at(self._shape, self._models, job)
         at = np.searchsorted(self._device_slots, self.slots)
-        return type(found)(
-            columns=np.asarray(found.columns),
-            mixed=np.asarray(found.mixed)[at],
-            local=np.asarray(found.local)[at],
-            gradient=np.asarray(found.gradient),
+        return type(seconds)(
+            columns=np.asarray(seconds.columns),
+            mixed=np.asarray(seconds.mixed)[at],
+            local=np.asarray(seconds.local)[at],
+            gradient=np.asarray(seconds.gradient),
         )
 
     def sample_yields(
@@ -377,20 +377,20 @@ class Loaded:
         x, local
             The point: columns (columns,) and local parameters (bins,).
         ends
-            Between which values of each column to take the slope, of shape (2, columns).
+            The two values of each column between which the slope is taken, of shape (2, columns).
         """
         from fitserve_worker.kernel.program import sample_yields_at
 
-        found: SampleYields = sample_yields_at(
+        yields: SampleYields = sample_yields_at(
             self._shape, self._models, hypothesis, (x, local), ends
         )
         at = np.searchsorted(self._device_slots, self.slots)
-        return type(found)(*(np.asarray(array)[..., at] for array in found))
+        return type(yields)(*(np.asarray(array)[..., at] for array in yields))
 
     def negative(self, hypothesis: IntArray, fits: Fits) -> FloatArray:
-        """Return how far samples expect less than no events, of shape (fits,).
+        """Return how far below zero the events of samples are, of shape (fits,).
 
-        In standard deviations of the expected events of the bin where that is the most.
+        In standard deviations of the expected events of the bin where this is largest.
 
         Parameters
         ----------
@@ -402,13 +402,13 @@ class Loaded:
         from fitserve_worker.kernel.program import negative_yields_at
 
         at = np.searchsorted(self._device_slots, self.slots)
-        found = np.zeros(len(hypothesis))
+        depths = np.zeros(len(hypothesis))
         for row, index in enumerate(hypothesis.tolist()):
             point = fits.x[row], fits.local[row]
             below = np.asarray(negative_yields_at(self._shape, self._models, index, point))[at]
             width = np.sqrt(np.maximum(fits.yields[row, self.slots], 1.0))
-            found[row] = float((-below / width).max())
-        return found
+            depths[row] = float((-below / width).max())
+        return depths
 
     def _pieces(self, count: int) -> list[IntArray]:
         parts = max(-(-count // self.at_once), min(self._runtime.threads, count))
@@ -424,7 +424,7 @@ class Loaded:
         from fitserve_worker.kernel.likelihood import Target
         from fitserve_worker.kernel.program import Jobs, run
 
-        hypothesis, start, known = begin
+        hypothesis, start, minimum = begin
         count = len(hypothesis)
         capacity = next(size for size in self._sizes if size >= count)
 
@@ -436,17 +436,17 @@ class Loaded:
         jobs = Jobs(
             padded(hypothesis),
             padded(start),
-            padded(known),
+            padded(minimum),
             Bounds(*(padded(array) for array in bounds)),
             Target(*(padded(array) for array in data)),
         )
         with self._runtime.cache.first_use(f"{self._shape} {capacity}"):
-            found = run(self._shape, self._models, jobs, count, goal, in_turn=self._runtime.in_turn)
-        return Fits._make(np.asarray(array)[:count] for array in found)
+            ends = run(self._shape, self._models, jobs, count, goal, in_turn=self._runtime.in_turn)
+        return Fits._make(np.asarray(array)[:count] for array in ends)
 
 
 def _unfinished(fits: Fits, most: int) -> IntArray:
-    """Return which fits ended because they had no more evaluations."""
+    """Return which fits ended because they ran out of evaluations."""
     return np.flatnonzero(~fits.converged & (fits.steps >= most))
 
 
@@ -465,7 +465,7 @@ def load(
     setting
         How fits are run here.
     test_stat
-        The test statistic that they are for, if they are: with ``"q"`` the signal strength may
+        The test statistic that the fits are for, if any: with ``"q"`` the signal strength may
         be below zero, whatever the measurement says.
     """
     chunk = batch.chunk(members, batch.capacity(setting.capacity))

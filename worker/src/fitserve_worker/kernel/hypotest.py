@@ -1,4 +1,4 @@
-"""Tests of signal hypotheses: which fits, from where, and what follows from them."""
+"""Tests of signal hypotheses: which fits they need, their starts, and the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.kernel.fits import joined
 from fitserve_worker.kernel.retries import SLACK, better, persistent
-from fitserve_worker.kernel.starts import Asked, deepened
+from fitserve_worker.kernel.starts import Cases, deepened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ __all__ = [
     "without_signal",
 ]
 
-# Signal strengths that are the same.
+# Signal strengths that are closer than this are the same.
 _NEAR = 1e-3
 
 
@@ -72,15 +72,15 @@ def hypotest(
 
     Notes
     -----
-    The fit at mu = 0 comes first; each next mu starts from the one below, the free fit
-    between the two fixed ones that have its minimum between them, and the fit to the Asimov
-    data from that to the observed data at the same mu.
+    The fit at mu = 0 comes first. Each next mu starts from the one below, the free fit between
+    the two fixed ones around its minimum, and the fit to Asimov data from the fit to observed
+    data at the same mu.
     """
     every = np.arange(loaded.size)
     initial = loaded.chunk.columns["init"][every]
     data = loaded.observed
-    known = initial if start is None else np.broadcast_to(start, initial.shape)
-    null = without_signal(loaded, known)
+    begin = initial if start is None else np.broadcast_to(start, initial.shape)
+    null = without_signal(loaded, begin)
     order = np.argsort(mus, kind="stable")
     fixed: dict[int, Fits] = {}
     last = null
@@ -112,7 +112,7 @@ def hypotest(
     at = np.array(mus)
     reference = reference_value(free.value, null.value, muhat, test_stat)
     q = 2 * np.stack([fit.value - reference for fit in by_mu], axis=1)
-    # The Asimov data's own parameters are their best fit, with mu = 0 and objective zero.
+    # The best fit to Asimov data is known: mu = 0, and an objective of zero.
     q_asimov = 2 * np.stack([fit.value for fit in asimov], axis=1)
     q = np.where(muhat[:, None] > at, 0.0, np.maximum(q, 0.0))
     q_asimov = np.where(at < 0, 0.0, np.maximum(q_asimov, 0.0))
@@ -136,7 +136,7 @@ def reference_value(
 ) -> FloatArray:
     """Return what -log L with the signal strength held is compared to.
 
-    It is that of the best fit; for q-tilde, where this is below zero, that without signal
+    This is the best fit; for q-tilde, the fit without signal where the best fit is below zero
     (arXiv:1007.1727, eq. 16).
 
     Parameters
@@ -156,8 +156,8 @@ def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
     """Fit hypotheses to the observed data with the signal strength at zero.
 
     The first one starts at ``start`` (hypotheses, columns) and at the model's initial values, the
-    others where it ended: without signal they hardly differ. The Asimov data are those of the
-    parameters found here, so that these are needed to more digits than the minima.
+    others where it ended: without signal they hardly differ. The Asimov data follow from these
+    parameters, which are therefore needed to more digits than the minima.
     """
     every = np.arange(loaded.size)
     initial = loaded.chunk.columns["init"][every]
@@ -168,18 +168,18 @@ def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
         return persistent(loaded, which, starts, data, between, exact=True)
 
     first, others = every[:1], every[1:]
-    found = fits(first, [start[first], initial[first]])
+    leader = fits(first, [start[first], initial[first]])
     if not others.size:
-        return found
-    near = np.broadcast_to(found.x, (len(others), found.x.shape[1]))
+        return leader
+    near = np.broadcast_to(leader.x, (len(others), leader.x.shape[1]))
     rest = fits(others, [near, start[others], initial[others]])
-    return joined([found, rest])
+    return joined([leader, rest])
 
 
 def deepened_together(
     loaded: Loaded, mus: Sequence[float | FloatArray], data: Data, fits: Sequence[Fits]
 ) -> tuple[list[Fits], list[SecondMinima]]:
-    """Look at several fits of all hypotheses from other starts.
+    """Repeat several fits of all hypotheses from other starts.
 
     Parameters
     ----------
@@ -189,19 +189,19 @@ def deepened_together(
         The signal strength of each of the fits, one for all hypotheses or of shape
         (hypotheses,); NaN stands for a free one.
     data
-        What each hypothesis is fitted to.
+        The data of each hypothesis.
     fits
         Where the fits ended.
     """
     every = np.arange(loaded.size)
-    asked = Asked(
+    cases = Cases(
         np.tile(every, len(mus)),
         np.concatenate([np.broadcast_to(mu, every.shape) for mu in mus]),
         data.take(np.tile(every, len(mus))),
     )
-    found, minima = deepened(loaded, asked, joined(fits))
+    lowest, minima = deepened(loaded, cases, joined(fits))
     places = [index * loaded.size + every for index in range(len(mus))]
-    return [found.take(at) for at in places], [minima.take(at) for at in places]
+    return [lowest.take(at) for at in places], [minima.take(at) for at in places]
 
 
 def _fixed(
@@ -223,7 +223,7 @@ def free_fit(
     every
         Index of the hypothesis of each fit, of shape (fits,).
     data
-        What each is made to.
+        The data of each fit.
     tested
         Signal strengths, of shape (fits,), in rising order, and the fits there.
     """

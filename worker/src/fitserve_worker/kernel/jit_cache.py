@@ -1,10 +1,9 @@
-"""Compiled programs on disk, shared by processes that know nothing of each other.
+"""Compiled programs on disk, shared by independent processes.
 
-JAX writes its cache entries in place, so that a process that is killed leaves half an entry,
-and a directory that cannot be written to makes it complain for every program. Here each
-process has a private directory with links to the shared entries; what it compiles itself it
-moves into the shared directory in one step. A shared directory may be read-only, as in a
-container image, or absent.
+JAX writes its cache entries in place, so that a killed process leaves half an entry, and it
+warns for every program if the directory cannot be written to. Here each process has a private
+directory with links to the shared entries, and moves what it compiles into the shared directory
+in one step. A shared directory may be read-only, as in a container image, or absent.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def default_location() -> Path | None:
 
 
 def machine_key() -> str:
-    """Return a name for what compiled programs depend on besides what JAX itself looks at.
+    """Return a name for what compiled programs depend on, besides what JAX itself checks.
 
     Code for one processor must not be loaded on another that lacks some instruction: a home
     directory is often shared by nodes of several generations.
@@ -82,7 +81,7 @@ class JitCache:
     Attributes
     ----------
     private
-        The directory for JAX, removed when the process ends; where it is killed, as workers
+        The directory for JAX, removed when the process ends or, if it is killed, as workers
         usually are, by the next process of its user. None where others could replace it.
     """
 
@@ -112,8 +111,8 @@ class JitCache:
     def first_use(self, program: str) -> Iterator[None]:
         """Let one process compile a program while the others that need it wait for it.
 
-        Compiling takes all cores, so that workers which start together and compile the same at
-        the same time would all take as many times as long.
+        Compiling takes all cores: N workers that compile the same program at the same time would
+        all take N times as long.
 
         Parameters
         ----------
@@ -127,7 +126,7 @@ class JitCache:
         self._begun.add(program)
         turn = shared / f".{hashlib.sha256(program.encode()).hexdigest()[:16]}.turn"
         with contextlib.ExitStack() as stack:
-            # Without a turn, where there can be none or it takes too long, all is as good.
+            # Without a turn, where locks fail or the wait is too long, compiling only takes longer.
             with contextlib.suppress(OSError, NotImplementedError, Timeout):
                 stack.enter_context(FileLock(turn, timeout=_PATIENCE, mode=0o600))
             self._link(shared, private)
@@ -151,7 +150,7 @@ class JitCache:
         Returns
         -------
         int
-            How many there were. None are moved where the directory cannot be written to.
+            How many were moved: none where the directory cannot be written to.
         """
         if self._shared is None or self.private is None:
             return 0
@@ -169,7 +168,7 @@ class JitCache:
                 partial.unlink(missing_ok=True)
                 self._shared = None
                 return count
-            # From now on it is one of the others, and not looked at again.
+            # From now on it is a link like the others, and not moved again.
             Path(entry.path).unlink()
             (self.private / entry.name).symlink_to(target.resolve())
             count += 1
@@ -182,7 +181,7 @@ def _lock(directory: Path) -> int:
     held = os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with contextlib.suppress(OSError):  # where the file system has no locks nothing is removed
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Named only now: what has this name and no lock is of a process that is gone.
+        # Named only now: a file of this name without a lock belongs to a process that is gone.
         partial.rename(directory / _LOCK)
     return held
 
@@ -190,7 +189,7 @@ def _lock(directory: Path) -> int:
 def _remove_left() -> None:
     """Remove the private directories of processes of ours that were killed.
 
-    Anybody may put something of that name into a directory for temporary files.
+    Anybody may create something of that name in a directory for temporary files.
     """
     for own in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):

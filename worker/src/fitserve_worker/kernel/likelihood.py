@@ -34,7 +34,7 @@ __all__ = [
     "quotient",
 ]
 
-# Divides where the true divisor vanishes; the quotient is then cut at a bound.
+# Replaces a divisor of zero; the quotient is then cut at a bound.
 _SMALLEST = 1e-300
 # Below this relative difference of rate and count log(1 + x) gives way to the logarithm.
 _FAR = -0.5
@@ -54,7 +54,7 @@ class Terms(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is fitted to: events in bins, and auxiliary measurements.
+    """The data of a fit: events in bins, and auxiliary measurements.
 
     ``mean`` and ``counted`` (columns,) and their local namesakes (bins,) are the auxiliary data
     of normal and Poisson constraints.
@@ -100,11 +100,11 @@ class Bins(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What an evaluation is made of, for the second derivatives at the same point.
+    """Parts of an evaluation, for the second derivatives at the same point.
 
-    ``step_weights`` (slots, blocks, width) and ``row_weights`` (rows,) are what d(-log L)/dr
-    for the yields r makes of F D and of r L. ``up`` and ``down`` (H,) are the former's sums
-    with the histosys variations. ``stiffness`` (columns,) are the second derivatives of the
+    ``step_weights`` (slots, blocks, width) and ``row_weights`` (rows,) are the weights of F D and
+    of r L that follow from d(-log L)/dr for the yields r. ``up`` and ``down`` (H,) are sums of the
+    former with the histosys variations. ``stiffness`` (columns,) are the second derivatives of the
     constraints.
     """
 
@@ -180,10 +180,10 @@ def evaluate(
 def far_slopes(shape: Shape, samples: tuple[SampleArrays, SampleArrays], parts: Parts) -> Array:
     """Return the slopes that interpolation has far from zero, of shape (2, columns).
 
-    They are what the objective's constraints leave out, for values above 1 and below -1, where
-    histosys modifiers are straight lines and normsys ones exponentials; all else is as it is at
-    the evaluated point. Where the first is negative and the second positive the data may be met
-    as well on one side of zero as on the other.
+    They are the slopes of the objective without its constraints, for values above 1 and below -1,
+    where histosys modifiers are straight lines and normsys ones exponentials; all else is as at
+    the evaluated point. Where the first is negative and the second positive either side of zero may
+    describe the data equally well.
     """
     first = len(samples[0].log_hi)
     weights = parts.row_weights[:first], parts.row_weights[first:]
@@ -321,7 +321,7 @@ def minimum(rest: Array, scaled: Array, data: Array, terms: LocalTerms) -> tuple
         (A + g B) - n log(A + g B) + p (g - m)^2 / 2 + t g - c log(g)
 
     is a root of a quadratic equation: p is the inverse variance of a normal constraint around m,
-    t and c are rate and count of a Poisson one, and only one of the two is there. The terms are
+    t and c are rate and count of a Poisson one, and there is only one of the two. The terms are
     convex in g, so that the minimum between bounds is the root clipped to them.
 
     Parameters

@@ -1,19 +1,18 @@
 """Minimisation between bounds: Newton's method with the exact Hessian.
 
-Parameters at a bound that the gradient pushes against it are left out of a step, and steps
-are cut at the bounds (a projected Newton method). Where the Hessian is not positive definite
-the Fisher information takes its place: expected instead of observed curvature, positive by
-construction, and much better at leaving such a region than a Hessian made positive by
-damping. A step that gains too little of what it promised is damped in the manner of
-Levenberg and Marquardt.
+Parameters that the gradient pushes against a bound are left out of a step, and steps are cut at
+the bounds (a projected Newton method). Where the Hessian is not positive definite the Fisher
+information takes its place: expected instead of observed curvature, positive by construction,
+and much better at leaving such a region than a Hessian made positive by damping. A step that
+gains much less than predicted is damped in the manner of Levenberg and Marquardt.
 
-A Hessian costs several gradients, and near the minimum it hardly changes: there a step is
-made with that of the point before as long as this takes the fit on fast enough.
+A Hessian costs several gradients, and near the minimum it hardly changes: there steps reuse the
+Hessian of an earlier point as long as the fit goes on fast enough.
 
-The fit ends on the estimated distance to the minimum (EDM) in units of -log L, half the
-gradient times the Newton step, with the last Hessian at the new point. After it has become
-small enough one more step is made, whose end is evaluated. How small that is depends on the
-goal: a fit that only asks which minimum it leads to ends much earlier.
+The estimated distance to the minimum (EDM), in units of -log L, decides when a fit ends. It is
+half the gradient at the new point times the Newton step with the last Hessian. Once it is small
+enough one more step is made, whose end is evaluated. How small depends on the goal: a fit that
+only asks which minimum it leads to ends much earlier.
 """
 
 from __future__ import annotations
@@ -41,28 +40,31 @@ __all__ = ["TOLERANCE", "Minimum", "Problem", "minimise", "no_minima"]
 TOLERANCE = 1e-9
 """EDM of a converged fit, in units of -log L."""
 
-# The last step is made from no further away than this; with an old Hessian one from here on,
-# if the step before was as good as this.
+# The last step is made from no further away than this; steps with an old Hessian from no further
+# than this, if the step before reduced the EDM to this fraction.
 _LAST_STEP = 1e-5
 _OLD_HESSIAN = 1e-2, 0.03
 _ROUGH_HESSIAN = 0.5, 0.2
 _STALLED = 0.5
 _LEAST_EDM = 1e-100
-# Damping: where it starts, below what it is none, and what is a good and a poor gain.
+# Damping: its first value, the value below which there is none, and what good, poor and useless
+# gains are.
 _FIRST_DAMPING, _NO_DAMPING = 3e-2, 1e-2
 _GOOD, _POOR, _USELESS = 0.75, 0.25, 1e-4
-# Added to the diagonal: this fraction of what it would be if nothing cancelled, or of that.
+# Added to the diagonal: this fraction of its value without cancellations, which counts as at least
+# this much.
 _RIDGE, _LEAST = 1e-12, 1e-2
-# Derivatives of a parameter that acts on nothing.
+# Smaller derivatives are those of a parameter that acts on nothing.
 _NOTHING = 1e-20
-# Slopes, in units of the constraint's standard deviation, that do not draw off a kink.
+# Smaller slopes, in units of the constraint's standard deviation, do not move a parameter off a
+# kink.
 _LEVEL = 1e-8
-# Gains below this fraction of the objective are rounding.
+# Smaller gains, as fractions of the objective, are rounding.
 _ROUNDING = 1e-13
 
 
 class Problem(NamedTuple):
-    """What to minimise, between which bounds, each (columns,).
+    """What to minimise, and the bounds, each (columns,).
 
     ``function`` takes a point and the side of kinks, ``curvature`` and ``slopes`` the parts of
     an evaluation. ``kinked`` marks parameters whose derivative may jump at zero.
@@ -99,7 +101,7 @@ class Minimum(NamedTuple):
 
 
 def no_minima(count: int, columns: int, bins: int) -> Minimum:
-    """Return room for the minima of ``count`` fits, with the fit as first axis."""
+    """Return empty arrays for the minima of ``count`` fits, with the fit as first axis."""
     number, truth = jnp.zeros(count), jnp.zeros(count, dtype=bool)
     steps = jnp.zeros(count, dtype=jnp.int32)
     each, local = jnp.zeros((count, columns)), jnp.zeros((count, bins))
@@ -135,7 +137,7 @@ def minimise(
     bins: int,
     model_bins: int,
     goal: Goal = USUAL,
-    known: Array | float = jnp.nan,
+    minimum: Array | float = jnp.nan,
 ) -> Minimum:
     """Minimise from a start, which is moved between the bounds if it is not there.
 
@@ -149,8 +151,8 @@ def minimise(
         Numbers of bins of the evaluation, and of the curvature.
     goal
         When the fit ends.
-    known
-        A minimum that is known, (columns,).
+    minimum
+        A known minimum, (columns,).
     """
 
     def step(state: _State) -> _State:
@@ -184,7 +186,7 @@ def minimise(
         edm = 0.5 * left @ ahead
         in_sight = jax.lax.cond(
             goal.rough > 0,
-            lambda: _distance(factor, jnp.where(active, x - ahead - known, 0.0)) < goal.rough,
+            lambda: _distance(factor, jnp.where(active, x - ahead - minimum, 0.0)) < goal.rough,
             lambda: jnp.zeros((), dtype=bool),
         )
         freed = ~active & ~resting & ~flat & ~_blocked(x, at.gradient, low, high)
@@ -192,7 +194,7 @@ def minimise(
         same = good & ~first & ~jnp.any(freed | turning | (side != state.side))
         shrinking = edm / jnp.maximum(jnp.maximum(state.edm, edm), _LEAST_EDM)
         near = (edm * shrinking < goal.left) & (edm < _LAST_STEP)
-        # Below this there is only rounding, which no further step takes away.
+        # Below this there is only rounding, which no further step removes.
         near |= (edm < TOLERANCE) & (shrinking > _STALLED)
         near |= positive & ((edm < goal.rough) | in_sight)
         old, fast = jax.tree.map(
@@ -285,7 +287,7 @@ def _finish(problem: Problem, state: _State) -> Minimum:
     x = jnp.clip(state.x - move, low, high)
     end, parts = problem.function(x, state.side)
     _, after = left_at(x, end.gradient)
-    # Where parameters act alike the step may lead along them and away.
+    # Where parameters act alike the step may lead far away along them.
     nearer = state.done & (after <= before)
     edm = jnp.where(nearer, after, before)
     return Minimum(
@@ -308,7 +310,7 @@ def _blocked(x: Array, gradient: Array, lower: Array, upper: Array) -> Array:
 
 
 def _flat(state: _State) -> Array:
-    """Tell which parameters the objective does not depend on, by all that can be seen here."""
+    """Tell which parameters the objective does not seem to depend on here."""
     bend = state.bend
     slope, second = jnp.abs(state.at.gradient), jnp.abs(diagonal_of(bend.hessian))
     return (bend.stiffness == 0) & (slope < _NOTHING) & (second < _NOTHING)
@@ -317,8 +319,8 @@ def _flat(state: _State) -> Array:
 def _factor(bend: Curvature, active: Array, damping: Array) -> tuple[Array, Array]:
     """Return a Cholesky factor of the quadratic model's matrix, damped.
 
-    It is that of the Hessian if this is positive definite (the second value tells), otherwise
-    that of the Fisher information. Parameters that are not active have unit rows.
+    The matrix is the Hessian if this is positive definite (the second value says so), otherwise
+    the Fisher information. Parameters that are not active have unit rows.
     """
 
     def factorise(matrix: Array, diagonal: Array) -> Array:
@@ -359,15 +361,15 @@ def _sides(problem: Problem, state: _State) -> tuple[Array, Array, Array, Array]
     low, high, side = problem.lower, problem.upper, state.side
     if problem.kinked is None:
         return side, low, high, jnp.zeros(len(side), dtype=bool)
-    x, here, there = state.x, state.at.gradient, state.at.other
-    # What a parameter with such a slope could gain is far below the tolerance.
+    x, here, across = state.x, state.at.gradient, state.at.other
+    # With such a slope a parameter could gain far less than the tolerance.
     level = _LEVEL * jnp.sqrt(state.bend.stiffness)
-    above, below = jnp.where(side > 0, here, there), jnp.where(side > 0, there, here)
+    above, below = jnp.where(side > 0, here, across), jnp.where(side > 0, across, here)
     falls_up, falls_down = above < -level, below > level
     up = falls_up & (~falls_down | (-above >= below))
     at_kink = problem.kinked & (x == 0)
-    wanted = jnp.where(up, 1.0, jnp.where(falls_down, -1.0, side))
-    new = jnp.where(at_kink, wanted, jnp.where(x > 0, 1.0, jnp.where(x < 0, -1.0, side)))
+    downhill = jnp.where(up, 1.0, jnp.where(falls_down, -1.0, side))
+    new = jnp.where(at_kink, downhill, jnp.where(x > 0, 1.0, jnp.where(x < 0, -1.0, side)))
     resting = at_kink & ((new != side) | ~(falls_up | falls_down))
     low = jnp.where(problem.kinked & (new > 0), jnp.maximum(low, 0.0), low)
     high = jnp.where(problem.kinked & (new < 0), jnp.minimum(high, 0.0), high)

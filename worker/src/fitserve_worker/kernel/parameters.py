@@ -5,7 +5,7 @@ them those of ``pyhf.parameters.reduce_paramsets_requirements`` (pyhf 0.7.6).
 
 All samples of a channel share the widths of its staterror: the relative uncertainty of a bin is
 the quadratic sum of the samples' uncertainties over the sum of the yields of all samples with the
-modifier. A bin where it is zero has its parameter fixed, and its constraint given unit width.
+modifier. Where it is zero the bin's parameter is fixed, and its constraint has unit width.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CONSTRAINT: dict[Kind, Constraint] = {
     Kind.SHAPESYS: "poisson",
     Kind.STATERROR: "normal",
 }
-# What an override may set besides initial values, bounds and whether it is fixed.
+# What an override may set besides initial values, bounds, and whether a parameter is fixed.
 _CONSTRAINT_KEYS: dict[Kind, tuple[str, ...]] = {
     Kind.ALPHA: ("auxdata",),
     Kind.LUMI: ("auxdata", "sigmas"),
@@ -52,9 +52,9 @@ _CONSTRAINT_KEYS: dict[Kind, tuple[str, ...]] = {
 class ParameterSet:
     """The parameters of one name; every array has shape (n,).
 
-    ``aux`` is the auxiliary measurement and ``scale`` what belongs to it: the standard
-    deviation of a normal constraint, the rate per unit of the parameter of a Poisson one.
-    Without a constraint both are zero.
+    ``aux`` is the auxiliary measurement. ``scale`` is the standard deviation of a normal
+    constraint, the rate per unit of the parameter of a Poisson one. Without a constraint both are
+    zero.
     """
 
     name: str
@@ -78,19 +78,19 @@ class ParameterSet:
 
 def overrides(measurement: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the parameter configurations of a measurement by parameter name."""
-    found: dict[str, dict[str, Any]] = {}
+    configured: dict[str, dict[str, Any]] = {}
     try:
         for parameter in measurement["config"]["parameters"]:
             name = parameter["name"]
-            if name in found:
+            if name in configured:
                 raise UnsupportedModelError(f"parameter {name!r} is configured twice")
             unknown = set(parameter) - {"name", *_OVERRIDABLE}
             if unknown:
                 raise UnsupportedModelError(f"parameter {name!r} is configured with {unknown}")
-            found[name] = parameter
+            configured[name] = parameter
     except (KeyError, TypeError) as error:
         raise UnsupportedModelError(f"the measurement cannot be read: {error}") from error
-    return found
+    return configured
 
 
 def parameter_set(
@@ -131,7 +131,7 @@ def parameter_set(
 def _default(
     name: str, kind: Kind, size: int, scale: FloatArray | None, fixed: BoolArray | None
 ) -> ParameterSet | None:
-    """Return what pyhf makes without a configuration: nothing for lumi."""
+    """Return pyhf's parameters without a configuration: none for lumi."""
     one, zero = np.ones(size), np.zeros(size)
     free = np.zeros(size, dtype=bool) if fixed is None else fixed
     if kind is Kind.LUMI:
@@ -194,7 +194,7 @@ def _vector(
 
 
 def _flags(override: dict[str, Any], size: int, default: ParameterSet | None) -> BoolArray:
-    # One value for all of a set, also for those that pyhf fixes by itself.
+    # One value for the whole set, even for parameters that pyhf fixes by itself.
     if "fixed" in override:
         if not isinstance(override["fixed"], bool):
             raise ValueError("'fixed' is neither true nor false")
@@ -283,14 +283,14 @@ class StatErrors:
         for (name, sample), where in self.where.items():
             if where != self.nominal[name].keys():
                 raise UnsupportedModelError(
-                    f"staterror {name!r} is in other channels for sample {sample!r} than "
-                    "for the samples that share it"
+                    f"staterror {name!r} of sample {sample!r} is in other channels than those of "
+                    "the samples that share it"
                 )
         for name, by_channel in self.nominal.items():
             channels = sorted(by_channel)
             nominal = np.concatenate([by_channel[channel] for channel in channels])
             square = np.concatenate([self.square[name][channel] for channel in channels])
-            known = nominal > 0
-            sigma = np.sqrt(square) / np.where(known, nominal, np.inf)
+            positive = nominal > 0
+            sigma = np.sqrt(square) / np.where(positive, nominal, np.inf)
             fixed = sigma == 0
             yield name, Widths(np.where(fixed, 1.0, sigma), fixed)

@@ -1,8 +1,8 @@
-"""What each hypothesis makes of the background-only workspace, and what the kernel reads of it.
+"""Hypotheses: their patches applied to the background-only workspace, and read for the kernel.
 
 A signal patch nearly always adds samples to channels and nothing else; that is recognised
 without touching the workspace. Any other patch is applied in full and the result compared
-with the workspace, so that it does not matter how a patch says what it says.
+with the workspace, so that it does not matter how a patch is written.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Patched:
-    """A hypothesis: its structure and what is its own.
+    """A hypothesis: its structure, and what it does not share.
 
     ``added`` are (channel, sample JSON) of samples that the background-only workspace lacks
-    or has otherwise.
+    or that differ there.
     """
 
     structure: Structure
@@ -60,7 +60,7 @@ class Patched:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A workspace by name: channel -> sample -> JSON, as far as the kernel looks at it."""
+    """The parts of a workspace that the kernel reads, by name: channel -> sample -> JSON."""
 
     channels: dict[str, dict[str, dict[str, Any]]]
     bins: tuple[tuple[str, int], ...]
@@ -117,7 +117,7 @@ class Background:
 
 
 def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
-    """Return what a patch makes of the workspace.
+    """Apply a patch to the workspace.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def sample_names(workspace: dict[str, Any], patch: list[dict[str, Any]]) -> dict
     >>> sample_names(workspace, [add])
     {'SR': ['signal', 'background']}
     """
-    # Only names matter for what adds samples, and copying those is cheap.
+    # For patches that add samples only names matter, which are cheap to copy.
     adds = _only_adds_samples(workspace, patch) is not None
     channels = [
         {"name": channel["name"], "samples": [{"name": one["name"]} for one in channel["samples"]]}
@@ -186,8 +186,8 @@ def _only_adds_samples(
 
 
 def _with_samples(background: Background, added: list[tuple[str, dict[str, Any]]]) -> Patched:
-    # Of samples with one name in a channel the last one in its list counts (as in pyhf),
-    # and where a patch puts its own in the list is not followed here.
+    # Of samples with one name in a channel the last in the list counts (as in pyhf), and this does
+    # not follow where in the list a patch adds its own.
     names = [(channel, str(sample.get("name"))) for channel, sample in added]
     parts = background.parts
     if len(set(names)) < len(names) or not background.kept.isdisjoint(names):
@@ -233,11 +233,11 @@ def _take_apart(workspace: dict[str, Any], options: ModelOptions) -> Parts:
         for channel in workspace["channels"]:
             name = channel["name"]
             if name in channels:
-                raise UnsupportedModelError(f"channel {name!r} is there twice")
+                raise UnsupportedModelError(f"there are two channels {name!r}")
             for sample in channel["samples"]:
                 if sample["name"] in channels[name]:
                     raise UnsupportedModelError(
-                        f"sample {sample['name']!r} is twice in channel {name!r}"
+                        f"channel {name!r} has two samples {sample['name']!r}"
                     )
                 channels[name][sample["name"]] = sample
             bins[name] = len(channel["samples"][0]["data"])
@@ -263,9 +263,9 @@ class Member(NamedTuple):
     """A hypothesis.
 
     ``samples`` and ``usage`` are of the samples it adds. ``common`` are the parameter sets of
-    the background, shared by all hypotheses with the same measurement; ``sets`` are those of
-    its own, and the staterrors, whose widths depend on all samples. ``observed`` are the
-    events in each bin, of shape (bins,).
+    the background, shared by all hypotheses with the same measurement; ``sets`` are its own, and
+    the staterrors, whose widths depend on all samples. ``observed`` are the events in each bin, of
+    shape (bins,).
     """
 
     name: str
@@ -343,14 +343,14 @@ class Reader:
             sets=sets,
             observed=self._observed(patched.observations),
         )
-        known = self._poi in member.sets or self._poi in member.common
-        if known or not may_lack_poi:
+        has_poi = self._poi in member.sets or self._poi in member.common
+        if has_poi or not may_lack_poi:
             self._check_poi(member)
         return member
 
     def _common_sets(self, measurement: dict[str, Any]) -> dict[str, ParameterSet]:
-        for known, sets in self._common:
-            if known is measurement or known == measurement:
+        for earlier, sets in self._common:
+            if earlier is measurement or earlier == measurement:
                 return sets
         configured = overrides(measurement)
         sets = {
@@ -384,7 +384,7 @@ class Reader:
         return parameter_set(name, kind, size, configured.get(name), scale=rate, fixed=~valid)
 
     def _observed(self, observations: Mapping[str, Any]) -> FloatArray:
-        found = []
+        events = []
         for channel, count in self.bins.items():
             if channel not in observations:
                 raise UnsupportedModelError(f"channel {channel!r} has no observed data")
@@ -393,18 +393,18 @@ class Reader:
                 raise UnsupportedModelError(
                     f"the observed data of channel {channel!r} are not {count} counts"
                 )
-            found.append(data)
-        return np.concatenate(found)
+            events.append(data)
+        return np.concatenate(events)
 
     def _check_bins(self, samples: Iterable[Sample]) -> None:
         for sample in samples:
             if len(sample.nominal) != self.bins[sample.channel]:
                 raise UnsupportedModelError(
-                    f"sample {sample.name!r} has not the bins of channel {sample.channel!r}"
+                    f"sample {sample.name!r} does not have the bins of channel {sample.channel!r}"
                 )
 
     def _check_shapefactors(self, usage: Usage) -> None:
-        """See that a hypothesis leaves the number of parameters of the background's alone."""
+        """Check that a hypothesis does not change the sizes of the background's shapefactors."""
         for name in usage.channels.keys() & self.usage.channels.keys():
             if self.usage.kind(name) is Kind.SHAPEFACTOR:
                 both = Usage(
@@ -413,7 +413,7 @@ class Reader:
                 )
                 if both.size(name, self.bins) != self.usage.size(name, self.bins):
                     raise UnsupportedModelError(
-                        f"shapefactor {name!r} is shared with an earlier channel of other size"
+                        f"shapefactor {name!r} is shared with an earlier channel of another size"
                     )
 
     def _check_poi(self, member: Member) -> None:

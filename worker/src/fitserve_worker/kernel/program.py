@@ -1,7 +1,7 @@
 """The compiled programs: many fits, each to its own hypothesis and data, or the details of one.
 
-One of them serves all fits of a shape, however many hypotheses there are: those on observed
-and Asimov data, with the parameter of interest fixed or free, and toys.
+One program serves all fits of a shape, however many hypotheses there are: to observed and Asimov
+data and to toys, with the parameter of interest fixed or free.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Models(NamedTuple):
 class Jobs(NamedTuple):
     """Fits to do, with the fit as first axis.
 
-    ``hypothesis`` is an index into `Models`, ``known`` a minimum that is known (NaN: none).
+    ``hypothesis`` is an index into `Models`, ``minimum`` a known minimum (NaN: none).
     """
 
     hypothesis: DeviceArray
     start: DeviceArray
-    known: DeviceArray
+    minimum: DeviceArray
     bounds: Bounds
     target: Target
 
@@ -90,7 +90,7 @@ def _fit(shape: Shape, models: Models, job: Jobs, goal: Goal) -> Minimum:
         return far_slopes(shape, (models.background, added), parts)
 
     problem = Problem(function, bend, slopes, job.bounds.lower, job.bounds.upper, shape.kinked)
-    return minimise(problem, job.start, shape.bins, len(models.slots), goal, job.known)
+    return minimise(problem, job.start, shape.bins, len(models.slots), goal, job.minimum)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "in_turn"))
@@ -120,7 +120,7 @@ def run(
         last step. A GPU does all at once.
     """
     if not in_turn:
-        # What only pads gets bounds without room, and is done at once.
+        # Padding gets equal bounds, and is done at once.
         idle = (jnp.arange(len(jobs.start)) >= count)[:, None]
         upper = jnp.where(idle, jobs.bounds.lower, jobs.bounds.upper)
         jobs = jobs._replace(bounds=jobs.bounds._replace(upper=upper))
@@ -134,8 +134,8 @@ def run(
     blank = no_minima(len(jobs.start), shape.columns, shape.bins)
 
     def step(index: Array, done: Minimum) -> Minimum:
-        found = _fit(shape, models, job(index), goal)
-        more: Minimum = jax.tree.map(lambda every, own: every.at[index].set(own), done, found)
+        minimum = _fit(shape, models, job(index), goal)
+        more: Minimum = jax.tree.map(lambda every, own: every.at[index].set(own), done, minimum)
         return more
 
     one_by_one: Minimum = jax.lax.fori_loop(0, count, step, blank)
@@ -150,10 +150,10 @@ def evaluate_at(shape: Shape, models: Models, jobs: Jobs) -> tuple[Evaluation, C
         added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
         samples = (models.background, added)
         side = jnp.ones(shape.columns)
-        found, parts = evaluate(
+        evaluation, parts = evaluate(
             shape, samples, terms, job.target, local_bounds(job), job.start, side
         )
-        return found, curvature(shape, terms, job.target, models.slots, parts)
+        return evaluation, curvature(shape, terms, job.target, models.slots, parts)
 
     every: tuple[Evaluation, Curvature] = jax.lax.map(one, jobs)
     return every
@@ -163,8 +163,8 @@ class Seconds(NamedTuple):
     """Second derivatives of -log L in all parameters, local ones included.
 
     ``columns`` (columns, columns), ``mixed`` (model bins, columns) and ``local`` (model bins,),
-    which is the diagonal: local parameters of different bins have none in common. ``gradient``
-    (columns,) are the first ones.
+    a diagonal, since local parameters of different bins have no mixed ones. ``gradient``
+    (columns,) has the first derivatives.
     """
 
     columns: DeviceArray
@@ -196,7 +196,9 @@ def seconds_at(shape: Shape, models: Models, job: Jobs) -> Seconds:
     added, terms = jax.tree.map(lambda leaf: leaf[job.hypothesis], (models.added, models.terms))
     samples = (models.background, added)
     side = jnp.ones(shape.columns)
-    found, parts = evaluate(shape, samples, terms, job.target, local_bounds(job), job.start, side)
+    evaluation, parts = evaluate(
+        shape, samples, terms, job.target, local_bounds(job), job.start, side
+    )
     bend = curvature(shape, terms, job.target, models.slots, parts)
     rows, bins, slots = parts.rows, parts.bins, models.slots
     local = bins.local.reshape(shape.blocks, shape.width)
@@ -209,7 +211,7 @@ def seconds_at(shape: Shape, models: Models, job: Jobs) -> Seconds:
         columns=bend.hessian,
         mixed=bins.slope[slots, None] * scaled + (bins.bend * bins.scaled)[slots, None] * full,
         local=(bins.bend * bins.scaled**2 + of_constraint)[slots],
-        gradient=found.gradient,
+        gradient=evaluation.gradient,
     )
 
 
@@ -232,7 +234,7 @@ def negative_yields_at(
     hypothesis: DeviceArray,
     point: tuple[DeviceArray, DeviceArray],
 ) -> DeviceArray:
-    """Return the events of samples that expect less than none, of shape (model bins,).
+    """Return the events of samples that expect negative ones, of shape (model bins,).
 
     Parameters
     ----------
@@ -265,7 +267,7 @@ def sample_yields_at(
     point
         Columns (columns,) and local parameters (bins,).
     ends
-        Between which values of each column to take the slope, of shape (2, columns).
+        The two values of each column between which the slope is taken, of shape (2, columns).
     """
     samples = _samples(models, hypothesis)
     x, local = point

@@ -1,4 +1,4 @@
-"""Reasons to doubt a fit, which of two to believe, and fits tried again where they fail."""
+"""Reasons to doubt a fit, which of two fits is better, and retries of those that fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SLACK", "better", "doubts", "persistent", "sound"]
 
 SLACK = 1e-7
 """Fits may differ by this much in -log L in the wrong direction."""
-# Expected events that stand for none at all: parameters of zero are not quite zero in a fit.
+# Fewer expected events count as none: parameters of zero are not quite zero in a fit.
 _NONE = 1e-30
 
 
@@ -27,7 +27,7 @@ def sound(fits: Fits) -> BoolArray:
 
 
 def better(first: Fits, second: Fits) -> Fits:
-    """Return of each two fits the sound one, or the lower one if both are or neither is."""
+    """Return the sound one of each two fits, or the lower one if both or neither are sound."""
     lower = (second.value < first.value - SLACK) | ~np.isfinite(first.value)
     takes = np.where(sound(first) == sound(second), lower, sound(second))
     return first.replaced(np.flatnonzero(takes), second.take(takes))
@@ -42,7 +42,7 @@ def persistent(
     *,
     exact: bool = False,
 ) -> Fits:
-    """Fit from the first start, and from the others where that does not converge.
+    """Fit from the first start, and from the others where it does not converge.
 
     A kink at zero may have a minimum on either side of it: each is tried.
 
@@ -55,7 +55,7 @@ def persistent(
     starts
         Where to start, each of shape (fits, columns).
     data, bounds
-        What each fit is made to, and between what.
+        The data and the bounds of each fit.
     exact
         Whether the parameters, not only the minimum, enter results.
     """
@@ -78,7 +78,7 @@ def persistent(
 
 
 def doubts(loaded: Loaded, fits: Fits, at: int, events: FloatArray | None = None) -> list[str]:
-    """Return what speaks against a fit, in words that go on from "the fit".
+    """Return the reasons to doubt a fit, each the end of a sentence that begins "the fit".
 
     Parameters
     ----------
@@ -87,22 +87,22 @@ def doubts(loaded: Loaded, fits: Fits, at: int, events: FloatArray | None = None
     fits
         Fits; one for each of them, unless ``events`` are given.
     at
-        Which one to judge.
+        Index of the fit to judge.
     events
-        What it was made to, of shape (bins,); by default the observed events.
+        The fitted events, of shape (bins,); by default the observed ones.
     """
-    found = []
+    reasons = []
     if not fits.converged[at]:
-        found.append("did not converge")
+        reasons.append("did not converge")
     if not fits.positive[at]:
-        found.append("ended where the Hessian is not positive definite")
+        reasons.append("ended where the Hessian is not positive definite")
     made_to = loaded.observed.events[at] if events is None else events
     yields, data = fits.yields[at, loaded.slots], made_to[loaded.slots]
     if (yields < 0).any():
-        found.append("expects less than no events in a bin")
+        reasons.append("expects negative events in a bin")
     if ((np.abs(yields) < _NONE) & (data > 0)).any():
-        found.append("expects nothing in a bin with events")
+        reasons.append("expects nothing in a bin with events")
     beyond = loaded.discontinuous
     if beyond is not None and (np.abs(fits.x[at, beyond]) >= 1).any():
-        found.append("ended beyond a jump of pyhf's code 2, at +-1")
-    return found
+        reasons.append("ended beyond a jump of pyhf's code 2, at +-1")
+    return reasons

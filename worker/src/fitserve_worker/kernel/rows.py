@@ -1,4 +1,4 @@
-"""Rows of samples at a point: yields, and what their derivatives are made of.
+"""Rows of samples at a point: yields, and the parts of their derivatives.
 
 The yields of a row are F(x) H(x), F the product of its factors (normsys and all that
 multiplies) and H the sum of its terms (nominal and histosys). With L the derivatives of
@@ -14,8 +14,7 @@ functions u and d belong to a parameter alone, so that a whole column of bins is
 two multiplications.
 
 Formulae: CERN-OPEN-2012-016, section 4.1. pyhf's code 2 differs from it beyond +-1, where it is
-not continuous, and from one version of pyhf to the next; here it is what the installed one
-computes.
+not continuous, and from one version of pyhf to the next; here it is that of the installed pyhf.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ __all__ = [
 ]
 
 TINY = 1e-60
-"""Stands for a parameter of zero in quotients r / x. The products it enters are as good as
-with zero, and no power of it that occurs leaves the range of a double."""
+"""Replaces a parameter of zero in quotients r / x. The products it enters are as good as with
+zero, and all powers of it that occur are within the range of a double."""
 
 
 class Rows(NamedTuple):
@@ -80,7 +79,7 @@ class Rows(NamedTuple):
 
     def steps_by_bin(self, weights: Array) -> Array:
         """Return the weighted sum of ``steps`` over samples, of shape (bins, H)."""
-        # Written out, since XLA would transpose the array for a contraction of this axis.
+        # Written out, since XLA would transpose the array to contract this axis.
         terms = [
             part[slot, ..., None] * steps[slot]
             for part, steps in zip(self.spread(weights), self.steps, strict=True)
@@ -182,21 +181,21 @@ class _Lines(NamedTuple):
 
 @functools.cache
 def code2_lines() -> tuple[_Lines, _Lines]:
-    """Return what the basis functions of code 2, up and down, are beyond +-1.
+    """Return the basis functions of code 2, up and down, beyond +-1.
 
-    Their slopes are the same in all versions of pyhf so far, and their offsets are not: 0.7.6
-    has (b - 2a) x below -1, its main branch since (b - 2a)(x + 1) (scikit-hep/pyhf#2668), and
-    neither is continuous, as ROOT's is (scikit-hep/pyhf#2729). A version number does not tell
-    them apart, as that of a development version counts from an old release; so pyhf is asked.
+    Their slopes are the same in all versions of pyhf so far, but their offsets are not: 0.7.6
+    has (b - 2a) x below -1, its main branch later (b - 2a)(x + 1) (scikit-hep/pyhf#2668), and
+    neither is continuous, as ROOT's is (scikit-hep/pyhf#2729). Version numbers do not tell them
+    apart, since those of development versions count from an old release; so pyhf computes them.
     """
     import pyhf
 
     up_only, down_only = [[0.0], [0.0], [1.0]], [[-1.0], [0.0], [0.0]]
-    # It may be asked while a program is traced, and pyhf may compute with JAX.
+    # This may be called while a program is traced, and pyhf may compute with JAX.
     with jax.ensure_compile_time_eval():
         code2 = pyhf.interpolators.code2([[up_only, down_only]], subscribe=False)
-        found = code2(pyhf.tensorlib.astensor([[2.0, 3.0, -2.0, -3.0]]))
-        at = [[float(one) for one in found[0, side, :, 0]] for side in (0, 1)]
+        values = code2(pyhf.tensorlib.astensor([[2.0, 3.0, -2.0, -3.0]]))
+        at = [[float(one) for one in values[0, side, :, 0]] for side in (0, 1)]
 
     def lines(two: float, three: float, minus_two: float, minus_three: float) -> _Lines:
         high, low = three - two, minus_two - minus_three

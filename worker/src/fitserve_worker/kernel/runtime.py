@@ -2,8 +2,7 @@
 
 This is the only place that configures JAX: float64, compiled programs on disk, one thread
 for each fit (several fits run side by side instead), memory of a GPU taken as it is needed.
-The device is chosen by the environment (``JAX_PLATFORMS``); where that names a device that
-is not there, JAX raises.
+The environment chooses the device (``JAX_PLATFORMS``); JAX raises if there is none of that name.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ MAX_STEPS = 100
 class Goal(NamedTuple):
     """When a fit ends, with EDMs in units of -log L.
 
-    After ``most`` evaluations of the gradient; before its last step if that is expected to
-    leave an EDM of ``left``. One that only asks which minimum it leads to ends where the EDM is
-    ``rough``, or the end in sight as close as this to a known minimum.
+    It ends after ``most`` evaluations of the gradient, or before its last step if this is expected
+    to leave an EDM of ``left``. A fit that only asks which minimum it leads to ends where the EDM
+    is ``rough``, or where the predicted end is as close as this to a known minimum.
     """
 
     most: DeviceArray | int = MAX_STEPS
@@ -49,13 +48,13 @@ class Goal(NamedTuple):
 
 
 USUAL = Goal()
-"""The goal of fits whose minimum is what counts."""
+"""The goal of fits of which only the minimum counts."""
 
 THREADS = "FITSERVE_THREADS"
 """Names the environment variable with the number of threads to fit with; by default one."""
 
-# Trying variants of a GPU's code takes longer than it ever saves here: half a minute of 50 s
-# for an analysis with 1,000 bins, whose 10 fits then take 0.15 s instead of 0.25 s.
+# Trying variants of a GPU's code takes longer than it saves here: half a minute of 50 s for an
+# analysis with 1,000 bins, whose 10 fits then take 0.15 s instead of 0.25 s.
 _FLAGS = "--xla_cpu_multi_thread_eigen=false --xla_gpu_autotune_level=0"
 # Hypotheses on the device, and fits in one call of the compiled program. On a CPU these run
 # one after the other, for the sake of its cache.
@@ -88,9 +87,10 @@ class Runtime(NamedTuple):
     cache: JitCache
 
     def calls(self, size: int) -> tuple[int, ...]:
-        """Return for how many fits of a size in bytes programs are compiled, in rising order.
+        """Return the numbers of fits for which programs are compiled, in rising order.
 
-        On a GPU these are two: a few fits should not wait for what pads them to many.
+        ``size`` is that of a fit, in bytes. On a GPU there are two numbers: a few fits should not
+        wait for the padding to many.
         """
         if self.in_turn:
             return (self.capacity,)
@@ -117,7 +117,7 @@ def _set_up() -> Runtime:
         # Read when JAX is imported; a later change has no effect.
         os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # The matrices are too small for more than one thread, which LAPACK does not know.
+    # The matrices are too small for more than one thread, but LAPACK would start more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import jax
 

@@ -1,7 +1,7 @@
 """Samples and their modifiers, read from the JSON of a workspace into arrays.
 
 Nothing is assumed to be valid: what is missing, of the wrong shape or unknown raises
-`UnsupportedModelError`, and pyhf then says what it thinks of it.
+`UnsupportedModelError`, and pyhf then gives the reason to the user.
 """
 
 from __future__ import annotations
@@ -97,11 +97,10 @@ def read_sample(channel: str, spec: Any) -> Sample:
 
 
 def most_same_sided(samples: Iterable[Sample]) -> float:
-    """Return how far systematics move a bin to the same side up and down, all together.
+    """Return how far systematics together move a bin to the same side up and down.
 
-    In standard deviations of the nominal events of the bin for which this is the most. Of each
-    systematic the smaller one of its two variations counts, where both move the bin up or both
-    move it down.
+    In standard deviations of the nominal events, for the bin where this is largest. The smaller
+    variation of each systematic counts, where both move the bin up or both move it down.
     """
     channels: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -153,7 +152,7 @@ def _read(channel: str, spec: dict[str, Any]) -> Sample:
     for (name, _), uncertainty in factors.items():
         if uncertainty is not None and uncertainty.shape != (bins,):
             raise UnsupportedModelError(
-                f"modifier {name!r} of sample {spec['name']!r} in {channel!r} has not "
+                f"modifier {name!r} of sample {spec['name']!r} in {channel!r} does not have "
                 "one value for every bin"
             )
     norms = _block(normsys.values(), (len(normsys), 2))

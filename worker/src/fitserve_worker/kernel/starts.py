@@ -1,13 +1,13 @@
-"""Other places for fits to start, and whether they lead to the same minimum.
+"""Other starts for fits, and whether they lead to the same minimum.
 
 A likelihood may have several minima, and Newton's method ends in the one that its start leads
-to. Fits are therefore looked at from other starts: free ones, and all of a small model, from
-initial values and stronger signals, every one from the other side of zero of parameters that may
-serve as well there, and those of a hypothesis for which something is unusual from many. Where
+to. Fits are therefore tried from other starts: free ones, and all of a small model, from the
+initial values and from stronger signals; every fit with parameters moved across zero where they
+may do as well there; and those of a hypothesis with something unusual from many starts. Where
 many systematics move a bin the same way up and down, each choice of their sides may be a minimum,
-and starts lead to one that is near. Fits with weak constraints have few minima: these fits come
-first there, and lead to the low ones. All of them end early, as soon as they say which minimum
-they lead to; what may be lower is fitted to the end.
+and a start only leads to one nearby. Fits with weak constraints have few minima: there they come
+first, and lead to the low ones. All these fits end early, as soon as it is clear which minimum
+they lead to; those that may be lower are fitted to the end.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel.arrays import Bounds, Data
     from fitserve_worker.kernel.fits import Fits, Loaded
 
-__all__ = ["AMBIGUOUS", "Asked", "SecondMinima", "deepened", "falling", "nearest"]
+__all__ = ["AMBIGUOUS", "Cases", "SecondMinima", "deepened", "falling", "nearest"]
 
 AMBIGUOUS = 5e-3
-"""Of two minima that are as close as this, in -log L, either may be the one that the parameters
-of a fit are of, and so those of Asimov data."""
+"""With two minima as close as this, in -log L, the fitted parameters may belong to either, and so
+may Asimov data."""
 
 # A fit that ended early is in the basin of a minimum if its EDM, in -log L, is below this.
 _IN_BASIN = 0.05
@@ -39,62 +39,61 @@ _IN_BASIN = 0.05
 _SAME = 1e-3
 _SLIGHT = 1e-2
 _APART = 0.3
-# Another minimum up to this much above the lowest, in -log L, is a reason for more starts.
+# Another minimum no further above the lowest than this, in -log L, is a reason for more starts.
 _RIVAL = 12.5
 # The lowest minimum may not be the lowest if no more than this many of enough starts led there.
 _ENOUGH = 12
 _RARE = 1
-# Random starts where something is unusual, in models that are not small and in those that are,
-# how many of them small models have in any case, and how far they scatter, in standard deviations.
+# Random starts where something is unusual, in large and in small models; how many of them small
+# models always get; and how far they scatter, in standard deviations.
 _STARTS = 24
 _MANY = 96
 _ALWAYS = 8
 _SCATTER = (1.0, 2.0, 4.0)
 _SEED = 20210317
-# Values of parameters without a constraint scatter by this factor, and signal strengths from
-# this part of their range on.
+# Parameters without a constraint scatter by this factor, signal strengths from this fraction of
+# their range upwards.
 _FACTOR = 1.0
 _LEAST_POI = 1e-3
-# Signal strengths to start from, as parts of their range, in models that are not small and in
-# those that are; and how much -log L rises with a strength that is excluded.
+# Signal strengths to start from, as fractions of their range, in large and in small models; and
+# the rise of -log L at a strength that is excluded.
 _STRENGTHS = {False: (0.5,), True: (0.3, 1.0)}
 _EXCLUDED = 1.0
-# Parameters that may serve on both sides of zero: by how much the slopes on the two sides must
-# differ, in units of the constraint's; how strong the one beyond must be beside the other, which
-# is what decides where the minimum is lower; how far from zero to start at least, how many
-# parameters of a fit are looked at, and how often.
+# Parameters that may do as well on the other side of zero: by how much the slopes on the two sides
+# must differ, in units of the constraint's; how strong the one beyond must be relative to the
+# other, which decides where the minimum is lower; the least distance from zero to start at; how
+# many parameters of a fit are tried, and how often.
 _BOTH = 0.7
 _STRONG = 0.5
 _LEAST_FLIP = 0.5
 _FLIPS = 8
 _ROUNDS = 4
-# What constraints are multiplied by, one after the other, where fits with weaker ones lead to
-# minima; how far from their centres all parameters start, in their standard deviations; how many
-# free factors are held at their bounds there; and by how many standard deviations of a bin's events
-# samples may be below none in what they lead to.
+# Where fits with weaker constraints lead to minima: what constraints are multiplied by, one after
+# the other; how far from their centres all parameters start, in standard deviations; how many free
+# factors are held at their bounds; and how far below zero samples may be in the minimum, in
+# standard deviations of a bin's events.
 _WEAKER = (0.003, 0.1)
 _SIDES = (-1.0, 0.0, 1.0)
 _FACTORS = 4
 _NEGATIVE = 0.1
-# What is left between the data and a fit of it is unusual beyond so many standard deviations
-# of chi-squared.
+# A fit that misses the data by more than this many standard deviations of chi-squared is unusual.
 _TENSION = 3.0
 
 
-class Asked(NamedTuple):
+class Cases(NamedTuple):
     """Fits to make, with the fit as first axis.
 
-    ``hypothesis`` is the index of each, ``poi`` the signal strength it is held at, NaN where
-    that is free, ``data`` what it is made to.
+    ``hypothesis`` is the index of the hypothesis of each, ``poi`` the signal strength that is held
+    (NaN: free), ``data`` what is fitted.
     """
 
     hypothesis: IntArray
     poi: FloatArray
     data: Data
 
-    def take(self, which: IntArray | BoolArray) -> Asked:
+    def take(self, which: IntArray | BoolArray) -> Cases:
         """Return some of the fits."""
-        return Asked(self.hypothesis[which], self.poi[which], self.data.take(which))
+        return Cases(self.hypothesis[which], self.poi[which], self.data.take(which))
 
 
 class SecondMinima(NamedTuple):
@@ -102,8 +101,8 @@ class SecondMinima(NamedTuple):
 
     ``rival`` is how far the second minimum is above the lowest, in units of -log L, infinite
     where no start led to one. Of ``starts`` that led to any minimum ``same`` led to the lowest.
-    ``negative`` is how far below the lowest is one in which a sample expects less than no events:
-    zero if there is none.
+    ``negative`` is how far below the lowest there is a minimum in which a sample expects negative
+    events, zero if there is none.
     """
 
     rival: FloatArray
@@ -116,28 +115,28 @@ class SecondMinima(NamedTuple):
         return SecondMinima._make(array[which] for array in self)
 
     def second(self, at: int) -> dict[str, float | int | bool | str | None]:
-        """Return for a result's diagnostics how far above the second minimum is, if there is one.
+        """Return how far above the second minimum is, for a result's diagnostics, if there is one.
 
-        In units of -2 log L; what is too far above to matter is none. So is how far below there
-        is a minimum in which a sample expects less than no events.
+        In units of -2 log L; one too far above to matter does not count. So is how far below there
+        is a minimum in which a sample expects negative events.
         """
         rival, negative = float(self.rival[at]), float(self.negative[at])
-        found: dict[str, float | int | bool | str | None] = {}
+        diagnostics: dict[str, float | int | bool | str | None] = {}
         if rival < _RIVAL:
-            found["second_minimum"] = 2 * rival
+            diagnostics["second_minimum"] = 2 * rival
         if negative > 0:
-            found["negative_minimum"] = 2 * negative
-        return found
+            diagnostics["negative_minimum"] = 2 * negative
+        return diagnostics
 
     def doubts(self, at: int, close: float = 0.0) -> list[str]:
-        """Return what speaks against a fit, in words that go on from "the fit".
+        """Return the reasons to doubt a fit, each the end of a sentence that begins "the fit".
 
         Parameters
         ----------
         at
             Which fit.
         close
-            In units of -log L; a second minimum that is no further above is a doubt, too.
+            In units of -log L; a second minimum no further above is a reason too.
         """
         rival, same, starts = float(self.rival[at]), int(self.same[at]), int(self.starts[at])
         rare = starts >= _ENOUGH and same <= _RARE
@@ -148,15 +147,15 @@ class SecondMinima(NamedTuple):
 
 
 def nearest(several: Iterable[SecondMinima]) -> SecondMinima:
-    """Return of fits to the same hypotheses, for each of these, those with the nearest rival."""
+    """Return for each hypothesis, of several fits to it, the minima with the nearest rival."""
     fields = [np.stack(arrays) for arrays in zip(*several, strict=True)]
     best = np.argmin(fields[0], axis=0)
-    found = SecondMinima._make(array[best, np.arange(len(best))] for array in fields)
-    return found._replace(negative=fields[-1].max(axis=0))
+    closest = SecondMinima._make(array[best, np.arange(len(best))] for array in fields)
+    return closest._replace(negative=fields[-1].max(axis=0))
 
 
 def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) -> list[str]:
-    """Return what speaks against a profile of -log L that falls away from its minimum.
+    """Return the reasons to doubt a profile of -log L: where it falls away from its minimum.
 
     Parameters
     ----------
@@ -166,36 +165,36 @@ def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) ->
         The best-fit one, and the minimum there.
     """
     ordered = sorted([*points, best])
-    found = []
+    reasons = []
     for (low, at_low), (high, at_high) in itertools.pairwise(ordered):
         fall = at_low - at_high if low >= best[0] else at_high - at_low
         if fall > _SAME:
-            found.append(
+            reasons.append(
                 f"the profile of -2 log L falls by {2 * fall:.2g} from mu = "
                 + (f"{low:.4g} to {high:.4g}" if low >= best[0] else f"{high:.4g} to {low:.4g}")
                 + f", away from its minimum at {best[0]:.4g}"
             )
-    return found
+    return reasons
 
 
 def deepened(
-    loaded: Loaded, asked: Asked, fits: Fits, *, lead: bool = True
+    loaded: Loaded, cases: Cases, fits: Fits, *, lead: bool = True
 ) -> tuple[Fits, SecondMinima]:
-    """Look at fits from other starts, and return the lowest ones.
+    """Fit from other starts too, and return the lowest fits.
 
     Parameters
     ----------
     loaded
         The hypotheses.
-    asked, fits
+    cases, fits
         The fits, and where they ended.
     lead
-        Whether fits with weaker constraints lead to minima where the background is rugged: not
-        where the fits start from the minima of others that did.
+        Whether to look for minima with weaker constraints where the background is rugged; not
+        needed where the fits start from minima found that way.
     """
-    search = _Search(loaded, asked, fits)
-    initial = loaded.chunk.columns["init"][asked.hypothesis]
-    first = np.flatnonzero(np.isnan(asked.poi) | loaded.small)
+    search = _Search(loaded, cases, fits)
+    initial = loaded.chunk.columns["init"][cases.hypothesis]
+    first = np.flatnonzero(np.isnan(cases.poi) | loaded.small)
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
     if loaded.small:
         every = np.arange(len(initial))
@@ -205,20 +204,20 @@ def deepened(
     search.flip()
     if loaded.small:
         unusual |= search.minima().rival < _RIVAL
-    unusual = np.unique(asked.hypothesis[unusual])
+    unusual = np.unique(cases.hypothesis[unusual])
     if unusual.size:
-        rows = np.flatnonzero(np.isin(asked.hypothesis, unusual))
+        rows = np.flatnonzero(np.isin(cases.hypothesis, unusual))
         count = _MANY if loaded.small else _STARTS
         search.look((rows, starts) for starts in search.scattered(rows, count))
         search.look((rows, starts) for starts in search.others(rows))
         search.flip()
-        # What one fit found may be a start for another one of the same hypothesis.
+        # Where one fit ended may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
     if loaded.rugged and lead:
         rows = search.different()
         led = (search.led(rows, starts) for starts in search.spread(rows))
         search.look(((rows, starts) for starts in (*led, *search.at_bounds(rows))), positive=True)
-        search.look([search.from_first(np.flatnonzero(asked.poi == 0))])
+        search.look([search.from_first(np.flatnonzero(cases.poi == 0))])
         every = np.arange(len(initial))
         search.look((every, starts) for starts in search.others(every))
     search.look(search.from_lowered())
@@ -227,15 +226,15 @@ def deepened(
 
 
 class _Search:
-    def __init__(self, loaded: Loaded, asked: Asked, fits: Fits) -> None:
+    def __init__(self, loaded: Loaded, cases: Cases, fits: Fits) -> None:
         self.fits = fits
         self._loaded = loaded
-        self._asked = asked
-        self._bounds: Bounds = loaded.bounds(asked.hypothesis, asked.poi)
-        columns = {name: array[asked.hypothesis] for name, array in loaded.chunk.columns.items()}
+        self._cases = cases
+        self._bounds: Bounds = loaded.bounds(cases.hypothesis, cases.poi)
+        columns = {name: array[cases.hypothesis] for name, array in loaded.chunk.columns.items()}
         normal, poisson = columns["precision"] > 0, columns["rate"] > 0
         rate = np.where(poisson, columns["rate"], 1.0)
-        measured, counted = asked.data.mean, asked.data.counted
+        measured, counted = cases.data.mean, cases.data.counted
         self._centre = np.where(
             normal, measured, np.where(poisson, counted / rate, columns["init"])
         )
@@ -244,9 +243,9 @@ class _Search:
             normal, 1 / np.sqrt(np.where(normal, columns["precision"], 1.0)), width
         )
         self._constrained = normal | poisson
-        self._poi = loaded.chunk.poi[asked.hypothesis]
-        count = len(asked.hypothesis)
-        self._found: list[list[tuple[float, FloatArray]]] = [[] for _ in range(count)]
+        self._poi = loaded.chunk.poi[cases.hypothesis]
+        count = len(cases.hypothesis)
+        self._rivals: list[list[tuple[float, FloatArray]]] = [[] for _ in range(count)]
         self._same = np.ones(count, dtype=int)
         self._starts = np.ones(count, dtype=int)
         self._first = fits.value.copy()
@@ -255,25 +254,25 @@ class _Search:
         self._flipped: set[tuple[int, int, bool]] = set()
 
     def stronger(self, part: float) -> tuple[IntArray, FloatArray]:
-        """Return starts at a part of the range of signal strengths, where these are free.
+        """Return starts at a fraction of the range of signal strengths, where these are free.
 
-        Where a weaker signal is excluded they are not worth it, unless they cost nothing.
+        Where a weaker signal is excluded they are not worth their cost, except in small models.
         """
-        asked, columns = self._asked, self._loaded.chunk.columns
+        cases, columns = self._cases, self._loaded.chunk.columns
         excluded = np.zeros(self._loaded.size)
-        held = np.flatnonzero(asked.poi > 0)
-        np.maximum.at(excluded, asked.hypothesis[held], self.fits.value[held])
-        rise = excluded[asked.hypothesis] - self.fits.value
+        held = np.flatnonzero(cases.poi > 0)
+        np.maximum.at(excluded, cases.hypothesis[held], self.fits.value[held])
+        rise = excluded[cases.hypothesis] - self.fits.value
         worth = self._loaded.small | (rise < _EXCLUDED)
-        rows = np.flatnonzero(np.isnan(asked.poi) & (self._poi >= 0) & worth)
-        hypothesis, at = asked.hypothesis[rows], self._poi[rows]
+        rows = np.flatnonzero(np.isnan(cases.poi) & (self._poi >= 0) & worth)
+        hypothesis, at = cases.hypothesis[rows], self._poi[rows]
         starts = columns["init"][hypothesis]
         low = np.maximum(columns["lower"][hypothesis, at], 0.0)
         starts[np.arange(len(rows)), at] = low + part * (columns["upper"][hypothesis, at] - low)
         return rows, starts
 
     def flip(self) -> None:
-        """Look on the other side of zero as long as that leads to anything lower."""
+        """Look on the other side of zero as long as there are new starts there."""
         for _ in range(_ROUNDS):
             rows, starts = self.flips()
             if not rows.size:
@@ -281,10 +280,10 @@ class _Search:
             self.look([], flips=(rows, starts))
 
     def flips(self) -> tuple[IntArray, FloatArray]:
-        """Return starts on the other side of zero of parameters that may serve as well there.
+        """Return starts with parameters on the other side of zero, where they may do as well.
 
-        Many systematics move a yield the same way up and down, so that data that want it moved
-        have a minimum on either side. No start is returned twice.
+        Many systematics move a yield the same way up and down, so that there is a minimum on
+        either side if the data need it moved. No start is returned twice.
         """
         right, left = self.fits.slopes[:, 0], self.fits.slopes[:, 1]
         stiff = np.where(self._constrained, self._width, 1.0) ** -2
@@ -293,7 +292,7 @@ class _Search:
         rows, starts = [], []
         for row in np.flatnonzero((gain > _BOTH).any(axis=1)).tolist():
             x = self.fits.x[row]
-            # No further away than it was, as the slopes would have it if all else stayed.
+            # Where the slopes would take it if all else stayed, but no further away than it was.
             other = np.where(x > 0, -left[row], -right[row]) / stiff[row]
             reach = np.maximum(np.abs(x), _LEAST_FLIP)
             pulls = np.stack([-right[row], left[row]])
@@ -314,8 +313,8 @@ class _Search:
         """Return random starts, always the same."""
         generator = np.random.default_rng(_SEED)
         columns = self._loaded.chunk.columns
-        hypothesis = self._asked.hypothesis[rows]
-        # Without a parameter of interest (-1) there is none to scatter.
+        hypothesis = self._cases.hypothesis[rows]
+        # Without a parameter of interest (-1) there is nothing to scatter.
         at = tuple(np.array([np.arange(len(rows)), self._poi[rows]])[:, self._poi[rows] >= 0])
         low, high = (
             np.maximum(columns["lower"][hypothesis][at], 0.0),
@@ -339,10 +338,10 @@ class _Search:
     def different(self) -> IntArray:
         """Return the fits that have minima of their own.
 
-        Without signal all are like the first, and free ones are like this or one that is held.
+        Those without signal are all like the first; free ones are like it or like a held one.
         """
-        null = self._asked.poi == 0
-        free = np.isnan(self._asked.poi) & (self._poi >= 0)
+        null = self._cases.poi == 0
+        free = np.isnan(self._cases.poi) & (self._poi >= 0)
         return np.concatenate([np.flatnonzero(null)[:1], np.flatnonzero(~null & ~free)])
 
     def spread(self, rows: IntArray) -> list[FloatArray]:
@@ -362,39 +361,39 @@ class _Search:
     def at_bounds(self, rows: IntArray) -> list[FloatArray]:
         """Return where such fits lead with a free factor held at its lower bound.
 
-        A background that is not there at all may be a minimum, and seldom one that is near.
+        There may be a minimum without one of the backgrounds, seldom near the others.
         """
         bounds = self._bounds.take(rows)
         free = ~self._constrained[rows] & (bounds.lower < bounds.upper)
         free[np.arange(len(rows)), self._poi[rows]] &= self._poi[rows] < 0
-        found, spread = [], self.spread(rows)
+        ends, spread = [], self.spread(rows)
         for column in np.flatnonzero(free.any(axis=0))[:_FACTORS].tolist():
             upper = bounds.upper.copy()
             upper[:, column] = np.where(free[:, column], bounds.lower[:, column], upper[:, column])
             between = bounds._replace(upper=upper)
-            found += [self._weakly(_WEAKER[-1], rows, starts, between) for starts in spread]
-        return found
+            ends += [self._weakly(_WEAKER[-1], rows, starts, between) for starts in spread]
+        return ends
 
     def _weakly(
         self, part: float, rows: IntArray, starts: FloatArray, bounds: Bounds
     ) -> FloatArray:
-        asked, nowhere = self._asked.take(rows), np.full(starts.shape, np.nan)
+        cases, nowhere = self._cases.take(rows), np.full(starts.shape, np.nan)
         weaker = self._loaded.weaker(part)
-        return weaker.fit_roughly(asked.hypothesis, starts, asked.data, bounds, nowhere).x
+        return weaker.fit_roughly(cases.hypothesis, starts, cases.data, bounds, nowhere).x
 
     def from_first(self, rows: IntArray) -> tuple[IntArray, FloatArray]:
-        """Return the end of the first of some fits as start for the others."""
+        """Return the end of the first of some fits as the start of the others."""
         return rows[1:], np.repeat(self.fits.x[rows[:1]], len(rows[1:]), axis=0)
 
     def others(self, rows: IntArray) -> list[FloatArray]:
-        """Return as starts where the other fits of the same hypothesis ended, and rivals."""
-        hypothesis = self._asked.hypothesis
+        """Return the ends of the other fits of the same hypothesis, and rivals, as starts."""
+        hypothesis = self._cases.hypothesis
         ends = {
             at: [self.fits.x[row] for row in np.flatnonzero(hypothesis == at)]
             + [
                 x
                 for row in np.flatnonzero(hypothesis == at)
-                for _, x in sorted(self._found[row], key=lambda one: one[0])[:1]
+                for _, x in sorted(self._rivals[row], key=lambda one: one[0])[:1]
             ]
             for at in np.unique(hypothesis[rows]).tolist()
         }
@@ -411,16 +410,16 @@ class _Search:
         *,
         positive: bool = False,
     ) -> None:
-        """Fit from other starts, and take what is lower.
+        """Fit from other starts, and keep the lower fits.
 
         Parameters
         ----------
         several
             Rows and their starts.
         flips
-            The same of `flips`. What is lower there is nothing unusual.
+            The same, from `flips`. A lower minimum there is nothing unusual.
         positive
-            Whether a lower minimum in which samples expect less than no events is only noted.
+            Whether a lower minimum in which samples expect negative events is only noted.
         """
         others = list(several)
         both = [*others, *([] if flips is None else [flips])]
@@ -429,9 +428,9 @@ class _Search:
         again = np.concatenate([rows for rows, _ in both])
         starts = np.concatenate([starts for _, starts in both])
         flipped = np.arange(len(again)) >= sum(len(rows) for rows, _ in others)
-        asked, bounds = self._asked.take(again), self._bounds.take(again)
-        known = self.fits.x[again]
-        rough = self._loaded.fit_roughly(asked.hypothesis, starts, asked.data, bounds, known)
+        cases, bounds = self._cases.take(again), self._bounds.take(again)
+        lowest = self.fits.x[again]
+        rough = self._loaded.fit_roughly(cases.hypothesis, starts, cases.data, bounds, lowest)
         settled = (
             rough.positive
             & (rough.edm < _IN_BASIN)
@@ -448,9 +447,9 @@ class _Search:
         if todo.size:
             ended = persistent(
                 self._loaded,
-                asked.hypothesis[todo],
+                cases.hypothesis[todo],
                 [rough.x[todo]],
-                asked.data.take(todo),
+                cases.data.take(todo),
                 bounds.take(todo),
             )
             if positive:
@@ -464,16 +463,16 @@ class _Search:
             row = int(again[place])
             self._starts[row] += 1
             if other[place]:
-                self._found[row].append((float(value[place]), x[place]))
+                self._rivals[row].append((float(value[place]), x[place]))
             else:
                 self._same[row] += 1
 
     def _positive(self, rows: IntArray, ended: Fits) -> BoolArray:
-        """Tell which minima count: not lower ones in which samples expect less than no events."""
+        """Tell which minima count: not lower ones in which samples expect negative events."""
         below = self.fits.value[rows] - ended.value
         lower = np.flatnonzero(sound(ended) & (below > _SAME))
-        found = self._loaded.negative(self._asked.hypothesis[rows[lower]], ended.take(lower))
-        negative = lower[found > _NEGATIVE]
+        depths = self._loaded.negative(self._cases.hypothesis[rows[lower]], ended.take(lower))
+        negative = lower[depths > _NEGATIVE]
         np.maximum.at(self._negative, rows[negative], below[negative])
         kept = np.ones(len(rows), dtype=bool)
         kept[negative] = False
@@ -496,53 +495,53 @@ class _Search:
             lower = ended.value < before.value[row] - _SAME
             self._improved[row] |= bool((lower & (rows == row) & ~flipped).any())
             self._same[row] = 0
-            self._found[row].append((float(before.value[row]), before.x[row]))
+            self._rivals[row].append((float(before.value[row]), before.x[row]))
 
     def minima(self) -> SecondMinima:
-        """Return what the starts led to."""
+        """Return the minima that the starts led to."""
         rival = np.array(
             [
-                min((value for value, _ in found), default=np.inf) - best
-                for found, best in zip(self._found, self.fits.value, strict=True)
+                min((value for value, _ in rivals), default=np.inf) - best
+                for rivals, best in zip(self._rivals, self.fits.value, strict=True)
             ]
         )
         return SecondMinima(rival, self._same, self._starts, self._negative)
 
     def from_lowered(self) -> list[tuple[IntArray, FloatArray]]:
-        """Return where fits are lower than at first as starts for the others of the hypothesis.
+        """Return the ends of fits that became lower as starts for the others of the hypothesis.
 
-        What lowered one of them may lower these, above all the free one.
+        What lowered one of them may lower the others too, above all the free one.
         """
-        hypothesis = self._asked.hypothesis
-        found = []
+        hypothesis = self._cases.hypothesis
+        starts = []
         for row in np.flatnonzero(self.fits.value < self._first - _SAME).tolist():
             others = np.flatnonzero(hypothesis == hypothesis[row])
             others = others[others != row]
-            found.append((others, np.tile(self.fits.x[row], (len(others), 1))))
-        return found
+            starts.append((others, np.tile(self.fits.x[row], (len(others), 1))))
+        return starts
 
     def sharpen(self) -> None:
-        """Fit without signal to all digits where that is lower than at first.
+        """Repeat fits without signal to all digits where they became lower.
 
-        Asimov data are those of the parameters that are found there.
+        Asimov data follow from their parameters.
         """
-        without = (self._asked.poi == 0) | (self._poi < 0)
+        without = (self._cases.poi == 0) | (self._poi < 0)
         moved = np.flatnonzero(without & (self.fits.value < self._first - SLACK))
         if not moved.size:
             return
-        asked, bounds = self._asked.take(moved), self._bounds.take(moved)
+        cases, bounds = self._cases.take(moved), self._bounds.take(moved)
         again = self._loaded.fit_between(
-            asked.hypothesis, self.fits.x[moved], asked.data, bounds, exact=True
+            cases.hypothesis, self.fits.x[moved], cases.data, bounds, exact=True
         )
         good = np.flatnonzero(sound(again))
         self.fits = self.fits.replaced(moved[good], again.take(good))
 
     def unusual(self) -> BoolArray:
-        """Tell for which fits more starts are worth it."""
+        """Tell which fits are worth more starts."""
         bins = len(self._loaded.slots)
         tension = 2 * self.fits.value > bins + _TENSION * np.sqrt(2 * bins)
         if not self._loaded.small:
-            # A strength that is excluded is in tension with the data as it should be.
-            tension &= np.isnan(self._asked.poi)
+            # A strength that is excluded is in tension with the data, as it should be.
+            tension &= np.isnan(self._cases.poi)
         unusual: BoolArray = self._improved | ~sound(self.fits) | tension
         return unusual

@@ -1,4 +1,4 @@
-"""Tests of hypotheses at signal strengths of their own, chosen as one goes along."""
+"""Tests of hypotheses, each at its own signal strengths, which are chosen one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fitserve_worker.kernel.hypotest import (
     without_signal,
 )
 from fitserve_worker.kernel.retries import SLACK, better, doubts, persistent
-from fitserve_worker.kernel.starts import AMBIGUOUS, Asked, deepened, falling
+from fitserve_worker.kernel.starts import AMBIGUOUS, Cases, deepened, falling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Strengths"]
 
-# The free fit ended at a tested signal strength that is as near as this.
+# A free fit that is closer than this to a tested signal strength ended there.
 _NEAR = 1e-3
 
 
 class Outcome(NamedTuple):
     """The test of a hypothesis at a signal strength.
 
-    ``CLs_exp`` are the expected values for -2 to +2 sigma. ``twice_delta_nll`` is what
-    -2 log L of the observed data rises by when the signal strength is held here, ``q_asimov``
-    that of the Asimov data.
+    ``CLs_exp`` are the expected values for -2 to +2 sigma. ``twice_delta_nll`` is the rise of
+    -2 log L of the observed data when the signal strength is held here, ``q_asimov`` that of the
+    Asimov data.
     """
 
     CLs_obs: float
@@ -77,7 +77,7 @@ class Strengths:
     minima
         What other starts of the free fits led to.
     improved
-        How often each hypothesis' free fit was replaced by a lower one, which changes all
+        How often the free fit of each hypothesis was replaced by a lower one, which changes all
         its observed CLs, of shape (hypotheses,).
     iterations
         Gradients evaluated for each hypothesis, of shape (hypotheses,).
@@ -104,9 +104,9 @@ class Strengths:
         self._asimov: list[dict[float, _Held]] = [{} for _ in every]
 
         data = loaded.observed
-        known = self._initial if start is None else np.broadcast_to(start, self._initial.shape)
+        begin = self._initial if start is None else np.broadcast_to(start, self._initial.shape)
         zero = np.zeros(loaded.size)
-        null = without_signal(loaded, known)
+        null = without_signal(loaded, begin)
         self._count(every, null)
         held = self._fit(every, [null.x, self._initial], data, first)
         free = free_fit(loaded, every, data, [(zero, null), (first, held)])
@@ -121,11 +121,11 @@ class Strengths:
         for at in every:
             exact = _Held(0.0, self.null.x[at], ())
             self._asimov[at][0.0] = exact
-        self._note(self._observed, Asked(every, zero, data), self.null, of_null, AMBIGUOUS)
+        self._note(self._observed, Cases(every, zero, data), self.null, of_null, AMBIGUOUS)
         self._null_problems = [self._observed[at][0.0].problems for at in every]
         some = np.flatnonzero(first != 0)
-        asked = Asked(every, first, data).take(some)
-        self._note(self._observed, asked, held.take(some), of_held.take(some))
+        cases = Cases(every, first, data).take(some)
+        self._note(self._observed, cases, held.take(some), of_held.take(some))
 
     def evaluate(self, which: IntArray, mu: FloatArray) -> None:
         """Fit hypotheses at signal strengths, all at once, to observed and Asimov data.
@@ -135,17 +135,17 @@ class Strengths:
         which, mu
             Index of the hypothesis and signal strength of each test, of shape (tests,).
         """
-        # Where there are many minima the others start from the first one's: each led to its own,
-        # neighbours would not fit together.
+        # Where there are many minima the others start from the first one's. If each looked for its
+        # own, neighbours would not fit together.
         first = (mu == self._first[which]) & self._loaded.rugged
         self._evaluate(which[first], mu[first], lead=True)
         self._evaluate(which[~first], mu[~first], lead=False)
 
     def _evaluate(self, which: IntArray, mu: FloatArray, *, lead: bool) -> None:
         sets = (self._observed, self._asimov)
-        wanted = list(zip(which.tolist(), mu.tolist(), strict=True))
+        tests = list(zip(which.tolist(), mu.tolist(), strict=True))
         pairs = [
-            [(at, strength) for at, strength in wanted if strength not in made[at]] for made in sets
+            [(at, strength) for at, strength in tests if strength not in made[at]] for made in sets
         ]
         # Below zero there is no CLs.
         pairs[1] = [(at, strength) for at, strength in pairs[1] if strength > 0]
@@ -165,9 +165,9 @@ class Strengths:
             for at, mu in some
         ]
         starts = [np.stack(begin), self.null.x[index], self._initial[index]]
-        asked = Asked(index, strength, data)
+        cases = Cases(index, strength, data)
         fits = self._fit(index, starts, data, strength)
-        fits, seen = deepened(self._loaded, asked, fits, lead=lead)
+        fits, seen = deepened(self._loaded, cases, fits, lead=lead)
         first, rest = np.arange(split), np.arange(split, len(index))
         self._improve(observed, fits.take(first))
         of_observed = self._nearer(
@@ -177,8 +177,8 @@ class Strengths:
             strength[:split],
             self.free.take(observed),
         )
-        self._note(self._observed, asked.take(first), of_observed, seen.take(first))
-        self._note(self._asimov, asked.take(rest), fits.take(rest), seen.take(rest))
+        self._note(self._observed, cases.take(first), of_observed, seen.take(first))
+        self._note(self._asimov, cases.take(rest), fits.take(rest), seen.take(rest))
 
     def tested(self, at: int, mu: float) -> bool:
         """Tell whether a hypothesis was tested at a signal strength."""
@@ -187,7 +187,7 @@ class Strengths:
     def outcome(self, at: int, mu: float) -> Outcome:
         """Return the test of a hypothesis at a signal strength that was evaluated.
 
-        Below zero there is no CLs: those are NaN.
+        CLs is NaN below zero.
         """
         loaded = self._loaded
         observed = self._observed[at][mu]
@@ -215,17 +215,21 @@ class Strengths:
             tuple(cls[1:].tolist()),
             rise,
             q_asimov,
-            tuple(f"the fit with {name} {what}" for name, found in named.items() for what in found),
+            tuple(
+                f"the fit with {name} {what}"
+                for name, problems in named.items()
+                for what in problems
+            ),
         )
 
     def falling(self, at: int) -> list[str]:
-        """Return what speaks against the profile of a hypothesis, see `starts.falling`."""
+        """Return the reasons to doubt the profile of a hypothesis, see `starts.falling`."""
         muhat = float(self.free.x[at, self._loaded.chunk.poi[at]])
         profile = [(mu, held.value) for mu, held in self._observed[at].items()]
         return falling(profile, (muhat, float(self.free.value[at])))
 
     def converged(self, at: int) -> bool:
-        """Tell whether all fits to a hypothesis converged, of those that count in the end."""
+        """Tell whether all fits to a hypothesis that count in the end converged."""
         return bool(self.free.converged[at]) and all(one.converged for one in self._held(at))
 
     def positive(self, at: int) -> bool:
@@ -250,14 +254,14 @@ class Strengths:
     def _note(
         self,
         made: list[dict[float, _Held]],
-        asked: Asked,
+        cases: Cases,
         fits: Fits,
         seen: SecondMinima,
         close: float = 0.0,
     ) -> None:
-        pairs = zip(asked.hypothesis.tolist(), asked.poi.tolist(), strict=True)
+        pairs = zip(cases.hypothesis.tolist(), cases.poi.tolist(), strict=True)
         for row, (at, strength) in enumerate(pairs):
-            problems = doubts(self._loaded, fits, row, asked.data.events[row])
+            problems = doubts(self._loaded, fits, row, cases.data.events[row])
             made[at][strength] = _Held(
                 float(fits.value[row]),
                 fits.x[row],
@@ -266,16 +270,16 @@ class Strengths:
                 bool(fits.positive[row]),
             )
 
-    def _between(self, known: dict[float, _Held], mu: float) -> FloatArray:
+    def _between(self, held: dict[float, _Held], mu: float) -> FloatArray:
         """Return a start: on the straight line through the two nearest fits around mu."""
-        at = np.array(sorted(known))
+        at = np.array(sorted(held))
         if len(at) == 1:
-            return known[float(at[0])].x
+            return held[float(at[0])].x
         above = int(np.clip(np.searchsorted(at, mu), 1, len(at) - 1))
         low, high = float(at[above - 1]), float(at[above])
-        # Not far beyond what is known.
+        # Not far beyond the fits.
         fraction = float(np.clip((mu - low) / (high - low), -1.0, 2.0))
-        return (1 - fraction) * known[low].x + fraction * known[high].x
+        return (1 - fraction) * held[low].x + fraction * held[high].x
 
     def _nearer(self, which: IntArray, fixed: Fits, data: Data, mu: FloatArray, free: Fits) -> Fits:
         """Refit at mu where the free fit ended at mu too, and lower."""
@@ -289,7 +293,7 @@ class Strengths:
         return fixed.replaced(again, better(fixed.take(again), second))
 
     def _improve(self, which: IntArray, fixed: Fits) -> None:
-        """Fit freely from where a fit with the signal strength held is lower than the free one."""
+        """Fit freely from fits with the signal strength held that are lower than the free one."""
         poi = self._loaded.chunk.poi[which]
         columns = self._loaded.chunk.columns
         inside = fixed.x[np.arange(len(which)), poi]
@@ -299,7 +303,7 @@ class Strengths:
             at = which[row : row + 1]
             second = self._loaded.fit(at, fixed.x[row : row + 1], self._loaded.observed.take(at))
             self._count(at, second)
-            found = better(self.free.take(at), second)
-            if found.value[0] < self.free.value[at[0]]:
-                self.free = self.free.replaced(at, found)
+            lower_fit = better(self.free.take(at), second)
+            if lower_fit.value[0] < self.free.value[at[0]]:
+                self.free = self.free.replaced(at, lower_fit)
                 self.improved[at] += 1

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Centre", "Statistics", "ToyMaker", "toy_statistics"]
 
-# Toys that are in memory at a time, at least, and by how many calls they are fitted.
+# The least number of toys that are in memory at a time, and the calls that fit them.
 _BLOCK = 1024
 _CALLS = 8
-# Events in empty bins, as parts of those expected, that keep these positive. Values of the
-# test statistic are taken from the last two.
+# Events put into empty bins to keep the expected ones positive, as fractions of these. Values of
+# the test statistic come from the last two.
 _BARRIER = (0.1, 0.01, 1e-3, 1e-4)
 _LOW_ENOUGH = 1e-3
 _LEAST_YIELD = 1e-3
@@ -31,7 +31,7 @@ _LEAST_YIELD = 1e-3
 class Centre(NamedTuple):
     """What toys scatter around, (bins,) expected events, and where fits to them start.
 
-    These are fits to it with the signal strength at the tested value, and free, (columns,).
+    The starts are fits to it with the signal strength at the tested value, and free, (columns,).
     """
 
     yields: FloatArray
@@ -47,14 +47,14 @@ class ToyMaker:
     batch, loaded
         The batch, and its first hypothesis on the device.
     fits
-        The fit at whose parameters the toys are made is the first of these.
+        The first of these is the fit at whose parameters the toys are made.
     key
-        Of the stream of random numbers, see `fitserve_worker.sampling.stream_key`.
+        Key of the stream of random numbers, see `fitserve_worker.sampling.stream_key`.
 
     Attributes
     ----------
     law, sampler
-        What the toys are drawn from, and what draws them.
+        What the toys are drawn from, and the sampler that draws them.
     """
 
     def __init__(self, batch: Batch, loaded: Loaded, fits: Fits, key: int) -> None:
@@ -100,7 +100,7 @@ class _Places:
         values = parameters.join(x, local)
         centres: list[FloatArray] = [np.zeros(0)]
         widths: list[FloatArray] = [np.zeros(0)]
-        found: dict[str, list[IntArray]] = {
+        indices: dict[str, list[IntArray]] = {
             name: [np.zeros(0, dtype=int)]
             for name in ("in_columns", "columns", "in_slots", "slots")
         }
@@ -116,16 +116,16 @@ class _Places:
             own = measured + np.arange(len(made))
             measured += len(made)
             if place.columns is not None:
-                found["in_columns"].append(own)
-                found["columns"].append(place.columns)
+                indices["in_columns"].append(own)
+                indices["columns"].append(place.columns)
             elif place.slots is not None:
-                found["in_slots"].append(own)
-                found["slots"].append(place.slots)
+                indices["in_slots"].append(own)
+                indices["slots"].append(place.slots)
         self.centres, self.widths = np.concatenate(centres), np.concatenate(widths)
-        self.in_columns = np.concatenate(found["in_columns"])
-        self.columns = np.concatenate(found["columns"])
-        self.in_slots = np.concatenate(found["in_slots"])
-        self.slots = np.concatenate(found["slots"])
+        self.in_columns = np.concatenate(indices["in_columns"])
+        self.columns = np.concatenate(indices["columns"])
+        self.in_slots = np.concatenate(indices["in_slots"])
+        self.slots = np.concatenate(indices["slots"])
 
 
 class Statistics(NamedTuple):
@@ -153,15 +153,14 @@ def toy_statistics(
     Notes
     -----
     Each toy is fitted by itself from the same starts, so that its value does not depend on the
-    toys around it. The free fit starts where the fixed one ended, moved by what lies between
-    the two for what the toys scatter around.
+    toys around it. The free fit starts where the fixed one ended, moved by the difference of the
+    two at the centre of the toys.
 
-    The likelihood of a bin without events falls without end where systematics drive its
-    expected events below zero, which nothing else holds back (pyhf's likelihood is the same).
-    Toys whose fits end there are fitted again with the expected events kept above zero by a
-    logarithmic barrier that is lowered step by step: instead of none there are 10 % to
-    0.01 % of the events that are expected. On the published 1Lbb analysis, where this is one
-    toy in seven, the last step is good to 0.003 in the test statistic.
+    -log L of a bin without events falls without end where systematics drive its expected events
+    below zero and nothing else stops them (also in pyhf). Toys whose fits end there are fitted
+    again with the expected events kept above zero by a logarithmic barrier that is lowered step by
+    step: instead of none there are 10 % to 0.01 % of the expected events. On the published 1Lbb
+    analysis, where this is one toy in seven, the last step is good to 0.003 in the test statistic.
     """
     blocks = []
     size = max(_BLOCK, _CALLS * loaded.at_once)
@@ -216,16 +215,16 @@ def _kept_positive(loaded: Loaded, data: Data, mu: float, centre: Centre) -> tup
         raised = data._replace(events=np.where(data.events > 0, data.events, height * scale))
         fixed = loaded.fit(every, fixed_start, raised, np.full(count, mu))
         free = loaded.fit(every, free_start, raised)
-        found = _statistic(loaded, fixed, free, mu)
-        good = np.isfinite(found)
+        statistic = _statistic(loaded, fixed, free, mu)
+        good = np.isfinite(statistic)
         fixed_start[good], free_start[good] = fixed.x[good], free.x[good]
         if height <= _LOW_ENOUGH:
-            values[good] = found[good]
+            values[good] = statistic[good]
     return values, 2 * count * len(_BARRIER)
 
 
 def _fit(loaded: Loaded, data: Data, start: FloatArray, poi: FloatArray | None) -> tuple[Fits, int]:
-    """Fit each toy, where that does not converge from pyhf's initial values; and count the fits.
+    """Fit each toy, again from pyhf's initial values if it does not converge; count the fits.
 
     Those with empty bins are left to `_kept_positive`. A kink at zero may have a minimum on
     either side of it: each is tried.
