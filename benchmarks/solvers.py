@@ -96,7 +96,8 @@ def _jobs(problem: Any) -> tuple[Any, Any, Any, Any]:
     def at(mu: float) -> Jobs:
         bounds = loaded.bounds(every, np.full(len(every), mu))
         start = np.clip(initial, bounds.lower, bounds.upper)
-        return Jobs(every, start, bounds, Target(*loaded.observed))
+        none = np.full(start.shape, np.nan)
+        return Jobs(every, start, none, bounds, Target(*loaded.observed))
 
     shape, models = loaded._shape, loaded._models  # noqa: SLF001 - as its own fits have them
     return shape, *jax.tree.map(jnp.asarray, (models, at(0.0), at(1.0)))
@@ -104,8 +105,9 @@ def _jobs(problem: Any) -> tuple[Any, Any, Any, Any]:
 
 def _own(shape: Any, models: Any, jobs: Any) -> Any:
     from fitserve_worker.kernel.program import run
+    from fitserve_worker.kernel.runtime import USUAL
 
-    return run(shape, models, jobs, len(jobs.start), in_turn=True)
+    return run(shape, models, jobs, len(jobs.start), USUAL, in_turn=True)
 
 
 def _objective(
