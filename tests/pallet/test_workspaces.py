@@ -79,6 +79,17 @@ def test_what_else_differs_is_in_the_patch(
         assert whole["measurements"] == expected["measurements"]
 
 
+def test_a_signal_that_is_the_same_in_all_is_no_background(
+    write: Callable[..., Path], complete: dict[str, dict[str, Any]], workspace: dict
+) -> None:
+    """As in a control region that no signal reaches."""
+    for one in complete.values():
+        one["channels"][0]["samples"][1]["data"] = [0.0, 0.0]
+    pallet = load_pallet(write(complete))
+    assert pallet.workspace == workspace
+    assert [len(one.patch) for one in pallet.hypotheses] == [1] * 5
+
+
 def test_the_background_beside_complete_workspaces_is_no_hypothesis(
     write: Callable[..., Path], complete: dict[str, dict[str, Any]], workspace: dict
 ) -> None:
@@ -107,11 +118,10 @@ def test_workspaces_of_other_channels_or_data_are_regions(
 
 
 def test_workspaces_without_a_common_background_or_a_signal_are_refused(
-    write: Callable[..., Path], complete: dict[str, dict[str, Any]]
+    write: Callable[..., Path], complete: dict[str, dict[str, Any]], workspace: dict
 ) -> None:
-    first = complete["S_100_1.json"]
     with pytest.raises(InputError, match="the workspaces are all the same"):
-        load_pallet(write({"a.json": first, "b.json": first}, name="same"))
+        load_pallet(write({"a.json": workspace, "b.json": workspace}, name="same"))
     for index, one in enumerate(complete.values()):
         one["channels"][0]["samples"][0]["data"][0] += index
     with pytest.raises(InputError, match="no background in common") as caught:

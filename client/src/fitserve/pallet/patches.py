@@ -163,10 +163,10 @@ def from_workspaces(
 ) -> tuple[dict[str, Any], tuple[Hypothesis, ...]] | None:
     """Return what complete workspaces share, and for each a hypothesis with what it has besides.
 
-    A sample that all of them have, with the same content, is background; the others are added by
-    the patch of the hypothesis, whose name is that of the file without ``.json``. A workspace with
-    nothing but background is no hypothesis. None is for workspaces that are not of one analysis:
-    their channels or observed data differ.
+    A sample that all of them have, with the same content, is background, unless the parameter of
+    interest scales it; the others are added by the patch of the hypothesis, whose name is that of
+    the file without ``.json``. A workspace with nothing but background is no hypothesis. None is
+    for workspaces that are not of one analysis: their channels or observed data differ.
 
     Parameters
     ----------
@@ -184,10 +184,12 @@ def from_workspaces(
     shared: dict[tuple[str, str], str] = {}
     for path, raw in files.items():
         workspace = _workspace(raw, path)
+        pois = {each["config"]["poi"] for each in workspace["measurements"]}
         own = {
             (channel["name"], sample["name"]): digest(sample)
             for channel in workspace["channels"]
             for sample in channel["samples"]
+            if pois.isdisjoint(modifier["name"] for modifier in sample["modifiers"])
         }
         if not first:
             first, shared = workspace, own
