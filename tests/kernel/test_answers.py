@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fitserve_contract import (
     KERNEL_DOUBT,
+    NOT_FOR_THE_KERNEL,
     FitRequest,
     LimitRequest,
     ModelOptions,
@@ -214,8 +215,8 @@ def test_generated_models(data: st.DataObject, models_strategy: Callable, pyhf_m
     options = data.draw(st.sampled_from(SMOOTH))
     result = _answers(case, FitRequest(model=options))[0]
     model, observed = pyhf_model(case, 0, options)
-    # Doubtful fits were answered by pyhf, or the kernel has the lower minimum.
-    assume(KERNEL_DOUBT not in result.diagnostics)
+    # Doubtful fits, and models that pyhf hardly takes itself, were answered by pyhf.
+    assume({KERNEL_DOUBT, NOT_FOR_THE_KERNEL}.isdisjoint(result.diagnostics))
     assert result.status == "ok"
     _check_fit(result, model, observed, smooth=True)
     at = [one.bestfit for one in result.fit.parameters]
