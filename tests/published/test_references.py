@@ -194,3 +194,19 @@ def test_references_that_differ_are_above_the_minimum_of_pyhfs_likelihood(shared
         assert min(lower) > -NLL_TOLERANCE, member.name
         assert max(lower) > 0.01, member.name
     pyhf.set_backend("numpy")
+
+
+def test_tests_do_not_depend_on_the_strengths_that_are_asked_for_with_them(shared: Path) -> None:
+    """Minima that do not count at one strength count at none, whichever start leads there."""
+    pallet = load_pallet(shared / "pallets" / "staus.tar.xz")
+    (batch,) = compile_hypotheses(pallet.workspace, pallet.hypotheses, ModelOptions()).batches
+    strengths = (0.5, 1.0, 2.0, 4.0)
+    for first in range(0, len(pallet.hypotheses), 32):
+        chosen = range(first, min(first + 32, len(pallet.hypotheses)))
+        loaded = load(batch, chosen, runtime(), "qtilde")
+        together = hypotest(loaded, strengths, "qtilde")
+        for place, mu in enumerate(strengths):
+            alone = hypotest(loaded, (mu,), "qtilde")
+            close = TOLERANCE if mu <= 1 else 5 * TOLERANCE
+            assert alone.CLs_obs[:, 0] == pytest.approx(together.CLs_obs[:, place], abs=close)
+            assert alone.CLs_exp[:, 0] == pytest.approx(together.CLs_exp[:, place], abs=close)

@@ -102,7 +102,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 
 # Raised where the numbers of an engine change by more than rounding, so that older results, of
 # earlier runs or of workers of another version, are not taken for present ones.
-_NUMBERS = 3
+_NUMBERS = 4
 
 _canonical = msgspec.json.Encoder(order="sorted")
 

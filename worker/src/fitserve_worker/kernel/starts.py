@@ -216,7 +216,7 @@ def deepened(
     if loaded.rugged and lead:
         rows = search.different()
         led = (search.led(rows, starts) for starts in search.spread(rows))
-        search.look(((rows, starts) for starts in (*led, *search.at_bounds(rows))), positive=True)
+        search.look((rows, starts) for starts in (*led, *search.at_bounds(rows)))
         search.look([search.from_first(np.flatnonzero(cases.poi == 0))])
         every = np.arange(len(initial))
         search.look((every, starts) for starts in search.others(every))
@@ -407,10 +407,11 @@ class _Search:
         self,
         several: Iterable[tuple[IntArray, FloatArray]],
         flips: tuple[IntArray, FloatArray] | None = None,
-        *,
-        positive: bool = False,
     ) -> None:
         """Fit from other starts, and keep the lower fits.
+
+        Where the background is rugged, lower minima in which samples expect negative events do not
+        count: they are only noted.
 
         Parameters
         ----------
@@ -418,8 +419,6 @@ class _Search:
             Rows and their starts.
         flips
             The same, from `flips`. A lower minimum there is nothing unusual.
-        positive
-            Whether a lower minimum in which samples expect negative events is only noted.
         """
         others = list(several)
         both = [*others, *([] if flips is None else [flips])]
@@ -452,7 +451,7 @@ class _Search:
                 cases.data.take(todo),
                 bounds.take(todo),
             )
-            if positive:
+            if self._loaded.rugged:
                 kept = self._positive(again[todo], ended)
                 settled[todo[~kept]] = False
                 todo, ended = todo[kept], ended.take(kept)
@@ -470,7 +469,7 @@ class _Search:
     def _positive(self, rows: IntArray, ended: Fits) -> BoolArray:
         """Tell which minima count: not lower ones in which samples expect negative events."""
         below = self.fits.value[rows] - ended.value
-        lower = np.flatnonzero(sound(ended) & (below > _SAME))
+        lower = np.flatnonzero(below > _SAME)
         depths = self._loaded.negative(self._cases.hypothesis[rows[lower]], ended.take(lower))
         negative = lower[depths > _NEGATIVE]
         np.maximum.at(self._negative, rows[negative], below[negative])
