@@ -130,7 +130,7 @@ def test_the_kernel_finds_the_lowest_minima_of_every_hypothesis_of_staus(
     found = _run(shared / "pallets" / "staus.tar.xz", tmp_path / "run", engine="auto")
     assert found.keys() == STAUS["hypotheses"].keys() == references["staus"].keys()
     assert {result["engine"] for result in found.values()} == {"kernel"}
-    # Of all minima but those in which samples expect less than no events.
+    # Of all minima but those in which samples expect negative events.
     _compare(found, STAUS["hypotheses"])
     for name, result in found.items():
         assert result["twice_nll"] <= references["staus"][name]["twice_nll"] + NLL_TOLERANCE, name
