@@ -192,6 +192,21 @@ def test_all_distributions_have_one_version() -> None:
     assert importlib.util.find_spec("fitserve_worker") is not None
 
 
+def test_the_charts_command_imports_what_there_is() -> None:
+    """No type checker sees that file, which runs in pods alone."""
+    command = ROOT / "deploy/kubernetes/fitserve-endpoint/files/globus-compute-endpoint"
+    tree = ast.parse(command.read_text())
+    names = [
+        f"{node.module}.{one.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fitserve")
+        for one in node.names
+    ]
+    assert names
+    for name in names:
+        assert importlib.util.find_spec(name) is not None, name
+
+
 def test_what_a_workflow_uses_is_named_by_its_commit() -> None:
     """A tag may be moved to other code; the version stands beside for whoever renews it."""
     used = [
