@@ -57,7 +57,7 @@ def read_reference(
     Parameters
     ----------
     path
-        A run directory; results by hypothesis name (see `fitserve.runs.records.read_cls`); the
+        A run directory; results by hypothesis name (see `fitserve.export.compare.read_cls`); the
         output of ``fitserve contour --json``; a CSV file or JSON with x and y; a HEPData
         table in YAML, JSON or CSV, of a contour or of CLs over the plane.
     label

@@ -105,7 +105,7 @@ def diff(a: Path, b: Path, tolerance: float = 1e-3, *, common: bool = False) -> 
     Parameters
     ----------
     a, b
-        Anything that `fitserve.runs.records.read_cls` reads.
+        Anything that `fitserve.export.compare.read_cls` reads.
     tolerance
         Greatest absolute difference of a CLs that counts as agreement.
     common
