@@ -193,10 +193,10 @@ def show_plan(
             staged=False,
             bounds=bounds,
         )
-        verified = {*manifest.verify, *manifest.sample}
+        to_verify = {*manifest.verify, *manifest.sample}
         second = plan_verification(
             inputs.workspace,
-            [one for one in inputs.hypotheses if one.name in verified],
+            [one for one in inputs.hypotheses if one.name in to_verify],
             request,
             limits=limits,
             staged=False,

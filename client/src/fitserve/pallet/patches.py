@@ -183,7 +183,8 @@ def from_workspaces(
     first: dict[str, Any] = {}
     shared: dict[tuple[str, str], str] = {}
     for path, raw in files.items():
-        workspace = _workspace(raw, path)
+        workspace = decode_json(raw, path)
+        validate(workspace, "workspace", path)
         pois = {each["config"]["poi"] for each in workspace["measurements"]}
         own = {
             (channel["name"], sample["name"]): digest(sample)
@@ -211,7 +212,7 @@ def from_workspaces(
     hypotheses = []
     taken = 0
     for path, name in zip(files, _names(list(files)), strict=True):
-        patch = _difference(background, _workspace(files[path], path, taken), shared)
+        patch = _difference(background, decode_json(files[path], path, besides=taken), shared)
         taken += decoded_bytes(msgspec.json.encode(patch))
         if patch:
             hypotheses.append(Hypothesis(name=name, values=(), patch=patch))
@@ -224,12 +225,6 @@ def from_workspaces(
             hint="give one of them",
         )
     return background, tuple(hypotheses)
-
-
-def _workspace(raw: bytes, path: str, besides: int = 0) -> dict[str, Any]:
-    workspace: dict[str, Any] = decode_json(raw, path, besides=besides)
-    validate(workspace, "workspace", path)
-    return workspace
 
 
 def _observed(workspace: dict[str, Any]) -> tuple[set[str], dict[str, list[float]]]:
