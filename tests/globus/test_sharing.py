@@ -36,8 +36,8 @@ def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / package, place / Path(package).name)
     messages = place / "fitserve_contract" / "messages.py"
     text = messages.read_text()
-    assert "CONTRACT_VERSION = 1\n" in text
-    messages.write_text(text.replace("CONTRACT_VERSION = 1\n", "CONTRACT_VERSION = 2\n"))
+    assert "CONTRACT_VERSION = 2\n" in text
+    messages.write_text(text.replace("CONTRACT_VERSION = 2\n", "CONTRACT_VERSION = 3\n"))
     return place
 
 

@@ -14,14 +14,16 @@ from fitserve_contract import __version__
 
 if TYPE_CHECKING:
     from fitserve.api import Run, make_request, open_run, resume, run
+    from fitserve.pallet.signals import OwnSignals
 
-__all__ = ["Run", "__version__", "make_request", "open_run", "resume", "run"]
+__all__ = ["OwnSignals", "Run", "__version__", "make_request", "open_run", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # The command line must start at once, and not pay for what only `run` needs.
     if name in __all__:
-        return getattr(import_module("fitserve.api"), name)
+        home = "pallet.signals" if name == "OwnSignals" else "api"
+        return getattr(import_module(f"fitserve.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
     from fitserve.endpoints.base import Backend
     from fitserve.pallet.load import Pallet
+    from fitserve.pallet.signals import OwnSignals
     from fitserve.runs.drive import Observer
     from fitserve.runs.records import Inputs, Manifest
     from fitserve.runs.store import SavedRun
-    from fitserve_contract import HypothesisResult
+    from fitserve_contract import HypothesisResult, ModelOptions
 
-__all__ = ["Run", "make_request", "open_run", "resume", "run"]
+__all__ = ["Run", "asked_signals", "make_request", "open_run", "resume", "run"]
 
 
 class Run:
@@ -229,6 +230,7 @@ def run(
     options: Mapping[str, str] | None = None,
     region: str | None = None,
     masses: str | Path | None = None,
+    signals: Any = None,
     patches: Iterable[str] = (),
     request: Request | None = None,
     output: str | Path | None = None,
@@ -258,6 +260,10 @@ def run(
     masses
         The mass values of hypotheses: a pattern of their names, such as ``"C1N2_{m1}_{m2}"``, or a
         CSV file with a column ``name`` and one for each mass; by default those of the patchset.
+    signals
+        Signals of your own in place of the pallet's: the path of a table, a ``dict``, a data frame,
+        an array of shape (signals, bins), or `fitserve.OwnSignals` of one of these, with options;
+        see the page "Own signals".
     patches
         Shell-style patterns of hypothesis names; all hypotheses by default.
     request
@@ -301,15 +307,22 @@ def run(
     """
     from fitserve.pallet.load import load_pallet
 
-    for caution in cautions(request or HypotestRequest()):
+    request = request or HypotestRequest()
+    for caution in cautions(request):
         warnings.warn(caution, ModelWarning, stacklevel=2)
     name = endpoint if isinstance(endpoint, str) else ",".join(endpoint)
     settings = dict(options or {})
     backend = open_backend(name, workers, settings)
     with _running(backend):
         manifest, inputs = prepare(
-            load_pallet(pallet, region=region, masses=masses, force=force),
-            request or HypotestRequest(),
+            load_pallet(
+                pallet,
+                region=region,
+                masses=masses,
+                signals=asked_signals(signals, request.model),
+                force=force,
+            ),
+            request,
             patches,
             name,
             settings,
@@ -319,6 +332,22 @@ def run(
         path = Path(output) if output is not None else default_directory(manifest)
         with open_store(path, manifest, inputs, refit=refit) as store:
             return _completed(store, inputs, backend, bounds, progress=progress)
+
+
+def asked_signals(signals: Any, model: ModelOptions) -> OwnSignals | None:
+    """Return own signals as `run` takes them, for what a request asks of the model.
+
+    Raises
+    ------
+    RequestError
+        An option of them is not known.
+    """
+    if signals is None:
+        return None
+    from fitserve.pallet.signals import OwnSignals
+
+    own = signals if isinstance(signals, OwnSignals) else OwnSignals(table=signals)
+    return own.asked(model)
 
 
 def resume(

@@ -47,7 +47,10 @@ if TYPE_CHECKING:
         WorkerInfo,
         digest,
         hypothesis_key,
+        patch_content,
         request_digest,
+        split_signals,
+        with_signals,
     )
     from fitserve_contract.patching import PatchError, apply_patch
     from fitserve_contract.requests import (
@@ -94,6 +97,7 @@ if TYPE_CHECKING:
         Verification,
         Yields,
     )
+    from fitserve_contract.signals import SIGNALS_VERSION, SignalPatch, Signals, Template
 
 __all__ = [
     "ABOVE_BOUND",
@@ -109,6 +113,7 @@ __all__ = [
     "NOT_FOR_THE_KERNEL",
     "OLDEST_DRIVERS",
     "QUICK",
+    "SIGNALS_VERSION",
     "SMALL",
     "STAGE_VARIABLE",
     "AsymptoticCLs",
@@ -133,9 +138,12 @@ __all__ = [
     "Request",
     "SampleYields",
     "ScanRequest",
+    "SignalPatch",
+    "Signals",
     "Status",
     "Task",
     "TaskResult",
+    "Template",
     "Timing",
     "ToyDistribution",
     "ToyRange",
@@ -165,17 +173,23 @@ __all__ = [
     "kind_of",
     "memory_of_machine",
     "memory_there",
+    "patch_content",
     "poi_bounds",
     "refusal",
     "request_digest",
+    "split_signals",
     "widened",
+    "with_signals",
 ]
+
+
+_PARTS = ["messages", "requests", "results", "codec", "memory", "patching", "signals", "errors"]
 
 
 def __getattr__(name: str) -> Any:
     # Imports of the errors or the version alone are fast, and need no other package.
     if name in __all__:
-        for part in ("messages", "requests", "results", "codec", "memory", "patching", "errors"):
+        for part in _PARTS:
             module = import_module(f"fitserve_contract.{part}")
             if name in module.__all__:
                 return globals().setdefault(name, getattr(module, name))

@@ -22,7 +22,13 @@ import zstandard
 
 from fitserve_contract.errors import ContractError, FitserveError
 from fitserve_contract.memory import excess
-from fitserve_contract.messages import CONTRACT_VERSION, Task, TaskResult
+from fitserve_contract.messages import (
+    CONTRACT_VERSION,
+    Task,
+    TaskResult,
+    split_signals,
+    with_signals,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +154,9 @@ def encode_task(task: Task, level: int = SMALL) -> str:
     >>> decode_task(encode_task(task)) == task
     True
     """
-    return _encode("task", task, level)
+    hypotheses, signals = split_signals(task.hypotheses)
+    split = msgspec.structs.replace(task, hypotheses=hypotheses, signals=signals)
+    return _encode("task", split, level)
 
 
 def encode_result(result: TaskResult) -> str:
@@ -173,7 +181,12 @@ def decode_task(text: str, limit: int = MAX_DECODED_BYTES) -> Task:
         The text is not a task of this contract version, is damaged, or is larger than
         ``limit`` bytes once decompressed.
     """
-    return _decode("task", text, Task, limit)
+    task = _decode("task", text, Task, limit)
+    try:
+        hypotheses = with_signals(task.hypotheses, task.signals)
+    except (ValueError, RecursionError) as error:
+        raise ContractError("the task does not fit the contract", evidence=str(error)) from error
+    return msgspec.structs.replace(task, hypotheses=hypotheses, signals=[])
 
 
 def decode_result(text: str, limit: int = MAX_DECODED_BYTES) -> TaskResult:

@@ -7,12 +7,17 @@ Their JSON schema is derived from the types. A change that an older worker would
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fitserve_contract.requests import Request, ToysRequest
 from fitserve_contract.results import HypothesisResult, ToyRange
+from fitserve_contract.signals import SignalPatch, Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -23,18 +28,78 @@ __all__ = [
     "WorkerInfo",
     "digest",
     "hypothesis_key",
+    "patch_content",
     "request_digest",
+    "split_signals",
+    "with_signals",
 ]
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 
 
 class Hypothesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One signal hypothesis: a JSON Patch (RFC 6902) for the background-only workspace."""
+    """One signal hypothesis: a JSON Patch (RFC 6902) for the background-only workspace.
+
+    ``patch`` is a list, or a `SignalPatch` where many hypotheses differ in their numbers alone.
+    """
 
     name: str
     values: tuple[float | str, ...]
-    patch: list[dict[str, Any]]
+    patch: Sequence[dict[str, Any]]
+
+
+def split_signals(
+    hypotheses: Iterable[Hypothesis],
+) -> tuple[list[Hypothesis], list[Signals]]:
+    """Return hypotheses as they go over the wire: those that share templates apart, as arrays.
+
+    Examples
+    --------
+    >>> from fitserve_contract import Hypothesis, SignalPatch, Template, split_signals, with_signals
+    >>> patch = [{"op": "add", "path": "/a", "value": 2.0}]
+    >>> signal = SignalPatch(Template(patch), bytes(8))
+    >>> both = [Hypothesis(name="one", values=(), patch=patch),
+    ...         Hypothesis(name="two", values=(), patch=signal)]
+    >>> others, signals = split_signals(both)
+    >>> [one.name for one in others], [one.names for one in signals]
+    (['one'], [['two']])
+    >>> with_signals(others, signals) == both
+    True
+    """
+    others = []
+    groups: dict[str, list[tuple[Hypothesis, SignalPatch]]] = {}
+    for one in hypotheses:
+        if isinstance(one.patch, SignalPatch):
+            groups.setdefault(one.patch.template.digest, []).append((one, one.patch))
+        else:
+            others.append(one)
+    return others, [
+        Signals(
+            names=[one.name for one, _ in group],
+            values=[one.values for one, _ in group],
+            template=group[0][1].template.operations,
+            numbers=b"".join(patch.numbers for _, patch in group),
+        )
+        for group in groups.values()
+    ]
+
+
+def with_signals(hypotheses: Iterable[Hypothesis], signals: Iterable[Signals]) -> list[Hypothesis]:
+    """Return all hypotheses of a message: those with patches, then those of arrays.
+
+    Raises
+    ------
+    ValueError
+        An array does not fit its template.
+    """
+    made = list(hypotheses)
+    for several in signals:
+        patches = several.patches()
+        made += [
+            Hypothesis(name=name, values=values, patch=patch)
+            for name, values, patch in zip(several.names, several.values, patches, strict=True)
+        ]
+    return made
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,7 +111,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hypotheses: then the task is only to compare these with pyhf, with Minuit for those named in
     ``doubted``. ``toys`` says which toys of a request for toys the task is to make (None: all).
     These belong to the task and not to the request: the question stays the same, and so does the
-    key of every result.
+    key of every result. ``signals`` is on the wire only: `fitserve_contract.codec` puts hypotheses
+    that share a template there, and takes them out again.
     """
 
     workspace_digest: str
@@ -57,6 +123,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     verify: list[HypothesisResult] = []
     doubted: list[str] = []
     toys: ToyRange | None = None
+    signals: list[Signals] = []
     contract: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
@@ -102,7 +169,7 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 
 # Raised where the numbers of an engine change by more than rounding, so that older results, of
 # earlier runs or of workers of another version, are not taken for present ones.
-_NUMBERS = 4
+_NUMBERS = 5
 
 _canonical = msgspec.json.Encoder(order="sorted")
 
@@ -138,4 +205,9 @@ def hypothesis_key(workspace_digest: str, hypothesis: Hypothesis, request: str) 
     request
         `request_digest` of the request.
     """
-    return digest([workspace_digest, hypothesis.patch, request, _NUMBERS])
+    return digest([workspace_digest, patch_content(hypothesis.patch), request, _NUMBERS])
+
+
+def patch_content(patch: Sequence[dict[str, Any]]) -> Sequence[Any]:
+    """Return what stands for a patch in keys: itself, or digests of its template and numbers."""
+    return patch.content if isinstance(patch, SignalPatch) else patch

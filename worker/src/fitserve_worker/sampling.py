@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fitserve_contract import digest
+from fitserve_contract import digest, patch_content
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -63,7 +63,7 @@ def stream_key(
 
     Neither the name of the hypothesis nor the engine enters.
     """
-    text = digest(["toys", seed, workspace_digest, hypothesis.patch, options, what])
+    text = digest(["toys", seed, workspace_digest, patch_content(hypothesis.patch), options, what])
     return int(text[:32], 16)
 
 

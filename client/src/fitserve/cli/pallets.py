@@ -10,11 +10,66 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fitserve.pallet.load import Pallet
+    from fitserve.pallet.signals import OwnSignals
     from fitserve.pallet.source import Analysis
 
-__all__ = ["analyses", "pallet_options", "pallets", "show_pallet"]
+__all__ = ["analyses", "pallet_options", "pallets", "show_pallet", "signals_of"]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+_SIGNALS = (
+    click.option(
+        "--signals",
+        metavar="TABLE",
+        help="Own signals instead of the pallet's: a table of their yields in each bin, .csv, "
+        ".json, .parquet, .npz or .h5 ('fitserve signals template' writes an empty one).",
+    ),
+    click.option(
+        "--columns",
+        metavar="FILE",
+        help="What columns of the table mean, if they have names of their own: YAML or JSON with "
+        "a line for each, such as 'yield_1: SR[0]'.",
+    ),
+    click.option(
+        "--bad-yields",
+        type=click.Choice(["error", "zero", "drop", "keep"]),
+        default="error",
+        show_default=True,
+        help="Negative or missing yields of own signals: stop, take them as zero, leave their "
+        "signals out, or keep negative ones.",
+    ),
+    click.option(
+        "--signal-lumi",
+        metavar="auto|none|FRACTION",
+        default="auto",
+        show_default=True,
+        help="Uncertainty of the luminosity of own signals: that of the workspace if it has one, "
+        "none, or a relative one of their own.",
+    ),
+)
+
+
+def signals_of(options: dict[str, Any]) -> OwnSignals | None:
+    """Take the options of own signals out of others, and return what they say.
+
+    Raises
+    ------
+    click.UsageError
+        There are options and no table.
+    """
+    table, columns, bad, lumi = (
+        options.pop(name) for name in ("signals", "columns", "bad_yields", "signal_lumi")
+    )
+    if table is None:
+        given = {"--columns": columns is not None, "--bad-yields": bad != "error"}
+        given["--signal-lumi"] = lumi != "auto"
+        for option in (option for option, there in given.items() if there):
+            raise click.UsageError(f"{option} goes with --signals")
+        return None
+    from fitserve.pallet.signals import OwnSignals
+
+    return OwnSignals(table=table, columns=columns, bad_yields=bad, lumi=lumi)
 
 
 def pallet_options(command: _Command) -> _Command:
@@ -29,6 +84,7 @@ def pallet_options(command: _Command) -> _Command:
             "[default: the patchset's]",
         ),
         click.option("--region", help="Which of several analysis regions in the pallet."),
+        *reversed(_SIGNALS),
     ):
         command = option(command)
     return command
@@ -44,26 +100,20 @@ def pallets() -> None:
 @pallet_options
 @click.option("--hypotheses", "listed", is_flag=True, help="List every hypothesis.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def check(
-    source: str,
-    *,
-    region: str | None,
-    masses: str | None,
-    force: bool,
-    listed: bool,
-    as_json: bool,
-) -> None:
+def check(source: str, *, listed: bool, as_json: bool, **options: Any) -> None:
     """Verify the pallet SOURCE and say what is in it.
 
     SOURCE is a directory, an archive, a URL, a DOI, the name of a known analysis
     ('fitserve analyses list'), or a complete workspace.
     """
+    from fitserve.api import asked_signals
     from fitserve.console import emit_json, show_table
     from fitserve.pallet.load import load_pallet
     from fitserve.runs.prepare import check_request
-    from fitserve_contract import HypotestRequest
+    from fitserve_contract import HypotestRequest, ModelOptions
 
-    pallet = load_pallet(source, region=region, masses=masses, force=force)
+    signals = asked_signals(signals_of(options), ModelOptions())
+    pallet = load_pallet(source, signals=signals, **options)
     if as_json:
         emit_json(_as_data(pallet))
     else:

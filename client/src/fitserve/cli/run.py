@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from fitserve.cli.pallets import pallet_options
+from fitserve.cli.pallets import pallet_options, signals_of
 from fitserve.errors import ModelWarning
 from fitserve.kinds import KINDS
 from fitserve_contract import (
@@ -199,6 +199,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     for caution in cautions(request):
         warn(caution)
     chosen = {name: options[name] for name in ("region", "masses", "patches", "force", "verify")}
+    chosen["signals"] = signals_of(options)
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
     if options["plan_only"]:

@@ -28,6 +28,7 @@ from fitserve.runs.verification import verification_summary
 
 if TYPE_CHECKING:
     from fitserve.endpoints.base import Limits
+    from fitserve.pallet.signals import OwnSignals
     from fitserve.runs.plan import Bounds, Plan, PlannedTask
     from fitserve.runs.store import SavedRun
     from fitserve_contract import Request
@@ -166,6 +167,7 @@ def show_plan(
     options: dict[str, str],
     region: str | None,
     masses: str | None,
+    signals: OwnSignals | None,
     patches: tuple[str, ...],
     force: bool,
     verify: float | None,
@@ -174,6 +176,7 @@ def show_plan(
     as_json: bool,
 ) -> None:
     """Show the tasks that would be submitted; nothing is started or written."""
+    from fitserve.api import asked_signals
     from fitserve.endpoints import open_backend
     from fitserve.pallet.load import load_pallet
     from fitserve.runs.plan import make_plan, plan_verification
@@ -181,7 +184,13 @@ def show_plan(
 
     backend = open_backend(endpoint, workers, options)
     try:
-        pallet = load_pallet(source, region=region, masses=masses, force=force)
+        pallet = load_pallet(
+            source,
+            region=region,
+            masses=masses,
+            signals=asked_signals(signals, request.model),
+            force=force,
+        )
         limits = backend.limits
         manifest, inputs = prepare(pallet, request, patches, endpoint, limits=limits, verify=verify)
         plan = make_plan(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from fitserve.pallet.checks import Base
     from fitserve.pallet.regions import Region
+    from fitserve.pallet.signals import OwnSignals
     from fitserve.pallet.source import Analysis, Source
 
 __all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet"]
@@ -142,6 +143,7 @@ def load_pallet(
     *,
     region: str | None = None,
     masses: str | Path | None = None,
+    signals: OwnSignals | None = None,
     force: bool = False,
     cache_dir: Path | None = None,
 ) -> Pallet:
@@ -160,6 +162,8 @@ def load_pallet(
     masses
         Where the mass values are, if not in a patchset: a pattern of the hypotheses' names, such
         as ``"C1N2_{m1}_{m2}"``, or a CSV file with a column ``name`` and one for each mass.
+    signals
+        Signals of your own, in place of those of the pallet.
     force
         Go on if the digests or other checks that are safe to ignore fail; they are recorded
         in ``forced``.
@@ -188,7 +192,7 @@ def load_pallet(
         opened = open_source(source, cache=cache_dir or default_cache(), force=force)
     else:
         opened = given_source(source)
-    return _loaded(opened, region, masses, force=force)
+    return _loaded(opened, region, masses, signals, force=force)
 
 
 def load_analysis(
@@ -212,11 +216,16 @@ def load_analysis(
 
 
 def _loaded(
-    opened: Source, region: str | None = None, masses: str | Path | None = None, *, force: bool
+    opened: Source,
+    region: str | None = None,
+    masses: str | Path | None = None,
+    signals: OwnSignals | None = None,
+    *,
+    force: bool,
 ) -> Pallet:
     """Load a pallet; what Python's own numbers and stack do not hold is an error of the input."""
     try:
-        return _load(opened, region, masses, force=force)
+        return _load(opened, region, masses, signals, force=force)
     except (OverflowError, RecursionError) as error:
         raise InputError(
             f"{opened.label} has a number too large, or values nested too deeply, for a pallet",
@@ -226,7 +235,14 @@ def _loaded(
 
 
 @no_collection()
-def _load(opened: Source, region: str | None, masses: str | Path | None, *, force: bool) -> Pallet:
+def _load(
+    opened: Source,
+    region: str | None,
+    masses: str | Path | None,
+    signals: OwnSignals | None,
+    *,
+    force: bool,
+) -> Pallet:
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
     regions, unreadable = find_regions(opened.contents)
@@ -256,12 +272,27 @@ def _load(opened: Source, region: str | None, masses: str | Path | None, *, forc
     if masses is not None:
         hypotheses, labels = with_masses(hypotheses, masses)
         metadata |= {"labels": labels}
-    outlines = check_hypotheses(hypotheses, workspace, base, findings)
     verified = _verify(workspace, metadata["digests"], findings)
     analysis = _identify(workspace, opened, len(hypotheses), findings)
+    if signals is None:
+        outlines = check_hypotheses(hypotheses, workspace, base, findings)
+    else:
+        from fitserve.pallet.signals import own_signals
+
+        workspace, base = _without_signal(workspace, base, findings)
+        made = own_signals(signals, workspace, base, findings)
+        hypotheses = made.hypotheses
+        # They differ in numbers alone, which are checked where they are read.
+        checked = check_hypotheses([made.largest], workspace, base, findings)
+        outlines = {one.name: outline for outline in checked.values() for one in hypotheses}
+        description = f"{len(hypotheses)} own signals; background: {metadata['description']}"
+        metadata |= {"labels": made.labels, "description": description}
     forced = findings.conclude(opened.name, force=force)
 
     axes = analysis.axes if analysis and len(analysis.axes) == len(metadata["labels"]) else []
+    if signals is not None and analysis and metadata["labels"] != tuple(analysis.labels):
+        # Coordinates of one's own may be anything.
+        axes = []
     return Pallet(
         source=opened.label,
         name=analysis.name if analysis else opened.name,
@@ -282,6 +313,38 @@ def _load(opened: Source, region: str | None, masses: str | Path | None, *, forc
         forced=(*opened.forced, *forced),
         notes=tuple(sentences(findings.notes)),
     )
+
+
+def _without_signal(
+    workspace: dict[str, Any], base: Base, findings: Findings
+) -> tuple[dict[str, Any], Base]:
+    """Return a workspace without the samples that its parameters of interest scale."""
+    pois = {measurement["config"]["poi"] for measurement in base.measurements}
+    if pois.isdisjoint(base.parameters.by_name()):
+        return workspace, base
+    channels = []
+    for channel in workspace["channels"]:
+        kept = [
+            sample
+            for sample in channel["samples"]
+            if pois.isdisjoint(modifier["name"] for modifier in sample["modifiers"])
+        ]
+        if not kept:
+            raise InputError(
+                "the workspace has a channel with nothing but a signal",
+                evidence=f"all samples of channel {channel['name']!r} have the normfactor "
+                f"{', '.join(sorted(pois))}",
+                hint="give a workspace with a background",
+            )
+        for sample in channel["samples"]:
+            if sample not in kept:
+                findings.note(
+                    "samples of the workspace's own signal were left out",
+                    f"{sample['name']!r} of channel {channel['name']!r}",
+                )
+        channels.append(channel | {"samples": kept})
+    workspace = workspace | {"channels": channels}
+    return workspace, check_workspace(workspace, Findings())
 
 
 def _references(stated: dict[str, str], analysis: Analysis | None) -> dict[str, str]:

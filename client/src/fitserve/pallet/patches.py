@@ -448,7 +448,7 @@ def _adds_sample(operation: dict[str, Any]) -> bool:
 
 
 def _check_added(
-    patch: list[dict[str, Any]], base: Base, findings: Findings, where: str
+    patch: Sequence[dict[str, Any]], base: Base, findings: Findings, where: str
 ) -> Outline | None:
     """Check a patch that only adds samples."""
     parameters = Parameters(base.parameters)
@@ -489,7 +489,7 @@ def _check_added(
 
 
 def _check_applied(
-    patch: list[dict[str, Any]], packed: bytes, findings: Findings, where: str
+    patch: Sequence[dict[str, Any]], packed: bytes, findings: Findings, where: str
 ) -> Outline | None:
     """Apply a patch to a copy of the workspace and check what comes out."""
     try:

@@ -20,7 +20,15 @@ from fitserve.runs.estimate import (
     seconds_per_hypothesis,
     seconds_to_verify,
 )
-from fitserve_contract import SMALL, Task, ToyRange, ToysRequest, compress, encode_task
+from fitserve_contract import (
+    SMALL,
+    SignalPatch,
+    Task,
+    ToyRange,
+    ToysRequest,
+    compress,
+    encode_task,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -279,7 +287,7 @@ def make_plan(
     bounds = bounds or Bounds()
     level = limits.compression
     carried = 0 if staged else _encoded_size(workspace, level)
-    sizes = {one.name: _encoded_size(one, level) for one in hypotheses}
+    sizes = _sizes(hypotheses, level)
     once = seconds_per_hypothesis(workspace, request)
     tasks: list[PlannedTask] = []
     if isinstance(request, ToysRequest):
@@ -324,7 +332,7 @@ def plan_verification(
     level = limits.compression
     return _tasks(
         hypotheses,
-        {one.name: _encoded_size(one, level) for one in hypotheses},
+        _sizes(hypotheses, level),
         seconds_to_verify(workspace, request),
         0 if staged else _encoded_size(workspace, level),
         limits,
@@ -396,6 +404,20 @@ def encode_planned(
         ),
         compression,
     )
+
+
+def _sizes(hypotheses: Sequence[Hypothesis], level: int) -> dict[str, int]:
+    """Return the encoded sizes of hypotheses by name.
+
+    Numbers of signals in arrays are taken as they are; their template, which each task has once,
+    has a share in the overhead.
+    """
+    return {
+        one.name: math.ceil(_ENVELOPE * (len(one.patch.numbers) + len(one.name)))
+        if isinstance(one.patch, SignalPatch)
+        else _encoded_size(one, level)
+        for one in hypotheses
+    }
 
 
 def _encoded_size(content: Any, level: int) -> int:

@@ -312,7 +312,7 @@ def prepare(
     inputs = Inputs(workspace=pallet.workspace, hypotheses=hypotheses)
     # As a resumed run reads them: the same tasks then have the same digests.
     with no_collection():
-        return manifest, msgspec.json.decode(msgspec.json.encode(inputs), type=Inputs)
+        return manifest, Inputs.decoded(inputs.encoded())
 
 
 def default_directory(manifest: Manifest) -> Path:

@@ -13,9 +13,12 @@ from fitserve_contract import (
     HypothesisResult,
     MuPoint,
     Request,
+    Signals,
     Status,
     WorkerInfo,
     excess,
+    split_signals,
+    with_signals,
 )
 
 if TYPE_CHECKING:
@@ -89,10 +92,34 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run fits: with it and the manifest a run can be resumed without its pallet."""
+    """What a run fits: with it and the manifest a run can be resumed without its pallet.
+
+    ``signals`` is on disk only: hypotheses that share a template, as in `fitserve_contract.Task`.
+    """
 
     workspace: dict[str, Any]
     hypotheses: list[Hypothesis]
+    signals: list[Signals] = []
+
+    def encoded(self) -> bytes:
+        """Return the inputs as JSON."""
+        hypotheses, signals = split_signals(self.hypotheses)
+        return msgspec.json.encode(
+            msgspec.structs.replace(self, hypotheses=hypotheses, signals=signals)
+        )
+
+    @classmethod
+    def decoded(cls, raw: bytes) -> Inputs:
+        """Return the inputs that JSON has, in the order of ``hypotheses`` and then ``signals``.
+
+        Raises
+        ------
+        msgspec.MsgspecError, ValueError
+            It is not that of inputs.
+        """
+        inputs = msgspec.json.decode(raw, type=cls)
+        hypotheses = with_signals(inputs.hypotheses, inputs.signals)
+        return msgspec.structs.replace(inputs, hypotheses=hypotheses, signals=[])
 
 
 class StoredResult(msgspec.Struct, frozen=True, kw_only=True):

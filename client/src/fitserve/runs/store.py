@@ -149,7 +149,7 @@ class SavedRun:
         try:
             with no_collection():
                 return _decoded_inputs(path)
-        except (OSError, RecursionError, msgspec.MsgspecError, ContractError) as error:
+        except (OSError, RecursionError, ValueError, msgspec.MsgspecError, ContractError) as error:
             raise StoreError(
                 f"the inputs of run {self.path} cannot be read",
                 evidence=str(error),
@@ -251,7 +251,7 @@ class RunStore:
         _make_directory(path)
         lock = RunLock(path)
         try:
-            write_atomic(path / "inputs.json.zst", compress(msgspec.json.encode(inputs), QUICK))
+            write_atomic(path / "inputs.json.zst", compress(inputs.encoded(), QUICK))
             write_atomic(path / "manifest.json", _pretty(manifest))
             return cls(path, lock, manifest)
         except BaseException:
@@ -501,7 +501,7 @@ def _decoded_inputs(path: Path) -> Inputs:
     raw = decompress(read_regular(path), min(_INPUT_LIMIT, memory_there() // 2))
     if too_much := excess(raw):
         raise ContractError("they are too large to be decoded", evidence=too_much)
-    return msgspec.json.decode(raw, type=Inputs)
+    return Inputs.decoded(raw)
 
 
 def read_manifest(path: Path) -> Manifest:

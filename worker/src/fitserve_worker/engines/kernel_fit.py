@@ -382,7 +382,7 @@ def _channel_yields(fitted: Fitted, solution: Solution) -> list[ChannelYields]:
 
 def _patch(fitted: Fitted) -> list[dict[str, object]]:
     name = fitted.piece.batch.members[fitted.piece.members[fitted.at]].name
-    return next(one.patch for one in fitted.piece.work.hypotheses if one.name == name)
+    return next(list(one.patch) for one in fitted.piece.work.hypotheses if one.name == name)
 
 
 def _propagated(

@@ -11,11 +11,18 @@ import numpy as np
 import pyhf
 from cachetools import LRUCache
 
-from fitserve_contract import FitRequest, apply_patch, digest, refusal, widened
+from fitserve_contract import (
+    FitRequest,
+    apply_patch,
+    digest,
+    patch_content,
+    refusal,
+    widened,
+)
 from fitserve_worker.engines.base import UnfitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fitserve_contract import ModelOptions, Request
     from fitserve_worker.engines.base import Work
@@ -41,7 +48,7 @@ _cache: LRUCache[str, tuple[BuiltModel, int]] = LRUCache(
 )
 
 
-def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
+def build(work: Work, patch: Sequence[dict[str, Any]]) -> BuiltModel:
     """Return the model of a patched workspace, from the cache if possible.
 
     Raises
@@ -53,7 +60,9 @@ def build(work: Work, patch: list[dict[str, Any]]) -> BuiltModel:
     """
     options = work.request.model
     without = isinstance(work.request, FitRequest) and work.request.background_only
-    key = digest([work.workspace_digest, patch, options, pyhf.tensorlib.name, without])
+    key = digest(
+        [work.workspace_digest, patch_content(patch), options, pyhf.tensorlib.name, without]
+    )
     cached = _cache.get(key)
     if cached is not None:
         return cached[0]

@@ -9,24 +9,40 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from fitserve_contract import PatchError, apply_patch, widened
+from fitserve_contract import PatchError, SignalPatch, apply_patch, widened
 from fitserve_worker.kernel.columns import Usage, usage_of
 from fitserve_worker.kernel.parameters import ParameterSet, StatErrors, overrides, parameter_set
-from fitserve_worker.kernel.spec import Kind, Sample, UnsupportedModelError, numbers, read_sample
+from fitserve_worker.kernel.spec import (
+    Kind,
+    Sample,
+    SamplePlaces,
+    UnsupportedModelError,
+    numbers,
+    read_sample,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fitserve_contract import ModelOptions
     from fitserve_worker.kernel import FloatArray
 
-__all__ = ["Background", "Member", "Patched", "Reader", "Structure", "resolve", "sample_names"]
+__all__ = [
+    "Background",
+    "Member",
+    "Patched",
+    "Reader",
+    "SignalArray",
+    "Structure",
+    "resolve",
+    "sample_names",
+]
 
 _ADD_SAMPLE = re.compile(r"/channels/(0|[1-9]\d*)/samples/(0|[1-9]\d*|-)")
 
@@ -49,13 +65,16 @@ class Patched:
     """A hypothesis: its structure, and what it does not share.
 
     ``added`` are (channel, sample JSON) of samples that the background-only workspace lacks
-    or that differ there.
+    or that differ there. ``signal`` is how they were read from an array, with ``samples``, where
+    they were.
     """
 
     structure: Structure
     added: list[tuple[str, dict[str, Any]]]
     observations: dict[str, Any]
     measurement: dict[str, Any]
+    signal: SignalArray | None = None
+    samples: list[Sample] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,24 @@ class Background:
         self.parts = _take_apart(workspace, options)
         self.kept = frozenset(_pairs(self.parts.channels))
         self._readers: dict[Structure, Reader] = {}
+        self._arrays: dict[str, SignalArray | None] = {}
+
+    def array(self, patch: SignalPatch) -> SignalArray | None:
+        """Return how signals with the template of a patch are read from arrays.
+
+        None if the template does more than add samples.
+
+        Raises
+        ------
+        UnsupportedModelError
+            The samples are not ones that the kernel fits.
+        """
+        key = patch.template.digest
+        if key not in self._arrays:
+            places = patch.template.filled(range(1, patch.template.count + 1))
+            added = _only_adds_samples(self.workspace, places)
+            self._arrays[key] = None if added is None else SignalArray(self, added)
+        return self._arrays[key]
 
     def reader(self, structure: Structure) -> Reader:
         """Return the reader of hypotheses of a structure, with the samples they share.
@@ -116,7 +153,7 @@ class Background:
         return self._readers[structure]
 
 
-def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
+def resolve(background: Background, patch: Sequence[dict[str, Any]]) -> Patched:
     """Apply a patch to the workspace.
 
     Raises
@@ -124,6 +161,8 @@ def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
     UnsupportedModelError
         The patch does not apply, or the result is no workspace that the kernel understands.
     """
+    if isinstance(patch, SignalPatch) and (array := background.array(patch)) is not None:
+        return array.patched(patch)
     added = _only_adds_samples(background.workspace, patch)
     if added is not None:
         return _with_samples(background, added)
@@ -136,7 +175,9 @@ def resolve(background: Background, patch: list[dict[str, Any]]) -> Patched:
     return _compare(background, _take_apart(patched, background.options))
 
 
-def sample_names(workspace: dict[str, Any], patch: list[dict[str, Any]]) -> dict[str, list[str]]:
+def sample_names(
+    workspace: dict[str, Any], patch: Sequence[dict[str, Any]]
+) -> dict[str, list[str]]:
     """Return the names of a patched workspace's samples by channel, in their order in the JSON.
 
     Examples
@@ -161,7 +202,7 @@ def sample_names(workspace: dict[str, Any], patch: list[dict[str, Any]]) -> dict
 
 
 def _only_adds_samples(
-    workspace: Mapping[str, Any], patch: list[dict[str, Any]]
+    workspace: Mapping[str, Any], patch: Sequence[dict[str, Any]]
 ) -> list[tuple[str, dict[str, Any]]] | None:
     """Return the samples added by a patch that does nothing else, otherwise None."""
     channels = workspace["channels"]
@@ -259,6 +300,44 @@ def _measurement(workspace: dict[str, Any], options: ModelOptions) -> dict[str, 
     raise UnsupportedModelError(f"there is no measurement {options.measurement!r}")
 
 
+class SignalArray:
+    """Reads signals of one template from rows of numbers.
+
+    Parameters
+    ----------
+    background
+        What they are added to.
+    added
+        (channel, sample JSON) of the template, with the index of each number, counted from one.
+
+    Attributes
+    ----------
+    varied
+        Whether they differ in more than their yields.
+
+    Raises
+    ------
+    UnsupportedModelError
+        These are not samples that the kernel fits.
+    """
+
+    def __init__(self, background: Background, added: list[tuple[str, dict[str, Any]]]) -> None:
+        self._like = replace(_with_samples(background, added), signal=self)
+        self._places = [SamplePlaces(channel, sample) for channel, sample in added]
+        self.varied = any(one.varied for one in self._places)
+
+    def patched(self, patch: SignalPatch) -> Patched:
+        """Return a signal.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Its samples are not ones that the kernel fits.
+        """
+        row = numbers(np.frombuffer(patch.numbers, dtype="<f8"))
+        return replace(self._like, samples=[one.sample(row) for one in self._places])
+
+
 class Member(NamedTuple):
     """A hypothesis.
 
@@ -299,6 +378,7 @@ class Reader:
         self._poi = structure.poi
         self._stat = StatErrors(self.background)
         self._common: list[tuple[dict[str, Any], dict[str, ParameterSet]]] = []
+        self._alike: dict[tuple[SignalArray | None, bool], Member] = {}
         self._check_bins(self.background)
 
     def read(self, name: str, patched: Patched, *, may_lack_poi: bool = False) -> Member:
@@ -316,7 +396,13 @@ class Reader:
         UnsupportedModelError
             It is not one that the kernel fits, or no valid model.
         """
-        samples = [read_sample(channel, sample) for channel, sample in patched.added]
+        signal, samples = patched.signal, patched.samples
+        if samples is None:
+            samples = [read_sample(channel, sample) for channel, sample in patched.added]
+        # Signals of an array without numbers in modifiers differ in nothing but yields.
+        alike = self._alike.get((signal, may_lack_poi))
+        if alike is not None:
+            return alike._replace(name=name, samples=samples)
         self._check_bins(samples)
         usage = usage_of(samples, onto=self.usage)
         self._check_shapefactors(usage)
@@ -346,6 +432,8 @@ class Reader:
         has_poi = self._poi in member.sets or self._poi in member.common
         if has_poi or not may_lack_poi:
             self._check_poi(member)
+        if signal is not None and not signal.varied:
+            self._alike[signal, may_lack_poi] = member
         return member
 
     def _common_sets(self, measurement: dict[str, Any]) -> dict[str, ParameterSet]:

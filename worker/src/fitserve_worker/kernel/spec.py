@@ -14,9 +14,17 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fitserve_worker.kernel import FloatArray
+    from fitserve_worker.kernel import FloatArray, IntArray
 
-__all__ = ["Kind", "Sample", "UnsupportedModelError", "most_same_sided", "read_sample"]
+__all__ = [
+    "Kind",
+    "Sample",
+    "SamplePlaces",
+    "UnsupportedModelError",
+    "most_same_sided",
+    "numbers",
+    "read_sample",
+]
 
 
 class UnsupportedModelError(Exception):
@@ -96,6 +104,67 @@ def read_sample(channel: str, spec: Any) -> Sample:
         ) from error
 
 
+class SamplePlaces:
+    """Where the numbers of a sample are in a row of numbers, from which samples are made.
+
+    Parameters
+    ----------
+    channel, spec
+        A sample as for `read_sample`, with the index of each number in the row in its place,
+        counted from one: what is to be positive is.
+
+    Attributes
+    ----------
+    varied
+        Whether modifiers have numbers too, not the yields alone.
+    """
+
+    def __init__(self, channel: str, spec: Any) -> None:
+        self._at = read_sample(channel, spec)
+        data = [data for _, _, data in self._at.factors]
+        self._nominal = _index(self._at.nominal)
+        self._norms = _index(self._at.normsys[1])
+        self._shapes = _index(self._at.histosys[1])
+        self._factors = [None if one is None else _index(one) for one in data]
+        self.varied = bool(
+            self._at.normsys[0] or self._at.histosys[0] or any(one is not None for one in data)
+        )
+
+    def sample(self, row: FloatArray) -> Sample:
+        """Return the sample of a row of finite numbers, of shape (numbers,).
+
+        Raises
+        ------
+        UnsupportedModelError
+            A normsys factor is not positive.
+        """
+        at = self._at
+        if not self.varied:
+            return at._replace(nominal=row[self._nominal])
+        norms = row[self._norms]
+        _check_norms(at.channel, at.name, norms)
+        return at._replace(
+            nominal=row[self._nominal],
+            normsys=(at.normsys[0], norms),
+            histosys=(at.histosys[0], row[self._shapes]),
+            factors=[
+                (name, kind, None if places is None else row[places])
+                for (name, kind, _), places in zip(at.factors, self._factors, strict=True)
+            ],
+        )
+
+
+def _index(places: FloatArray) -> IntArray:
+    return places.astype(np.int64) - 1
+
+
+def _check_norms(channel: str, name: str, norms: FloatArray) -> None:
+    if (norms <= 0).any():
+        raise UnsupportedModelError(
+            f"a normsys factor of sample {name!r} in {channel!r} is not positive"
+        )
+
+
 def most_same_sided(samples: Iterable[Sample]) -> float:
     """Return how far systematics together move a bin to the same side up and down.
 
@@ -156,10 +225,7 @@ def _read(channel: str, spec: dict[str, Any]) -> Sample:
                 "one value for every bin"
             )
     norms = _block(normsys.values(), (len(normsys), 2))
-    if (norms <= 0).any():
-        raise UnsupportedModelError(
-            f"a normsys factor of sample {spec['name']!r} in {channel!r} is not positive"
-        )
+    _check_norms(channel, spec["name"], norms)
     return Sample(
         channel=channel,
         name=spec["name"],
