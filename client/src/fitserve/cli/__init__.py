@@ -19,6 +19,7 @@ from fitserve.cli.endpoints import endpoints
 from fitserve.cli.outputs import contour, diff, export, plot, report
 from fitserve.cli.pallets import analyses, pallets
 from fitserve.cli.run import cancel, resume, run, runs, show
+from fitserve.cli.signals import signals
 from fitserve.errors import FitserveError, InterruptedRunError, StoreError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def cli() -> None:
 
 for command in (
     *(run, resume, cancel, show, runs, contour, plot, report, export, diff),
-    *(pallets, analyses, endpoints),
+    *(pallets, signals, analyses, endpoints),
 ):
     cli.add_command(command)
 

@@ -13,41 +13,57 @@ if TYPE_CHECKING:
     from fitserve.pallet.signals import OwnSignals
     from fitserve.pallet.source import Analysis
 
-__all__ = ["analyses", "pallet_options", "pallets", "show_pallet", "signals_of"]
+__all__ = [
+    "analyses",
+    "pallet_options",
+    "pallets",
+    "region_options",
+    "show_pallet",
+    "signal_options",
+    "signals_of",
+]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 
-_SIGNALS = (
-    click.option(
-        "--signals",
-        metavar="TABLE",
-        help="Own signals instead of the pallet's: a table of their yields in each bin, .csv, "
-        ".json, .parquet, .npz or .h5 ('fitserve signals template' writes an empty one).",
-    ),
-    click.option(
-        "--columns",
-        metavar="FILE",
-        help="What columns of the table mean, if they have names of their own: YAML or JSON with "
-        "a line for each, such as 'yield_1: SR[0]'.",
-    ),
-    click.option(
-        "--bad-yields",
-        type=click.Choice(["error", "zero", "drop", "keep"]),
-        default="error",
-        show_default=True,
-        help="Negative or missing yields of own signals: stop, take them as zero, leave their "
-        "signals out, or keep negative ones.",
-    ),
-    click.option(
-        "--signal-lumi",
-        metavar="auto|none|FRACTION",
-        default="auto",
-        show_default=True,
-        help="Uncertainty of the luminosity of own signals: that of the workspace if it has one, "
-        "none, or a relative one of their own.",
-    ),
-)
+def signal_options(command: _Command) -> _Command:
+    """Add the options that say how own signals are read."""
+    for option in (
+        click.option(
+            "--signal-lumi",
+            metavar="auto|none|FRACTION",
+            default="auto",
+            show_default=True,
+            help="Uncertainty of the luminosity of own signals: that of the workspace if it has "
+            "one, none, or a relative one of their own.",
+        ),
+        click.option(
+            "--bad-yields",
+            type=click.Choice(["error", "zero", "drop", "keep"]),
+            default="error",
+            show_default=True,
+            help="Negative or missing yields of own signals: stop, take them as zero, leave their "
+            "signals out, or keep negative ones.",
+        ),
+        click.option(
+            "--columns",
+            metavar="FILE",
+            help="What columns of the table mean, if they have names of their own: YAML or JSON "
+            "with a line for each, such as 'yield_1: SR[0]'.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def region_options(command: _Command) -> _Command:
+    """Add the options that say which part of a pallet is read, and whether in spite of doubts."""
+    for option in (
+        click.option("--force", is_flag=True, help="Go on although the patchset's digest differs."),
+        click.option("--region", help="Which of several analysis regions in the pallet."),
+    ):
+        command = option(command)
+    return command
 
 
 def signals_of(options: dict[str, Any]) -> OwnSignals | None:
@@ -73,9 +89,15 @@ def signals_of(options: dict[str, Any]) -> OwnSignals | None:
 
 
 def pallet_options(command: _Command) -> _Command:
-    """Add the options that say how a pallet is read."""
+    """Add the options that say how a pallet is read, and with which signals."""
     for option in (
-        click.option("--force", is_flag=True, help="Go on although the patchset's digest differs."),
+        signal_options,
+        click.option(
+            "--signals",
+            metavar="TABLE",
+            help="Own signals instead of the pallet's: a table of their yields in each bin, .csv, "
+            ".json, .parquet, .npz or .h5 ('fitserve signals template' writes an empty one).",
+        ),
         click.option(
             "--masses",
             metavar="PATTERN|FILE",
@@ -83,8 +105,7 @@ def pallet_options(command: _Command) -> _Command:
             "'C1N2_{m1}_{m2}', or a CSV file with a column 'name' and one for each mass. "
             "[default: the patchset's]",
         ),
-        click.option("--region", help="Which of several analysis regions in the pallet."),
-        *reversed(_SIGNALS),
+        region_options,
     ):
         command = option(command)
     return command

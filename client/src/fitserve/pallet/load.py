@@ -277,9 +277,9 @@ def _load(
     if signals is None:
         outlines = check_hypotheses(hypotheses, workspace, base, findings)
     else:
-        from fitserve.pallet.signals import own_signals
+        from fitserve.pallet.signals import own_signals, without_signal
 
-        workspace, base = _without_signal(workspace, base, findings)
+        workspace, base = without_signal(workspace, base, findings)
         made = own_signals(signals, workspace, base, findings)
         hypotheses = made.hypotheses
         # They differ in numbers alone, which are checked where they are read.
@@ -313,38 +313,6 @@ def _load(
         forced=(*opened.forced, *forced),
         notes=tuple(sentences(findings.notes)),
     )
-
-
-def _without_signal(
-    workspace: dict[str, Any], base: Base, findings: Findings
-) -> tuple[dict[str, Any], Base]:
-    """Return a workspace without the samples that its parameters of interest scale."""
-    pois = {measurement["config"]["poi"] for measurement in base.measurements}
-    if pois.isdisjoint(base.parameters.by_name()):
-        return workspace, base
-    channels = []
-    for channel in workspace["channels"]:
-        kept = [
-            sample
-            for sample in channel["samples"]
-            if pois.isdisjoint(modifier["name"] for modifier in sample["modifiers"])
-        ]
-        if not kept:
-            raise InputError(
-                "the workspace has a channel with nothing but a signal",
-                evidence=f"all samples of channel {channel['name']!r} have the normfactor "
-                f"{', '.join(sorted(pois))}",
-                hint="give a workspace with a background",
-            )
-        for sample in channel["samples"]:
-            if sample not in kept:
-                findings.note(
-                    "samples of the workspace's own signal were left out",
-                    f"{sample['name']!r} of channel {channel['name']!r}",
-                )
-        channels.append(channel | {"samples": kept})
-    workspace = workspace | {"channels": channels}
-    return workspace, check_workspace(workspace, Findings())
 
 
 def _references(stated: dict[str, str], analysis: Analysis | None) -> dict[str, str]:

@@ -24,6 +24,7 @@ import csv
 import difflib
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ import numpy as np
 
 from fitserve.errors import InputError, RequestError
 from fitserve.files import read_regular
+from fitserve.pallet.checks import Findings, check_workspace
 from fitserve.pallet.tables import read_table
 from fitserve_contract import Hypothesis, SignalPatch, Template
 
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fitserve.pallet.checks import Base, Findings
+    from fitserve.pallet.checks import Base
+    from fitserve.pallet.load import Pallet
     from fitserve.pallet.tables import Table
     from fitserve_contract import ModelOptions
 
@@ -53,8 +56,10 @@ __all__ = [
     "OwnSignals",
     "Region",
     "check_table",
+    "describe",
     "own_signals",
     "regions",
+    "without_signal",
     "write_table",
 ]
 
@@ -64,6 +69,7 @@ or keep negative ones as they are."""
 
 _SAMPLE = "signal"
 _BIN = re.compile(r"\[\d+\]$")
+_ADDED = re.compile(r"/channels/(\d+)/samples/(?:\d+|-)")
 _SHOWN = 3
 # A column as similar to the name of a bin as this was meant to be one.
 _ALIKE = 0.8
@@ -200,15 +206,54 @@ def own_signals(
     return reader.signals(findings)
 
 
-def check_table(own: OwnSignals, workspace: dict[str, Any], base: Base) -> list[str]:
-    """Return all that is wrong with a table, with line and column.
+def without_signal(
+    workspace: dict[str, Any], base: Base, findings: Findings
+) -> tuple[dict[str, Any], Base]:
+    """Return a workspace without the samples that its parameters of interest scale.
+
+    Raises
+    ------
+    InputError
+        A channel has no others.
+    """
+    pois = {measurement["config"]["poi"] for measurement in base.measurements}
+    if pois.isdisjoint(base.parameters.by_name()):
+        return workspace, base
+    channels = []
+    for channel in workspace["channels"]:
+        kept = [
+            sample
+            for sample in channel["samples"]
+            if pois.isdisjoint(modifier["name"] for modifier in sample["modifiers"])
+        ]
+        if not kept:
+            raise InputError(
+                "the workspace has a channel with nothing but a signal",
+                evidence=f"all samples of channel {channel['name']!r} have the normfactor "
+                f"{', '.join(sorted(pois))}",
+                hint="give a workspace with a background",
+            )
+        for sample in channel["samples"]:
+            if sample not in kept:
+                findings.note(
+                    "samples of the workspace's own signal were left out",
+                    f"{sample['name']!r} of channel {channel['name']!r}",
+                )
+        channels.append(channel | {"samples": kept})
+    workspace = workspace | {"channels": channels}
+    return workspace, check_workspace(workspace, Findings())
+
+
+def check_table(own: OwnSignals, pallet: Pallet) -> list[str]:
+    """Return all that is wrong with a table of signals for a pallet, with line and column.
 
     Raises
     ------
     InputError
         It cannot be read as a table.
     """
-    return _Reader(own, workspace, base).problems
+    base = check_workspace(pallet.workspace, Findings())
+    return _Reader(own, *without_signal(pallet.workspace, base, Findings())).problems
 
 
 def _refused(reader: _Reader) -> InputError:
@@ -382,22 +427,24 @@ class _Reader:
         """Take a side that is not given as the opposite of the other; check the size of all."""
         for name, held in self._channels.items():
             for systematic, ends in held.norms.items():
-                held.norms[systematic] = self._two_sided(f"{name}:{systematic}", ends)
-            for systematic, by_bin in held.shapes.items():
-                for index, ends in by_bin.items():
-                    by_bin[index] = self._two_sided(f"{name}[{index}]:{systematic}", ends)
+                held.norms[systematic] = self._two_sided(ends)
+                self._check_factors(f"{name}:{systematic}", held.norms[systematic])
+            for by_bin in held.shapes.values():
+                by_bin.update({index: self._two_sided(ends) for index, ends in by_bin.items()})
 
-    def _two_sided(self, column: str, ends: _Ends) -> _Ends:
+    @staticmethod
+    def _two_sided(ends: _Ends) -> _Ends:
         up, down = ends
         up = np.where(np.isnan(up), -down, up)
-        down = np.where(np.isnan(down), -up, down)
-        for values in (up, down):
+        return _Ends(up, np.where(np.isnan(down), -up, down))
+
+    def _check_factors(self, column: str, ends: _Ends) -> None:
+        for values in ends:
             if (rows := np.flatnonzero(values <= -1)).size:
                 self.problems.append(
                     f"{self.table.place(int(rows[0]), column)}: a relative change by "
                     f"{values[rows[0]]:g} leaves no events"
                 )
-        return _Ends(up, down)
 
     def _read_names(self) -> None:
         count = len(self.table.lines)
@@ -643,27 +690,26 @@ def _lumi(given: str | float) -> str | float:
     return size
 
 
-def regions(
-    workspace: dict[str, Any], base: Base, hypotheses: Sequence[Hypothesis]
-) -> list[Region]:
-    """Return what each channel is, by its name and by the pallet's own signals."""
-    observed = {each["name"]: each["data"] for each in workspace["observations"]}
-    counts = {channel.name: 0 for channel in base.channels}
-    most = dict.fromkeys(counts, 0.0)
-    for hypothesis in hypotheses:
-        for name, yields in published_yields(workspace, hypothesis).items():
-            counts[name] += any(yields)
-            most[name] = max(most[name], *yields)
+def regions(pallet: Pallet) -> list[Region]:
+    """Return what each channel of a pallet is, by its name and by the pallet's own signals."""
+    observed = {each["name"]: each["data"] for each in pallet.workspace["observations"]}
+    background = {
+        channel["name"]: np.sum([sample["data"] for sample in channel["samples"]], axis=0).tolist()
+        for channel in pallet.workspace["channels"]
+    }
+    counts, most = dict.fromkeys(background, 0), dict.fromkeys(background, 0.0)
+    for hypothesis in pallet.hypotheses:
+        try:
+            added = added_samples(pallet.workspace, hypothesis)
+        except InputError:
+            continue
+        for name in {name for name, _ in added}:
+            total = np.sum([sample["data"] for at, sample in added if at == name], axis=0)
+            counts[name] += bool(total.any())
+            most[name] = max(most[name], float(total.max()))
     return [
-        Region(
-            channel.name,
-            _kind(channel.name),
-            [float(one) for one in observed[channel.name]],
-            channel.total,
-            counts[channel.name],
-            most[channel.name],
-        )
-        for channel in base.channels
+        Region(name, _kind(name), list(map(float, observed[name])), total, counts[name], most[name])
+        for name, total in background.items()
     ]
 
 
@@ -675,52 +721,109 @@ def _kind(name: str) -> str:
     return ""
 
 
-def published_yields(workspace: dict[str, Any], hypothesis: Hypothesis) -> dict[str, list[float]]:
-    """Return the yields that a patch adds, by channel; channels that it leaves alone are not in it.
+def added_samples(
+    workspace: dict[str, Any], hypothesis: Hypothesis
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return the samples that a patch adds, with the names of their channels.
 
     Raises
     ------
     InputError
         The patch does more than add samples.
     """
-    yields: dict[str, list[float]] = {}
+    samples = []
     for operation in hypothesis.patch:
-        match = re.fullmatch(r"/channels/(\d+)/samples/(?:\d+|-)", operation["path"])
+        match = _ADDED.fullmatch(operation["path"])
         if operation["op"] != "add" or match is None:
             raise InputError(
                 f"hypothesis {hypothesis.name!r} is no signal that is added to the background",
                 evidence=f"its patch has {operation['op']} {operation['path']}",
+                hint="choose others with --patch",
             )
-        name = workspace["channels"][int(match[1])]["name"]
-        data = operation["value"]["data"]
-        yields[name] = [
-            a + b for a, b in zip(yields.get(name, [0.0] * len(data)), data, strict=True)
-        ]
-    return yields
+        samples.append((workspace["channels"][int(match[1])]["name"], operation["value"]))
+    return samples
 
 
 def write_table(
-    workspace: dict[str, Any],
-    described: Sequence[Region],
-    labels: Sequence[str],
-    hypotheses: Sequence[Hypothesis] = (),
+    pallet: Pallet, hypotheses: Sequence[Hypothesis] = (), *, uncertainties: bool = False
 ) -> str:
     """Return a table in CSV: empty, or with the yields of hypotheses.
 
-    Lines that begin with ``#`` say what the channels are.
+    Lines that begin with ``#`` say what the channels are. Systematics are relative: they are lost
+    in bins without events.
+
+    Parameters
+    ----------
+    pallet
+        Where the channels are from.
+    hypotheses
+        To be written, with all they add to a bin.
+    uncertainties
+        Whether with the statistical uncertainties and systematics.
+
+    Raises
+    ------
+    InputError
+        A hypothesis does more than add samples.
     """
     stream = io.StringIO()
-    for one in described:
-        stream.write(f"# {describe(one)}\n")
+    for region in regions(pallet):
+        stream.write(f"# {describe(region)}\n")
+    bins = [f"{name}[{index}]" for name, count in pallet.bins.items() for index in range(count)]
+    rows = [
+        _cells(added_samples(pallet.workspace, one), uncertainties=uncertainties)
+        for one in hypotheses
+    ]
+    extra = dict.fromkeys(name for row in rows for name in row if name not in bins)
     writer = csv.writer(stream, lineterminator="\n")
-    sizes = {one.name: len(one.observed) for one in described}
-    bins = [f"{name}[{index}]" for name, size in sizes.items() for index in range(size)]
-    writer.writerow(["name", *labels, *bins])
-    for hypothesis in hypotheses:
-        yields = published_yields(workspace, hypothesis)
-        cells = [one for name, size in sizes.items() for one in yields.get(name, [0.0] * size)]
-        writer.writerow([hypothesis.name, *hypothesis.values, *(f"{one:.9g}" for one in cells)])
+    writer.writerow(["name", *pallet.labels, *bins, *extra])
+    for hypothesis, row in zip(hypotheses, rows, strict=True):
+        cells = [row.get(name, 0.0) for name in (*bins, *extra)]
+        writer.writerow([hypothesis.name, *hypothesis.values, *(f"{one:.12g}" for one in cells)])
     return stream.getvalue()
+
+
+def _cells(
+    samples: Sequence[tuple[str, dict[str, Any]]], *, uncertainties: bool
+) -> dict[str, float]:
+    """Return the cells of a signal by column; several samples of a channel are added up."""
+    yields: Counter[str] = Counter()
+    squares: Counter[str] = Counter()
+    changes: Counter[tuple[str, str]] = Counter()
+    factors: dict[str, float] = {}
+    alone = Counter(channel for channel, _ in samples)
+    for channel, sample in samples:
+        bins = [f"{channel}[{index}]" for index in range(len(sample["data"]))]
+        yields.update(dict(zip(bins, sample["data"], strict=True)))
+        for modifier in sample["modifiers"] if uncertainties else ():
+            if modifier["type"] == "normsys" and alone[channel] == 1:
+                for end, key in (("up", "hi"), ("down", "lo")):
+                    factors[f"{channel}:{modifier['name']}:{end}"] = modifier["data"][key] - 1
+                continue
+            if modifier["type"] == "staterror":
+                squares.update({b: one**2 for b, one in zip(bins, modifier["data"], strict=True)})
+            for end, shifts in _shifts(modifier, sample["data"]).items():
+                what = f"{modifier['name']}:{end}"
+                changes.update({(b, what): by for b, by in zip(bins, shifts, strict=True)})
+    relative = {f"{b}:{what}": by / yields[b] for (b, what), by in changes.items() if yields[b]}
+    stat = {f"{b}:stat": one**0.5 for b, one in squares.items()}
+    return {**yields, **stat, **factors, **relative}
+
+
+def _shifts(modifier: dict[str, Any], yields: Sequence[float]) -> dict[str, list[float]]:
+    """Return by how many events a systematic changes each bin, up and down; nothing for others."""
+    data = modifier["data"]
+    match modifier["type"]:
+        case "histosys":
+            up, down = data["hi_data"], data["lo_data"]
+        case "normsys":
+            up, down = ([data[end] * value for value in yields] for end in ("hi", "lo"))
+        case _:
+            return {}
+    return {
+        end: [to - value for to, value in zip(ends, yields, strict=True)]
+        for end, ends in (("up", up), ("down", down))
+    }
 
 
 def describe(region: Region) -> str:
