@@ -15,6 +15,7 @@ from fitserve.errors import MissingExtraError, RequestError
 from fitserve.files import write_output
 from fitserve.kinds import kind
 from fitserve.kinds.base import CLS_COLUMNS
+from fitserve.runs.records import encoded_results
 from fitserve.runs.summary import data_rows, mass_columns
 from fitserve_contract import HypothesisResult
 
@@ -134,7 +135,7 @@ def to_parquet(manifest: Manifest, results: Mapping[str, HypothesisResult]) -> b
 
 def to_json(results: Mapping[str, HypothesisResult]) -> bytes:
     """Return finished results as ``results.json`` has them, by name."""
-    return msgspec.json.format(msgspec.json.encode(dict(results)), indent=1) + b"\n"
+    return encoded_results(results)
 
 
 def _as_file(

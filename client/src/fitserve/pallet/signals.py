@@ -291,7 +291,9 @@ class _Reader:
         self._read_names()
         self._judge_yields()
         if not self.problems and not any(each.yields for each in self._channels.values()):
-            self.problems.append(f"no column is a bin: {', '.join(list(self._targets)[:4])}, ...")
+            self.problems.append(
+                f"no column is a bin; these are: {', '.join(list(self._targets)[1:4])}, ..."
+            )
         elif not self.problems and not self._kept.any():
             self.problems.append("it has no signals")
 
@@ -474,7 +476,10 @@ class _Reader:
                 column = f"{name}[{index}]"
                 for what, bad in (("missing", np.isnan(values)), ("negative", values < 0)):
                     rows = np.flatnonzero(bad)
-                    if not rows.size or (what == "negative" and chosen == "keep"):
+                    if not rows.size:
+                        continue
+                    if chosen == "keep" and what == "negative":
+                        self._changed.setdefault(what, []).extend(rows.tolist())
                         continue
                     if chosen in ("error", "keep"):
                         seen = "" if what == "missing" else f", {values[rows[0]]:g}"
@@ -522,7 +527,11 @@ class _Reader:
         without = [name for name, held in self._channels.items() if not held.yields]
         if without:
             findings.note("channels without a column have no signal", ", ".join(without))
-        done = {"zero": "taken as zero", "drop": "left out, with the whole signal"}
+        done = {
+            "zero": "taken as zero",
+            "drop": "left out, with the whole signal",
+            "keep": "kept as they are",
+        }
         for what, rows in self._changed.items():
             some = [self._names[row] for row in dict.fromkeys(rows)]
             for name in some:

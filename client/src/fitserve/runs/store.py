@@ -40,7 +40,14 @@ from fitserve.files import (
     write_atomic,
 )
 from fitserve.kinds.toys import merged, missing_toys, ranges
-from fitserve.runs.records import MANIFEST_VERSION, Event, Inputs, Manifest, StoredResult
+from fitserve.runs.records import (
+    MANIFEST_VERSION,
+    Event,
+    Inputs,
+    Manifest,
+    StoredResult,
+    encoded_results,
+)
 from fitserve_contract import (
     QUICK,
     HypothesisResult,
@@ -413,7 +420,7 @@ class RunStore:
             for name in self.manifest.hypotheses
         }
         path = self.path / "results.json"
-        write_atomic(path, _pretty(document))
+        write_atomic(path, encoded_results(document))
         return path
 
 
