@@ -35,7 +35,7 @@ def template(pallet: str, *, output: str | None, as_json: bool, **options: Any) 
     """
     from fitserve.console import emit_json
     from fitserve.pallet.load import load_pallet
-    from fitserve.pallet.signals import regions, write_table
+    from fitserve.pallet.template import regions, write_table
 
     loaded = load_pallet(pallet, **options)
     if as_json:
@@ -60,7 +60,7 @@ def export(
 ) -> None:
     """Write the signals of PALLET itself as a table, to begin with."""
     from fitserve.pallet.load import load_pallet
-    from fitserve.pallet.signals import write_table
+    from fitserve.pallet.template import write_table
     from fitserve.runs.prepare import select_hypotheses
 
     loaded = load_pallet(pallet, **options)
@@ -87,7 +87,7 @@ def check(pallet: str, *, as_json: bool, **options: Any) -> None:
     own = asked_signals(signals_of(options), ModelOptions())
     if own is None:
         raise click.UsageError("there is no table")
-    problems = check_table(own, load_pallet(pallet, **options))
+    problems = check_table(own, load_pallet(pallet, **options).workspace)
     if problems:
         if as_json:
             emit_json({"signals": 0, "problems": problems})

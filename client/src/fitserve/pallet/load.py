@@ -124,7 +124,7 @@ class Pallet:
     @property
     def normfactors(self) -> frozenset[str]:
         """Normalisation factors that every hypothesis has: the possible parameters of interest."""
-        every = [outline.parameters for outline in self.outlines.values()]
+        every = [outline.parameters for outline in self._different_outlines]
         return frozenset(
             name
             for name, parameter in (every[0].items() if every else ())
@@ -135,7 +135,12 @@ class Pallet:
     @cached_property
     def parameter_names(self) -> frozenset[str]:
         """The parameters that any of the hypotheses has."""
-        return frozenset().union(*(outline.parameters for outline in self.outlines.values()))
+        return frozenset().union(*(outline.parameters for outline in self._different_outlines))
+
+    @property
+    def _different_outlines(self) -> list[Outline]:
+        """The outlines, each once: own signals have one together."""
+        return list({id(outline): outline for outline in self.outlines.values()}.values())
 
 
 def load_pallet(

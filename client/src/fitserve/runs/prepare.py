@@ -147,9 +147,13 @@ def check_request(pallet: Pallet, hypotheses: Sequence[Hypothesis], request: Req
         raise RequestError("no signal strength is asked for", hint=f"{option} 1.0")
     alone = isinstance(request, FitRequest) and request.background_only
     problems: dict[Problem, list[str]] = {}
+    # Own signals have one outline together.
+    found: dict[tuple[int, bool], Problem | None] = {}
     for one in hypotheses:
-        problem = _problem(pallet, one, request, alone=alone)
-        if problem is not None:
+        like = id(pallet.outlines.get(one.name)), bool(one.patch)
+        if like not in found:
+            found[like] = _problem(pallet, one, request, alone=alone)
+        if (problem := found[like]) is not None:
             problems.setdefault(problem, []).append(one.name)
     for (cause, evidence, hint), names in problems.items():
         seen = [evidence] if evidence else []
