@@ -25,7 +25,7 @@ OWN_NETWORK := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set 
 # A release for this machine, with the wheels that hosts of such a network cannot fetch.
 BUNDLE = $(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
 	--machine "$$(uname -m)" > /dev/null
-.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-lowest test-slow lint types docs dist lock benchmark tension gpu-check
+.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-lowest test-slow lint types docs dist lock benchmark benchmark-signals tension gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -89,6 +89,9 @@ test-slow: dev ## Run the tests that take more than a minute
 
 benchmark: dev ## Measure the kernel beside pyhf and cabinetry, a quarter of an hour if idle
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+benchmark-signals: dev ## Time thousands of own signals on a background; ARGS="PALLET --counts N"
+	@$(BIN)/python benchmarks/signals.py $(ARGS)
 
 tension: dev ## Judge the kernel on generated models, against the lowest of many minima; ARGS=--help
 	@PYTHONPATH=tests/generated $(BIN)/python -m tension $(ARGS)

@@ -240,3 +240,16 @@ def test_the_device_here_agrees_on_the_example(benchmark_module: Module) -> None
     assert one["toys"]["toys"] == 100
     assert found["device"]["name"]
     gpu_check._show(found)
+
+
+def test_runs_of_own_signals_are_timed_beside_pyhf(benchmark_module: Module) -> None:
+    signals = benchmark_module("signals")
+    output = subprocess.run(
+        [sys.executable, signals.__file__, "example", "--counts", "20", "--pyhf", "1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    [row] = [line for line in output.splitlines() if line.startswith("| 20 |")]
+    assert row.endswith("| 0 |")
+    assert float(output.rpartition("difference in CLs ")[2]) < 1e-4

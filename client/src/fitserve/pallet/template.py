@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fitserve.pallet.load import Pallet
     from fitserve_contract import Hypothesis
 
-__all__ = ["Region", "regions", "write_table"]
+__all__ = ["Region", "added_yields", "regions", "write_table"]
 
 _ADDED = re.compile(r"/channels/(\d+)/samples/(?:\d+|-)")
 
@@ -90,6 +90,17 @@ def _added_samples(
             )
         samples.append((workspace["channels"][int(match[1])]["name"], operation["value"]))
     return samples
+
+
+def added_yields(workspace: dict[str, Any], hypothesis: Hypothesis) -> dict[str, float]:
+    """Return the events that a patch adds to bins, by the names of their columns in a table.
+
+    Raises
+    ------
+    InputError
+        The patch does more than add samples.
+    """
+    return _cells(_added_samples(workspace, hypothesis), uncertainties=False)
 
 
 def write_table(
