@@ -190,8 +190,8 @@ def table(found: dict[str, Any]) -> str:
         lines += [
             "",
             (
-                f"pyhf numpy+scipy: {pyhf['seconds']:.1f} s a signal on one core, {times:.0f} times "
-                f"as long; largest difference in CLs {pyhf['difference']:.1e}"
+                f"pyhf numpy+scipy: {pyhf['seconds']:.1f} s a signal on one core, "
+                f"{times:.0f} times as long; largest difference in CLs {pyhf['difference']:.1e}"
             ),
         ]
     return "\n".join(lines)

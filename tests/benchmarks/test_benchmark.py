@@ -242,6 +242,7 @@ def test_the_device_here_agrees_on_the_example(benchmark_module: Module) -> None
     gpu_check._show(found)
 
 
+@pytest.mark.slow
 def test_runs_of_own_signals_are_timed_beside_pyhf(benchmark_module: Module) -> None:
     signals = benchmark_module("signals")
     output = subprocess.run(
