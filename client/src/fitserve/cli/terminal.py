@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from fitserve.console import emit_json, say, show_table, tell, warn
 from fitserve.errors import IncompleteRunError
@@ -28,6 +28,7 @@ from fitserve.runs.verification import verification_summary
 
 if TYPE_CHECKING:
     from fitserve.endpoints.base import Limits
+    from fitserve.pallet.edit import Edits
     from fitserve.runs.plan import Bounds, Plan, PlannedTask
     from fitserve.runs.store import SavedRun
     from fitserve_contract import Request
@@ -172,6 +173,7 @@ def show_plan(
     workers: int | None,
     bounds: Bounds,
     as_json: bool,
+    **edits: Unpack[Edits],
 ) -> None:
     """Show the tasks that would be submitted; nothing is started or written."""
     from fitserve.endpoints import open_backend
@@ -181,7 +183,7 @@ def show_plan(
 
     backend = open_backend(endpoint, workers, options)
     try:
-        pallet = load_pallet(source, region=region, masses=masses, force=force)
+        pallet = load_pallet(source, region=region, masses=masses, force=force, **edits)
         limits = backend.limits
         manifest, inputs = prepare(pallet, request, patches, endpoint, limits=limits, verify=verify)
         plan = make_plan(

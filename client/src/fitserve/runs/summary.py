@@ -401,5 +401,6 @@ def reference_url(key: str, value: str) -> str | None:
     """
     if value.startswith("https://"):
         return value
-    start = _STARTS.get(key.lower())
+    # In a combination the name of a part may follow: hepdata (staus).
+    start = _STARTS.get(key.partition(" (")[0].lower())
     return None if start is None else start + quote(value.removeprefix("arXiv:"), safe="/:.")
