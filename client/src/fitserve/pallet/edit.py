@@ -117,13 +117,17 @@ def chosen(patterns: Iterable[str], names: Sequence[str], what: str) -> list[str
         if not matches:
             raise RequestError(
                 f"no {what} of the pallet matches '{shorten(pattern, 60)}'",
-                evidence=f"there are {len(names)}, among them {listed(nearest(pattern, names))}"
-                if names
-                else f"it has no {what}",
+                evidence=_known(pattern, names) if names else f"it has no {what}",
                 hint=f"give the name of a {what}, or a pattern of names",
             )
         found.update(matches)
     return [name for name in names if name in found]
+
+
+def _known(name: str, names: Sequence[str]) -> str:
+    if len(names) <= _LISTED:
+        return f"there are {listed(names)}"
+    return f"there are {len(names)}, among them {listed(nearest(name, names))}"
 
 
 def convert_edits(edits: Mapping[str, Any]) -> Edits:
@@ -325,7 +329,7 @@ def _checked_renames(given: dict[str, str], left: list[str], what: str) -> dict[
         if old not in names:
             raise RequestError(
                 f"there is no {what} '{shorten(old, 60)}' in the pallet to rename",
-                evidence=f"there are {len(left)}, among them {listed(nearest(old, left))}",
+                evidence=_known(old, left),
                 hint=f"give the name of a {what} that is not dropped",
             )
         if new in names and new not in given:
