@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the measurement of the whole says of a parameter, as in pyhf."""
 
     inits: list[float] | None = None
-    bounds: list[tuple[float, float]] | None = None
+    bounds: list[list[float]] | None = None
     auxdata: list[float] | None = None
     factors: list[float] | None = None
     sigmas: list[float] | None = None
@@ -121,6 +121,11 @@ def read_combination(path: Path) -> Combination:
     file = _File(path)
     content = file.content
     file.known(content, Combination, (), _FIELDS)
+    # One by one, since errors do not say in which value of a mapping they are.
+    measurement = content.get("measurement") if isinstance(content, dict) else None
+    parameters = measurement.get("parameters") if isinstance(measurement, dict) else None
+    for name, settings in parameters.items() if isinstance(parameters, dict) else ():
+        file.convert(settings, Settings, ("measurement", "parameters", name))
     combination = cast("Combination", file.convert(content, Combination, ()))
     if not 2 <= len(combination.parts) <= _MOST_PARTS:  # noqa: PLR2004
         file.refuse(
@@ -239,7 +244,8 @@ class _File:
         except msgspec.ValidationError as error:
             message = str(error)
             place = _PLACE.search(message)
-            found = re.findall(r"\.(\w+)|\[(\d+)\]", place.group(1) if place else "")
+            known = place.group(1).partition("[...]")[0] if place else ""
+            found = re.findall(r"\.(\w+)|\[(\d+)\]", known)
             steps = [name or int(number) for name, number in found]
             self.refuse(_PLACE.sub("", message), (*where, *steps), "")
 
