@@ -391,6 +391,25 @@ def test_many_names_are_compared_in_bounded_time() -> None:
         Change.of({"drop_modifiers": ["alpha_JES"]}, names)
 
 
+def test_copies_that_patches_make_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the patchset each is of a few bytes, and rewritten of a megabyte."""
+    wide = copy.deepcopy(WORKSPACE)
+    wide["channels"].append({"name": "VR", "samples": [_sample("Z", [1.5] * 20_000)]})
+    wide["observations"].append({"name": "VR", "data": [1.0] * 20_000})
+    copies = [
+        {"op": "copy", "from": "/channels/3/samples/0", "path": "/channels/3/samples/1"},
+        {"op": "replace", "path": "/channels/3/samples/1/name", "value": "more"},
+        _signal("0/samples/0", [1.0, 1.0]),
+    ]
+    pallet = load_pallet(_write(tmp_path / "w", wide, {f"p{at}": copies for at in range(90)}))
+    assert len(load_pallet(pallet, drop_samples=["fakes"]).hypotheses) == 90
+    monkeypatch.setattr("fitserve_contract.memory.memory_there", lambda: 0)
+    with pytest.raises(InputError, match="patches become too large"):
+        load_pallet(pallet, drop_samples=["fakes"])
+
+
 def _run(*arguments: object) -> Any:
     return CliRunner().invoke(cli, [str(one) for one in arguments])
 

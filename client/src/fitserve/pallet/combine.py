@@ -14,7 +14,7 @@ import msgspec
 
 from fitserve.errors import InputError, RequestError
 from fitserve.pallet.combination import Settings
-from fitserve.pallet.edit import Change, Rewriter, difference, listed, nearest
+from fitserve.pallet.edit import Change, Rewriter, bounded, difference, listed, nearest
 from fitserve.pallet.schema import shorten
 from fitserve_contract import Hypothesis
 
@@ -104,6 +104,7 @@ def combine(combination: Combination, pieces: Mapping[str, Piece]) -> Whole:
     workspace = _joined(combination, spaces, finals)
     matches, labels = _matches(combination, pieces, notes)
     hypotheses = []
+    taken = 0
     for name, values, each in matches:
         if all(rewriters[part].only_adds(one.patch) for part, one in each.items()):
             patch = [
@@ -114,6 +115,7 @@ def combine(combination: Combination, pieces: Mapping[str, Piece]) -> Whole:
         else:
             patched = {part: rewriters[part].patched(one.patch) for part, one in each.items()}
             patch = difference(workspace, _joined(combination, spaces | patched, finals))
+            taken = bounded(patch, taken)
         hypotheses.append(Hypothesis(name=name, values=values, patch=patch))
     poi = combination.measurement.poi
     if hypotheses and poi not in finals:

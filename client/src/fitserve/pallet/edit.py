@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import msgspec
 
-from fitserve.errors import RequestError
+from fitserve.errors import InputError, RequestError
 from fitserve.pallet.schema import shorten
-from fitserve_contract import Hypothesis, apply_patch
+from fitserve_contract import Hypothesis, apply_patch, decoded_bytes, excess
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,9 @@ __all__ = [
     "Change",
     "Edits",
     "Names",
+    "Renames",
     "Rewriter",
+    "bounded",
     "chosen",
     "convert_edits",
     "difference",
@@ -439,13 +441,39 @@ class Rewriter:
         return self.change.workspace(apply_patch(msgspec.json.decode(self._packed), patch))
 
     def hypotheses(self, hypotheses: Iterable[Hypothesis]) -> Iterator[Hypothesis]:
-        """Yield the hypotheses with patches that fit the workspace as it is afterwards."""
+        """Yield the hypotheses with patches that fit the workspace as it is afterwards.
+
+        Raises
+        ------
+        InputError
+            They take more memory than is allowed.
+        """
+        taken = 0
         for one in hypotheses:
             if self.only_adds(one.patch):
                 patch = list(self.additions(one.patch))
             else:
                 patch = difference(self.after, self.patched(one.patch))
+                taken = bounded(patch, taken)
             yield Hypothesis(name=one.name, values=one.values, patch=patch)
+
+
+def bounded(patch: list[dict[str, Any]], taken: int) -> int:
+    """Return how much memory a patch takes that was made here, and ``taken`` by those before it.
+
+    Raises
+    ------
+    InputError
+        That is more than is allowed: a ``copy`` of a few bytes may have made megabytes.
+    """
+    raw = msgspec.json.encode(patch)
+    if too_much := excess(raw, besides=taken):
+        raise InputError(
+            "the patches become too large where the pallet is edited or combined",
+            evidence=too_much,
+            hint="give fewer of them, or edit the pallet without its patchset",
+        )
+    return taken + decoded_bytes(raw)
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:

@@ -326,7 +326,7 @@ def traffic(run: SavedRun) -> Traffic:
 def verified(pallet: PalletRecord) -> str:
     """Return whether the workspace is the one that its patchset was made for."""
     if pallet.parts:
-        return f"made of parts{', not all of them' * (not pallet.digest_verified)} verified"
+        return "its parts verified" if pallet.digest_verified else "NOT all of its parts verified"
     if not pallet.patchset_digests:
         return "without a digest to verify it by"
     return "verified" if pallet.digest_verified else "NOT verified"
