@@ -6,7 +6,7 @@ import contextlib
 import html
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fitserve.endpoints.base import Backend
+    from fitserve.pallet.edit import Edits
     from fitserve.pallet.load import Pallet
     from fitserve.pallet.signals import OwnSignals
     from fitserve.runs.drive import Observer
@@ -240,6 +241,7 @@ def run(
     workers: int | None = None,
     bounds: Bounds | None = None,
     progress: bool = True,
+    **edits: Unpack[Edits],
 ) -> Run:
     """Fit the hypotheses of a pallet and return the finished run.
 
@@ -249,7 +251,8 @@ def run(
     ----------
     pallet
         A directory, archive, URL, DOI or name of a known analysis; a workspace (``dict`` or
-        `pyhf.Workspace`), or a tuple of it and its patchset; or a loaded pallet.
+        `pyhf.Workspace`), or a tuple of it and its patchset; the YAML file of a combination; or a
+        loaded pallet.
     endpoint
         ``"local"`` (every core of this machine), ``"inline"`` (this process), or the name of
         an endpoint that was added (``fitserve endpoints add``); several share the run.
@@ -286,6 +289,11 @@ def run(
         Limits of one task.
     progress
         Whether to show a progress bar.
+    **edits
+        What to select, drop and rename in the pallet, by patterns of names: ``channels``,
+        ``drop_channels``, ``drop_samples``, ``drop_modifiers``, ``drop_modifier_types``,
+        ``drop_measurements`` are lists, and ``rename`` has new names by the old ones, of each
+        kind: ``{"modifiers": {"alpha_JES": "JES"}}``.
 
     Raises
     ------
@@ -321,6 +329,7 @@ def run(
                 masses=masses,
                 signals=asked_signals(signals, request.model),
                 force=force,
+                **edits,
             ),
             request,
             patches,

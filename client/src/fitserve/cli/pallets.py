@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fitserve.pallet.edit import Edits
     from fitserve.pallet.load import Pallet
     from fitserve.pallet.signals import OwnSignals
     from fitserve.pallet.source import Analysis
 
 __all__ = [
     "analyses",
+    "edits_of",
     "pallet_options",
     "pallets",
     "region_options",
@@ -24,6 +26,16 @@ __all__ = [
 ]
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+_EDITS = {
+    "channels": ("--channels", "GLOB", "Only channels whose names match"),
+    "drop_channels": ("--drop-channel", "GLOB", "Leave channels out"),
+    "drop_samples": ("--drop-sample", "GLOB", "Leave samples out"),
+    "drop_modifiers": ("--drop-modifier", "GLOB", "Leave modifiers out"),
+    "drop_modifier_types": ("--drop-modifier-type", "TYPE", "Leave out all modifiers of a type"),
+    "drop_measurements": ("--drop-measurement", "GLOB", "Leave measurements out"),
+    "rename": ("--rename", "KIND:OLD=NEW", "Rename a channel, sample, modifier or measurement"),
+}
 
 
 def signal_options(command: _Command) -> _Command:
@@ -108,7 +120,36 @@ def pallet_options(command: _Command) -> _Command:
         region_options,
     ):
         command = option(command)
+    for name, (flag, metavar, text) in reversed(_EDITS.items()):
+        several = f"{text}; may be repeated."
+        command = click.option(flag, name, multiple=True, metavar=metavar, help=several)(command)
     return command
+
+
+def edits_of(options: dict[str, Any]) -> Edits:
+    """Take the options that edit a pallet out of all of them.
+
+    Raises
+    ------
+    click.UsageError
+        A name is not given as KIND:OLD=NEW.
+    """
+    given: dict[str, Any] = {name: list(options.pop(name)) for name in _EDITS}
+    renames: dict[str, dict[str, str]] = {}
+    for text in given.pop("rename"):
+        kind, colon, names = text.partition(":")
+        old, equals, new = names.partition("=")
+        kinds = ("channel", "sample", "modifier", "measurement")
+        if kind not in kinds or not colon or not equals or not old or not new:
+            raise click.UsageError(
+                f"--rename takes KIND:OLD=NEW, where KIND is one of {', '.join(kinds)}: {text}"
+            )
+        if old in renames.setdefault(f"{kind}s", {}):
+            raise click.UsageError(f"--rename gives two new names to the {kind} {old}")
+        renames[f"{kind}s"][old] = new
+    return cast(
+        "Edits", {name: each for name, each in (given | {"rename": renames}).items() if each}
+    )
 
 
 @click.group()
@@ -125,7 +166,7 @@ def check(source: str, *, listed: bool, as_json: bool, **options: Any) -> None:
     """Verify the pallet SOURCE and say what is in it.
 
     SOURCE is a directory, an archive, a URL, a DOI, the name of a known analysis
-    ('fitserve analyses list'), or a complete workspace.
+    ('fitserve analyses list'), a complete workspace, or the YAML file of a combination.
     """
     from fitserve.api import asked_signals
     from fitserve.console import emit_json, show_table
@@ -134,7 +175,8 @@ def check(source: str, *, listed: bool, as_json: bool, **options: Any) -> None:
     from fitserve_contract import HypotestRequest, ModelOptions
 
     signals = asked_signals(signals_of(options), ModelOptions())
-    pallet = load_pallet(source, signals=signals, **options)
+    edits = edits_of(options)
+    pallet = load_pallet(source, signals=signals, **options, **edits)
     if as_json:
         emit_json(_as_data(pallet))
     else:
@@ -146,6 +188,80 @@ def check(source: str, *, listed: bool, as_json: bool, **options: Any) -> None:
         )
     # As a run with the default options would.
     check_request(pallet, pallet.hypotheses, HypotestRequest())
+
+
+@pallets.command()
+@click.argument("source")
+@pallet_options
+@click.option(
+    "-o", "--output", required=True, type=click.Path(file_okay=False), help="A new directory."
+)
+def write(
+    source: str, *, region: str | None, masses: str | None, force: bool, output: str, **edits: Any
+) -> None:
+    """Write the pallet SOURCE, combined and edited, as a workspace and its patchset."""
+    from pathlib import Path
+
+    from fitserve.console import tell
+    from fitserve.pallet.load import load_pallet
+    from fitserve.pallet.write import write_pallet
+
+    pallet = load_pallet(source, region=region, masses=masses, force=force, **edits_of(edits))
+    for path in write_pallet(pallet, Path(output)):
+        tell(str(path))
+
+
+@pallets.command()
+@click.argument("sources", nargs=-1, required=True, metavar="PALLET...")
+@click.option("--force", is_flag=True, help="Go on although a patchset's digest differs.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="Write a combination to start from: a YAML file in which only the luminosity is shared.",
+)
+def correlate(sources: tuple[str, ...], *, force: bool, as_json: bool, output: str | None) -> None:
+    """List parameters of PALLETs that may be one: those with equal or like names.
+
+    For each it says what pyhf's own combination would do with it. In place of several pallets, the
+    YAML file of a combination can be given: its parts are listed.
+    """
+    from pathlib import Path
+
+    from fitserve.console import emit_json, say, show_table
+    from fitserve.files import write_output
+    from fitserve.pallet.correlate import alike, starting_file
+    from fitserve.pallet.load import load_parts
+
+    said, pieces, measurements = load_parts(sources, force=force)
+    found = alike(pieces, measurements)
+    if output is not None:
+        if Path(output).exists():
+            raise click.UsageError(f"{output} is there already: give another -o")
+        folder = Path(output).resolve().parent
+        text = starting_file(said, pieces, found, folder)
+        write_output(Path(output), text.encode())
+    if as_json:
+        emit_json([each._asdict() for each in found])
+    elif not found:
+        say("the pallets have no parameters with equal or like names")
+    else:
+        show_table(
+            [*pieces, "types", "names", "by pyhf", "as one"],
+            (
+                [
+                    *(each.names.get(part, "-") for part in pieces),
+                    ", ".join(dict.fromkeys(each.types.values())),
+                    each.why.removesuffix(" names"),
+                    each.by_pyhf,
+                    each.fit or "fits",
+                ]
+                for each in found
+            ),
+        )
+    if output is not None:
+        say(f"written: {output}; share what is one, then: fitserve run {output}")
 
 
 def show_pallet(pallet: Pallet) -> None:
@@ -161,6 +277,8 @@ def show_pallet(pallet: Pallet) -> None:
     tell(f"description:   {pallet.description}")
     for kind, reference in pallet.references.items():
         tell(f"reference:     {kind} {reference}")
+    for name, part in pallet.parts.items():
+        tell(f"part:          {name}: {part.source}, workspace {part.workspace_digest[:12]}")
     tell(f"hypotheses:    {len(names)}" + (f": {span}" if span else ""))
     tell(f"mass values:   {', '.join(pallet.labels) or 'none'}")
     for measurement in pallet.measurements:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from fitserve.cli.pallets import pallet_options, signals_of
+from fitserve.cli.pallets import edits_of, pallet_options, signals_of
 from fitserve.errors import ModelWarning
 from fitserve.kinds import KINDS
 from fitserve_contract import (
@@ -172,8 +172,8 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
     """Fit the signal hypotheses of PALLET; by default for CLs.
 
     PALLET is a directory, an archive, a URL, a DOI, the name of a known analysis
-    ('fitserve analyses list'), or a complete workspace. Finished results of the same question
-    are reused.
+    ('fitserve analyses list'), a complete workspace, or the YAML file of a combination. Finished
+    results of the same question are reused.
     """
     from fitserve.api import make_request
     from fitserve.api import run as run_pallet
@@ -200,6 +200,7 @@ def run(context: click.Context, /, pallet: str, **options: Any) -> None:
         warn(caution)
     chosen = {name: options[name] for name in ("region", "masses", "patches", "force", "verify")}
     chosen["signals"] = signals_of(options)
+    chosen |= edits_of(options)
     chosen["endpoint"] = ",".join(options["endpoint"])
     chosen["options"] = _settings(options)
     if options["plan_only"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from fitserve.console import emit_json, say, show_table, tell, warn
 from fitserve.errors import IncompleteRunError
@@ -28,6 +28,7 @@ from fitserve.runs.verification import verification_summary
 
 if TYPE_CHECKING:
     from fitserve.endpoints.base import Limits
+    from fitserve.pallet.edit import Edits
     from fitserve.pallet.signals import OwnSignals
     from fitserve.runs.plan import Bounds, Plan, PlannedTask
     from fitserve.runs.store import SavedRun
@@ -174,6 +175,7 @@ def show_plan(
     workers: int | None,
     bounds: Bounds,
     as_json: bool,
+    **edits: Unpack[Edits],
 ) -> None:
     """Show the tasks that would be submitted; nothing is started or written."""
     from fitserve.api import asked_signals
@@ -190,6 +192,7 @@ def show_plan(
             masses=masses,
             signals=asked_signals(signals, request.model),
             force=force,
+            **edits,
         )
         limits = backend.limits
         manifest, inputs = prepare(pallet, request, patches, endpoint, limits=limits, verify=verify)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from fitserve.errors import FitserveError, InputError
+import msgspec
+
+from fitserve.errors import FitserveError, InputError, RequestError
 from fitserve.pallet.checks import Findings, check_workspace, sentences
+from fitserve.pallet.combination import is_combination, read_combination
+from fitserve.pallet.combine import Piece, combine
 from fitserve.pallet.download import cached_archive, download, forget
-from fitserve.pallet.parameters import Outline
+from fitserve.pallet.edit import Change, Edits, Rewriter, convert_edits, names_of
+from fitserve.pallet.parameters import Outline, Parameter
 from fitserve.pallet.patches import (
     check_hypotheses,
     from_loose_patches,
@@ -27,19 +32,21 @@ from fitserve.pallet.source import (
     given_source,
     open_analysis,
     open_source,
+    short_name,
 )
 from fitserve_contract import Hypothesis, decoded_bytes, digest
 from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fitserve.pallet.checks import Base
+    from fitserve.pallet.combination import Combination
     from fitserve.pallet.regions import Region
     from fitserve.pallet.signals import OwnSignals
     from fitserve.pallet.source import Analysis, Source
 
-__all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet"]
+__all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet", "load_parts"]
 
 # The schema asks for a record of HEPData; a patchset without one, like the example's, has this.
 _NO_RECORD = "ins0000000"
@@ -84,6 +91,10 @@ class Pallet:
         Checks that failed and that the user chose to ignore.
     notes
         What else was noticed and is no reason not to fit.
+    remarks
+        Those of the notes that are about the models.
+    parts
+        Of a combination: the pallets that it is made of, by their names in it.
     """
 
     source: str
@@ -104,6 +115,8 @@ class Pallet:
     outlines: dict[str, Outline]
     forced: tuple[str, ...]
     notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+    parts: dict[str, Pallet] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         count = len(self.hypotheses)
@@ -142,6 +155,15 @@ class Pallet:
         """The outlines, each once: own signals have one together."""
         return list({id(outline): outline for outline in self.outlines.values()}.values())
 
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters of the background and of all hypotheses, by name."""
+        found = dict(self.background.parameters)
+        for outline in self.outlines.values():
+            for name in outline.parameters.keys() - found.keys():
+                found[name] = outline.parameters[name]
+        return found
+
 
 def load_pallet(
     source: str | Path | Mapping[str, Any] | tuple[Any, Any] | Pallet,
@@ -151,6 +173,7 @@ def load_pallet(
     signals: OwnSignals | None = None,
     force: bool = False,
     cache_dir: Path | None = None,
+    **edits: Unpack[Edits],
 ) -> Pallet:
     """Load a pallet and verify that it can be fitted.
 
@@ -161,7 +184,8 @@ def load_pallet(
         ``https`` URL, a DOI, or the name of an analysis of the catalogue: ``example`` comes
         with fitserve, the others once they are fetched. An existing path goes first. Or a
         workspace (``dict`` or `pyhf.Workspace`), or a tuple of it and its patchset (``dict`` or
-        `pyhf.PatchSet`); a loaded pallet is returned as it is.
+        `pyhf.PatchSet`); a loaded pallet is taken as it is. A path that ends in ``.yaml`` is a
+        combination of pallets.
     region
         Folder or prefix, where a pallet has several regions.
     masses
@@ -174,13 +198,17 @@ def load_pallet(
         in ``forced``.
     cache_dir
         Where downloads are; by default that of the platform, or ``$FITSERVE_CACHE``.
+    **edits
+        What to select, drop and rename, once the published pallet is verified: see
+        `fitserve.pallet.edit.Edits`.
 
     Raises
     ------
     InputError
         The pallet is not usable.
     RequestError
-        The region is not one of the pallet, or is not given and there are several.
+        The region is not one of the pallet, or is not given and there are several. An edit
+        does not fit the pallet.
     StoreError
         The cache cannot be used.
 
@@ -191,13 +219,25 @@ def load_pallet(
     >>> len(pallet.hypotheses), pallet.labels, pallet.digest_verified
     (60, ('mX', 'mchi'), True)
     """
+    wanted, bare = convert_edits(edits), signals is not None
     if isinstance(source, Pallet):
-        return source
-    if isinstance(source, str | Path):
+        pallet = source
+    elif isinstance(source, str | Path) and is_combination(source):
+        if region is not None:
+            raise RequestError(
+                "a combination has no regions",
+                evidence=f"--region {region}",
+                hint="say in the file which region of each part is meant",
+            )
+        pallet = _combined(Path(source), masses, cache_dir, force=force)
+    elif isinstance(source, str | Path):
         opened = open_source(source, cache=cache_dir or default_cache(), force=force)
+        pallet = _loaded(opened, region, masses, force=force, bare=bare)
     else:
-        opened = given_source(source)
-    return _loaded(opened, region, masses, signals, force=force)
+        pallet = _loaded(given_source(source), region, masses, force=force, bare=bare)
+    if wanted:
+        pallet = _edited(pallet, wanted, force=force)
+    return _with_signals(pallet, signals, force=force) if signals is not None else pallet
 
 
 def load_analysis(
@@ -224,13 +264,13 @@ def _loaded(
     opened: Source,
     region: str | None = None,
     masses: str | Path | None = None,
-    signals: OwnSignals | None = None,
     *,
     force: bool,
+    bare: bool = False,
 ) -> Pallet:
     """Load a pallet; what Python's own numbers and stack do not hold is an error of the input."""
     try:
-        return _load(opened, region, masses, signals, force=force)
+        return _load(opened, region, masses, force=force, bare=bare)
     except (OverflowError, RecursionError) as error:
         raise InputError(
             f"{opened.label} has a number too large, or values nested too deeply, for a pallet",
@@ -244,15 +284,16 @@ def _load(
     opened: Source,
     region: str | None,
     masses: str | Path | None,
-    signals: OwnSignals | None,
     *,
     force: bool,
+    bare: bool,
 ) -> Pallet:
+    """Load a pallet; a bare one is without its hypotheses, which are not checked then."""
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
     regions, unreadable = find_regions(opened.contents)
     files = opened.contents.files
-    findings = Findings()
+    findings, models = Findings(), Findings()
     for cause in unreadable:
         findings.note("files that are no part of the pallet cannot be read", cause)
     complete = None
@@ -261,7 +302,7 @@ def _load(
         complete = from_workspaces(workspaces, findings)
     if complete is not None:
         workspace, hypotheses = complete
-        base = check_workspace(workspace, findings)
+        base = check_workspace(workspace, models)
         hypotheses, labels = with_values(hypotheses, findings)
         metadata = _metadata(f"{len(regions)} workspaces of one analysis", labels)
     else:
@@ -269,7 +310,7 @@ def _load(
         region = chosen.name if region is not None or len(regions) > 1 else None
         workspace = decode_json(files[chosen.workspace], chosen.workspace)
         validate(workspace, "workspace", chosen.workspace)
-        base = check_workspace(workspace, findings)
+        base = check_workspace(workspace, models)
         if chosen.has_patches:
             hypotheses, metadata = _hypotheses(chosen, files, findings)
         else:
@@ -277,33 +318,19 @@ def _load(
     if masses is not None:
         hypotheses, labels = with_masses(hypotheses, masses)
         metadata |= {"labels": labels}
+    outlines = {} if bare else check_hypotheses(hypotheses, workspace, base, models)
+    findings.take(models)
     verified = _verify(workspace, metadata["digests"], findings)
     analysis = _identify(workspace, opened, len(hypotheses), findings)
-    if signals is None:
-        outlines = check_hypotheses(hypotheses, workspace, base, findings)
-    else:
-        from fitserve.pallet.signals import own_signals, without_signal
-
-        workspace, base = without_signal(workspace, base, findings)
-        made = own_signals(signals, workspace, base, findings)
-        hypotheses = made.hypotheses
-        # They differ in numbers alone, which are checked where they are read.
-        checked = check_hypotheses([made.largest], workspace, base, findings)
-        outlines = {one.name: outline for outline in checked.values() for one in hypotheses}
-        description = f"{len(hypotheses)} own signals; background: {metadata['description']}"
-        metadata |= {"labels": made.labels, "description": description}
     forced = findings.conclude(opened.name, force=force)
 
     axes = analysis.axes if analysis and len(analysis.axes) == len(metadata["labels"]) else []
-    if signals is not None and analysis and metadata["labels"] != tuple(analysis.labels):
-        # Coordinates of one's own may be anything.
-        axes = []
     return Pallet(
         source=opened.label,
         name=analysis.name if analysis else opened.name,
         region=region,
         workspace=workspace,
-        hypotheses=hypotheses,
+        hypotheses=() if bare else hypotheses,
         workspace_digest=digest(workspace),
         patchset_digests=metadata["digests"],
         digest_verified=verified,
@@ -317,6 +344,211 @@ def _load(
         outlines=outlines,
         forced=(*opened.forced, *forced),
         notes=tuple(sentences(findings.notes)),
+        remarks=tuple(sentences(models.notes)),
+    )
+
+
+def _combined(
+    path: Path, masses: str | Path | None, cache_dir: Path | None, *, force: bool
+) -> Pallet:
+    """Load the parts of a combination and make one pallet of them."""
+    combination = read_combination(path)
+    parts = _load_pieces(combination, path, cache_dir, force=force)
+    pieces = {name: _piece(pallet) for name, pallet in parts.items()}
+    whole = combine(combination, pieces)
+    hypotheses, labels = whole.hypotheses, whole.labels
+    if masses is not None:
+        hypotheses, labels = with_masses(hypotheses, masses)
+    every = [*parts.items()]
+    first = next((one for one in parts.values() if one.labels and one.axes), None)
+    described = "; ".join(f"{name}: {one.title or one.description}" for name, one in every)
+    plain = Pallet(
+        source=str(path.resolve()),
+        name=short_name(combination.name or path.stem),
+        region=None,
+        workspace=whole.workspace,
+        hypotheses=hypotheses,
+        workspace_digest="",
+        patchset_digests={},
+        digest_verified=all(one.digest_verified for one in parts.values()),
+        labels=labels,
+        description=combination.description or f"a combination of {described}",
+        references=_all_references(parts),
+        analysis=None,
+        title=None,
+        axes=first.axes if first and first.labels == labels else (),
+        background=Outline([], {}),
+        outlines={},
+        forced=tuple(f"part {name}: {text}" for name, one in every for text in one.forced),
+        notes=(
+            *(f"part {name}: {note}" for name, one in every for note in one.notes),
+            *whole.notes,
+        ),
+        remarks=(),
+        parts=parts,
+    )
+    return _checked(plain, force=force)
+
+
+def load_parts(
+    sources: Sequence[str], *, force: bool = False, cache_dir: Path | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, Piece], dict[str, str | None]]:
+    """Load the parts of a combination, or of one to be made of several pallets.
+
+    Returns
+    -------
+    tuple
+        By the name of the part: what the file of a combination says of it, its content, and the
+        measurement that counts.
+
+    Raises
+    ------
+    RequestError
+        It is one pallet.
+    InputError, StoreError
+        A part cannot be loaded.
+    """
+    if len(sources) == 1 and is_combination(sources[0]):
+        combination = read_combination(Path(sources[0]))
+        parts = _load_pieces(combination, Path(sources[0]), cache_dir, force=force)
+        said = {
+            name: {
+                key: value
+                for key, value in msgspec.to_builtins(part).items()
+                if value and key != "edits"
+            }
+            | {**part.edits}
+            for name, part in combination.pieces.items()
+        }
+    elif len(sources) == 1:
+        raise RequestError(
+            "one pallet has nothing to be compared with",
+            evidence=sources[0],
+            hint="give several, or the YAML file of a combination",
+        )
+    else:
+        parts, said = {}, {}
+        for source in sources:
+            pallet = load_pallet(source, force=force, cache_dir=cache_dir)
+            bare = pallet.name.replace(".", "-")[:24].lstrip("_-") or "part"
+            taken = sum(name == bare or name.startswith(f"{bare}-") for name in parts)
+            name = f"{bare}-{taken + 1}" if taken else bare
+            parts[name], said[name] = pallet, {"pallet": source}
+    measurements = {name: each.get("measurement") for name, each in said.items()}
+    return said, {name: _piece(pallet) for name, pallet in parts.items()}, measurements
+
+
+def _load_pieces(
+    combination: Combination, path: Path, cache_dir: Path | None, *, force: bool
+) -> dict[str, Pallet]:
+    parts: dict[str, Pallet] = {}
+    for name, part in combination.pieces.items():
+        try:
+            parts[name] = load_pallet(
+                part.pallet,
+                region=part.region,
+                masses=part.masses,
+                force=force,
+                cache_dir=cache_dir,
+                **part.edits,
+            )
+        except (InputError, RequestError) as error:
+            raise type(error)(
+                f"part {name} of {path.name}: {error.cause}",
+                evidence=error.evidence,
+                hint=error.hint,
+            ) from error
+    return parts
+
+
+def _piece(pallet: Pallet) -> Piece:
+    """Return what a combination has to know of a part."""
+    return Piece(
+        workspace=pallet.workspace,
+        hypotheses=pallet.hypotheses,
+        labels=pallet.labels,
+        parameters=pallet.parameters,
+        outlines=pallet.outlines or {"": pallet.background},
+    )
+
+
+def _all_references(parts: Mapping[str, Pallet]) -> dict[str, str]:
+    """Return the references of all parts, with the name of the part where they differ."""
+    found: dict[str, dict[str, str]] = {}
+    for name, pallet in parts.items():
+        for kind, where in pallet.references.items():
+            found.setdefault(kind, {})[name] = where
+    return {
+        f"{kind} ({name})" if len(set(each.values())) > 1 else kind: where
+        for kind, each in found.items()
+        for name, where in each.items()
+    }
+
+
+def _edited(pallet: Pallet, edits: Edits, *, force: bool) -> Pallet:
+    """Return a verified pallet with things dropped or renamed; it is checked again."""
+    names = names_of(pallet.workspace, pallet.hypotheses)
+    change = Change.of(edits, names)
+    rewriter = Rewriter(pallet.workspace, change)
+    edited = replace(
+        pallet,
+        workspace=rewriter.after,
+        hypotheses=tuple(rewriter.hypotheses(pallet.hypotheses)),
+        notes=(*(one for one in pallet.notes if one not in pallet.remarks), *change.told),
+    )
+    return _checked(edited, force=force)
+
+
+def _with_signals(pallet: Pallet, own: OwnSignals, *, force: bool) -> Pallet:
+    """Return a pallet with other signals than its own."""
+    from fitserve.pallet.signals import own_signals, without_signal
+
+    findings = Findings()
+    base = check_workspace(pallet.workspace, Findings())
+    workspace, base = without_signal(pallet.workspace, base, findings)
+    made = own_signals(own, workspace, base, findings)
+    # They differ in numbers alone, which are checked where they are read.
+    checked = check_hypotheses([made.largest], workspace, base, findings)
+    forced = findings.conclude(pallet.name, force=force)
+    return replace(
+        pallet,
+        workspace=workspace,
+        workspace_digest=digest(workspace),
+        hypotheses=made.hypotheses,
+        labels=made.labels,
+        # Coordinates of one's own may be anything.
+        axes=pallet.axes if made.labels == pallet.labels else (),
+        description=f"{len(made.hypotheses)} own signals; background: {pallet.description}",
+        background=Outline(workspace["measurements"], base.parameters.by_name()),
+        outlines={one.name: outline for outline in checked.values() for one in made.hypotheses},
+        forced=tuple(dict.fromkeys((*pallet.forced, *forced))),
+        notes=(*pallet.notes, *sentences(findings.notes)),
+    )
+
+
+def _checked(pallet: Pallet, *, force: bool) -> Pallet:
+    """Return a pallet that was made here, with what the checks of its models found."""
+    findings = Findings()
+    for channel in pallet.workspace["channels"]:
+        if not channel["samples"]:
+            raise RequestError(
+                f"channel '{channel['name']}' has no sample left",
+                evidence="pyhf has no channel without one",
+                hint=f"drop the channel too: --drop-channel '{channel['name']}'",
+            )
+    validate(pallet.workspace, "workspace", pallet.name)
+    base = check_workspace(pallet.workspace, findings)
+    outlines = check_hypotheses(pallet.hypotheses, pallet.workspace, base, findings)
+    forced = findings.conclude(pallet.name, force=force)
+    remarks = tuple(sentences(findings.notes))
+    return replace(
+        pallet,
+        workspace_digest=digest(pallet.workspace),
+        background=Outline(pallet.workspace["measurements"], base.parameters.by_name()),
+        outlines=outlines,
+        forced=tuple(dict.fromkeys((*pallet.forced, *forced))),
+        notes=(*pallet.notes, *remarks),
+        remarks=remarks,
     )
 
 

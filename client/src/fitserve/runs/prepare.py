@@ -269,6 +269,7 @@ def pallet_record(pallet: Pallet) -> PalletRecord:
         axes=list(pallet.axes),
         forced=list(pallet.forced),
         notes=list(pallet.notes),
+        parts={name: pallet_record(part) for name, part in pallet.parts.items()},
     )
 
 

@@ -46,7 +46,8 @@ class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``labels`` are the patchset's names of the mass values, ``axes`` their titles in LaTeX
     where the catalogue knows the analysis (else empty). ``forced`` lists the checks that
-    failed and that the user chose to ignore, ``notes`` what else was noticed.
+    failed and that the user chose to ignore, ``notes`` what else was noticed. ``parts`` are the
+    pallets of a combination, by their names in it.
     """
 
     source: str
@@ -63,6 +64,7 @@ class PalletRecord(msgspec.Struct, frozen=True, kw_only=True):
     axes: list[str] = []
     forced: list[str] = []
     notes: list[str] = []
+    parts: dict[str, PalletRecord] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -325,6 +325,8 @@ def traffic(run: SavedRun) -> Traffic:
 
 def verified(pallet: PalletRecord) -> str:
     """Return whether the workspace is the one that its patchset was made for."""
+    if pallet.parts:
+        return "its parts verified" if pallet.digest_verified else "NOT all of its parts verified"
     if not pallet.patchset_digests:
         return "without a digest to verify it by"
     return "verified" if pallet.digest_verified else "NOT verified"
@@ -401,5 +403,6 @@ def reference_url(key: str, value: str) -> str | None:
     """
     if value.startswith("https://"):
         return value
-    start = _STARTS.get(key.lower())
+    # In a combination the name of a part may follow: hepdata (staus).
+    start = _STARTS.get(key.partition(" (")[0].lower())
     return None if start is None else start + quote(value.removeprefix("arXiv:"), safe="/:.")
