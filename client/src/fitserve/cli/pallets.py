@@ -152,6 +152,17 @@ def edits_of(options: dict[str, Any]) -> Edits:
     )
 
 
+def _loaded(source: str, options: dict[str, Any]) -> Pallet:
+    """Return the pallet that `pallet_options` say."""
+    from fitserve.api import asked_signals
+    from fitserve.pallet.load import load_pallet
+    from fitserve_contract import ModelOptions
+
+    signals = asked_signals(signals_of(options), ModelOptions())
+    edits = edits_of(options)
+    return load_pallet(source, signals=signals, **options, **edits)
+
+
 @click.group()
 def pallets() -> None:
     """Look at pallets: workspaces with their signal patchsets."""
@@ -168,15 +179,11 @@ def check(source: str, *, listed: bool, as_json: bool, **options: Any) -> None:
     SOURCE is a directory, an archive, a URL, a DOI, the name of a known analysis
     ('fitserve analyses list'), a complete workspace, or the YAML file of a combination.
     """
-    from fitserve.api import asked_signals
     from fitserve.console import emit_json, show_table
-    from fitserve.pallet.load import load_pallet
     from fitserve.runs.prepare import check_request
-    from fitserve_contract import HypotestRequest, ModelOptions
+    from fitserve_contract import HypotestRequest
 
-    signals = asked_signals(signals_of(options), ModelOptions())
-    edits = edits_of(options)
-    pallet = load_pallet(source, signals=signals, **options, **edits)
+    pallet = _loaded(source, options)
     if as_json:
         emit_json(_as_data(pallet))
     else:
@@ -196,17 +203,14 @@ def check(source: str, *, listed: bool, as_json: bool, **options: Any) -> None:
 @click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False), help="A new directory."
 )
-def write(
-    source: str, *, region: str | None, masses: str | None, force: bool, output: str, **edits: Any
-) -> None:
-    """Write the pallet SOURCE, combined and edited, as a workspace and its patchset."""
+def write(source: str, *, output: str, **options: Any) -> None:
+    """Write the pallet SOURCE, combined, edited or with own signals, as workspace and patchset."""
     from pathlib import Path
 
     from fitserve.console import tell
-    from fitserve.pallet.load import load_pallet
     from fitserve.pallet.write import write_pallet
 
-    pallet = load_pallet(source, region=region, masses=masses, force=force, **edits_of(edits))
+    pallet = _loaded(source, options)
     for path in write_pallet(pallet, Path(output)):
         tell(str(path))
 
