@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fitserve.errors import FitserveError, InputError
 from fitserve.pallet.checks import Findings, check_workspace, sentences
 from fitserve.pallet.download import cached_archive, download, forget
+from fitserve.pallet.hs3 import replace_hs3
 from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import (
     check_hypotheses,
@@ -229,9 +230,9 @@ def _loaded(
 def _load(opened: Source, region: str | None, masses: str | Path | None, *, force: bool) -> Pallet:
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
-    regions, unreadable = find_regions(opened.contents)
-    files = opened.contents.files
     findings = Findings()
+    files = replace_hs3(opened.contents.files, findings)
+    regions, unreadable = find_regions(opened.contents._replace(files=files))
     for cause in unreadable:
         findings.note("files that are no part of the pallet cannot be read", cause)
     complete = None
