@@ -77,6 +77,58 @@ def check(
     check_request(pallet, pallet.hypotheses, HypotestRequest())
 
 
+@pallets.command()
+@click.argument("source")
+@pallet_options
+@click.option("--hypothesis", help="The hypothesis to write, where there are several.")
+@click.option("--background-only", is_flag=True, help="Write the workspace without a signal.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["workspace", "hs3"]),
+    default="workspace",
+    show_default=True,
+    help="pyhf's JSON, or HS3 as ROOT's RooJSONFactoryWSTool reads it.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(), required=True, help="The file to write; - is stdout."
+)
+def export(
+    source: str,
+    *,
+    region: str | None,
+    masses: str | None,
+    force: bool,
+    hypothesis: str | None,
+    background_only: bool,
+    format_: str,
+    output: str,
+) -> None:
+    """Write one hypothesis of the pallet SOURCE as a complete workspace.
+
+    SOURCE is anything that 'fitserve run' takes: so HistFactory's XML becomes a workspace of pyhf,
+    and that a file for ROOT.
+    """
+    from pathlib import Path
+
+    import msgspec
+
+    from fitserve.console import emit_json, say
+    from fitserve.files import write_output
+    from fitserve.pallet.hs3_write import write_hs3
+    from fitserve.pallet.load import complete_workspace, load_pallet
+
+    pallet = load_pallet(source, region=region, masses=masses, force=force)
+    content = complete_workspace(pallet, hypothesis, background_only=background_only)
+    if format_ == "hs3":
+        content = write_hs3(content, pallet.name)
+    if output == "-":
+        emit_json(content)
+        return
+    write_output(Path(output), msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    say(f"{output} is written")
+
+
 def show_pallet(pallet: Pallet) -> None:
     """Show what is in a pallet and what its checks found."""
     from fitserve.console import say, tell, warn

@@ -7,9 +7,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fitserve.errors import FitserveError, InputError
+import msgspec
+
+from fitserve.errors import FitserveError, InputError, RequestError
 from fitserve.pallet.checks import Findings, check_workspace, sentences
 from fitserve.pallet.download import cached_archive, download, forget
+from fitserve.pallet.histfactory import read_histfactory
 from fitserve.pallet.hs3 import replace_hs3
 from fitserve.pallet.parameters import Outline
 from fitserve.pallet.patches import (
@@ -20,7 +23,7 @@ from fitserve.pallet.patches import (
     with_masses,
     with_values,
 )
-from fitserve.pallet.regions import find_regions, select_region
+from fitserve.pallet.regions import find_regions, has_workspace, select_region
 from fitserve.pallet.schema import decode_json, pyhf_digest, respelled, validate
 from fitserve.pallet.source import (
     analysis_of,
@@ -29,7 +32,7 @@ from fitserve.pallet.source import (
     open_analysis,
     open_source,
 )
-from fitserve_contract import Hypothesis, decoded_bytes, digest
+from fitserve_contract import Hypothesis, apply_patch, decoded_bytes, digest
 from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from fitserve.pallet.regions import Region
     from fitserve.pallet.source import Analysis, Source
 
-__all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet"]
+__all__ = ["Pallet", "complete_workspace", "fetch", "is_fetched", "load_analysis", "load_pallet"]
 
 # The schema asks for a record of HEPData; a patchset without one, like the example's, has this.
 _NO_RECORD = "ins0000000"
@@ -192,6 +195,54 @@ def load_pallet(
     return _loaded(opened, region, masses, force=force)
 
 
+def complete_workspace(
+    pallet: Pallet, hypothesis: str | None = None, *, background_only: bool = False
+) -> dict[str, Any]:
+    """Return the workspace of one hypothesis, signal and background.
+
+    Parameters
+    ----------
+    pallet
+        As loaded.
+    hypothesis
+        Its name; may be left out where there is one.
+    background_only
+        Return the workspace without a signal.
+
+    Raises
+    ------
+    RequestError
+        There is no such hypothesis, or there are several.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.load import complete_workspace, load_pallet
+    >>> pallet = load_pallet("example")
+    >>> workspace = complete_workspace(pallet, pallet.hypotheses[0].name)
+    >>> len(workspace["channels"][0]["samples"]) - len(pallet.workspace["channels"][0]["samples"])
+    1
+    """
+    copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(pallet.workspace))
+    names = [one.name for one in pallet.hypotheses]
+    if background_only or not names:
+        return copied
+    if hypothesis is None and len(names) > 1:
+        raise RequestError(
+            "the pallet has several hypotheses",
+            evidence=f"{len(names)}, among them {', '.join(names[:3])}",
+            hint="choose one with --hypothesis NAME, or --background-only",
+        )
+    if hypothesis is not None and hypothesis not in names:
+        raise RequestError(
+            f"the pallet has no hypothesis {hypothesis!r}",
+            evidence=f"it has {len(names)}, among them {', '.join(names[:3])}",
+            hint="fitserve pallets check SOURCE --hypotheses",
+        )
+    chosen = pallet.hypotheses[names.index(hypothesis) if hypothesis else 0]
+    patched: dict[str, Any] = apply_patch(copied, chosen.patch)
+    return patched
+
+
 def load_analysis(
     analysis: Analysis, *, cache_dir: Path | None = None, force: bool = False
 ) -> Pallet:
@@ -232,6 +283,8 @@ def _load(opened: Source, region: str | None, masses: str | Path | None, *, forc
         region = opened.analysis.archive.region
     findings = Findings()
     files = replace_hs3(opened.contents.files, findings)
+    if not has_workspace(files):
+        files |= read_histfactory(opened.files, findings)
     regions, unreadable = find_regions(opened.contents._replace(files=files))
     for cause in unreadable:
         findings.note("files that are no part of the pallet cannot be read", cause)

@@ -26,11 +26,12 @@ from fitserve.pallet.download import (
 from fitserve_contract import memory_there
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 __all__ = [
     "Analysis",
     "Archive",
+    "Files",
     "Source",
     "analysis_of",
     "catalogue",
@@ -145,9 +146,17 @@ def default_cache() -> Path:
 
 
 _DOI = re.compile(r"(?:doi:)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
-_SUFFIXES = re.compile(r"(?:\.(?:zip|tar|tgz|gz|tbz2?|bz2|txz|xz|json))+$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(?:\.(?:zip|tar|tgz|gz|tbz2?|bz2|txz|xz|json|xml))+$", re.IGNORECASE)
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 64
+
+
+class Files(NamedTuple):
+    """The files of a pallet that are no JSON: their names, and how to look for and read them."""
+
+    names: Collection[str] = ()
+    has: Callable[[str], bool] = lambda _: False
+    read: Callable[[Iterable[str]], dict[str, bytes]] = lambda _: {}
 
 
 class Source(NamedTuple):
@@ -162,6 +171,7 @@ class Source(NamedTuple):
     contents: Contents
     analysis: Analysis | None = None
     forced: tuple[str, ...] = ()
+    files: Files = Files()
 
 
 def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Source:
@@ -251,8 +261,15 @@ def _from_path(path: Path) -> Source:
         resolved = path.resolve()
         if resolved.is_dir():
             contents = _read_directory(resolved)
+            files = _in_directory(resolved, contents.others)
+        elif resolved.is_file() and resolved.suffix.lower() == ".xml":
+            # HistFactory's paths begin at the file, or in the directory above.
+            folder = resolved.parent.parent
+            contents = Contents({}, [resolved.relative_to(folder).as_posix()])
+            files = _in_directory(folder, contents.others)
         elif resolved.is_file():
             contents = _read_file(resolved, label)
+            files = _in_archive(resolved, label, contents.others)
         else:
             raise InputError(
                 f"there is no pallet {label!r}",
@@ -262,7 +279,7 @@ def _from_path(path: Path) -> Source:
             )
     except (OSError, ValueError) as error:
         raise InputError(f"{label} cannot be read", evidence=_reason(error)) from error
-    return Source(str(resolved), short_name(resolved.name), contents)
+    return Source(str(resolved), short_name(resolved.name), contents, files=files)
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -285,9 +302,12 @@ def _from_url(url: str, cache: Path, *, force: bool) -> Source:
     # A resource of HEPData differs from its siblings by a number only.
     name = short_name(last.lstrip("/") if parts.hostname == "doi.org" else last.rsplit("/", 1)[-1])
     contents = read_archive(archive, url)
+    files = _in_archive(archive, url, contents.others)
     if parts.hostname in APPROVED_HOSTS:
-        return Source(url, name, contents)
-    return Source(url, name, contents, forced=(f"{parts.hostname} is not an approved host",))
+        return Source(url, name, contents, files=files)
+    return Source(
+        url, name, contents, files=files, forced=(f"{parts.hostname} is not an approved host",)
+    )
 
 
 def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
@@ -350,9 +370,36 @@ def _read_directory(folder: Path) -> Contents:
     return contents
 
 
+def _in_directory(folder: Path, names: Collection[str]) -> Files:
+    """Return the files of a directory; a link that leads out of it is not there."""
+
+    def inside(name: str) -> Path | None:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+
+    def read(wanted: Iterable[str]) -> dict[str, bytes]:
+        paths = {name: path for name in wanted if (path := inside(name))}
+        allowed = min(DEFAULT_LIMITS.total, memory_there() // 4)
+        _check_total(folder, sum(path.stat().st_size for path in paths.values()), allowed)
+        return {name: read_regular(path) for name, path in paths.items()}
+
+    return Files(names, lambda name: inside(name) is not None, read)
+
+
+def _in_archive(path: Path, where: str, names: Collection[str]) -> Files:
+    """Return the files of an archive, which is read again for them."""
+
+    def read(wanted: Iterable[str]) -> dict[str, bytes]:
+        asked = {*wanted} & {*names}
+        files = read_archive(path, where, besides=asked).files if asked else {}
+        return {name: files[name] for name in asked if name in files}
+
+    return Files(names, frozenset(names).__contains__, read)
+
+
 def _check_total(folder: Path, total: int, allowed: int) -> None:
     if total > allowed:
-        raise _too_large(folder, f"more than {allowed} bytes of JSON")
+        raise _too_large(folder, f"more than {allowed} bytes to read")
 
 
 def _read_packed(path: Path) -> Contents:
