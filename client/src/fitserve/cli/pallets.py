@@ -216,8 +216,8 @@ def list_(*, as_json: bool) -> None:
         (
             [
                 each.name,
-                str(each.archive.hypotheses),
-                "yes" if _fetched(each) else "no",
+                str(each.archive.hypotheses or "-"),
+                "yes" if _fetched(each) else "no" if each.archive.address else "record",
                 each.inspire or "-",
                 each.title,
             ]
@@ -283,17 +283,30 @@ def _details(analysis: Analysis) -> list[tuple[str, str]]:
         ("name", analysis.name),
         ("title", analysis.title),
         ("process", analysis.process),
-        ("data", f"{analysis.luminosity:g}/fb at {analysis.energy:g} TeV"),
+        ("data", _data(analysis)),
         ("reference", ", ".join(_references(analysis))),
-        ("hypotheses", str(archive.hypotheses)),
+        ("hypotheses", str(archive.hypotheses or "not known before the archive is fetched")),
         ("mass values", ", ".join(analysis.labels)),
         ("axes", "; ".join(analysis.axes)),
         ("archive", ", ".join(filter(None, (archive.url, archive.doi and f"doi:{archive.doi}")))),
         ("region", archive.region or ""),
         ("digest", verified),
         ("note", analysis.note or ""),
-        ("here", "yes" if _fetched(analysis) else f"no: fitserve analyses fetch {analysis.name}"),
+        ("here", _here(analysis)),
     ]
+
+
+def _here(analysis: Analysis) -> str:
+    if analysis.archive.address is None and not analysis.bundled:
+        return f"no: find the archive at https://doi.org/{analysis.record}"
+    return "yes" if _fetched(analysis) else f"no: fitserve analyses fetch {analysis.name}"
+
+
+def _data(analysis: Analysis) -> str:
+    """Return luminosity and energy, as far as they are known."""
+    luminosity = f"{analysis.luminosity:g}/fb" if analysis.luminosity else ""
+    energy = f"{analysis.energy:g} TeV" if analysis.energy else ""
+    return " at ".join(filter(None, (luminosity, energy)))
 
 
 def _references(analysis: Analysis) -> list[str]:

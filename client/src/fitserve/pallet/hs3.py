@@ -37,6 +37,8 @@ _ROOTS_CONSTRAINT = "Poisson"
 # The first ROOT whose `vals` of a Poisson `shapesys` are relative uncertainties, not counts.
 _RELATIVE = (6, 30)
 _FLOOR = 1e-10
+# Five widths from 1 to 0: beyond it, ROOT's normalisation moves with the factor.
+_WIDE = 0.2
 _TYPES = ("Gauss", "Poisson", "Const", "Lognormal", "LogNormal")
 # pyhf's names of the interpolations. Its code2 is not ROOT's beyond +-1.
 _INTERPOLATIONS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -321,6 +323,13 @@ def constrained_bins(
             "does not have: Gaussian constraints of the same width are taken instead",
             f"{where}, {shorten(name, 60)!r} of {len(samples)} samples",
         )
+    columns = zip(*(one["data"] for one in samples), strict=True)
+    for place, (column, values) in enumerate(zip(zip(*errors, strict=True), columns, strict=True)):
+        if constraint == "Gauss" and math.hypot(*column) > _WIDE * sum(values) > 0:
+            findings.note(
+                "wide Gaussian constraints of bins, which ROOT normalises over positive values",
+                f"{where}, {shorten(name, 60)!r}, bin {place}",
+            )
     for sample, data in zip(samples, errors, strict=True):
         sample["modifiers"].append({"name": name, "type": kind, "data": [*data]})
     return kind

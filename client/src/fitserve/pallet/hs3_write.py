@@ -215,7 +215,11 @@ class _Writer:
             "axes": axes,
             "samples": samples,
         }
-        for number, (name, members) in enumerate(statistical.items()):
+        # A channel has one staterror, whatever its name. Others are the shapesys that is the same.
+        several = [name for name, members in statistical.items() if len(members) > 1]
+        named = [name for name in statistical if name.startswith("staterror")]
+        first = next(iter([*named, *several]), None)
+        for name, members in statistical.items():
             errors = [_data(channel["samples"][one], name) for one in members]
             totals = [
                 sum(column)
@@ -227,7 +231,7 @@ class _Writer:
                 sum(error**2 for error in column) ** 0.5 / total if total > 0 else 0.0
                 for column, total in zip(zip(*errors, strict=True), totals, strict=True)
             ]
-            if number == 0:
+            if name == first:
                 parameters = self._gammas(name, widths, f"stat_{channel['name']}")
                 for index, error in zip(members, errors, strict=True):
                     samples[index]["data"]["errors"] = error
@@ -242,7 +246,6 @@ class _Writer:
                 # ROOT takes the constraint from here.
                 content["staterror"] = {"constraint_type": "Gauss"}
                 continue
-            # A channel has one staterror; others are the shapesys that is the same.
             alone = self.channels[name] == {channel["name"]}
             label = name if alone else f"{name}_{channel['name']}"
             parameters = self._gammas(name, widths, label)

@@ -420,7 +420,7 @@ def _identify(
             f"this is not the workspace that the catalogue knows as {named.name}",
             f"SHA-256 is {computed}, the catalogue has {named.archive.digest}",
         )
-    if named.archive.hypotheses != number:
+    if named.archive.hypotheses not in (None, number):
         findings.doubt(
             f"this is not the patchset that the catalogue knows as {named.name}",
             f"{number} hypotheses, the catalogue has {named.archive.hypotheses}",
@@ -475,7 +475,9 @@ def fetch(
 def is_fetched(analysis: Analysis, cache_dir: Path | None = None) -> bool:
     """Return whether an analysis can be loaded without a network."""
     address = analysis.archive.address
-    return address is None or _sound(address, cache_dir or default_cache())
+    if address is None:
+        return analysis.bundled
+    return _sound(address, cache_dir or default_cache())
 
 
 def _sound(address: str, cache: Path) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files as package_files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -49,18 +49,19 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     ``region`` is the folder or prefix of the region that the original study fitted;
     ``digest`` pyhf's SHA-256 of its background-only workspace, None where only the digest
-    inside the patchset is known; ``hypotheses`` the number of patches.
+    inside the patchset is known; ``hypotheses`` the number of patches, None where that is not
+    known either.
     """
 
     doi: str | None = None
     url: str | None = None
     region: str | None = None
     digest: str | None
-    hypotheses: int
+    hypotheses: int | None = None
 
     @property
     def address(self) -> str | None:
-        """The address to download from; None for what comes with fitserve."""
+        """The address to download from; None for what comes with fitserve, or is not known."""
         return self.url or (f"https://doi.org/{self.doi}" if self.doi else None)
 
 
@@ -69,21 +70,28 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     ``luminosity`` is in 1/fb, ``energy``, of the colliding protons together, in TeV.
     ``labels`` are the patchset's names of the mass values (empty where they are not known
-    before the archive is fetched), ``axes`` their titles in LaTeX in the same order.
+    before the archive is fetched), ``axes`` their titles in LaTeX in the same order. ``record``
+    is the DOI of its record in HEPData, where the archive's own address is not known.
     """
 
     name: str
     title: str
-    process: str
-    axes: list[str]
+    process: str = ""
+    axes: list[str] = []
     archive: Archive
     labels: list[str] = []
     inspire: str | None = None
     arxiv: str | None = None
     journal: str | None = None
-    luminosity: float
-    energy: float
+    luminosity: float | None = None
+    energy: float | None = None
+    record: str | None = None
     note: str | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether its pallet comes with fitserve."""
+        return self.archive.address is None and self.record is None
 
 
 @cache
@@ -93,7 +101,7 @@ def catalogue() -> tuple[Analysis, ...]:
     Examples
     --------
     >>> from fitserve.pallet.source import catalogue
-    >>> [analysis.name for analysis in catalogue()]
+    >>> [analysis.name for analysis in catalogue()][:5]
     ['example', '1Lbb', '3L-RJ', 'staus', 'SS3L']
     """
     text = package_files("fitserve.pallet").joinpath("catalogue.yaml").read_bytes()
@@ -321,10 +329,16 @@ def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
         The cache cannot be used.
     """
     address = analysis.archive.address
-    if address is None:
+    if analysis.bundled:
         folder = package_files("fitserve") / "data" / analysis.name
         bundled = {each.name: each.read_bytes() for each in folder.iterdir()}
         return Source(analysis.name, analysis.name, Contents(bundled, []), analysis)
+    if address is None:
+        raise InputError(
+            f"the address of {analysis.name}'s likelihood is not in the catalogue",
+            evidence=f"its record is https://doi.org/{analysis.record}",
+            hint="find the archive among the resources there, and give its address, DOI or file",
+        )
     archive = cached_archive(address, cache)
     if archive is None:
         raise InputError(
@@ -388,13 +402,14 @@ def _in_directory(folder: Path, names: Collection[str]) -> Files:
 
 def _in_archive(path: Path, where: str, names: Collection[str]) -> Files:
     """Return the files of an archive, which is read again for them."""
+    plain = frozenset(PurePosixPath(name).as_posix() for name in names)
 
     def read(wanted: Iterable[str]) -> dict[str, bytes]:
-        asked = {*wanted} & {*names}
+        asked = plain.intersection(wanted)
         files = read_archive(path, where, besides=asked).files if asked else {}
         return {name: files[name] for name in asked if name in files}
 
-    return Files(names, frozenset(names).__contains__, read)
+    return Files(plain, plain.__contains__, read)
 
 
 def _check_total(folder: Path, total: int, allowed: int) -> None:
