@@ -7,9 +7,9 @@ versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from the
 `make deploy` installs on a site: an endpoint, its worker and the client, with the endpoint's
 versions. root.lock is ROOT, for tests. ansible.lock and ansible-lint.lock are for deploying.
 worker.lock is what the image of a worker holds, at site.lock's versions, worker-cuda12.lock and
-worker-cuda13.lock the same for GPUs, worker-endpoint.lock that, the client, and what an endpoint needs to start pods; image-tools.lock is
-what builds images, image-lint.lock what checks their sources. All hold for every Python from the
-oldest supported one on, with hashes.
+worker-cuda13.lock the same for GPUs, worker-endpoint.lock that, the client, and what an endpoint
+needs to start pods; image-tools.lock is what builds images, image-lint.lock what checks their
+sources. All hold for every Python from the oldest supported one on, with hashes.
 """
 
 import subprocess

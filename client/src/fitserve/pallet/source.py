@@ -394,7 +394,8 @@ def _in_directory(folder: Path, names: Collection[str]) -> Files:
     def read(wanted: Iterable[str]) -> dict[str, bytes]:
         paths = {name: path for name in wanted if (path := inside(name))}
         allowed = min(DEFAULT_LIMITS.total, memory_there() // 4)
-        _check_total(folder, sum(path.stat().st_size for path in paths.values()), allowed)
+        total = sum(path.stat().st_size for path in paths.values())
+        _check_total(folder, total, allowed, "XML and ROOT files")
         return {name: read_regular(path) for name, path in paths.items()}
 
     return Files(names, lambda name: inside(name) is not None, read)
@@ -412,9 +413,9 @@ def _in_archive(path: Path, where: str, names: Collection[str]) -> Files:
     return Files(plain, plain.__contains__, read)
 
 
-def _check_total(folder: Path, total: int, allowed: int) -> None:
+def _check_total(folder: Path, total: int, allowed: int, what: str = "JSON") -> None:
     if total > allowed:
-        raise _too_large(folder, f"more than {allowed} bytes to read")
+        raise _too_large(folder, f"more than {allowed} bytes of {what}")
 
 
 def _read_packed(path: Path) -> Contents:
