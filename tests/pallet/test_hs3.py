@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -16,14 +17,15 @@ from click.testing import CliRunner
 import fitserve
 from fitserve.api import make_request
 from fitserve.cli import cli
-from fitserve.errors import InputError
+from fitserve.errors import FitserveError, InputError
 from fitserve.pallet.checks import Findings
 from fitserve.pallet.hs3 import read_hs3
 from fitserve.pallet.hs3_write import write_hs3
 from fitserve.pallet.load import complete_workspace, load_pallet
+from fitserve.pallet.schema import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 HERE = Path(__file__).parent / "histfactory"
 
@@ -297,3 +299,36 @@ def test_a_file_is_exported_and_read_again(tmp_path: Path) -> None:
     result = invoke("example")
     assert result.exit_code == 4
     assert "--hypothesis" in result.stderr
+
+
+_VALUES = [None, 0, -1, 1e308, "x", "", [], {}, [[]], True, "alpha_jes", "mu", [1.0, 2.0]]
+
+
+def _places(content: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = content.items() if isinstance(content, dict) else ()
+    inner = enumerate(content) if isinstance(content, list) else inner
+    for key, value in inner:
+        yield (*place, key)
+        yield from _places(value, (*place, key))
+
+
+def test_whatever_is_changed_is_an_error_of_the_input_or_a_workspace(hs3: dict) -> None:
+    generator = np.random.default_rng(2)
+    places = [one for one in _places(hs3) if one[0] != "misc"]
+    read = 0
+    for index in generator.permutation(len(places))[:1000]:
+        changed = copy.deepcopy(hs3)
+        *path, last = places[index]
+        inner = changed
+        for key in path:
+            inner = inner[key]
+        if generator.random() < 0.3:
+            del inner[last]
+        else:
+            inner[last] = _VALUES[generator.integers(len(_VALUES))]
+        with contextlib.suppress(FitserveError):
+            workspace = _read(changed)
+            validate(workspace, "workspace", "changed")
+            write_hs3(workspace, "changed")
+            read += 1
+    assert 0 < read < 900

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fitserve.errors import InputError
@@ -228,7 +229,7 @@ class _Writer:
                 )
             ]
             widths = [
-                sum(error**2 for error in column) ** 0.5 / total if total > 0 else 0.0
+                math.hypot(*column) / total if total > 0 else 0.0
                 for column, total in zip(zip(*errors, strict=True), totals, strict=True)
             ]
             if name == first:
