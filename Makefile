@@ -19,13 +19,13 @@ demo: install ## Fit the bundled example pallet on this machine and draw its con
 
 ##@ Developer
 # Tests that need more than this checkout and time; each has a target of its own.
-ELSEWHERE := published or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes or cuda
+ELSEWHERE := published or root or slow or browser or endpoint or globus or containers or schedulers or deploy or kubernetes or cuda
 # For root, a network whose ports nobody else has; what is fetched must be there before.
 OWN_NETWORK := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' --)
 # A release for this machine, with the wheels that hosts of such a network cannot fetch.
 BUNDLE = $(SITEKIT) bundle --python "$$($(BIN)/python -c 'import platform as p; print(p.python_version())')" \
 	--machine "$$(uname -m)" > /dev/null
-.PHONY: dev test test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-lowest test-slow lint types docs dist lock benchmark benchmark-signals tension gpu-check
+.PHONY: dev test test-root root-venv test-endpoint test-globus test-published test-published-slow test-browser test-schedulers test-deploy test-deploy-slow test-kubernetes chart test-lowest test-slow lint types docs dist lock benchmark benchmark-signals tension gpu-check
 dev: ## Create .venv with everything that tests, checks and docs need
 	@$(PYTHON) tools/setup_env.py dev
 
@@ -40,6 +40,12 @@ test-published: dev ## Compare fits of published analyses with their reference r
 
 test-published-slow: dev ## The same where pyhf needs many minutes
 	@$(BIN)/python -m pytest -m "published and slow"
+
+root-venv: ## Install ROOT, 250 MB to fetch and 700 MB on disk, into .cache/root-venv
+	@$(PYTHON) deploy/sitekit/tools/locked_venv.py root
+
+test-root: dev root-venv ## Compare HistFactory models with ROOT itself
+	@$(BIN)/python -m pytest -m "root"
 
 test-browser: dev ## Open reports in a headless Chromium
 	@$(BIN)/python -m pytest -m "browser"

@@ -5,11 +5,11 @@ Usage: .venv/bin/python tools/lock.py [--upgrade]
 dev.lock pins everything, run.lock the part of it that running fitserve needs, at the same
 versions; endpoint.lock pins what runs a Globus Compute endpoint, apart from them; site.lock, what
 `make deploy` installs on a site: an endpoint, its worker and the client, with the endpoint's
-versions. ansible.lock and ansible-lint.lock are for deploying. worker.lock is what the image of a
-worker holds, at site.lock's versions, worker-cuda12.lock and worker-cuda13.lock the same for GPUs,
-worker-endpoint.lock that, the client, and what an endpoint needs to start pods; image-tools.lock is
-what builds images, image-lint.lock what checks their sources. All hold for every Python from the
-oldest supported one on, with hashes.
+versions. root.lock is ROOT, for tests. ansible.lock and ansible-lint.lock are for deploying.
+worker.lock is what the image of a worker holds, at site.lock's versions, worker-cuda12.lock and
+worker-cuda13.lock the same for GPUs, worker-endpoint.lock that, the client, and what an endpoint
+needs to start pods; image-tools.lock is what builds images, image-lint.lock what checks their
+sources. All hold for every Python from the oldest supported one on, with hashes.
 """
 
 import subprocess
@@ -43,6 +43,7 @@ def main(options: list[str]) -> None:
     site += [*groups["endpoint"], *client, *worker, "uv>=0.5"]
     _compile("site", site, ["--constraints", str(OUT / "endpoint.lock"), *options])
     _images(client, [*worker, *extras["local"]], groups, options)
+    _compile("root", groups["root"], options)
     _compile("ansible", groups["ansible"], options)
     _compile("ansible-lint", groups["ansible-lint"], options)
 

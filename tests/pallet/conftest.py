@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from fitserve_contract import Hypothesis
 
+# It runs with ROOT, in an environment of its own.
+collect_ignore = ["make_histfactory.py"]
+
 
 @pytest.fixture
 def pack() -> Callable[[str, dict[str, bytes]], bytes]:

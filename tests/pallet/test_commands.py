@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from fitserve.cli import cli
+from fitserve.pallet.source import catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,3 +97,26 @@ def test_an_unknown_analysis_is_a_wrong_request() -> None:
     result = _run("analyses", "show", "2Lbb")
     assert result.exit_code == 4
     assert "error: the catalogue has no analysis '2Lbb'" in result.stderr
+
+
+def test_the_catalogue_says_what_is_not_known() -> None:
+    entries = {one.name: one for one in catalogue()}
+    assert len(entries) == len(catalogue()) == 27
+    assert len({one.inspire for one in entries.values()}) == 27
+    for one in entries.values():
+        if one.record is not None:
+            assert one.archive.digest is None
+            assert "Not opened here" in (one.note or "")
+            assert re.fullmatch(r"10\.17182/hepdata\.\d+", one.record)
+        assert one.bundled == (one.name == "example")
+    shown = _run("analyses", "show", "ins1869695").output
+    assert "find the archive at https://doi.org/10.17182/hepdata.105039" in shown
+    assert "None" not in shown
+    assert "record" in _run("analyses", "list").output
+
+
+def test_a_record_without_an_archive_is_an_error_that_names_it() -> None:
+    for command in (["analyses", "fetch", "ins1869695"], ["pallets", "check", "ins1869695"]):
+        result = _run(*command)
+        assert result.exit_code == 3
+        assert "https://doi.org/10.17182/hepdata.105039" in result.output

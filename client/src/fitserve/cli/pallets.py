@@ -268,6 +268,56 @@ def correlate(sources: tuple[str, ...], *, force: bool, as_json: bool, output: s
         say(f"written: {output}; share what is one, then: fitserve run {output}")
 
 
+@pallets.command()
+@click.argument("source")
+@pallet_options
+@click.option("--hypothesis", help="The hypothesis to write, where there are several.")
+@click.option("--background-only", is_flag=True, help="Write the workspace without a signal.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["workspace", "hs3"]),
+    default="workspace",
+    show_default=True,
+    help="pyhf's JSON, or HS3 as ROOT's RooJSONFactoryWSTool reads it.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(), required=True, help="The file to write; - is stdout."
+)
+def export(
+    source: str,
+    *,
+    hypothesis: str | None,
+    background_only: bool,
+    format_: str,
+    output: str,
+    **options: Any,
+) -> None:
+    """Write one hypothesis of the pallet SOURCE as a complete workspace.
+
+    SOURCE is anything that 'fitserve run' takes: so HistFactory's XML becomes a workspace of pyhf,
+    and that a file for ROOT.
+    """
+    from pathlib import Path
+
+    import msgspec
+
+    from fitserve.console import emit_json, say
+    from fitserve.files import write_output
+    from fitserve.pallet.hs3_write import write_hs3
+    from fitserve.pallet.load import complete_workspace
+
+    pallet = _loaded(source, options)
+    content = complete_workspace(pallet, hypothesis, background_only=background_only)
+    if format_ == "hs3":
+        content = write_hs3(content, pallet.name)
+    if output == "-":
+        emit_json(content)
+        return
+    write_output(Path(output), msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    say(f"{output} is written")
+
+
 def show_pallet(pallet: Pallet) -> None:
     """Show what is in a pallet and what its checks found."""
     from fitserve.console import say, tell, warn
@@ -357,8 +407,8 @@ def list_(*, as_json: bool) -> None:
         (
             [
                 each.name,
-                str(each.archive.hypotheses),
-                "yes" if _fetched(each) else "no",
+                str(each.archive.hypotheses or "-"),
+                "yes" if _fetched(each) else "no" if each.archive.address else "record",
                 each.inspire or "-",
                 each.title,
             ]
@@ -424,17 +474,30 @@ def _details(analysis: Analysis) -> list[tuple[str, str]]:
         ("name", analysis.name),
         ("title", analysis.title),
         ("process", analysis.process),
-        ("data", f"{analysis.luminosity:g}/fb at {analysis.energy:g} TeV"),
+        ("data", _data(analysis)),
         ("reference", ", ".join(_references(analysis))),
-        ("hypotheses", str(archive.hypotheses)),
+        ("hypotheses", str(archive.hypotheses or "not known before the archive is fetched")),
         ("mass values", ", ".join(analysis.labels)),
         ("axes", "; ".join(analysis.axes)),
         ("archive", ", ".join(filter(None, (archive.url, archive.doi and f"doi:{archive.doi}")))),
         ("region", archive.region or ""),
         ("digest", verified),
         ("note", analysis.note or ""),
-        ("here", "yes" if _fetched(analysis) else f"no: fitserve analyses fetch {analysis.name}"),
+        ("here", _here(analysis)),
     ]
+
+
+def _here(analysis: Analysis) -> str:
+    if analysis.archive.address is None and not analysis.bundled:
+        return f"no: find the archive at https://doi.org/{analysis.record}"
+    return "yes" if _fetched(analysis) else f"no: fitserve analyses fetch {analysis.name}"
+
+
+def _data(analysis: Analysis) -> str:
+    """Return luminosity and energy, as far as they are known."""
+    luminosity = f"{analysis.luminosity:g}/fb" if analysis.luminosity else ""
+    energy = f"{analysis.energy:g} TeV" if analysis.energy else ""
+    return " at ".join(filter(None, (luminosity, energy)))
 
 
 def _references(analysis: Analysis) -> list[str]:

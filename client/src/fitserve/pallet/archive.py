@@ -28,7 +28,7 @@ from fitserve.errors import InputError
 from fitserve_contract import memory_there
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
 __all__ = [
@@ -153,7 +153,9 @@ def is_archive(path: Path) -> bool:
         return _sniff(stream) is not None
 
 
-def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Contents:
+def read_archive(
+    path: Path, where: str, limits: Limits = DEFAULT_LIMITS, besides: Collection[str] = ()
+) -> Contents:
     """Read the JSON files of a zip or tar file, or one file, packed by gzip, bzip2, xz or not.
 
     Parameters
@@ -164,6 +166,8 @@ def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Con
         Its name, for errors.
     limits
         Where to stop.
+    besides
+        Names of other members to be kept, as they are.
 
     Raises
     ------
@@ -179,7 +183,7 @@ def read_archive(path: Path, where: str, limits: Limits = DEFAULT_LIMITS) -> Con
                 evidence=f"its first bytes are {stream.read(16)!r}",
                 hint="give a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz file or a directory",
             )
-        meter = _Meter(where, max(path.stat().st_size, 1), limits)
+        meter = _Meter(where, max(path.stat().st_size, 1), limits, frozenset(besides))
         try:
             return _read(stream, kind, PurePosixPath(where).name, meter)
         except MemoryError as error:
@@ -209,8 +213,11 @@ class _Header(tarfile.TarInfo):
 class _Meter:
     """Counts what comes out of an archive and stops it at a limit."""
 
-    def __init__(self, where: str, packed: int, limits: Limits) -> None:
+    def __init__(
+        self, where: str, packed: int, limits: Limits, besides: frozenset[str] = frozenset()
+    ) -> None:
         self.where = where
+        self.besides = besides
         self.packed = packed
         self.limits = limits
         self.total = min(limits.total, memory_there() // 4)
@@ -357,6 +364,9 @@ def _keep(name: str, read: Callable[[], bytes], contents: Contents, meter: _Mete
     plain = _plain(name)
     if _wanted(name):
         contents.add(plain, read())
+        return
+    if plain in meter.besides:
+        contents.files[plain] = read()
         return
     label = name
     if is_packed(plain) and not _hidden(plain) and meter.depth < meter.limits.depth:

@@ -15,6 +15,7 @@ from fitserve.pallet.combination import is_combination, read_combination
 from fitserve.pallet.combine import Piece, combine
 from fitserve.pallet.download import cached_archive, download, forget
 from fitserve.pallet.edit import Change, Edits, Rewriter, convert_edits, names_of
+from fitserve.pallet.hs3 import replace_hs3
 from fitserve.pallet.parameters import Outline, Parameter
 from fitserve.pallet.patches import (
     check_hypotheses,
@@ -24,7 +25,7 @@ from fitserve.pallet.patches import (
     with_masses,
     with_values,
 )
-from fitserve.pallet.regions import find_regions, select_region
+from fitserve.pallet.regions import find_regions, has_workspace, select_region
 from fitserve.pallet.schema import decode_json, pyhf_digest, respelled, validate
 from fitserve.pallet.source import (
     analysis_of,
@@ -34,7 +35,7 @@ from fitserve.pallet.source import (
     open_source,
     short_name,
 )
-from fitserve_contract import Hypothesis, decoded_bytes, digest
+from fitserve_contract import Hypothesis, apply_patch, decoded_bytes, digest
 from fitserve_contract.codec import no_collection
 
 if TYPE_CHECKING:
@@ -46,7 +47,15 @@ if TYPE_CHECKING:
     from fitserve.pallet.signals import OwnSignals
     from fitserve.pallet.source import Analysis, Source
 
-__all__ = ["Pallet", "fetch", "is_fetched", "load_analysis", "load_pallet", "load_parts"]
+__all__ = [
+    "Pallet",
+    "complete_workspace",
+    "fetch",
+    "is_fetched",
+    "load_analysis",
+    "load_pallet",
+    "load_parts",
+]
 
 # The schema asks for a record of HEPData; a patchset without one, like the example's, has this.
 _NO_RECORD = "ins0000000"
@@ -240,6 +249,54 @@ def load_pallet(
     return _with_signals(pallet, signals, force=force) if signals is not None else pallet
 
 
+def complete_workspace(
+    pallet: Pallet, hypothesis: str | None = None, *, background_only: bool = False
+) -> dict[str, Any]:
+    """Return the workspace of one hypothesis, signal and background.
+
+    Parameters
+    ----------
+    pallet
+        As loaded.
+    hypothesis
+        Its name; may be left out where there is one.
+    background_only
+        Return the workspace without a signal.
+
+    Raises
+    ------
+    RequestError
+        There is no such hypothesis, or there are several.
+
+    Examples
+    --------
+    >>> from fitserve.pallet.load import complete_workspace, load_pallet
+    >>> pallet = load_pallet("example")
+    >>> workspace = complete_workspace(pallet, pallet.hypotheses[0].name)
+    >>> len(workspace["channels"][0]["samples"]) - len(pallet.workspace["channels"][0]["samples"])
+    1
+    """
+    copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(pallet.workspace))
+    names = [one.name for one in pallet.hypotheses]
+    if background_only or not names:
+        return copied
+    if hypothesis is None and len(names) > 1:
+        raise RequestError(
+            "the pallet has several hypotheses",
+            evidence=f"{len(names)}, among them {', '.join(names[:3])}",
+            hint="choose one with --hypothesis NAME, or --background-only",
+        )
+    if hypothesis is not None and hypothesis not in names:
+        raise RequestError(
+            f"the pallet has no hypothesis {hypothesis!r}",
+            evidence=f"it has {len(names)}, among them {', '.join(names[:3])}",
+            hint="fitserve pallets check SOURCE --hypotheses",
+        )
+    chosen = pallet.hypotheses[names.index(hypothesis) if hypothesis else 0]
+    patched: dict[str, Any] = apply_patch(copied, chosen.patch)
+    return patched
+
+
 def load_analysis(
     analysis: Analysis, *, cache_dir: Path | None = None, force: bool = False
 ) -> Pallet:
@@ -291,9 +348,13 @@ def _load(
     """Load a pallet; a bare one is without its hypotheses, which are not checked then."""
     if region is None and opened.analysis is not None:
         region = opened.analysis.archive.region
-    regions, unreadable = find_regions(opened.contents)
-    files = opened.contents.files
     findings, models = Findings(), Findings()
+    files = replace_hs3(opened.contents.files, findings)
+    if not has_workspace(files):
+        from fitserve.pallet.histfactory import read_histfactory
+
+        files |= read_histfactory(opened.files, findings)
+    regions, unreadable = find_regions(opened.contents._replace(files=files))
     for cause in unreadable:
         findings.note("files that are no part of the pallet cannot be read", cause)
     complete = None
@@ -634,7 +695,7 @@ def _identify(
             f"this is not the workspace that the catalogue knows as {named.name}",
             f"SHA-256 is {computed}, the catalogue has {named.archive.digest}",
         )
-    if named.archive.hypotheses != number:
+    if named.archive.hypotheses not in (None, number):
         findings.doubt(
             f"this is not the patchset that the catalogue knows as {named.name}",
             f"{number} hypotheses, the catalogue has {named.archive.hypotheses}",
@@ -689,7 +750,9 @@ def fetch(
 def is_fetched(analysis: Analysis, cache_dir: Path | None = None) -> bool:
     """Return whether an analysis can be loaded without a network."""
     address = analysis.archive.address
-    return address is None or _sound(address, cache_dir or default_cache())
+    if address is None:
+        return analysis.bundled
+    return _sound(address, cache_dir or default_cache())
 
 
 def _sound(address: str, cache: Path) -> bool:

@@ -8,6 +8,7 @@ each region (``Region-combined/BkgOnly.json``); one prefix for each region
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from itertools import compress
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from fitserve.pallet.archive import Contents
 
-__all__ = ["Found", "Region", "find_regions", "kind_of", "select_region"]
+__all__ = ["Found", "Region", "find_regions", "has_workspace", "kind_of", "select_region"]
 
 _Kind = Literal["workspace", "patchset", "patch", "other"]
 
@@ -121,6 +122,15 @@ def _kind_of_list(raw: bytes, path: str) -> _Kind:
     if _LOOSE.fullmatch(PurePosixPath(path).name):
         return "patch"
     return "patch" if _operations.decode(raw) else "other"
+
+
+def has_workspace(files: Mapping[str, bytes]) -> bool:
+    """Return whether any of the files is a workspace."""
+    for path, raw in files.items():
+        with contextlib.suppress(InputError):
+            if kind_of(raw, path) == "workspace":
+                return True
+    return False
 
 
 def find_regions(contents: Contents) -> Found:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files as package_files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -26,11 +26,12 @@ from fitserve.pallet.download import (
 from fitserve_contract import memory_there
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 __all__ = [
     "Analysis",
     "Archive",
+    "Files",
     "Source",
     "analysis_of",
     "catalogue",
@@ -48,18 +49,19 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     ``region`` is the folder or prefix of the region that the original study fitted;
     ``digest`` pyhf's SHA-256 of its background-only workspace, None where only the digest
-    inside the patchset is known; ``hypotheses`` the number of patches.
+    inside the patchset is known; ``hypotheses`` the number of patches, None where that is not
+    known either.
     """
 
     doi: str | None = None
     url: str | None = None
     region: str | None = None
     digest: str | None
-    hypotheses: int
+    hypotheses: int | None = None
 
     @property
     def address(self) -> str | None:
-        """The address to download from; None for what comes with fitserve."""
+        """The address to download from; None for what comes with fitserve, or is not known."""
         return self.url or (f"https://doi.org/{self.doi}" if self.doi else None)
 
 
@@ -68,21 +70,28 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     ``luminosity`` is in 1/fb, ``energy``, of the colliding protons together, in TeV.
     ``labels`` are the patchset's names of the mass values (empty where they are not known
-    before the archive is fetched), ``axes`` their titles in LaTeX in the same order.
+    before the archive is fetched), ``axes`` their titles in LaTeX in the same order. ``record``
+    is the DOI of its record in HEPData, where the archive's own address is not known.
     """
 
     name: str
     title: str
-    process: str
-    axes: list[str]
+    process: str = ""
+    axes: list[str] = []
     archive: Archive
     labels: list[str] = []
     inspire: str | None = None
     arxiv: str | None = None
     journal: str | None = None
-    luminosity: float
-    energy: float
+    luminosity: float | None = None
+    energy: float | None = None
+    record: str | None = None
     note: str | None = None
+
+    @property
+    def bundled(self) -> bool:
+        """Whether its pallet comes with fitserve."""
+        return self.archive.address is None and self.record is None
 
 
 @cache
@@ -92,7 +101,7 @@ def catalogue() -> tuple[Analysis, ...]:
     Examples
     --------
     >>> from fitserve.pallet.source import catalogue
-    >>> [analysis.name for analysis in catalogue()]
+    >>> [analysis.name for analysis in catalogue()][:5]
     ['example', '1Lbb', '3L-RJ', 'staus', 'SS3L']
     """
     text = package_files("fitserve.pallet").joinpath("catalogue.yaml").read_bytes()
@@ -145,9 +154,17 @@ def default_cache() -> Path:
 
 
 _DOI = re.compile(r"(?:doi:)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
-_SUFFIXES = re.compile(r"(?:\.(?:zip|tar|tgz|gz|tbz2?|bz2|txz|xz|json))+$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(?:\.(?:zip|tar|tgz|gz|tbz2?|bz2|txz|xz|json|xml))+$", re.IGNORECASE)
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 64
+
+
+class Files(NamedTuple):
+    """The files of a pallet that are no JSON: their names, and how to look for and read them."""
+
+    names: Collection[str] = ()
+    has: Callable[[str], bool] = lambda _: False
+    read: Callable[[Iterable[str]], dict[str, bytes]] = lambda _: {}
 
 
 class Source(NamedTuple):
@@ -162,6 +179,7 @@ class Source(NamedTuple):
     contents: Contents
     analysis: Analysis | None = None
     forced: tuple[str, ...] = ()
+    files: Files = Files()
 
 
 def open_source(source: str | Path, *, cache: Path, force: bool = False) -> Source:
@@ -251,8 +269,15 @@ def _from_path(path: Path) -> Source:
         resolved = path.resolve()
         if resolved.is_dir():
             contents = _read_directory(resolved)
+            files = _in_directory(resolved, contents.others)
+        elif resolved.is_file() and resolved.suffix.lower() == ".xml":
+            # HistFactory's paths begin at the file, or in the directory above.
+            folder = resolved.parent.parent
+            contents = Contents({}, [resolved.relative_to(folder).as_posix()])
+            files = _in_directory(folder, contents.others)
         elif resolved.is_file():
             contents = _read_file(resolved, label)
+            files = _in_archive(resolved, label, contents.others)
         else:
             raise InputError(
                 f"there is no pallet {label!r}",
@@ -262,7 +287,7 @@ def _from_path(path: Path) -> Source:
             )
     except (OSError, ValueError) as error:
         raise InputError(f"{label} cannot be read", evidence=_reason(error)) from error
-    return Source(str(resolved), short_name(resolved.name), contents)
+    return Source(str(resolved), short_name(resolved.name), contents, files=files)
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -285,9 +310,12 @@ def _from_url(url: str, cache: Path, *, force: bool) -> Source:
     # A resource of HEPData differs from its siblings by a number only.
     name = short_name(last.lstrip("/") if parts.hostname == "doi.org" else last.rsplit("/", 1)[-1])
     contents = read_archive(archive, url)
+    files = _in_archive(archive, url, contents.others)
     if parts.hostname in APPROVED_HOSTS:
-        return Source(url, name, contents)
-    return Source(url, name, contents, forced=(f"{parts.hostname} is not an approved host",))
+        return Source(url, name, contents, files=files)
+    return Source(
+        url, name, contents, files=files, forced=(f"{parts.hostname} is not an approved host",)
+    )
 
 
 def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
@@ -301,10 +329,16 @@ def open_analysis(analysis: Analysis, *, cache: Path) -> Source:
         The cache cannot be used.
     """
     address = analysis.archive.address
-    if address is None:
+    if analysis.bundled:
         folder = package_files("fitserve") / "data" / analysis.name
         bundled = {each.name: each.read_bytes() for each in folder.iterdir()}
         return Source(analysis.name, analysis.name, Contents(bundled, []), analysis)
+    if address is None:
+        raise InputError(
+            f"the address of {analysis.name}'s likelihood is not in the catalogue",
+            evidence=f"its record is https://doi.org/{analysis.record}",
+            hint="find the archive among the resources there, and give its address, DOI or file",
+        )
     archive = cached_archive(address, cache)
     if archive is None:
         raise InputError(
@@ -350,9 +384,38 @@ def _read_directory(folder: Path) -> Contents:
     return contents
 
 
-def _check_total(folder: Path, total: int, allowed: int) -> None:
+def _in_directory(folder: Path, names: Collection[str]) -> Files:
+    """Return the files of a directory; a link that leads out of it is not there."""
+
+    def inside(name: str) -> Path | None:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder) and path.is_file() else None
+
+    def read(wanted: Iterable[str]) -> dict[str, bytes]:
+        paths = {name: path for name in wanted if (path := inside(name))}
+        allowed = min(DEFAULT_LIMITS.total, memory_there() // 4)
+        total = sum(path.stat().st_size for path in paths.values())
+        _check_total(folder, total, allowed, "XML and ROOT files")
+        return {name: read_regular(path) for name, path in paths.items()}
+
+    return Files(names, lambda name: inside(name) is not None, read)
+
+
+def _in_archive(path: Path, where: str, names: Collection[str]) -> Files:
+    """Return the files of an archive, which is read again for them."""
+    plain = frozenset(PurePosixPath(name).as_posix() for name in names)
+
+    def read(wanted: Iterable[str]) -> dict[str, bytes]:
+        asked = plain.intersection(wanted)
+        files = read_archive(path, where, besides=asked).files if asked else {}
+        return {name: files[name] for name in asked if name in files}
+
+    return Files(plain, plain.__contains__, read)
+
+
+def _check_total(folder: Path, total: int, allowed: int, what: str = "JSON") -> None:
     if total > allowed:
-        raise _too_large(folder, f"more than {allowed} bytes of JSON")
+        raise _too_large(folder, f"more than {allowed} bytes of {what}")
 
 
 def _read_packed(path: Path) -> Contents:

@@ -78,7 +78,7 @@ def _patchset(pallet: Pallet) -> dict[str, Any]:
                 "name": _NO_NAME.sub("_", one.name),
                 "values": [*one.values] if pallet.labels else [one.name],
             },
-            "patch": one.patch,
+            "patch": list(one.patch),
         }
         for one in pallet.hypotheses
     ]
