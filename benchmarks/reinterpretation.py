@@ -2,7 +2,8 @@
 
 Usage: .cache/reinterpretation-venv/bin/python benchmarks/reinterpretation.py [SIGNALS]
 
-Needs `make reinterpretation-venv`, and contract/src and worker/src in PYTHONPATH. The workspace is
+Needs `make reinterpretation-venv`, and the worker in it, so that Spey finds its backend:
+.cache/reinterpretation-venv/bin/pip install --no-deps -e contract -e worker. The workspace is
 one as SModelS' simplified ones are: a few signal regions, each with one uncertainty. Every signal
 is asked of all of them in turn, so that the machine's other work is shared, and what comes first
 is not counted. Prints JSON: the median seconds of a limit by each, and the ratios to fitserve's.
@@ -22,7 +23,6 @@ from smodels.statistics.pyhfInterface import PyhfData
 from smodels.statistics.pyhfInterface import PyhfUpperLimitComputer as Theirs
 
 from fitserve_worker.adaptors.smodels import PyhfUpperLimitComputer as Ours
-from fitserve_worker.adaptors.spey import FullStatisticalModel
 from fitserve_worker.inprocess import Likelihood
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ def main(count: int) -> None:
     workspace = made(random)
     likelihood = Likelihood(workspace, modifiers=MODIFIERS[1:])
     regions = [{"smodels": f"SR{at}", "type": "SR", "pyhf": f"SR{at}"} for at in range(REGIONS)]
-    if FullStatisticalModel.name not in spey.AvailableBackends():
-        spey.register_backend(FullStatisticalModel)
 
     def smodels(kind: type, signal: dict[str, float]) -> float:
         data = PyhfData(dict(signal), workspace, regions, jsonFileName="x.json")
@@ -95,7 +93,7 @@ def main(count: int) -> None:
         )
         return float(limit)
 
-    ways: "dict[str, Callable[[dict[str, float]], float | None]]" = {
+    ways: dict[str, Callable[[dict[str, float]], float | None]] = {
         "fitserve": lambda signal: likelihood.upper_limit(patch(signal)).limit.observed,
         "fitserve as SModelS": lambda signal: smodels(Ours, signal),
         "SModelS": lambda signal: smodels(Theirs, signal),

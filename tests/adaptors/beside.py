@@ -75,11 +75,6 @@ def spey(workspace: dict[str, Any]) -> list[Any]:
     import spey
     from spey import ExpectationType
 
-    from fitserve_worker.adaptors.spey import FullStatisticalModel
-
-    if FullStatisticalModel.name not in spey.AvailableBackends():
-        # Where the worker is not installed there is no entry point.
-        spey.register_backend(FullStatisticalModel)
     names = [one["name"] for one in workspace["channels"]]
     evaluations = (
         ExpectationType.observed,

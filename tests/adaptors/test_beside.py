@@ -17,10 +17,21 @@ VENV = Path(
 )
 
 
-def _answers(name: str, workspace: dict) -> list:
+def _plugins() -> dict[str, str]:
+    declared = tomllib.loads((ROOT / "worker" / "pyproject.toml").read_text())
+    return declared["project"]["entry-points"]["spey.backend.plugins"]
+
+
+def _answers(name: str, workspace: dict, tmp_path: Path) -> list:
     if not VENV.is_dir() and os.environ.get("CI") != "true":
         pytest.skip("make reinterpretation-venv has not run")
-    sources = [str(ROOT / part / "src") for part in ("contract", "worker")]
+    # The worker is not installed there: what an installation would say of its entry points.
+    told = tmp_path / "fitserve_worker-0.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: fitserve-worker\nVersion: 0\n")
+    lines = [f"{name} = {place}\n" for name, place in _plugins().items()]
+    (told / "entry_points.txt").write_text("[spey.backend.plugins]\n" + "".join(lines))
+    sources = [str(tmp_path), *(str(ROOT / part / "src") for part in ("contract", "worker"))]
     done = subprocess.run(
         [VENV / "bin" / "python", Path(__file__).parent / "beside.py", name],
         input=json.dumps(workspace),
@@ -35,8 +46,8 @@ def _answers(name: str, workspace: dict) -> list:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smodels", "spey"])
-def test_answers_are_theirs_and_come_sooner(name: str, workspace: dict) -> None:
-    answers = _answers(name, workspace)
+def test_answers_are_theirs_and_come_sooner(name: str, workspace: dict, tmp_path: Path) -> None:
+    answers = _answers(name, workspace, tmp_path)
     assert len(answers) >= 3
     for theirs, ours in answers:
         assert None not in ours["limits"]
@@ -56,9 +67,7 @@ def test_answers_are_theirs_and_come_sooner(name: str, workspace: dict) -> None:
 
 
 def test_spey_is_told_of_a_class_that_is_there() -> None:
-    declared = tomllib.loads((ROOT / "worker" / "pyproject.toml").read_text())
-    plugins = declared["project"]["entry-points"]["spey.backend.plugins"]
-    module, name = plugins["fitserve.full"].split(":")
+    module, name = _plugins()["fitserve.full"].split(":")
     parent, _, last = module.rpartition(".")
     package = importlib.util.find_spec(parent)
     assert package is not None
