@@ -90,7 +90,7 @@ test-lowest: dev ## Run tests with the oldest dependencies that are declared; fe
 	  --deselect tests/worker/test_entry.py::test_where_minuit_finds_no_covariance_the_other_optimizer_answers \
 	  $(addprefix tests/,$(LOWEST_AREAS))
 
-test-slow: dev ## Run the tests that take more than a minute
+test-slow: dev reinterpretation-venv ## Run the tests that take more than a minute
 	@$(BIN)/python -m pytest -m "slow and not (published or deploy)"
 
 benchmark: dev ## Measure the kernel beside pyhf and cabinetry, a quarter of an hour if idle
@@ -150,7 +150,7 @@ test-containers-cuda: dev ## Build the images for GPUs, 5 GB each, and try them 
 
 ##@ Site admin
 SITEKIT := PYTHONPATH=deploy $(BIN)/python -m sitekit
-.PHONY: sites check render values doctor new-site golden golden-check endpoint-venv ansible-venv ansible-lint
+.PHONY: sites check render values doctor new-site golden golden-check endpoint-venv reinterpretation-venv ansible-venv ansible-lint
 .PHONY: deploy status smoke upgrade rollback stop logs destroy
 sites: install ## List the shipped sites
 	@$(SITEKIT) list
@@ -202,6 +202,9 @@ golden-check: dev ## Fail if a golden file would change
 
 endpoint-venv: ## Install globus-compute-endpoint into .cache/endpoint-venv
 	@$(PYTHON) deploy/sitekit/tools/locked_venv.py endpoint
+
+reinterpretation-venv: ## Install SModelS and Spey into .cache/reinterpretation-venv
+	@$(PYTHON) deploy/sitekit/tools/locked_venv.py reinterpretation
 
 ansible-venv: ## Install Ansible into .cache/ansible-venv
 	@$(PYTHON) deploy/sitekit/tools/locked_venv.py ansible

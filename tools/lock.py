@@ -9,7 +9,8 @@ versions. root.lock is ROOT, for tests. ansible.lock and ansible-lint.lock are f
 worker.lock is what the image of a worker holds, at site.lock's versions, worker-cuda12.lock and
 worker-cuda13.lock the same for GPUs, worker-endpoint.lock that, the client, and what an endpoint
 needs to start pods; image-tools.lock is what builds images, image-lint.lock what checks their
-sources. All hold for every Python from the oldest supported one on, with hashes.
+sources; reinterpretation.lock what adaptors are tested with, at dev.lock's versions. All hold for
+every Python from the oldest supported one on, with hashes.
 """
 
 import subprocess
@@ -36,12 +37,14 @@ def main(options: list[str]) -> None:
     every = [found for listed in extras.values() for found in listed]
     few = [found for name in RUN_EXTRAS for found in extras[name]]
     _compile("dev", [*base, *every, *groups["dev"]], options)
-    _compile("run", [*base, *few], ["--constraints", str(OUT / "dev.lock"), *options])
+    within_dev = ["--constraints", str(OUT / "dev.lock"), *options]
+    _compile("run", [*base, *few], within_dev)
     _compile("endpoint", groups["endpoint"], options)
     site = [found for name in SITE_EXTRAS for found in extras[name]]
     # uv installs the others: the Python of a site may come without pip.
     site += [*groups["endpoint"], *client, *worker, "uv>=0.5"]
     _compile("site", site, ["--constraints", str(OUT / "endpoint.lock"), *options])
+    _compile("reinterpretation", [*worker, *groups["reinterpretation"]], within_dev)
     _images(client, [*worker, *extras["local"]], groups, options)
     _compile("root", groups["root"], options)
     _compile("ansible", groups["ansible"], options)

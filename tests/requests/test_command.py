@@ -69,7 +69,7 @@ def _rows(fitserve: Callable[..., Result]) -> list[dict[str, str]]:
 
 
 def test_limits(fitserve: Callable[..., Result], made: Callable[..., Result]) -> None:
-    result = made("--limit", "--patch", "S_[25]00")
+    result = made("--limit", "--mu-max", "10", "--patch", "S_[25]00")
     assert result.exit_code == 0, result.stderr
     for text in ("limit obs", "upper limits on the signal strength, at 95% CL", "1 observed"):
         assert text in result.stdout

@@ -168,7 +168,7 @@ def test_a_level_is_that_of_counts_curves_and_reports(ran: Ran) -> None:
 
 
 def test_a_limit_above_the_bound_is_said_and_the_hint_finds_it(ran: Ran) -> None:
-    run, printed = ran("--limit")
+    run, printed = ran("--limit", "--mu-max", "10")
     beyond = [
         name
         for name, found in run.results.items()
@@ -189,6 +189,21 @@ def test_a_limit_above_the_bound_is_said_and_the_hint_finds_it(ran: Ran) -> None
     for found in further.results.values():
         assert None not in (found.limit.observed, *found.limit.expected)
         assert (found.status, found.limit.reasons) == ("ok", {})
+
+
+def test_a_signal_that_was_rescaled_is_said(ran: Ran) -> None:
+    run, printed = ran("--limit")
+    further, _ = ran("--limit", "--mu-max", "2000", name="further")
+    weak, limit = run.results["S_500"], run.results["S_500"].limit
+    assert (weak.status, limit.reasons) == ("ok", {})
+    expected = [further.results["S_500"].limit.observed, *further.results["S_500"].limit.expected]
+    assert [limit.observed, *limit.expected] == pytest.approx(expected, rel=1e-3)
+    assert "> 10" not in printed
+    assert "the signal of 1 hypothesis was rescaled for the fits" in printed
+    assert "the signal of 1 hypothesis was rescaled" in render_report(read_run(run.path))
+    told = {row["name"]: float(row["limit_rescaled"]) for row in _csv(run)}
+    assert told.pop("S_500") == limit.rescaled > 1
+    assert set(told.values()) == {1.0}
 
 
 def test_a_wider_bound_is_another_question(ran: Ran) -> None:

@@ -173,7 +173,7 @@ def make_request(
         Of the workspace; by default its first measurement and that one's parameter.
     mu_max
         Upper bound of the parameter of interest, where the workspace's own (10 by default, as
-        in pyhf) is lower: limits are looked for up to there.
+        in pyhf) is lower: limits are looked for up to there, and no further.
     normsys, histosys
         Interpolation codes; `run` warns of histosys ``"code2"``, which jumps.
     engine, backend, optimizer

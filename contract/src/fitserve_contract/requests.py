@@ -85,8 +85,9 @@ class LimitRequest(
     """Observed and expected upper limits on the signal strength.
 
     The limit is where CLs falls to 1 - ``level``. It is sought between zero and the POI's upper
-    bound, which ``mu_max`` of `ModelOptions` raises. CLs at a signal strength of 1 is evaluated
-    too, where that is within the bounds.
+    bound. Where it is above that, the signal is multiplied by a number for the fits, unless
+    ``mu_max`` of `ModelOptions` says where to end. CLs at a signal strength of 1 is evaluated too,
+    where that is within the bounds.
     """
 
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.95

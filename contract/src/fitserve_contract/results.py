@@ -172,16 +172,18 @@ class MuPoint(msgspec.Struct, frozen=True, kw_only=True):
 class UpperLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper limits on the signal strength at confidence level ``level``.
 
-    ``expected`` is for background fluctuations of -2, -1, 0, +1, +2 sigma. A limit that is
-    not within the bounds of the parameter of interest is None, and ``reasons`` says why, under
-    ``observed``, ``expected_m2``, ``expected_m1``, ``expected_0``, ``expected_p1`` or
-    ``expected_p2``.
+    ``expected`` is for background fluctuations of -2, -1, 0, +1, +2 sigma. A limit that was
+    not found is None, and ``reasons`` says why, under ``observed``, ``expected_m2``,
+    ``expected_m1``, ``expected_0``, ``expected_p1`` or ``expected_p2``. Where the limits are
+    beyond the bounds of the parameter of interest, or far from one, the signal was multiplied by
+    ``rescaled`` for the fits. The limits are those on the signal as it was sent.
     """
 
     level: float
     observed: float | None
     expected: Band
     reasons: dict[str, str] = {}
+    rescaled: float = 1.0
 
 
 class FittedParameter(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from fitserve_contract import (
     request_digest,
 )
 from fitserve_worker.engines.base import UNFITTED, answer_by, cls_of, statistic_of
+from fitserve_worker.engines.frames import Frame
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ def verified(
         return result
     begin = time.perf_counter()
     optimizer = _optimizer(work, result, doubted=doubted)
+    rescaled = result.limit.rescaled if result.limit else 1.0
     try:
         # One at a time: each test has its own free fit, whose minimum is compared.
-        seconds = [_by_pyhf(work, hypothesis, optimizer, point.mu) for point in claimed]
+        seconds = [_by_pyhf(work, hypothesis, optimizer, point.mu, rescaled) for point in claimed]
     except Exception as error:  # noqa: BLE001 - nothing that pyhf does costs the result
         seconds, reason = [], f"{type(error).__name__}: {error}"
     else:
@@ -246,11 +248,13 @@ def _optimizer(
 
 
 def _by_pyhf(
-    work: Work, hypothesis: Hypothesis, optimizer: Literal["scipy", "minuit"], mu: float
+    work: Work,
+    hypothesis: Hypothesis,
+    optimizer: Literal["scipy", "minuit"],
+    mu: float,
+    rescaled: float,
 ) -> HypothesisResult:
-    from fitserve_worker.engines.pyhf_engine import PyhfEngine
-    from fitserve_worker.engines.pyhf_hypotest import from_elsewhere
-
+    """Return pyhf's answer at a signal strength, with the signal rescaled as in the result."""
     request = work.request
     engine = EngineOptions(engine="pyhf", backend=request.engine.backend, optimizer=optimizer)
     test = HypotestRequest(
@@ -260,6 +264,35 @@ def _by_pyhf(
         engine=engine,
     )
     again = work._replace(request=test, request_digest=request_digest(test))
+    frame = _frame(again, hypothesis, rescaled)
+    if frame is None or not frame.low <= mu / frame.unit <= frame.high:
+        return _lowest(again, hypothesis, test, engine)
+    test = msgspec.structs.replace(test, mu=(mu / frame.unit,))
+    second = _lowest(again._replace(request=test, frame=frame), hypothesis, test, engine)
+    return msgspec.structs.replace(
+        second,
+        muhat=None if second.muhat is None else second.muhat * frame.unit,
+        points=[msgspec.structs.replace(point, mu=mu) for point in second.points],
+    )
+
+
+def _frame(work: Work, hypothesis: Hypothesis, rescaled: float) -> Frame | None:
+    from fitserve_worker.engines.models import build
+
+    if rescaled == 1:
+        return None
+    config = build(work, hypothesis.patch).model.config
+    low, high = map(float, config.suggested_bounds()[config.poi_index])
+    return Frame(low, high, rescaled, rescaled)
+
+
+def _lowest(
+    again: Work, hypothesis: Hypothesis, test: HypotestRequest, engine: EngineOptions
+) -> HypothesisResult:
+    """Return pyhf's answer, with the lower minima that other starts lead to."""
+    from fitserve_worker.engines.pyhf_engine import PyhfEngine
+    from fitserve_worker.engines.pyhf_hypotest import from_elsewhere
+
     second = answer_by(PyhfEngine(engine, tight=True), again, hypothesis)
     own = _minima_of(second, second.points[0]) if second.points else None
     if own is None:

@@ -143,8 +143,8 @@ def _settable(command: _Command) -> _Command:
     "--mu-max",
     type=click.FloatRange(0, min_open=True),
     metavar="MU",
-    help="Raise the upper bound of the parameter of interest, where limits are looked for up to. "
-    "[default: the measurement's, else 10]",
+    help="Raise the upper bound of the parameter of interest; limits are looked for up to there. "
+    "[default: the measurement's, else 10; for limits beyond it the signal is rescaled]",
 )
 @_choice("--normsys", ModelOptions, "normsys", "Interpolation of normalisations.")
 @_choice("--histosys", ModelOptions, "histosys", "Interpolation of shapes; code2 jumps at +-1.")

@@ -45,6 +45,7 @@ __all__ = [
     "of_strength",
     "parameter_row",
     "parameter_texts",
+    "rescaled_signals",
     "shown_strength",
     "width_problems",
 ]
@@ -243,11 +244,24 @@ def beyond_bound(results: Iterable[HypothesisResult]) -> Beyond | None:
     names, furthest = [], 0.0
     for one in results:
         above = [name for name in LIMITS if above_bound(one, name) is not None]
-        if above:
+        # Where the signal was rescaled, another bound would not help.
+        if above and one.limit is not None and one.limit.rescaled == 1:
             bounds.append(max(point.mu for point in one.points))
             names.append(one.name)
             furthest = max(furthest, _furthest(one, above))
     return Beyond(names, min(bounds), _rounded_up(_ROOM * furthest)) if names else None
+
+
+def rescaled_signals(results: Iterable[HypothesisResult]) -> str | None:
+    """Say of how many hypotheses the signal was rescaled, None if of none."""
+    count = sum(one.limit is not None and one.limit.rescaled != 1 for one in results)
+    if not count:
+        return None
+    signals = "the signal of 1 hypothesis was" if count == 1 else f"{count} signals were"
+    return (
+        f"{signals} rescaled for the fits, as limits are beyond the bounds of the parameter of "
+        "interest or far from 1; the limits are those on the signal as it was given"
+    )
 
 
 def _furthest(result: HypothesisResult, above: Sequence[str]) -> float:

@@ -25,6 +25,7 @@ COLUMNS: Mapping[str, str] = {
     "limit_exp_p1": "expected upper limit for a background fluctuation of +1 sigma",
     "limit_exp_p2": "expected upper limit for a background fluctuation of +2 sigma",
     "limit_reasons": "why a limit is missing",
+    "limit_rescaled": "what the signal was multiplied by for the fits; the limits are without it",
 }
 """Columns of limits and their meaning."""
 
@@ -104,6 +105,7 @@ class Limit(Kind[LimitRequest]):
         return {
             **dict(zip(COLUMNS, values, strict=False)),
             "limit_reasons": "; ".join(reasons) or None,
+            "limit_rescaled": limit.rescaled,
         }
 
     def report_cells(self, result: HypothesisResult | None) -> list[Cell]:

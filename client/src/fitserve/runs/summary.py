@@ -11,7 +11,13 @@ from urllib.parse import quote
 import msgspec
 
 from fitserve.kinds import kind
-from fitserve.kinds.base import at_strength, beyond_bound, confidence_level, shown_strength
+from fitserve.kinds.base import (
+    at_strength,
+    beyond_bound,
+    confidence_level,
+    rescaled_signals,
+    shown_strength,
+)
 from fitserve.runs.verification import verification_summary
 from fitserve_contract import KERNEL_DOUBT, NOT_FOR_THE_KERNEL, cls_strengths, kind_of
 
@@ -156,8 +162,8 @@ def remarks(run: SavedRun) -> list[str]:
             f"the table is at mu = {shown_strength(request):g}, the nearest to 1; "
             f"all are in: fitserve export {run.path} --format csv -o -"
         )
-    beyond = beyond_bound(run.results.values())
-    return notes if beyond is None else [*notes, str(beyond)]
+    beyond, rescaled = beyond_bound(run.results.values()), rescaled_signals(run.results.values())
+    return [*notes, *(str(one) for one in (beyond, rescaled) if one is not None)]
 
 
 def failures(run: SavedRun) -> list[HypothesisResult]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from fitserve_contract import Hypothesis, MuPoint, Request, Status, ToysRequest
+    from fitserve_worker.engines.frames import Frame
     from fitserve_worker.kernel import FloatArray
     from fitserve_worker.kernel.batch import Batch
 
@@ -61,7 +62,8 @@ class Work(NamedTuple):
     """A decoded task: hypotheses on one background-only workspace.
 
     ``request_digest`` is `fitserve_contract.request_digest` of the request, ``toys`` which of
-    the toys of a request for toys are to be made (None: all).
+    the toys of a request for toys are to be made (None: all). ``frame`` is how the parameter of
+    interest is measured by pyhf, if not as usual.
     """
 
     workspace_digest: str
@@ -70,6 +72,7 @@ class Work(NamedTuple):
     request: Request
     request_digest: str
     toys: ToyRange | None = None
+    frame: Frame | None = None
 
 
 class Engine(Protocol):

@@ -35,6 +35,7 @@ __all__ = [
     "limits_of",
     "search",
     "upper_limits",
+    "z_of",
 ]
 
 _NAMES = ("observed", "expected_m2", "expected_m1", "expected_0", "expected_p1", "expected_p2")
@@ -67,18 +68,25 @@ class Crossing(NamedTuple):
     ends: tuple[float, ...] = ()
     doubtful: bool = False
 
+    def times(self, unit: float) -> Crossing:
+        """Return it in units of one, where it was sought in units of ``unit``."""
+        mu = None if self.mu is None else unit * self.mu
+        return self._replace(mu=mu, ends=tuple(unit * end for end in self.ends))
+
 
 class _UndefinedError(Exception):
     """CLs has no value where it is needed."""
 
     def __init__(self, mu: float) -> None:
-        super().__init__(f"CLs could not be computed near mu = {mu:.4g}")
+        super().__init__()
+        self.mu = mu
 
 
 def upper_limits(
     cls_at: Callable[[float], Sequence[float]],
     bounds: tuple[float, float],
     level: float = 0.95,
+    unit: float = 1.0,
 ) -> list[Crossing]:
     """Find where each of six CLs curves falls to 1 - ``level``.
 
@@ -91,6 +99,8 @@ def upper_limits(
         Bounds of the search. CLs is 1 at zero by definition; the search never goes below zero.
     level
         Confidence level.
+    unit
+        What signal strengths are in units of; crossings are in units of one.
 
     Returns
     -------
@@ -106,7 +116,7 @@ def upper_limits(
     >>> [round(crossing.mu, 3) for crossing in upper_limits(cls, (0, 10))]
     [0.784, 0.421, 0.565, 0.784, 1.091, 1.462]
     """
-    searching = search(bounds, level)
+    searching = search(bounds, level, unit)
     mu = next(searching)
     while True:
         try:
@@ -115,7 +125,9 @@ def upper_limits(
             return list(done.value)
 
 
-def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[Crossing]]:
+def search(
+    bounds: tuple[float, float], level: float = 0.95, unit: float = 1.0
+) -> Searching[list[Crossing]]:
     """Search as `upper_limits` does, yielding the signal strengths to evaluate.
 
     For each, the six CLs must be sent back. So several searches can go on at a time, and their
@@ -123,7 +135,7 @@ def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[C
 
     Parameters
     ----------
-    bounds, level
+    bounds, level, unit
         As for `upper_limits`, whose result is the value that this generator returns.
 
     Examples
@@ -132,7 +144,7 @@ def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[C
     >>> next(searching)
     1.0
     """
-    made = _Search(max(0.0, bounds[0]), bounds[1], 1 - level)
+    made = _Search(max(0.0, bounds[0]), bounds[1], 1 - level, unit)
     yield from made.evaluate(made.first)
     crossings = []
     for curve in range(len(FLUCTUATIONS)):
@@ -144,9 +156,10 @@ def search(bounds: tuple[float, float], level: float = 0.95) -> Searching[list[C
 class _Search:
     """The six curves so far; its generators yield signal strengths to evaluate."""
 
-    def __init__(self, low: float, high: float, alpha: float) -> None:
+    def __init__(self, low: float, high: float, alpha: float, unit: float) -> None:
         self._low, self._high = low, high
         self._alpha = alpha
+        self._unit = unit
         self._evaluated: dict[float, Sequence[float]] = {}
         self._broken = 0
         if low == 0:
@@ -162,37 +175,42 @@ class _Search:
         self._broken += not all(map(math.isfinite, self._evaluated[mu]))
 
     def crossing(self, curve: int) -> Searching[Crossing]:
+        found = yield from self._crossing(curve)
+        return found.times(self._unit)
+
+    def _crossing(self, curve: int) -> Searching[Crossing]:
+        unit = self._unit
         try:
             above = yield from self._excluded(curve)
             if above is None:
                 cls = self._evaluated[self._high][curve]
+                how = "--mu-max looks further" if unit == 1 else "with the signal rescaled"
                 return Crossing(
-                    None,
-                    f"{ABOVE_BOUND} of {self._high:g}: CLs is {cls:.3g} there "
-                    "(--mu-max looks further)",
+                    None, f"{ABOVE_BOUND} of {unit * self._high:g}: CLs is {cls:.3g} there ({how})"
                 )
             below = yield from self._allowed(curve, above)
             if below is None:
                 cls = self._evaluated[self._low][curve]
                 return Crossing(
-                    None, f"below the POI's bound of {self._low:g}: CLs is {cls:.3g} there"
+                    None, f"below the POI's bound of {unit * self._low:g}: CLs is {cls:.3g} there"
                 )
             return (yield from self._narrowed(curve, below, above))
         except _UndefinedError as error:
-            return Crossing(None, str(error), doubtful=True)
+            reason = f"CLs could not be computed near mu = {unit * error.mu:.4g}"
+            return Crossing(None, reason, doubtful=True)
 
     def _value(self, curve: int, mu: float) -> float:
         return self._evaluated[mu][curve]
 
     def _z(self, curve: int, mu: float) -> float:
-        return _z(self._value(curve, mu), FLUCTUATIONS[curve])
+        return z_of(self._value(curve, mu), FLUCTUATIONS[curve])
 
     def _finite(self, curve: int) -> list[float]:
         return sorted(mu for mu, values in self._evaluated.items() if math.isfinite(values[curve]))
 
     def _excluded(self, curve: int) -> Searching[float | None]:
         """Return the smallest evaluated mu that is excluded, going up until there is one."""
-        target = _z(self._alpha, FLUCTUATIONS[curve])
+        target = z_of(self._alpha, FLUCTUATIONS[curve])
         for _ in range(_MOST):
             finite = self._finite(curve)
             out = [mu for mu in finite if self._value(curve, mu) < self._alpha]
@@ -235,7 +253,7 @@ class _Search:
         return self._low if cls >= self._alpha else None
 
     def _narrowed(self, curve: int, low: float, high: float) -> Searching[Crossing]:
-        target = _z(self._alpha, FLUCTUATIONS[curve])
+        target = z_of(self._alpha, FLUCTUATIONS[curve])
         moved, same, widths = 0, 0, [high - low]
         for _ in range(_MOST):
             z_low, z_high = self._z(curve, low), self._z(curve, high)
@@ -279,7 +297,8 @@ class _Search:
         raise _UndefinedError(at)
 
 
-def _z(cls: float, fluctuation: float) -> float:
+def z_of(cls: float, fluctuation: float) -> float:
+    """Return z of a CLs, as at the head of this module, as far as a double can tell."""
     from scipy.special import ndtr, ndtri
 
     return float(np.clip(-ndtri(cls * ndtr(fluctuation)), -_STEEPEST, _STEEPEST))
@@ -297,7 +316,7 @@ def in_order(evaluated: Iterable[float]) -> list[float]:
     return [first, *sorted(others)]
 
 
-def limits_of(crossings: Sequence[Crossing], level: float) -> UpperLimits:
+def limits_of(crossings: Sequence[Crossing], level: float, rescaled: float = 1.0) -> UpperLimits:
     """Return the limits of a result.
 
     Parameters
@@ -307,6 +326,8 @@ def limits_of(crossings: Sequence[Crossing], level: float) -> UpperLimits:
         `fitserve_worker.engines.limits.FLUCTUATIONS`.
     level
         Confidence level.
+    rescaled
+        What the signal was multiplied by.
     """
     return UpperLimits(
         level=level,
@@ -317,6 +338,7 @@ def limits_of(crossings: Sequence[Crossing], level: float) -> UpperLimits:
             for name, crossing in zip(_NAMES, crossings, strict=True)
             if crossing.reason
         },
+        rescaled=rescaled,
     )
 
 

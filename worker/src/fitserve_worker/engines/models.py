@@ -24,14 +24,27 @@ from fitserve_worker.engines.base import UnfitError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from fitserve_contract import ModelOptions, Request
     from fitserve_worker.engines.base import Work
+    from fitserve_worker.engines.frames import Frame
 
-__all__ = ["BuiltModel", "below_zero", "build", "check_model", "without_warnings"]
+__all__ = [
+    "BuiltModel",
+    "below_zero",
+    "build",
+    "check_model",
+    "is_factor",
+    "signal_events",
+    "without_warnings",
+]
 
 # pyhf's arrays take about this many times the bytes of the workspace's compact JSON.
 _GROWTH = 40
 _CACHE_BYTES = 512 * 1024**2
+# The factor that measures the parameter of interest in other units.
+_UNIT: dict[str, Any] = {"name": "unit of the signal strength", "type": "normfactor", "data": None}
 # The most bins with negative events that are named.
 _SHOWN = 3
 
@@ -61,7 +74,14 @@ def build(work: Work, patch: Sequence[dict[str, Any]]) -> BuiltModel:
     options = work.request.model
     without = isinstance(work.request, FitRequest) and work.request.background_only
     key = digest(
-        [work.workspace_digest, patch_content(patch), options, pyhf.tensorlib.name, without]
+        [
+            work.workspace_digest,
+            patch_content(patch),
+            options,
+            pyhf.tensorlib.name,
+            without,
+            work.frame,
+        ]
     )
     cached = _cache.get(key)
     if cached is not None:
@@ -72,6 +92,8 @@ def build(work: Work, patch: Sequence[dict[str, Any]]) -> BuiltModel:
     patched = apply_patch(copy, patch)
     if options.mu_max is not msgspec.UNSET:
         patched["measurements"] = [widened(one, options) for one in patched["measurements"]]
+    if work.frame is not None:
+        patched = _measured(patched, options, work.frame)
     try:
         built = _build(patched, options, may_lack_poi=without)
     except (AssertionError, LookupError, TypeError, ValueError) as error:
@@ -101,6 +123,45 @@ def _build(spec: dict[str, Any], options: ModelOptions, *, may_lack_poi: bool) -
         **chosen,
     )
     return BuiltModel(model, workspace.data(model))
+
+
+def _measured(spec: dict[str, Any], options: ModelOptions, frame: Frame) -> dict[str, Any]:
+    """Return a workspace whose parameter of interest is measured in other units.
+
+    Its samples get one more factor, which is held at the unit. To multiply their events would
+    change the widths of a staterror that they share.
+    """
+    measurement = next(
+        one for one in spec["measurements"] if options.measurement in (None, one["name"])
+    )
+    config = measurement["config"]
+    poi = options.poi or config["poi"]
+    channels = [
+        {
+            **channel,
+            "samples": [
+                {**sample, "modifiers": [*sample["modifiers"], _UNIT]}
+                if any(modifier["name"] == poi for modifier in sample["modifiers"])
+                else sample
+                for sample in channel["samples"]
+            ],
+        }
+        for channel in spec["channels"]
+    ]
+    own: dict[str, Any] = {"inits": [1.0]}
+    own |= next((one for one in config["parameters"] if one["name"] == poi), {})
+    init = min(max(own["inits"][0], frame.low), frame.high)
+    own |= {"name": poi, "inits": [init], "bounds": [[frame.low, frame.high]]}
+    held = {
+        "name": _UNIT["name"],
+        "inits": [frame.unit],
+        "bounds": [[0.0, 2 * frame.unit]],
+        "fixed": True,
+    }
+    others = [one for one in config["parameters"] if one["name"] != poi]
+    changed = {**measurement, "config": {**config, "parameters": [*others, own, held]}}
+    measurements = [changed if one is measurement else one for one in spec["measurements"]]
+    return {**spec, "channels": channels, "measurements": measurements}
 
 
 def _declares(spec: dict[str, Any], parameter: str) -> bool:
@@ -167,6 +228,34 @@ def check_model(built: BuiltModel, request: Request) -> None:
         fault = refusal(request, config.poi_name, *bounds[at], fixed=fixed)
         if fault is not None:
             raise UnfitError(": ".join(fault))
+
+
+def is_factor(built: BuiltModel) -> bool:
+    """Tell whether the parameter of interest is a factor without a constraint."""
+    config = built.model.config
+    return {kind for name, kind in config.modifiers if name == config.poi_name} == {"normfactor"}
+
+
+def signal_events(built: BuiltModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the events that the parameter of interest scales, and those observed, by bin.
+
+    The events are zero where the signal has none, whatever the systematics.
+    """
+    config = built.model.config
+    initial = np.asarray(config.suggested_init(), dtype=float)
+    moved = initial.copy()
+    for name in config.par_order:
+        made = config.param_set(name)
+        if made.constrained:
+            moved[config.par_slice(name)] += made.width()
+    total = np.zeros(config.nmaindata)
+    for point in (initial, moved):
+        with_signal, without = point.copy(), point.copy()
+        with_signal[config.poi_index], without[config.poi_index] = 1.0, 0.0
+        events = [built.model.expected_actualdata(list(one)) for one in (with_signal, without)]
+        change = np.abs(np.asarray(events[0]) - np.asarray(events[1]))
+        total = np.where(total > 0, total, change)
+    return total, np.asarray(built.data[: config.nmaindata], dtype=float)
 
 
 def below_zero(built: BuiltModel) -> str:

@@ -20,18 +20,40 @@ from fitserve_contract import (
     hypothesis_key,
 )
 from fitserve_worker.engines.base import failed, in_words
+from fitserve_worker.engines.frames import (
+    MOST_FRAMES,
+    Frame,
+    first_frame,
+    likely_limit,
+    next_frame,
+    without_signal,
+)
 from fitserve_worker.engines.ladder import Climb, Ladder
+from fitserve_worker.engines.limits import limits_of
 from fitserve_worker.engines.minuit import BestFit, best_fit
-from fitserve_worker.engines.models import BuiltModel, below_zero, build, check_model
+from fitserve_worker.engines.models import (
+    BuiltModel,
+    below_zero,
+    build,
+    check_model,
+    is_factor,
+    signal_events,
+)
 from fitserve_worker.engines.pyhf_fit import fit_answer, ranking_answer
 from fitserve_worker.engines.pyhf_hypotest import Evaluation, evaluate, quiet_pyhf
-from fitserve_worker.engines.pyhf_limit import Profile, at_strengths, find_limits, profile
+from fitserve_worker.engines.pyhf_limit import (
+    Profile,
+    at_strengths,
+    find_limits,
+    of_lowest,
+    profile,
+)
 from fitserve_worker.engines.pyhf_toys import ToyFits, toys_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fitserve_contract import EngineOptions, Hypothesis
+    from fitserve_contract import Attempt, EngineOptions, Hypothesis
     from fitserve_worker.engines.base import Work
 
     Answer = Callable[[BuiltModel, int], dict[str, Any]]
@@ -63,7 +85,9 @@ class PyhfEngine:
             case ScanRequest() as request:
                 yield from self._each(work, partial(self._scan, request))
             case LimitRequest() as request:
-                yield from self._each(work, partial(self._limit, request))
+                for one in work.hypotheses:
+                    answer = partial(self._limit, work, request, one)
+                    yield from self._each(work._replace(hypotheses=[one]), answer)
             case FitRequest() as request:
                 yield from self._each(work, partial(self._fit, request))
             case RankingRequest():
@@ -88,15 +112,45 @@ class PyhfEngine:
             climbs[mu] = climb(built, mu, request.test_stat, seed)
         return at_strengths(climbs)
 
-    def _limit(self, request: LimitRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
+    def _limit(
+        self,
+        work: Work,
+        request: LimitRequest,
+        hypothesis: Hypothesis,
+        built: BuiltModel,
+        seed: int,
+    ) -> dict[str, Any]:
         config = built.model.config
-        low, high = config.suggested_bounds()[config.poi_index]
-        climbs, limits, doubts = find_limits(
-            lambda mu: self._climb(built, mu, request.test_stat, seed),
-            (float(low), float(high)),
-            request.level,
-        )
-        return {**at_strengths(climbs), "limit": limits, **doubts}
+        low, high = map(float, config.suggested_bounds()[config.poi_index])
+        signal, events = signal_events(built)
+        factor = is_factor(built)
+        frame = Frame(low, high)
+        if factor:
+            frame = first_frame(likely_limit(signal, events, request.level), (low, high), request)
+        attempts: list[Attempt] = []
+        for _ in range(MOST_FRAMES):
+            measured, at_one = built, None
+            if not frame.usual:
+                measured = build(work._replace(frame=frame), hypothesis.patch)
+                if frame.high * frame.unit < 1 <= high:
+                    at_one = self._climb(built, 1.0, request.test_stat, seed)
+            climbs, crossings, doubts = find_limits(
+                partial(self._climb_at, measured, request.test_stat, seed),
+                frame,
+                request.level,
+                at_one,
+            )
+            fields = {**at_strengths(climbs), **({} if frame.usual else of_lowest(climbs))}
+            limits = limits_of(crossings, request.level, frame.scale)
+            if factor and not signal.any():
+                limits = without_signal(limits)
+                break
+            further = next_frame(frame, crossings, fields["points"], (low, high), request)
+            if further is None or not factor:
+                break
+            attempts += fields["attempts"]
+            frame = further
+        return {**fields, "limit": limits, **doubts, "attempts": attempts + fields["attempts"]}
 
     def _fit(self, request: FitRequest, built: BuiltModel, seed: int) -> dict[str, Any]:
         poi = built.model.config.poi_index
@@ -184,6 +238,11 @@ class PyhfEngine:
         return self._ladder.climb(
             built, seed, lambda _, start: evaluate(built, mu, test_stat, start)
         )
+
+    def _climb_at(
+        self, built: BuiltModel, test_stat: str, seed: int, mu: float
+    ) -> Climb[Evaluation]:
+        return self._climb(built, mu, test_stat, seed)
 
     def _profile(self, built: BuiltModel, mu: float, _test_stat: str, seed: int) -> Climb[Profile]:
         return self._ladder.climb(built, seed, lambda _, start: profile(built, mu, start))

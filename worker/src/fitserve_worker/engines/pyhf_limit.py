@@ -15,18 +15,19 @@ import pyhf
 from fitserve_contract import MuPoint
 from fitserve_worker.engines.base import ABOVE
 from fitserve_worker.engines.ladder import SEVERITY
-from fitserve_worker.engines.limits import FLUCTUATIONS, in_order, judged, limits_of, upper_limits
+from fitserve_worker.engines.limits import FLUCTUATIONS, in_order, judged, upper_limits
 from fitserve_worker.engines.models import without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fitserve_contract import UpperLimits
+    from fitserve_worker.engines.frames import Frame
     from fitserve_worker.engines.ladder import Climb
+    from fitserve_worker.engines.limits import Crossing
     from fitserve_worker.engines.models import BuiltModel
     from fitserve_worker.engines.pyhf_hypotest import Evaluation
 
-__all__ = ["Profile", "at_strengths", "find_limits", "profile"]
+__all__ = ["Profile", "at_strengths", "find_limits", "of_lowest", "profile"]
 
 
 def at_strengths(climbs: Mapping[float, Climb[Evaluation] | Climb[Profile]]) -> dict[str, Any]:
@@ -76,40 +77,70 @@ def _number(value: float | None) -> float | None:
 
 
 def find_limits(
-    climb: Callable[[float], Climb[Evaluation]], bounds: tuple[float, float], level: float
-) -> tuple[dict[float, Climb[Evaluation]], UpperLimits, dict[str, Any]]:
+    climb: Callable[[float], Climb[Evaluation]],
+    frame: Frame,
+    level: float,
+    at_one: Climb[Evaluation] | None = None,
+) -> tuple[dict[float, Climb[Evaluation]], list[Crossing], dict[str, Any]]:
     """Find the observed and expected upper limits of a hypothesis.
 
     Parameters
     ----------
     climb
-        Evaluates CLs at a signal strength.
-    bounds
-        Of the parameter of interest.
+        Evaluates CLs at a signal strength, in the units of ``frame``.
+    frame
+        How the parameter of interest is measured.
     level
         Confidence level.
+    at_one
+        The evaluation at a signal strength of 1, where that is out of the frame's bounds.
 
     Returns
     -------
     climbs
-        Everything that was evaluated, by signal strength: first at 1 (or the bound next to
-        it), then in rising order.
-    limits
-        The limits.
+        Everything that was evaluated, by signal strength in units of one: first at 1 (or the bound
+        next to it), then in rising order.
+    crossings
+        Where the six curves cross, in units of one.
     fields
         ``status`` and ``reason`` of the result, and its CLs where 1 is out of bounds.
     """
-    climbs: dict[float, Climb[Evaluation]] = {}
+    unit = frame.unit
+    climbs: dict[float, Climb[Evaluation]] = {} if at_one is None else {1.0: at_one}
 
     def cls_at(mu: float) -> list[float]:
-        climbs[mu] = climb(mu)
-        best = climbs[mu].best
+        made = climb(mu)
+        if made.best is not None:
+            made = made._replace(best=made.best._replace(muhat=unit * made.best.muhat))
+        climbs[unit * mu] = made
+        return values(made)
+
+    def known(mu: float) -> list[float]:
+        return values(climbs[unit * mu]) if unit * mu in climbs else cls_at(mu)
+
+    def values(made: Climb[Evaluation]) -> list[float]:
+        best = made.best
         return [best.CLs_obs, *best.CLs_exp] if best else [math.nan] * len(FLUCTUATIONS)
 
-    crossings = upper_limits(cls_at, bounds, level)
+    if at_one is None and not frame.usual and frame.low <= 1 / unit <= frame.high:
+        cls_at(1 / unit)
+    crossings = upper_limits(known, frame[:2], level, unit)
     ordered = {mu: climbs[mu] for mu in in_order(climbs)}
     points = at_strengths(ordered)["points"]
-    return ordered, limits_of(crossings, level), judged(crossings, points)
+    return ordered, crossings, judged(crossings, points)
+
+
+def of_lowest(climbs: Mapping[float, Climb[Evaluation]]) -> dict[str, Any]:
+    """Return the fields of a result that belong to the free fit, of the lowest of these."""
+    fits = [climb.best for climb in climbs.values() if climb.best is not None]
+    if not fits:
+        return {}
+    best = min(fits, key=lambda fit: fit.twice_nll)
+    return {
+        "muhat": best.muhat,
+        "twice_nll": best.twice_nll,
+        "twice_nll_background": _number(best.twice_nll_background),
+    }
 
 
 class Profile(NamedTuple):

@@ -150,6 +150,53 @@ class Loaded:
         )
         return every.take(np.arange(self.size))
 
+    def signal_events(self) -> tuple[FloatArray, BoolArray]:
+        """Return the nominal events of what the parameter of interest scales, and if only that.
+
+        They are of shape (hypotheses, bins). The second array, (hypotheses,), is true where it acts
+        on samples of the hypothesis alone, by a factor.
+        """
+        every = np.arange(self.size)
+        column = self.chunk.poi[: self.size] - self._shape.alphas
+        own = np.asarray(self.chunk.samples.linear)[every, :, column]
+        nominal = np.abs(np.asarray(self.chunk.samples.nominal)[: self.size])
+        variations = (self.chunk.samples.up, self.chunk.samples.down)
+        for one in variations:
+            nominal = nominal + np.abs(np.asarray(one)[: self.size]).sum(axis=-1)
+        # A signal may be nothing but variations.
+        by_row = nominal * own[..., None]
+        blocks = (self.size, -1, self._shape.blocks * self._shape.width)
+        shared = np.asarray(self._models.background.linear)[:, column].any(axis=0)
+        return by_row.reshape(blocks).sum(axis=1), (column >= 0) & ~shared & own.any(axis=1)
+
+    def measured(self, unit: FloatArray, low: FloatArray, high: FloatArray) -> Loaded:
+        """Return the same hypotheses with the parameter of interest measured in other units.
+
+        The events of what it scales are multiplied instead; `signal_events` says where that is
+        possible.
+
+        Parameters
+        ----------
+        unit, low, high
+            For each hypothesis the unit, and the bounds in it.
+        """
+        chunk, every = self.chunk, np.arange(self.size)
+        at = every, chunk.poi[: self.size]
+        columns = {name: array.copy() for name, array in chunk.columns.items()}
+        columns["lower"][at], columns["upper"][at] = low, high
+        columns["init"][at] = np.clip(columns["init"][at], low, high)
+        samples = chunk.samples
+        acts = np.asarray(samples.linear)[every, :, chunk.poi[: self.size] - self._shape.alphas]
+        factor = np.ones(np.asarray(samples.linear).shape[:2])
+        factor[: self.size] = np.where(acts, unit[:, None], 1.0)
+        samples = samples._replace(
+            nominal=samples.nominal * factor[..., None],
+            up=samples.up * factor[..., None, None],
+            down=samples.down * factor[..., None, None],
+        )
+        chunk = chunk._replace(columns=columns, samples=samples)
+        return Loaded(self._batch, chunk, self.size, self._runtime)
+
     def weaker(self, part: float) -> Loaded:
         """Return the same hypotheses with weaker Gaussian constraints.
 

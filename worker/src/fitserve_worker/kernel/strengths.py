@@ -68,6 +68,9 @@ class Strengths:
         ``"qtilde"`` or ``"q"``.
     start
         Where the fits without signal start, of shape (columns,); by default where pyhf would.
+    unit
+        What signal strengths are in units of, of shape (hypotheses,), for the reasons to doubt
+        fits.
 
     Attributes
     ----------
@@ -91,10 +94,12 @@ class Strengths:
         first: FloatArray,
         test_stat: str,
         start: FloatArray | None = None,
+        unit: FloatArray | None = None,
     ) -> None:
         self._loaded = loaded
         self._first = first
         self._test_stat = test_stat
+        self._unit = np.ones(loaded.size) if unit is None else unit
         every = np.arange(loaded.size)
         self._initial = loaded.chunk.columns["init"][every]
         self.iterations = np.zeros(loaded.size, dtype=int)
@@ -198,7 +203,7 @@ class Strengths:
         named = {
             "background": self._null_problems[at],
             "free": doubts(loaded, self.free, at) + self.minima.doubts(at),
-            f"mu = {mu:.4g}": observed.problems,
+            f"mu = {mu * self._unit[at]:.4g}": observed.problems,
         }
         q_asimov = np.nan
         if mu < 0:
@@ -209,7 +214,7 @@ class Strengths:
             q_asimov = max(2 * asimov.value, 0.0)
             both = asymptotic_cls(np.array([q]), np.array([q_asimov]), self._test_stat)
             cls = np.array([both.observed[0], *both.expected[0]])
-            named[f"Asimov, mu = {mu:.4g}"] = asimov.problems
+            named[f"Asimov, mu = {mu * self._unit[at]:.4g}"] = asimov.problems
         return Outcome(
             float(cls[0]),
             tuple(cls[1:].tolist()),
@@ -224,8 +229,9 @@ class Strengths:
 
     def falling(self, at: int) -> list[str]:
         """Return the reasons to doubt the profile of a hypothesis, see `starts.falling`."""
-        muhat = float(self.free.x[at, self._loaded.chunk.poi[at]])
-        profile = [(mu, held.value) for mu, held in self._observed[at].items()]
+        unit = self._unit[at]
+        muhat = unit * float(self.free.x[at, self._loaded.chunk.poi[at]])
+        profile = [(unit * mu, held.value) for mu, held in self._observed[at].items()]
         return falling(profile, (muhat, float(self.free.value[at])))
 
     def converged(self, at: int) -> bool:
