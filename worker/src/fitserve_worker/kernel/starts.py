@@ -12,21 +12,35 @@ they lead to; those that may be lower are fitted to the end.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fitserve_worker.kernel.arrays import Bounds, Data
+from fitserve_worker.kernel.pool import ALIKE, more_events, pool_of, pooled
 from fitserve_worker.kernel.retries import SLACK, better, persistent, sound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
-    from fitserve_worker.kernel.arrays import Bounds, Data
     from fitserve_worker.kernel.fits import Fits, Loaded
+    from fitserve_worker.kernel.pool import Pool
 
-__all__ = ["AMBIGUOUS", "Cases", "SecondMinima", "deepened", "falling", "nearest"]
+__all__ = [
+    "AMBIGUOUS",
+    "Cases",
+    "SecondMinima",
+    "Tried",
+    "deepened",
+    "falling",
+    "fitted",
+    "joined_tried",
+    "nearest",
+    "pools_of",
+]
 
 AMBIGUOUS = 5e-3
 """With two minima as close as this, in -log L, the fitted parameters may belong to either, and so
@@ -76,6 +90,8 @@ _WEAKER = (0.003, 0.1)
 _SIDES = (-1.0, 0.0, 1.0)
 _FACTORS = 4
 _NEGATIVE = 0.1
+# How many minima of the background fits are tried from.
+_TRIED = 3
 # A fit that misses the data by more than this many standard deviations of chi-squared is unusual.
 _TENSION = 3.0
 
@@ -94,6 +110,34 @@ class Cases(NamedTuple):
     def take(self, which: IntArray | BoolArray) -> Cases:
         """Return some of the fits."""
         return Cases(self.hypothesis[which], self.poi[which], self.data.take(which))
+
+
+class Tried(NamedTuple):
+    """Starts that fits were tried from, and where they led, with the start as first axis.
+
+    ``rows`` are the indices of the fits. ``value`` and ``x`` are about the minima, ``depth`` is how
+    far below zero samples are there, see `fitserve_worker.kernel.fits.Loaded.negative`, and
+    ``settled`` tells which are in the basin of a minimum for sure.
+    """
+
+    rows: IntArray
+    value: FloatArray
+    x: FloatArray
+    depth: FloatArray
+    settled: BoolArray
+
+    def lowest(self, otherwise: FloatArray) -> FloatArray:
+        """Return the lowest minima of each fit that count, of shape (fits, columns)."""
+        lowest = otherwise.copy()
+        order = np.argsort(self.value, kind="stable")
+        order = order[self.depth[order] <= _NEGATIVE]
+        which, first = np.unique(self.rows[order], return_index=True)
+        lowest[which] = self.x[order[first]]
+        return lowest
+
+    def moved(self, by: int) -> Tried:
+        """Return the same with indices of fits that come after ``by`` others."""
+        return self._replace(rows=self.rows + by)
 
 
 class SecondMinima(NamedTuple):
@@ -146,6 +190,11 @@ class SecondMinima(NamedTuple):
         return [f"has a second minimum, where -2 log L is {2 * rival:.2g} higher ({led})"]
 
 
+def joined_tried(several: Sequence[Tried]) -> Tried:
+    """Return starts one after the other."""
+    return Tried._make(map(np.concatenate, zip(*several, strict=True)))
+
+
 def nearest(several: Iterable[SecondMinima]) -> SecondMinima:
     """Return for each hypothesis, of several fits to it, the minima with the nearest rival."""
     fields = [np.stack(arrays) for arrays in zip(*several, strict=True)]
@@ -178,7 +227,12 @@ def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) ->
 
 
 def deepened(
-    loaded: Loaded, cases: Cases, fits: Fits, *, lead: bool = True
+    loaded: Loaded,
+    cases: Cases,
+    fits: Fits,
+    tried: Tried | None = None,
+    *,
+    lead: bool = True,
 ) -> tuple[Fits, SecondMinima]:
     """Fit from other starts too, and return the lowest fits.
 
@@ -188,11 +242,16 @@ def deepened(
         The hypotheses.
     cases, fits
         The fits, and where they ended.
+    tried
+        Starts that were tried before, see `fitted`.
     lead
         Whether to look for minima with weaker constraints where the background is rugged; not
         needed where the fits start from minima found that way.
     """
     search = _Search(loaded, cases, fits)
+    if tried is not None and len(tried.rows):
+        search.note(tried)
+        search.look([], flips=search.from_held())
     initial = loaded.chunk.columns["init"][cases.hypothesis]
     first = np.flatnonzero(np.isnan(cases.poi) | loaded.small)
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
@@ -214,15 +273,136 @@ def deepened(
         # Where one fit ended may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
     if loaded.rugged and lead:
-        rows = search.different()
-        led = (search.led(rows, starts) for starts in search.spread(rows))
-        search.look((rows, starts) for starts in (*led, *search.at_bounds(rows)))
-        search.look([search.from_first(np.flatnonzero(cases.poi == 0))])
-        every = np.arange(len(initial))
-        search.look((every, starts) for starts in search.others(every))
+        alone = np.array([pool is None for pool in pools_of(loaded)])[cases.hypothesis]
+        if alone.any():
+            search.lead(np.flatnonzero(alone))
     search.look(search.from_lowered())
     search.sharpen()
     return search.fits, search.minima()
+
+
+def fitted(
+    loaded: Loaded, cases: Cases, starts: Sequence[FloatArray], *, exact: bool = False
+) -> tuple[Fits, Tried]:
+    """Fit from low minima of the background where it has many, and then as `persistent`.
+
+    Parameters
+    ----------
+    loaded, cases
+        The hypotheses, and the fits, with the signal strength held.
+    starts, exact
+        As in `persistent`. The first ones are for backgrounds with few minima.
+    """
+    tried = _tried(loaded, cases, starts[0])
+    bounds = loaded.bounds(cases.hypothesis, cases.poi)
+    first = [tried.lowest(starts[0]), *starts] if len(tried.rows) else starts
+    fits = persistent(loaded, cases.hypothesis, first, cases.data, bounds, exact=exact)
+    return fits, tried
+
+
+def pools_of(loaded: Loaded) -> list[Pool | None]:
+    """Return the pool of each hypothesis' background; none where there are few minima."""
+    if not loaded.rugged or loaded.small:
+        return [None] * loaded.size
+    return [pool_of(loaded, at, functools.partial(_made, loaded, at)) for at in range(loaded.size)]
+
+
+def _tried(loaded: Loaded, cases: Cases, start: FloatArray) -> Tried:
+    """Fit roughly from those minima of the background where fits are lowest."""
+    init = loaded.chunk.columns["init"]
+    pools = pools_of(loaded)
+    own = np.ones(init.shape[1], dtype=bool)
+    own[list(loaded.batch.columns.of.values())] = False
+    rows: list[int] = []
+    starts = []
+    for pool in {id(pool): pool for pool in pools if pool is not None}.values():
+        mine = np.flatnonzero([pools[at] is pool for at in cases.hypothesis.tolist()])
+        some = cases.take(mine)
+        values = pool.values(loaded, some.hypothesis, some.poi, some.data)
+        for row, at, value in zip(mine.tolist(), some.hypothesis, values, strict=True):
+            rows.append(row)
+            starts.append(start[row])
+            for one in pool.choose(value, _TRIED):
+                rows.append(row)
+                starts.append(np.where(own, init[at], pool.x[one]))
+    again = np.array(rows, dtype=int)
+    if not rows:
+        return Tried(again, np.zeros(0), np.zeros((0, len(own))), np.zeros(0), again > 0)
+    cases = cases.take(again)
+    bounds, nowhere = (
+        loaded.bounds(cases.hypothesis, cases.poi),
+        np.full((len(rows), len(own)), np.nan),
+    )
+    rough = loaded.fit_roughly(cases.hypothesis, np.stack(starts), cases.data, bounds, nowhere)
+    # One that is not there yet may be the lowest all the same.
+    good = np.flatnonzero(
+        np.isfinite(rough.value) & (rough.yields[:, loaded.slots] >= 0).all(axis=1)
+    )
+    depth = loaded.negative(cases.hypothesis[good], rough.take(good))
+    settled = _settled(loaded, rough)[good]
+    return Tried(again[good], rough.value[good], rough.x[good], depth, settled)
+
+
+def _settled(loaded: Loaded, rough: Fits) -> BoolArray:
+    """Tell which fits that ended early are in the basin of a minimum."""
+    return (
+        rough.positive
+        & (rough.edm < _IN_BASIN)
+        & np.isfinite(rough.value)
+        & (rough.yields[:, loaded.slots] >= 0).all(axis=1)
+    )
+
+
+def _made(loaded: Loaded, at: int) -> Pool | None:
+    """Look for the low minima of a hypothesis' background, with and without more events."""
+    background = loaded.alone(at, np.zeros((1, len(loaded.slots))))
+    one = np.zeros(1, dtype=int)
+    held = np.where(background.chunk.poi[one] >= 0, 0.0, np.nan)
+    initial, observed = background.chunk.columns["init"][one], background.observed
+    bounds = background.bounds(one, held)
+    first = persistent(background, one, [initial], observed, bounds, exact=True)
+    search = _Search(background, Cases(one, held, observed), first)
+    search.look([(one, initial[one])], flips=search.flips())
+    search.flip()
+    search.lead(one)
+    search.sharpen()
+    null = search.fits
+    if not (sound(null).all() and np.isfinite(null.value).all()):
+        return None
+    searches = [search]
+    events = null.yields[0, loaded.slots]
+    more = np.concatenate([np.zeros((1, len(events))), more_events(events)])
+    background = loaded.alone(at, more)
+    more = more[: background.size]
+    every = np.arange(background.size)
+    expected = background.asimov(null.take(0 * every), every)
+    for data, rows in ((background.observed, every[1:]), (expected, every[1 : 1 + ALIKE])):
+        cases = Cases(rows, held[0 * rows], data.take(rows))
+        bounds, starts = background.bounds(rows, cases.poi), [null.x[0 * rows], initial[0 * rows]]
+        ended = persistent(background, rows, starts, cases.data, bounds)
+        searches.append(_Search(background, cases, ended))
+    some = np.arange(len(every) - 1)
+    # From below and above the centres there is hardly more than from there.
+    centre = searches[1].spread(some)[1]
+    searches[1].look([(some, searches[1].led(some, centre))], flips=searches[1].flips())
+    low = _joined(background, searches, more).different()
+    for search in searches[1:]:
+        some = np.arange(len(search.fits.value))
+        search.look((some, np.tile(x, (len(some), 1))) for x in low)
+    return _joined(background, searches, more)
+
+
+def _joined(background: Loaded, searches: list[_Search], more: FloatArray) -> Pool:
+    """Return the minima that searches led to."""
+    found: list[Any] = [search.ends() for search in searches]
+    at, x = (np.concatenate([one[part] for one in found]) for part in (0, 1))
+    data = Data._make(map(np.concatenate, zip(*(one[2] for one in found), strict=True)))
+    bounds = Bounds._make(map(np.concatenate, zip(*(one[3] for one in found), strict=True)))
+    fits = background.fit_between(at, x, data, bounds)
+    good = sound(fits) & np.isfinite(fits.value)
+    negative = background.negative(at, fits)[good] > _NEGATIVE
+    added = background.batch.layout.spread(more)[at[good]]
+    return pooled(background, fits.take(good), added, negative)
 
 
 class _Search:
@@ -251,6 +431,8 @@ class _Search:
         self._first = fits.value.copy()
         self._improved = np.zeros(count, dtype=bool)
         self._negative = np.zeros(count)
+        self._many = np.zeros(count, dtype=bool)
+        self._excluded: list[tuple[int, FloatArray]] = []
         self._flipped: set[tuple[int, int, bool]] = set()
 
     def stronger(self, part: float) -> tuple[IntArray, FloatArray]:
@@ -335,14 +517,44 @@ class _Search:
             made.append(x)
         return made
 
-    def different(self) -> IntArray:
-        """Return the fits that have minima of their own.
+    def note(self, tried: Tried) -> None:
+        """Count starts that were tried before the fits, and note the minima they led to."""
+        # Where there are many minima, one that is lower is nothing unusual.
+        self._many |= np.isin(self._cases.hypothesis, self._cases.hypothesis[tried.rows])
+        below = self.fits.value[tried.rows] - tried.value
+        negative = (tried.depth > _NEGATIVE) & (below > _SAME)
+        np.maximum.at(self._negative, tried.rows[negative], below[negative])
+        other = (below <= -_SLIGHT) | self._apart(tried.rows, tried.x)
+        for at in np.flatnonzero(tried.settled & ~negative).tolist():
+            row = int(tried.rows[at])
+            self._starts[row] += 1
+            if other[at]:
+                self._rivals[row].append((float(tried.value[at]), tried.x[at]))
+            else:
+                self._same[row] += 1
 
-        Those without signal are all like the first; free ones are like it or like a held one.
-        """
-        null = self._cases.poi == 0
-        free = np.isnan(self._cases.poi) & (self._poi >= 0)
-        return np.concatenate([np.flatnonzero(null)[:1], np.flatnonzero(~null & ~free)])
+    def from_held(self) -> tuple[IntArray, FloatArray]:
+        """Return the ends of the two lowest fits with the signal strength held for free ones."""
+        cases, rows, starts = self._cases, [], []
+        held = np.isfinite(cases.poi)
+        for row in np.flatnonzero(~held & (self._poi >= 0)).tolist():
+            others = np.flatnonzero(held & (cases.hypothesis == cases.hypothesis[row]))
+            for other in others[np.argsort(self.fits.value[others], kind="stable")][:2].tolist():
+                rows.append(row)
+                starts.append(self.fits.x[other])
+        return np.array(rows, dtype=int), np.array(starts).reshape(-1, self.fits.x.shape[1])
+
+    def lead(self, rows: IntArray) -> None:
+        """Look for minima with weaker constraints."""
+        poi = self._cases.poi[rows]
+        null = rows[poi == 0]
+        # Those without signal are all like the first; free ones are like it or like a held one.
+        free = np.isnan(poi) & (self._poi[rows] >= 0)
+        some = np.concatenate([null[:1], rows[(poi != 0) & ~free]])
+        led = (self.led(some, starts) for starts in self.spread(some))
+        self.look((some, starts) for starts in (*led, *self.at_bounds(some)))
+        self.look([self.from_first(null)])
+        self.look((rows, starts) for starts in self.others(rows))
 
     def spread(self, rows: IntArray) -> list[FloatArray]:
         """Return starts with all constrained parameters below, at and above their centres."""
@@ -427,15 +639,11 @@ class _Search:
         again = np.concatenate([rows for rows, _ in both])
         starts = np.concatenate([starts for _, starts in both])
         flipped = np.arange(len(again)) >= sum(len(rows) for rows, _ in others)
+        flipped |= self._many[again]
         cases, bounds = self._cases.take(again), self._bounds.take(again)
         lowest = self.fits.x[again]
         rough = self._loaded.fit_roughly(cases.hypothesis, starts, cases.data, bounds, lowest)
-        settled = (
-            rough.positive
-            & (rough.edm < _IN_BASIN)
-            & np.isfinite(rough.value)
-            & (rough.yields[:, self._loaded.slots] >= 0).all(axis=1)
-        )
+        settled = _settled(self._loaded, rough)
         at = self.fits.take(again)
         apart = self._apart(again, rough.x)
         gap = rough.value - at.value
@@ -473,6 +681,7 @@ class _Search:
         depths = self._loaded.negative(self._cases.hypothesis[rows[lower]], ended.take(lower))
         negative = lower[depths > _NEGATIVE]
         np.maximum.at(self._negative, rows[negative], below[negative])
+        self._excluded += [(int(rows[at]), ended.x[at]) for at in negative.tolist()]
         kept = np.ones(len(rows), dtype=bool)
         kept[negative] = False
         return kept
@@ -495,6 +704,21 @@ class _Search:
             self._improved[row] |= bool((lower & (rows == row) & ~flipped).any())
             self._same[row] = 0
             self._rivals[row].append((float(before.value[row]), before.x[row]))
+
+    def ends(self) -> tuple[IntArray, FloatArray, Data, Bounds]:
+        """Return where fits ended, and other minima of theirs, with what was fitted there."""
+        rows = np.arange(len(self.fits.value))
+        others = []
+        for row in rows.tolist():
+            values = [float(self.fits.value[row])]
+            for value, x in self._rivals[row]:
+                if min(abs(value - other) for other in values) > _SLIGHT:
+                    values.append(value)
+                    others.append((row, x))
+        others += self._excluded
+        at = np.concatenate([rows, np.array([row for row, _ in others], dtype=int)])
+        x = np.concatenate([self.fits.x, *(x[None] for _, x in others)])
+        return self._cases.hypothesis[at], x, self._cases.data.take(at), self._bounds.take(at)
 
     def minima(self) -> SecondMinima:
         """Return the minima that the starts led to."""
