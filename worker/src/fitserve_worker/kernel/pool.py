@@ -37,6 +37,10 @@ _IN_GROUPS = 8.0
 # Minima no further apart than this, in standard deviations of constraints or in units of free
 # factors, are one start.
 _DIFFERENT = 0.5
+# One with negative samples is tried if it is no higher than this, in -log L.
+_NEARBY = 3.0
+# The least part of the observed events that is expected.
+_LEAST = 0.2
 # Pools in memory, each as large as a few hypotheses.
 _pools: LRUCache[str, Pool | None] = LRUCache(maxsize=64)
 _of_batches: WeakKeyDictionary[Batch, dict[tuple[int, bytes], Pool | None]] = WeakKeyDictionary()
@@ -61,15 +65,22 @@ class Pool(NamedTuple):
         return self.x[self.choose(np.arange(len(self.x), dtype=float), len(self.x))]
 
     def choose(self, values: FloatArray, most: int) -> list[int]:
-        """Return which minima to start from: different ones where ``values`` are lowest."""
+        """Return which minima to start from: different ones where ``values`` are lowest.
+
+        If one with negative samples may be lower it comes too.
+        """
         chosen: list[int] = []
-        values = np.where(self.negative & (values > values[~self.negative].min()), np.inf, values)
-        for one in np.argsort(values, kind="stable").tolist():
-            if len(chosen) == most or not np.isfinite(values[one]):
+        for one in np.flatnonzero(~self.negative)[
+            np.argsort(values[~self.negative], kind="stable")
+        ].tolist():
+            if len(chosen) == most:
                 break
             if self.apart[one, chosen].all():
                 chosen.append(one)
-                most += int(self.negative[one] and len(chosen) == 1)
+        if self.negative.any():
+            lowest = int(np.argmin(np.where(self.negative, values, np.inf)))
+            if values[lowest] < values[chosen[0]] + _NEARBY:
+                chosen.append(lowest)
         return chosen
 
     def values(
@@ -89,6 +100,8 @@ class Pool(NamedTuple):
         columns, local = loaded.chunk.columns, loaded.chunk.local
         several = Data._make(array[:, None] for array in data)
         yields = self.yields + _added(loaded, hypothesis, poi)[:, None]
+        # A fit soon leaves where fewer are expected.
+        yields = np.maximum(yields, _LEAST * several.events)
         total: FloatArray = _poisson(yields, several.events).sum(axis=-1)
         for x, of, mean, counted in (
             (self.x, columns, several.mean, several.counted),

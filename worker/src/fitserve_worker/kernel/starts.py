@@ -92,6 +92,7 @@ _FACTORS = 4
 _NEGATIVE = 0.1
 # How many minima of the background fits are tried from.
 _TRIED = 3
+_FROM_HELD = 2
 # A fit that misses the data by more than this many standard deviations of chi-squared is unusual.
 _TENSION = 3.0
 
@@ -125,6 +126,7 @@ class Tried(NamedTuple):
     x: FloatArray
     depth: FloatArray
     settled: BoolArray
+    slopes: FloatArray
 
     def lowest(self, otherwise: FloatArray) -> FloatArray:
         """Return the lowest minima of each fit that count, of shape (fits, columns)."""
@@ -250,8 +252,8 @@ def deepened(
     """
     search = _Search(loaded, cases, fits)
     if tried is not None and len(tried.rows):
-        search.note(tried)
-        search.look([], flips=search.from_held())
+        negative = search.note(tried)
+        search.look([negative], flips=search.from_held())
     initial = loaded.chunk.columns["init"][cases.hypothesis]
     first = np.flatnonzero(np.isnan(cases.poi) | loaded.small)
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
@@ -274,8 +276,7 @@ def deepened(
         search.look((rows, starts) for starts in search.others(rows))
     if loaded.rugged and lead:
         alone = np.array([pool is None for pool in pools_of(loaded)])[cases.hypothesis]
-        if alone.any():
-            search.lead(np.flatnonzero(alone))
+        search.lead(np.flatnonzero(alone))
     search.look(search.from_lowered())
     search.sharpen()
     return search.fits, search.minima()
@@ -327,7 +328,14 @@ def _tried(loaded: Loaded, cases: Cases, start: FloatArray) -> Tried:
                 starts.append(np.where(own, init[at], pool.x[one]))
     again = np.array(rows, dtype=int)
     if not rows:
-        return Tried(again, np.zeros(0), np.zeros((0, len(own))), np.zeros(0), again > 0)
+        return Tried(
+            again,
+            np.zeros(0),
+            np.zeros((0, len(own))),
+            np.zeros(0),
+            again > 0,
+            np.zeros((0, 2, len(own))),
+        )
     cases = cases.take(again)
     bounds, nowhere = (
         loaded.bounds(cases.hypothesis, cases.poi),
@@ -340,7 +348,8 @@ def _tried(loaded: Loaded, cases: Cases, start: FloatArray) -> Tried:
     )
     depth = loaded.negative(cases.hypothesis[good], rough.take(good))
     settled = _settled(loaded, rough)[good]
-    return Tried(again[good], rough.value[good], rough.x[good], depth, settled)
+    end = rough.take(good)
+    return Tried(again[good], end.value, end.x, depth, settled, end.slopes)
 
 
 def _settled(loaded: Loaded, rough: Fits) -> BoolArray:
@@ -382,9 +391,8 @@ def _made(loaded: Loaded, at: int) -> Pool | None:
         ended = persistent(background, rows, starts, cases.data, bounds)
         searches.append(_Search(background, cases, ended))
     some = np.arange(len(every) - 1)
-    # From below and above the centres there is hardly more than from there.
-    centre = searches[1].spread(some)[1]
-    searches[1].look([(some, searches[1].led(some, centre))], flips=searches[1].flips())
+    led = (searches[1].led(some, x) for x in searches[1].spread(some))
+    searches[1].look(((some, x) for x in led), flips=searches[1].flips())
     low = _joined(background, searches, more).different()
     for search in searches[1:]:
         some = np.arange(len(search.fits.value))
@@ -467,22 +475,28 @@ class _Search:
         Many systematics move a yield the same way up and down, so that there is a minimum on
         either side if the data need it moved. No start is returned twice.
         """
-        right, left = self.fits.slopes[:, 0], self.fits.slopes[:, 1]
-        stiff = np.where(self._constrained, self._width, 1.0) ** -2
-        moving = self._constrained & (self._bounds.lower < self._bounds.upper)
+        every = np.arange(len(self.fits.value))
+        return self._flips(every, self.fits.x, self.fits.slopes)
+
+    def _flips(
+        self, every: IntArray, ends: FloatArray, slopes: FloatArray
+    ) -> tuple[IntArray, FloatArray]:
+        right, left = slopes[:, 0], slopes[:, 1]
+        stiff = np.where(self._constrained, self._width, 1.0)[every] ** -2
+        moving = (self._constrained & (self._bounds.lower < self._bounds.upper))[every]
         gain = np.where(moving & (right < 0) & (left > 0), (left - right) / stiff, 0.0)
         rows, starts = [], []
-        for row in np.flatnonzero((gain > _BOTH).any(axis=1)).tolist():
-            x = self.fits.x[row]
+        for at in np.flatnonzero((gain > _BOTH).any(axis=1)).tolist():
+            row, x = int(every[at]), ends[at]
             # Where the slopes would take it if all else stayed, but no further away than it was.
-            other = np.where(x > 0, -left[row], -right[row]) / stiff[row]
+            other = np.where(x > 0, -left[at], -right[at]) / stiff[at]
             reach = np.maximum(np.abs(x), _LEAST_FLIP)
-            pulls = np.stack([-right[row], left[row]])
+            pulls = np.stack([-right[at], left[at]])
             own, beyond = np.where(x > 0, pulls, pulls[::-1])
-            worth = gain[row] > _BOTH
+            worth = gain[at] > _BOTH
             if not self._loaded.small:
                 worth &= beyond > _STRONG * own
-            for column in np.argsort(-gain[row])[:_FLIPS].tolist():
+            for column in np.argsort(-gain[at])[:_FLIPS].tolist():
                 side = row, column, bool(x[column] > 0)
                 if worth[column] and side not in self._flipped:
                     self._flipped.add(side)
@@ -517,8 +531,12 @@ class _Search:
             made.append(x)
         return made
 
-    def note(self, tried: Tried) -> None:
-        """Count starts that were tried before the fits, and note the minima they led to."""
+    def note(self, tried: Tried) -> tuple[IntArray, FloatArray]:
+        """Count starts that were tried before the fits, and note the minima they led to.
+
+        Returns starts on other sides of zero of minima with negative samples, where there may be
+        lower ones.
+        """
         # Where there are many minima, one that is lower is nothing unusual.
         self._many |= np.isin(self._cases.hypothesis, self._cases.hypothesis[tried.rows])
         below = self.fits.value[tried.rows] - tried.value
@@ -532,20 +550,32 @@ class _Search:
                 self._rivals[row].append((float(tried.value[at]), tried.x[at]))
             else:
                 self._same[row] += 1
+        return self._flips(tried.rows[negative], tried.x[negative], tried.slopes[negative])
 
     def from_held(self) -> tuple[IntArray, FloatArray]:
-        """Return the ends of the two lowest fits with the signal strength held for free ones."""
+        """Return starts for free fits: low minima of those with the signal strength held."""
         cases, rows, starts = self._cases, [], []
-        held = np.isfinite(cases.poi)
-        for row in np.flatnonzero(~held & (self._poi >= 0)).tolist():
-            others = np.flatnonzero(held & (cases.hypothesis == cases.hypothesis[row]))
-            for other in others[np.argsort(self.fits.value[others], kind="stable")][:2].tolist():
-                rows.append(row)
-                starts.append(self.fits.x[other])
+        for row in np.flatnonzero(np.isnan(cases.poi) & (self._poi >= 0)).tolist():
+            others = np.flatnonzero(
+                (cases.hypothesis == cases.hypothesis[row]) & ~np.isnan(cases.poi)
+            )
+            ends = [(float(self.fits.value[other]), self.fits.x[other]) for other in others]
+            ends += [one for other in others.tolist() for one in self._rivals[other]]
+            x = np.stack([x for _, x in sorted(ends, key=lambda end: end[0])])
+            away = np.abs(x[:, None] - np.stack([self.fits.x[row], *x])) / self._width[row]
+            apart = np.where(self._constrained[row], away, 0.0).max(axis=-1) > _APART
+            chosen: list[int] = []
+            for at in np.flatnonzero(apart[:, 0]).tolist():
+                if len(chosen) < _FROM_HELD and apart[at, [1 + one for one in chosen]].all():
+                    chosen.append(at)
+            rows += [row] * len(chosen)
+            starts += [x[at] for at in chosen]
         return np.array(rows, dtype=int), np.array(starts).reshape(-1, self.fits.x.shape[1])
 
     def lead(self, rows: IntArray) -> None:
         """Look for minima with weaker constraints."""
+        if not rows.size:
+            return
         poi = self._cases.poi[rows]
         null = rows[poi == 0]
         # Those without signal are all like the first; free ones are like it or like a held one.
