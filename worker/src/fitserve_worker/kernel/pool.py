@@ -51,13 +51,15 @@ class Pool(NamedTuple):
 
     ``x`` (minima, columns) and ``local`` (minima, bins) are the parameters, ``yields``
     (minima, bins) the events of the background alone. ``apart`` (minima, minima) tells which are
-    different starts, ``negative`` (minima,) where samples expect negative events.
+    different starts, ``bound`` (minima, columns) which free
+    parameters are at a bound, ``negative`` (minima,) where samples expect negative events.
     """
 
     x: FloatArray
     local: FloatArray
     yields: FloatArray
     apart: BoolArray
+    bound: BoolArray
     negative: BoolArray
 
     def different(self) -> FloatArray:
@@ -138,8 +140,12 @@ def pooled(loaded: Loaded, fits: Fits, added: FloatArray, negative: BoolArray) -
     poisson = rate > 0
     scale = np.sqrt(np.where(columns["precision"] > 0, columns["precision"], 1.0))
     scale = np.where(poisson, rate / np.sqrt(counted), scale)
+    low, high = columns["lower"], columns["upper"]
+    bound = (low < high) & ((fits.x <= low) | (fits.x >= high))
     away = np.abs(fits.x[:, None] - fits.x) * scale
-    return Pool(fits.x, fits.local, fits.yields - added, away.max(axis=-1) > _DIFFERENT, negative)
+    return Pool(
+        fits.x, fits.local, fits.yields - added, away.max(axis=-1) > _DIFFERENT, bound, negative
+    )
 
 
 def pool_of(loaded: Loaded, at: int, make: Callable[[], Pool | None]) -> Pool | None:

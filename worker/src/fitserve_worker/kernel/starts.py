@@ -92,6 +92,7 @@ _FACTORS = 4
 _NEGATIVE = 0.1
 # How many minima of the background fits are tried from.
 _TRIED = 3
+_CLOSE = 0.15
 _FROM_HELD = 2
 # A fit that misses the data by more than this many standard deviations of chi-squared is unusual.
 _TENSION = 3.0
@@ -252,8 +253,8 @@ def deepened(
     """
     search = _Search(loaded, cases, fits)
     if tried is not None and len(tried.rows):
-        negative = search.note(tried)
-        search.look([negative], flips=search.from_held())
+        more = search.note(tried)
+        search.look(more, flips=search.from_held())
     initial = loaded.chunk.columns["init"][cases.hypothesis]
     first = np.flatnonzero(np.isnan(cases.poi) | loaded.small)
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
@@ -315,7 +316,7 @@ def _tried(loaded: Loaded, cases: Cases, start: FloatArray) -> Tried:
     own = np.ones(init.shape[1], dtype=bool)
     own[list(loaded.batch.columns.of.values())] = False
     rows: list[int] = []
-    starts = []
+    starts, bound = [], []
     for pool in {id(pool): pool for pool in pools if pool is not None}.values():
         mine = np.flatnonzero([pools[at] is pool for at in cases.hypothesis.tolist()])
         some = cases.take(mine)
@@ -323,33 +324,31 @@ def _tried(loaded: Loaded, cases: Cases, start: FloatArray) -> Tried:
         for row, at, value in zip(mine.tolist(), some.hypothesis, values, strict=True):
             rows.append(row)
             starts.append(start[row])
+            bound.append(np.zeros(len(own), dtype=bool))
             for one in pool.choose(value, _TRIED):
                 rows.append(row)
                 starts.append(np.where(own, init[at], pool.x[one]))
+                bound.append(pool.bound[one])
     again = np.array(rows, dtype=int)
     if not rows:
-        return Tried(
-            again,
-            np.zeros(0),
-            np.zeros((0, len(own))),
-            np.zeros(0),
-            again > 0,
-            np.zeros((0, 2, len(own))),
-        )
-    cases = cases.take(again)
-    bounds, nowhere = (
-        loaded.bounds(cases.hypothesis, cases.poi),
-        np.full((len(rows), len(own)), np.nan),
-    )
-    rough = loaded.fit_roughly(cases.hypothesis, np.stack(starts), cases.data, bounds, nowhere)
+        none = np.zeros((0, len(own)))
+        return Tried(again, none[:, 0], none, none[:, 0], again > 0, np.zeros((0, 2, len(own))))
+    cases, begin, at_bound = cases.take(again), np.stack(starts), np.stack(bound)
+    free = loaded.bounds(cases.hypothesis, cases.poi)
+    # Fits leave a bound where the pull is to it only beyond the first steps.
+    lower, upper = (np.where(at_bound, begin, end) for end in (free.lower, free.upper))
+    bounds = free._replace(lower=lower, upper=upper)
+    nowhere = np.full(begin.shape, np.nan)
+    rough = loaded.fit_roughly(cases.hypothesis, begin, cases.data, bounds, nowhere)
+    pull = np.where(begin <= free.lower, -rough.gradient, rough.gradient)
+    settled = _settled(loaded, rough) & ~(at_bound & (pull > 0)).any(axis=1)
     # One that is not there yet may be the lowest all the same.
     good = np.flatnonzero(
         np.isfinite(rough.value) & (rough.yields[:, loaded.slots] >= 0).all(axis=1)
     )
-    depth = loaded.negative(cases.hypothesis[good], rough.take(good))
-    settled = _settled(loaded, rough)[good]
     end = rough.take(good)
-    return Tried(again[good], end.value, end.x, depth, settled, end.slopes)
+    depth = loaded.negative(cases.hypothesis[good], end)
+    return Tried(again[good], end.value, end.x, depth, settled[good], end.slopes)
 
 
 def _settled(loaded: Loaded, rough: Fits) -> BoolArray:
@@ -531,11 +530,11 @@ class _Search:
             made.append(x)
         return made
 
-    def note(self, tried: Tried) -> tuple[IntArray, FloatArray]:
+    def note(self, tried: Tried) -> list[tuple[IntArray, FloatArray]]:
         """Count starts that were tried before the fits, and note the minima they led to.
 
-        Returns starts on other sides of zero of minima with negative samples, where there may be
-        lower ones.
+        Returns more starts: minima that may be lower, and the other sides of zero of those with
+        negative samples.
         """
         # Where there are many minima, one that is lower is nothing unusual.
         self._many |= np.isin(self._cases.hypothesis, self._cases.hypothesis[tried.rows])
@@ -550,7 +549,10 @@ class _Search:
                 self._rivals[row].append((float(tried.value[at]), tried.x[at]))
             else:
                 self._same[row] += 1
-        return self._flips(tried.rows[negative], tried.x[negative], tried.slopes[negative])
+        # Without signal the search for the background's minima has done that.
+        close = other & (below > -_CLOSE) & ~negative & (self._cases.poi[tried.rows] != 0)
+        flips = self._flips(tried.rows[negative], tried.x[negative], tried.slopes[negative])
+        return [(tried.rows[close], tried.x[close]), flips]
 
     def from_held(self) -> tuple[IntArray, FloatArray]:
         """Return starts for free fits: low minima of those with the signal strength held."""
