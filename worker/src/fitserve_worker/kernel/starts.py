@@ -542,15 +542,15 @@ class _Search:
         negative = (tried.depth > _NEGATIVE) & (below > _SAME)
         np.maximum.at(self._negative, tried.rows[negative], below[negative])
         other = (below <= -_SLIGHT) | self._apart(tried.rows, tried.x)
-        for at in np.flatnonzero(tried.settled & ~negative).tolist():
+        # Without signal the search for the background's minima has done that.
+        close = other & (below > -_CLOSE) & ~negative & (self._cases.poi[tried.rows] != 0)
+        for at in np.flatnonzero(tried.settled & ~negative & ~close).tolist():
             row = int(tried.rows[at])
             self._starts[row] += 1
             if other[at]:
                 self._rivals[row].append((float(tried.value[at]), tried.x[at]))
             else:
                 self._same[row] += 1
-        # Without signal the search for the background's minima has done that.
-        close = other & (below > -_CLOSE) & ~negative & (self._cases.poi[tried.rows] != 0)
         flips = self._flips(tried.rows[negative], tried.x[negative], tried.slopes[negative])
         return [(tried.rows[close], tried.x[close]), flips]
 
@@ -693,6 +693,8 @@ class _Search:
             )
             if self._loaded.rugged:
                 kept = self._positive(again[todo], ended)
+                # Many start from one pool: what does not end at a minimum is none.
+                kept &= sound(ended) | ~self._many[again[todo]]
                 settled[todo[~kept]] = False
                 todo, ended = todo[kept], ended.take(kept)
             value[todo], x[todo] = ended.value, ended.x
