@@ -17,7 +17,9 @@ import pyhf
 import pytest
 
 from fitserve.pallet.load import load_pallet
-from fitserve_contract import ModelOptions
+from fitserve_contract import Hypothesis, ModelOptions
+from fitserve_worker.kernel import hypotest as tested_by
+from fitserve_worker.kernel import starts
 from fitserve_worker.kernel.batch import compile_hypotheses
 from fitserve_worker.kernel.fits import load
 from fitserve_worker.kernel.hypotest import hypotest
@@ -194,6 +196,53 @@ def test_references_that_differ_are_above_the_minimum_of_pyhfs_likelihood(shared
         assert min(lower) > -NLL_TOLERANCE, member.name
         assert max(lower) > 0.01, member.name
     pyhf.set_backend("numpy")
+
+
+def _own_signals(workspace: dict, count: int) -> list[Hypothesis]:
+    """Return signals without systematics, of 1 to 30 events, most of them in the signal regions."""
+    random = np.random.default_rng(3)
+    (measurement,) = workspace["measurements"]
+    factor = {"name": measurement["config"]["poi"], "type": "normfactor", "data": None}
+    made = []
+    for number in range(count):
+        events = np.exp(random.uniform(0, np.log(30)))
+        patch = []
+        for at, channel in enumerate(workspace["channels"]):
+            part = random.uniform(0.1, 1.0) * (1.0 if channel["name"].startswith("SR") else 0.3)
+            signal = {"name": "signal", "data": [events * part], "modifiers": [factor]}
+            patch.append({"op": "add", "path": f"/channels/{at}/samples/-", "value": signal})
+        made.append(Hypothesis(name=f"own {number}", values=(), patch=patch))
+    return made
+
+
+def test_minima_of_the_background_are_as_good_as_a_search_for_each_hypothesis(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pallet = load_pallet(shared / "pallets" / "staus.tar.xz")
+    own = _own_signals(pallet.workspace, 64)
+    (batch,) = compile_hypotheses(pallet.workspace, own, ModelOptions()).batches
+    parts = [range(first, first + 32) for first in (0, 32)]
+
+    def tested() -> tuple[np.ndarray, np.ndarray]:
+        tests = [
+            hypotest(load(batch, some, runtime(), "qtilde"), (1.0,), "qtilde") for some in parts
+        ]
+        lowest = [
+            np.stack([fit.value for fit in (one.null, one.free, *one.fixed, *one.asimov)])
+            for one in tests
+        ]
+        cls = [np.column_stack([one.CLs_obs[:, 0], one.CLs_exp[:, 0]]) for one in tests]
+        return np.concatenate(cls), np.concatenate(lowest, axis=1)
+
+    ours, low = tested()
+    for module in (starts, tested_by):
+        monkeypatch.setattr(module, "pools_of", lambda loaded: [None] * loaded.size)
+    theirs, searched = tested()
+    higher = (low > searched + TOLERANCE).any(axis=0)
+    assert higher.sum() <= 1
+    assert (np.abs(ours - theirs).max(axis=1) > TOLERANCE).sum() <= 1 + (
+        low < searched - TOLERANCE
+    ).any(axis=0).sum()
 
 
 def test_tests_do_not_depend_on_the_strengths_that_are_asked_for_with_them(shared: Path) -> None:

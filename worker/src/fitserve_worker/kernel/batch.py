@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from fitserve_worker.kernel.constraints import (
     poisson_constant,
     pyhf_order,
 )
+from fitserve_worker.kernel.parameters import StatErrors
 from fitserve_worker.kernel.patches import Background, resolve
 from fitserve_worker.kernel.spec import Kind, UnsupportedModelError, most_same_sided
 
@@ -276,6 +278,44 @@ class Batch:
             data=data,
             poi=np.array(poi + poi[:1] * (capacity - len(members))),
             constant=np.array(constant),
+        )
+
+    def alone(self, member: int, events: FloatArray, capacity: int) -> Chunk:
+        """Return the arrays of a hypothesis' background alone, padded to ``capacity``.
+
+        Staterrors are as wide as without the samples that the hypothesis adds.
+
+        Parameters
+        ----------
+        member
+            The hypothesis.
+        events
+            Events to add to the bins, whatever the parameters are, of shape (several, bins).
+        capacity
+            How many there are in the arrays.
+        """
+        one = self.members[member]
+        columns = {name: column for (name, index), column in self.columns.of.items() if not index}
+        vectors = Vectors(self.shape.columns, self.shape.bins)
+        sets = dict(one.common)
+        for name, widths in StatErrors(self._background).widths():
+            fixed = one.sets[name].fixed | widths.fixed
+            sets[name] = replace(one.sets[name], scale=widths.sigma, fixed=fixed)
+        for made in sets.values():
+            vectors.enter(made, self.placement(made, self._usage, _Places(columns, self._local)))
+        table = SampleTable(self.layout, self.shape, slots=self.shape.added_slots, batch=capacity)
+        samples = table.arrays()
+        first = samples.nominal[: len(events), : self.layout.blocks]
+        first[:] = self.layout.spread(events).reshape(first.shape)
+        data = np.zeros((capacity, self.shape.bins))
+        data[:] = self.layout.spread(one.observed)
+        return Chunk(
+            samples=samples,
+            columns=_stack([vectors.columns] * capacity),
+            local=_stack([vectors.local] * capacity),
+            data=data,
+            poi=np.full(capacity, columns.get(self.poi, -1)),
+            constant=np.full(capacity, vectors.constant + poisson_constant(one.observed)),
         )
 
     def parameters(self, member: int) -> Parameters:

@@ -12,13 +12,16 @@ from fitserve_worker.kernel.asymptotics import poi_floor
 from fitserve_worker.kernel.runtime import USUAL, Goal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
+    from jax import Array
+
+    from fitserve_worker.kernel import BoolArray, DeviceArray, FloatArray, IntArray
+    from fitserve_worker.kernel.arrays import Shape
     from fitserve_worker.kernel.batch import Batch, Chunk
     from fitserve_worker.kernel.curvature import Curvature
     from fitserve_worker.kernel.likelihood import Evaluation
-    from fitserve_worker.kernel.program import SampleYields, Seconds
+    from fitserve_worker.kernel.program import Models, SampleYields, Seconds
     from fitserve_worker.kernel.runtime import Runtime
 
 __all__ = ["Fits", "Loaded", "joined", "load"]
@@ -77,6 +80,8 @@ class Loaded:
     ----------
     chunk
         Their arrays.
+    batch, members
+        The batch, and which of its hypotheses they are.
     size
         How many they are; the arrays' first axis may be longer.
     at_once
@@ -89,7 +94,9 @@ class Loaded:
         Whether the background may have many minima, see `Batch`.
     """
 
-    def __init__(self, batch: Batch, chunk: Chunk, size: int, setting: Runtime) -> None:
+    def __init__(
+        self, batch: Batch, chunk: Chunk, members: Sequence[int], setting: Runtime
+    ) -> None:
         import jax
 
         from fitserve_worker.kernel.likelihood import Terms
@@ -97,17 +104,18 @@ class Loaded:
 
         columns, local = chunk.columns, chunk.local
         self.chunk = chunk
-        self.size = size
+        self.batch = batch
+        self.members = members
+        self.size = len(members)
         self.slots = batch.slots
         self.small = batch.small
         self.rugged = batch.rugged
         self._sizes = setting.calls(bytes_per_fit(batch.shape))
         self.at_once = self._sizes[-1]
-        self._batch = batch
         self._shape = batch.shape
         self._runtime = setting
         self._weaker: dict[float, Loaded] = {}
-        self._device_slots = batch.device_slots
+        self.device_slots = batch.device_slots
         terms = Terms(
             precision=columns["precision"],
             rate=columns["rate"],
@@ -115,7 +123,7 @@ class Loaded:
             local_rate=local["rate"],
         )
         # Once here, not with each call of a program.
-        added, terms, slots = jax.device_put((chunk.samples, terms, self._device_slots))
+        added, terms, slots = jax.device_put((chunk.samples, terms, self.device_slots))
         self._models = Models(batch.on_device(), added, terms, slots)
 
     @property
@@ -195,7 +203,7 @@ class Loaded:
             down=samples.down * factor[..., None, None],
         )
         chunk = chunk._replace(columns=columns, samples=samples)
-        return Loaded(self._batch, chunk, self.size, self._runtime)
+        return Loaded(self.batch, chunk, self.members, self._runtime)
 
     def weaker(self, part: float) -> Loaded:
         """Return the same hypotheses with weaker Gaussian constraints.
@@ -209,8 +217,24 @@ class Loaded:
             columns = self.chunk.columns
             columns = {**columns, "precision": part * columns["precision"]}
             chunk = self.chunk._replace(columns=columns)
-            self._weaker[part] = Loaded(self._batch, chunk, self.size, self._runtime)
+            self._weaker[part] = Loaded(self.batch, chunk, self.members, self._runtime)
         return self._weaker[part]
+
+    def alone(self, at: int, events: FloatArray) -> Loaded:
+        """Return a hypothesis' background without its samples, several times.
+
+        Parameters
+        ----------
+        at
+            Index of the hypothesis.
+        events
+            Events to add to the bins, of shape (several, bins); no more than are on the device at
+            a time.
+        """
+        member = self.members[at]
+        capacity = self.batch.capacity(self._runtime.capacity)
+        chunk = self.batch.alone(member, events[:capacity], capacity)
+        return Loaded(self.batch, chunk, [member] * len(events[:capacity]), self._runtime)
 
     def asimov(self, fits: Fits, hypothesis: IntArray) -> Data:
         """Return the expected data of fits, main and auxiliary.
@@ -404,7 +428,7 @@ class Loaded:
         target = Target(*(array[hypothesis] for array in self.observed))
         job = Jobs(hypothesis, x, x, Bounds(x, x, local, local), target)
         seconds: Seconds = seconds_at(self._shape, self._models, job)
-        at = np.searchsorted(self._device_slots, self.slots)
+        at = np.searchsorted(self.device_slots, self.slots)
         return type(seconds)(
             columns=np.asarray(seconds.columns),
             mixed=np.asarray(seconds.mixed)[at],
@@ -431,7 +455,7 @@ class Loaded:
         yields: SampleYields = sample_yields_at(
             self._shape, self._models, hypothesis, (x, local), ends
         )
-        at = np.searchsorted(self._device_slots, self.slots)
+        at = np.searchsorted(self.device_slots, self.slots)
         return type(yields)(*(np.asarray(array)[..., at] for array in yields))
 
     def negative(self, hypothesis: IntArray, fits: Fits) -> FloatArray:
@@ -446,15 +470,15 @@ class Loaded:
         fits
             Where they ended.
         """
-        from fitserve_worker.kernel.program import negative_yields_at
-
-        at = np.searchsorted(self._device_slots, self.slots)
+        at = np.searchsorted(self.device_slots, self.slots)
         depths = np.zeros(len(hypothesis))
-        for row, index in enumerate(hypothesis.tolist()):
-            point = fits.x[row], fits.local[row]
-            below = np.asarray(negative_yields_at(self._shape, self._models, index, point))[at]
-            width = np.sqrt(np.maximum(fits.yields[row, self.slots], 1.0))
-            depths[row] = float((-below / width).max())
+        for first in range(0, len(hypothesis), self.at_once):
+            some = slice(first, first + self.at_once)
+            points = hypothesis[some], fits.x[some], fits.local[some]
+            padded = [_padded(array, self.at_once) for array in points]
+            below = np.asarray(_negative(self._shape)(self._models, *padded))[: len(points[0]), at]
+            width = np.sqrt(np.maximum(fits.yields[some][:, self.slots], 1.0))
+            depths[some] = (-below / width).max(axis=1)
         return depths
 
     def _pieces(self, count: int) -> list[IntArray]:
@@ -475,11 +499,7 @@ class Loaded:
         count = len(hypothesis)
         capacity = next(size for size in self._sizes if size >= count)
 
-        def padded(array: Any) -> Any:
-            made = np.zeros((capacity, *array.shape[1:]), array.dtype)
-            made[:count] = array
-            return made
-
+        padded = functools.partial(_padded, size=capacity)
         jobs = Jobs(
             padded(hypothesis),
             padded(start),
@@ -490,6 +510,29 @@ class Loaded:
         with self._runtime.cache.first_use(f"{self._shape} {capacity}"):
             ends = run(self._shape, self._models, jobs, count, goal, in_turn=self._runtime.in_turn)
         return Fits._make(np.asarray(array)[:count] for array in ends)
+
+
+def _padded(array: Any, size: int) -> Any:
+    made = np.zeros((size, *array.shape[1:]), array.dtype)
+    made[: len(array)] = array
+    return made
+
+
+@functools.cache
+def _negative(shape: Shape) -> Callable[..., Array]:
+    """Return the program for the negative events of samples at several points."""
+    import jax
+
+    from fitserve_worker.kernel.program import negative_yields_at
+
+    def several(models: Models, hypothesis: Array, x: Array, local: Array) -> Array:
+        def one(point: tuple[Array, Array, Array]) -> DeviceArray:
+            return negative_yields_at(shape, models, point[0], point[1:])
+
+        below: Array = jax.lax.map(one, (hypothesis, x, local))
+        return below
+
+    return jax.jit(several)
 
 
 def _unfinished(fits: Fits, most: int) -> IntArray:
@@ -520,4 +563,4 @@ def load(
         at = np.arange(len(chunk.poi)), chunk.poi
         lower, upper = chunk.columns["lower"], chunk.columns["upper"]
         lower[at] = poi_floor(lower[at], upper[at], test_stat)
-    return Loaded(batch, chunk, len(members), setting)
+    return Loaded(batch, chunk, members, setting)

@@ -9,7 +9,7 @@ import numpy as np
 from fitserve_worker.kernel.asymptotics import asymptotic_cls
 from fitserve_worker.kernel.fits import joined
 from fitserve_worker.kernel.retries import SLACK, better, persistent
-from fitserve_worker.kernel.starts import Cases, deepened
+from fitserve_worker.kernel.starts import Cases, deepened, fitted, joined_tried, pools_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel import FloatArray, IntArray
     from fitserve_worker.kernel.arrays import Data
     from fitserve_worker.kernel.fits import Fits, Loaded
-    from fitserve_worker.kernel.starts import SecondMinima
+    from fitserve_worker.kernel.starts import SecondMinima, Tried
 
 __all__ = [
     "Tests",
@@ -80,12 +80,14 @@ def hypotest(
     initial = loaded.chunk.columns["init"][every]
     data = loaded.observed
     begin = initial if start is None else np.broadcast_to(start, initial.shape)
-    null = without_signal(loaded, begin)
+    null, of_null = without_signal(loaded, begin)
     order = np.argsort(mus, kind="stable")
     fixed: dict[int, Fits] = {}
+    tried: dict[int, Tried] = {}
     last = null
     for index in order:
-        last = _fixed(loaded, every, [last.x, null.x, initial], data, mus[index])
+        starts = [last.x, null.x, initial]
+        last, tried[index] = _fixed(loaded, every, starts, data, mus[index])
         fixed[index] = last
     by_mu = [fixed[index] for index in range(len(mus))]
     by_strength = {0.0: null, **{mus[index]: fixed[index] for index in order}}
@@ -100,14 +102,22 @@ def hypotest(
         _consistent(loaded, every, data, fit, mu, free) for mu, fit in zip(mus, by_mu, strict=True)
     ]
     observed = [null, *by_mu, free]
-    (null, *by_mu, free), seen = deepened_together(loaded, [0.0, *mus, np.nan], data, observed)
+    (null, *by_mu, free), seen = deepened_together(
+        loaded,
+        [0.0, *mus, np.nan],
+        data,
+        observed,
+        [of_null, *(tried[index] for index in range(len(mus)))],
+    )
 
     asimov_data = loaded.asimov(null, every)
-    asimov = [
+    both = [
         _fixed(loaded, every, [fit.x, null.x, initial], asimov_data, mu)
         for mu, fit in zip(mus, by_mu, strict=True)
     ]
-    asimov, expected = deepened_together(loaded, mus, asimov_data, asimov)
+    asimov, expected = deepened_together(
+        loaded, mus, asimov_data, [fit for fit, _ in both], [one for _, one in both]
+    )
     muhat = free.x[every, loaded.chunk.poi[every]]
     at = np.array(mus)
     reference = reference_value(free.value, null.value, muhat, test_stat)
@@ -152,32 +162,49 @@ def reference_value(
     return chosen
 
 
-def without_signal(loaded: Loaded, start: FloatArray) -> Fits:
+def without_signal(loaded: Loaded, start: FloatArray) -> tuple[Fits, Tried]:
     """Fit hypotheses to the observed data with the signal strength at zero.
 
-    The first one starts at ``start`` (hypotheses, columns) and at the model's initial values, the
-    others where it ended: without signal they hardly differ. The Asimov data follow from these
-    parameters, which are therefore needed to more digits than the minima.
+    The first one starts at ``start`` (hypotheses, columns) and at the model's initial values, or
+    from low minima of the background; the others start where it ended: without signal they hardly
+    differ. The Asimov data follow from these parameters, which are therefore needed to more digits
+    than the minima.
     """
-    every = np.arange(loaded.size)
-    initial = loaded.chunk.columns["init"][every]
-    bounds = loaded.bounds(every, np.zeros(loaded.size))
+    initial = loaded.chunk.columns["init"][: loaded.size]
+    of_pools: dict[int, list[int]] = {}
+    for at, pool in enumerate(pools_of(loaded)):
+        of_pools.setdefault(id(pool), []).append(at)
+    parts, several = [], []
+    for group in of_pools.values():
+        first, others = np.array(group[:1]), np.array(group[1:], dtype=int)
 
-    def fits(which: IntArray, starts: Sequence[FloatArray]) -> Fits:
-        data, between = loaded.observed.take(which), bounds.take(which)
-        return persistent(loaded, which, starts, data, between, exact=True)
+        def cases(which: IntArray) -> Cases:
+            return Cases(which, np.zeros(len(which)), loaded.observed.take(which))
 
-    first, others = every[:1], every[1:]
-    leader = fits(first, [start[first], initial[first]])
-    if not others.size:
-        return leader
-    near = np.broadcast_to(leader.x, (len(others), leader.x.shape[1]))
-    rest = fits(others, [near, start[others], initial[others]])
-    return joined([leader, rest])
+        leader, tried = fitted(loaded, cases(first), [start[first], initial[first]], exact=True)
+        parts.append(leader)
+        several.append(tried._replace(rows=tried.rows + group[0]))
+        if others.size:
+            near = np.broadcast_to(leader.x, (len(others), leader.x.shape[1]))
+            bounds = loaded.bounds(others, np.zeros(len(others)))
+            data = loaded.observed.take(others)
+            starts = [near, start[others], initial[others]]
+            rest = persistent(loaded, others, starts, data, bounds, exact=True)
+            parts.append(rest)
+            several += [
+                tried._replace(rows=tried.rows + at, value=tried.value + value - leader.value[0])
+                for at, value in zip(others.tolist(), rest.value, strict=True)
+            ]
+    order = np.argsort(np.concatenate([np.array(group) for group in of_pools.values()]))
+    return joined(parts).take(order), joined_tried(several)
 
 
 def deepened_together(
-    loaded: Loaded, mus: Sequence[float | FloatArray], data: Data, fits: Sequence[Fits]
+    loaded: Loaded,
+    mus: Sequence[float | FloatArray],
+    data: Data,
+    fits: Sequence[Fits],
+    tried: Sequence[Tried],
 ) -> tuple[list[Fits], list[SecondMinima]]:
     """Repeat several fits of all hypotheses from other starts.
 
@@ -190,8 +217,8 @@ def deepened_together(
         (hypotheses,); NaN stands for a free one.
     data
         The data of each hypothesis.
-    fits
-        Where the fits ended.
+    fits, tried
+        Where the fits ended, and starts that the first of them were tried from.
     """
     every = np.arange(loaded.size)
     cases = Cases(
@@ -199,16 +226,16 @@ def deepened_together(
         np.concatenate([np.broadcast_to(mu, every.shape) for mu in mus]),
         data.take(np.tile(every, len(mus))),
     )
-    lowest, minima = deepened(loaded, cases, joined(fits))
+    before = joined_tried([one.moved(at * loaded.size) for at, one in enumerate(tried)])
+    lowest, minima = deepened(loaded, cases, joined(fits), before)
     places = [index * loaded.size + every for index in range(len(mus))]
     return [lowest.take(at) for at in places], [minima.take(at) for at in places]
 
 
 def _fixed(
     loaded: Loaded, every: IntArray, starts: Sequence[FloatArray], data: Data, mu: float
-) -> Fits:
-    at = np.full(len(every), float(mu))
-    return persistent(loaded, every, starts, data, loaded.bounds(every, at))
+) -> tuple[Fits, Tried]:
+    return fitted(loaded, Cases(every, np.full(len(every), float(mu)), data), starts)
 
 
 def free_fit(

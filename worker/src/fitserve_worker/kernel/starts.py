@@ -12,21 +12,35 @@ they lead to; those that may be lower are fitted to the end.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fitserve_worker.kernel.arrays import Bounds, Data
+from fitserve_worker.kernel.pool import ALIKE, more_events, pool_of, pooled
 from fitserve_worker.kernel.retries import SLACK, better, persistent, sound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fitserve_worker.kernel import BoolArray, FloatArray, IntArray
-    from fitserve_worker.kernel.arrays import Bounds, Data
     from fitserve_worker.kernel.fits import Fits, Loaded
+    from fitserve_worker.kernel.pool import Pool
 
-__all__ = ["AMBIGUOUS", "Cases", "SecondMinima", "deepened", "falling", "nearest"]
+__all__ = [
+    "AMBIGUOUS",
+    "Cases",
+    "SecondMinima",
+    "Tried",
+    "deepened",
+    "falling",
+    "fitted",
+    "joined_tried",
+    "nearest",
+    "pools_of",
+]
 
 AMBIGUOUS = 5e-3
 """With two minima as close as this, in -log L, the fitted parameters may belong to either, and so
@@ -76,6 +90,10 @@ _WEAKER = (0.003, 0.1)
 _SIDES = (-1.0, 0.0, 1.0)
 _FACTORS = 4
 _NEGATIVE = 0.1
+# How many minima of the background fits are tried from.
+_TRIED = 3
+_CLOSE = 0.15
+_FROM_HELD = 2
 # A fit that misses the data by more than this many standard deviations of chi-squared is unusual.
 _TENSION = 3.0
 
@@ -94,6 +112,35 @@ class Cases(NamedTuple):
     def take(self, which: IntArray | BoolArray) -> Cases:
         """Return some of the fits."""
         return Cases(self.hypothesis[which], self.poi[which], self.data.take(which))
+
+
+class Tried(NamedTuple):
+    """Starts that fits were tried from, and where they led, with the start as first axis.
+
+    ``rows`` are the indices of the fits. ``value`` and ``x`` are about the minima, ``depth`` is how
+    far below zero samples are there, see `fitserve_worker.kernel.fits.Loaded.negative`, and
+    ``settled`` tells which are in the basin of a minimum for sure.
+    """
+
+    rows: IntArray
+    value: FloatArray
+    x: FloatArray
+    depth: FloatArray
+    settled: BoolArray
+    slopes: FloatArray
+
+    def lowest(self, otherwise: FloatArray) -> FloatArray:
+        """Return the lowest minima of each fit that count, of shape (fits, columns)."""
+        lowest = otherwise.copy()
+        order = np.argsort(self.value, kind="stable")
+        order = order[self.depth[order] <= _NEGATIVE]
+        which, first = np.unique(self.rows[order], return_index=True)
+        lowest[which] = self.x[order[first]]
+        return lowest
+
+    def moved(self, by: int) -> Tried:
+        """Return the same with indices of fits that come after ``by`` others."""
+        return self._replace(rows=self.rows + by)
 
 
 class SecondMinima(NamedTuple):
@@ -146,6 +193,11 @@ class SecondMinima(NamedTuple):
         return [f"has a second minimum, where -2 log L is {2 * rival:.2g} higher ({led})"]
 
 
+def joined_tried(several: Sequence[Tried]) -> Tried:
+    """Return starts one after the other."""
+    return Tried._make(map(np.concatenate, zip(*several, strict=True)))
+
+
 def nearest(several: Iterable[SecondMinima]) -> SecondMinima:
     """Return for each hypothesis, of several fits to it, the minima with the nearest rival."""
     fields = [np.stack(arrays) for arrays in zip(*several, strict=True)]
@@ -178,7 +230,12 @@ def falling(points: Iterable[tuple[float, float]], best: tuple[float, float]) ->
 
 
 def deepened(
-    loaded: Loaded, cases: Cases, fits: Fits, *, lead: bool = True
+    loaded: Loaded,
+    cases: Cases,
+    fits: Fits,
+    tried: Tried | None = None,
+    *,
+    lead: bool = True,
 ) -> tuple[Fits, SecondMinima]:
     """Fit from other starts too, and return the lowest fits.
 
@@ -188,11 +245,16 @@ def deepened(
         The hypotheses.
     cases, fits
         The fits, and where they ended.
+    tried
+        Starts that were tried before, see `fitted`.
     lead
         Whether to look for minima with weaker constraints where the background is rugged; not
         needed where the fits start from minima found that way.
     """
     search = _Search(loaded, cases, fits)
+    if tried is not None and len(tried.rows):
+        more = search.note(tried)
+        search.look(more, flips=search.from_held())
     initial = loaded.chunk.columns["init"][cases.hypothesis]
     first = np.flatnonzero(np.isnan(cases.poi) | loaded.small)
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
@@ -214,15 +276,140 @@ def deepened(
         # Where one fit ended may be a start for another one of the same hypothesis.
         search.look((rows, starts) for starts in search.others(rows))
     if loaded.rugged and lead:
-        rows = search.different()
-        led = (search.led(rows, starts) for starts in search.spread(rows))
-        search.look((rows, starts) for starts in (*led, *search.at_bounds(rows)))
-        search.look([search.from_first(np.flatnonzero(cases.poi == 0))])
-        every = np.arange(len(initial))
-        search.look((every, starts) for starts in search.others(every))
+        alone = np.array([pool is None for pool in pools_of(loaded)])[cases.hypothesis]
+        search.lead(np.flatnonzero(alone))
     search.look(search.from_lowered())
     search.sharpen()
     return search.fits, search.minima()
+
+
+def fitted(
+    loaded: Loaded, cases: Cases, starts: Sequence[FloatArray], *, exact: bool = False
+) -> tuple[Fits, Tried]:
+    """Fit from low minima of the background where it has many, and then as `persistent`.
+
+    Parameters
+    ----------
+    loaded, cases
+        The hypotheses, and the fits, with the signal strength held.
+    starts, exact
+        As in `persistent`. The first ones are for backgrounds with few minima.
+    """
+    tried = _tried(loaded, cases, starts[0])
+    bounds = loaded.bounds(cases.hypothesis, cases.poi)
+    first = [tried.lowest(starts[0]), *starts] if len(tried.rows) else starts
+    fits = persistent(loaded, cases.hypothesis, first, cases.data, bounds, exact=exact)
+    return fits, tried
+
+
+def pools_of(loaded: Loaded) -> list[Pool | None]:
+    """Return the pool of each hypothesis' background; none where there are few minima."""
+    if not loaded.rugged or loaded.small:
+        return [None] * loaded.size
+    return [pool_of(loaded, at, functools.partial(_made, loaded, at)) for at in range(loaded.size)]
+
+
+def _tried(loaded: Loaded, cases: Cases, start: FloatArray) -> Tried:
+    """Fit roughly from those minima of the background where fits are lowest."""
+    init = loaded.chunk.columns["init"]
+    pools = pools_of(loaded)
+    own = np.ones(init.shape[1], dtype=bool)
+    own[list(loaded.batch.columns.of.values())] = False
+    rows: list[int] = []
+    starts, bound = [], []
+    for pool in {id(pool): pool for pool in pools if pool is not None}.values():
+        mine = np.flatnonzero([pools[at] is pool for at in cases.hypothesis.tolist()])
+        some = cases.take(mine)
+        values = pool.values(loaded, some.hypothesis, some.poi, some.data)
+        for row, at, value in zip(mine.tolist(), some.hypothesis, values, strict=True):
+            rows.append(row)
+            starts.append(start[row])
+            bound.append(np.zeros(len(own), dtype=bool))
+            for one in pool.choose(value, _TRIED):
+                rows.append(row)
+                starts.append(np.where(own, init[at], pool.x[one]))
+                bound.append(pool.bound[one])
+    again = np.array(rows, dtype=int)
+    if not rows:
+        none = np.zeros((0, len(own)))
+        return Tried(again, none[:, 0], none, none[:, 0], again > 0, np.zeros((0, 2, len(own))))
+    cases, begin, at_bound = cases.take(again), np.stack(starts), np.stack(bound)
+    free = loaded.bounds(cases.hypothesis, cases.poi)
+    # Fits leave a bound where the pull is to it only beyond the first steps.
+    lower, upper = (np.where(at_bound, begin, end) for end in (free.lower, free.upper))
+    bounds = free._replace(lower=lower, upper=upper)
+    nowhere = np.full(begin.shape, np.nan)
+    rough = loaded.fit_roughly(cases.hypothesis, begin, cases.data, bounds, nowhere)
+    pull = np.where(begin <= free.lower, -rough.gradient, rough.gradient)
+    settled = _settled(loaded, rough) & ~(at_bound & (pull > 0)).any(axis=1)
+    # One that is not there yet may be the lowest all the same.
+    good = np.flatnonzero(
+        np.isfinite(rough.value) & (rough.yields[:, loaded.slots] >= 0).all(axis=1)
+    )
+    end = rough.take(good)
+    depth = loaded.negative(cases.hypothesis[good], end)
+    return Tried(again[good], end.value, end.x, depth, settled[good], end.slopes)
+
+
+def _settled(loaded: Loaded, rough: Fits) -> BoolArray:
+    """Tell which fits that ended early are in the basin of a minimum."""
+    return (
+        rough.positive
+        & (rough.edm < _IN_BASIN)
+        & np.isfinite(rough.value)
+        & (rough.yields[:, loaded.slots] >= 0).all(axis=1)
+    )
+
+
+def _made(loaded: Loaded, at: int) -> Pool | None:
+    """Look for the low minima of a hypothesis' background, with and without more events."""
+    background = loaded.alone(at, np.zeros((1, len(loaded.slots))))
+    one = np.zeros(1, dtype=int)
+    held = np.where(background.chunk.poi[one] >= 0, 0.0, np.nan)
+    initial, observed = background.chunk.columns["init"][one], background.observed
+    bounds = background.bounds(one, held)
+    first = persistent(background, one, [initial], observed, bounds, exact=True)
+    search = _Search(background, Cases(one, held, observed), first)
+    search.look([(one, initial[one])], flips=search.flips())
+    search.flip()
+    search.lead(one)
+    search.sharpen()
+    null = search.fits
+    if not (sound(null).all() and np.isfinite(null.value).all()):
+        return None
+    searches = [search]
+    events = null.yields[0, loaded.slots]
+    more = np.concatenate([np.zeros((1, len(events))), more_events(events)])
+    background = loaded.alone(at, more)
+    more = more[: background.size]
+    every = np.arange(background.size)
+    expected = background.asimov(null.take(0 * every), every)
+    for data, rows in ((background.observed, every[1:]), (expected, every[1 : 1 + ALIKE])):
+        cases = Cases(rows, held[0 * rows], data.take(rows))
+        bounds, starts = background.bounds(rows, cases.poi), [null.x[0 * rows], initial[0 * rows]]
+        ended = persistent(background, rows, starts, cases.data, bounds)
+        searches.append(_Search(background, cases, ended))
+    some = np.arange(len(every) - 1)
+    led = (searches[1].led(some, x) for x in searches[1].spread(some))
+    searches[1].look(((some, x) for x in led), flips=searches[1].flips())
+    low = _joined(background, searches, more).different()
+    for search in searches[1:]:
+        some = np.arange(len(search.fits.value))
+        search.look((some, np.tile(x, (len(some), 1))) for x in low)
+    return _joined(background, searches, more)
+
+
+def _joined(background: Loaded, searches: list[_Search], more: FloatArray) -> Pool:
+    """Return the minima that searches led to."""
+    found: list[Any] = [search.ends() for search in searches]
+    at, x = (np.concatenate([one[part] for one in found]) for part in (0, 1))
+    data = Data._make(map(np.concatenate, zip(*(one[2] for one in found), strict=True)))
+    bounds = Bounds._make(map(np.concatenate, zip(*(one[3] for one in found), strict=True)))
+    fits = background.fit_between(at, x, data, bounds)
+    good = sound(fits) & np.isfinite(fits.value)
+    negative = background.negative(at, fits)[good] > _NEGATIVE
+    added = background.batch.layout.spread(more)[at[good]]
+    return pooled(background, fits.take(good), added, negative)
 
 
 class _Search:
@@ -251,6 +438,8 @@ class _Search:
         self._first = fits.value.copy()
         self._improved = np.zeros(count, dtype=bool)
         self._negative = np.zeros(count)
+        self._many = np.zeros(count, dtype=bool)
+        self._excluded: list[tuple[int, FloatArray]] = []
         self._flipped: set[tuple[int, int, bool]] = set()
 
     def stronger(self, part: float) -> tuple[IntArray, FloatArray]:
@@ -285,22 +474,28 @@ class _Search:
         Many systematics move a yield the same way up and down, so that there is a minimum on
         either side if the data need it moved. No start is returned twice.
         """
-        right, left = self.fits.slopes[:, 0], self.fits.slopes[:, 1]
-        stiff = np.where(self._constrained, self._width, 1.0) ** -2
-        moving = self._constrained & (self._bounds.lower < self._bounds.upper)
+        every = np.arange(len(self.fits.value))
+        return self._flips(every, self.fits.x, self.fits.slopes)
+
+    def _flips(
+        self, every: IntArray, ends: FloatArray, slopes: FloatArray
+    ) -> tuple[IntArray, FloatArray]:
+        right, left = slopes[:, 0], slopes[:, 1]
+        stiff = np.where(self._constrained, self._width, 1.0)[every] ** -2
+        moving = (self._constrained & (self._bounds.lower < self._bounds.upper))[every]
         gain = np.where(moving & (right < 0) & (left > 0), (left - right) / stiff, 0.0)
         rows, starts = [], []
-        for row in np.flatnonzero((gain > _BOTH).any(axis=1)).tolist():
-            x = self.fits.x[row]
+        for at in np.flatnonzero((gain > _BOTH).any(axis=1)).tolist():
+            row, x = int(every[at]), ends[at]
             # Where the slopes would take it if all else stayed, but no further away than it was.
-            other = np.where(x > 0, -left[row], -right[row]) / stiff[row]
+            other = np.where(x > 0, -left[at], -right[at]) / stiff[at]
             reach = np.maximum(np.abs(x), _LEAST_FLIP)
-            pulls = np.stack([-right[row], left[row]])
+            pulls = np.stack([-right[at], left[at]])
             own, beyond = np.where(x > 0, pulls, pulls[::-1])
-            worth = gain[row] > _BOTH
+            worth = gain[at] > _BOTH
             if not self._loaded.small:
                 worth &= beyond > _STRONG * own
-            for column in np.argsort(-gain[row])[:_FLIPS].tolist():
+            for column in np.argsort(-gain[at])[:_FLIPS].tolist():
                 side = row, column, bool(x[column] > 0)
                 if worth[column] and side not in self._flipped:
                     self._flipped.add(side)
@@ -335,14 +530,63 @@ class _Search:
             made.append(x)
         return made
 
-    def different(self) -> IntArray:
-        """Return the fits that have minima of their own.
+    def note(self, tried: Tried) -> list[tuple[IntArray, FloatArray]]:
+        """Count starts that were tried before the fits, and note the minima they led to.
 
-        Those without signal are all like the first; free ones are like it or like a held one.
+        Returns more starts: minima that may be lower, and the other sides of zero of those with
+        negative samples.
         """
-        null = self._cases.poi == 0
-        free = np.isnan(self._cases.poi) & (self._poi >= 0)
-        return np.concatenate([np.flatnonzero(null)[:1], np.flatnonzero(~null & ~free)])
+        # Where there are many minima, one that is lower is nothing unusual.
+        self._many |= np.isin(self._cases.hypothesis, self._cases.hypothesis[tried.rows])
+        below = self.fits.value[tried.rows] - tried.value
+        negative = (tried.depth > _NEGATIVE) & (below > _SAME)
+        np.maximum.at(self._negative, tried.rows[negative], below[negative])
+        other = (below <= -_SLIGHT) | self._apart(tried.rows, tried.x)
+        # Without signal the search for the background's minima has done that.
+        close = other & (below > -_CLOSE) & ~negative & (self._cases.poi[tried.rows] != 0)
+        for at in np.flatnonzero(tried.settled & ~negative & ~close).tolist():
+            row = int(tried.rows[at])
+            self._starts[row] += 1
+            if other[at]:
+                self._rivals[row].append((float(tried.value[at]), tried.x[at]))
+            else:
+                self._same[row] += 1
+        flips = self._flips(tried.rows[negative], tried.x[negative], tried.slopes[negative])
+        return [(tried.rows[close], tried.x[close]), flips]
+
+    def from_held(self) -> tuple[IntArray, FloatArray]:
+        """Return starts for free fits: low minima of those with the signal strength held."""
+        cases, rows, starts = self._cases, [], []
+        for row in np.flatnonzero(np.isnan(cases.poi) & (self._poi >= 0)).tolist():
+            others = np.flatnonzero(
+                (cases.hypothesis == cases.hypothesis[row]) & ~np.isnan(cases.poi)
+            )
+            ends = [(float(self.fits.value[other]), self.fits.x[other]) for other in others]
+            ends += [one for other in others.tolist() for one in self._rivals[other]]
+            x = np.stack([x for _, x in sorted(ends, key=lambda end: end[0])])
+            away = np.abs(x[:, None] - np.stack([self.fits.x[row], *x])) / self._width[row]
+            apart = np.where(self._constrained[row], away, 0.0).max(axis=-1) > _APART
+            chosen: list[int] = []
+            for at in np.flatnonzero(apart[:, 0]).tolist():
+                if len(chosen) < _FROM_HELD and apart[at, [1 + one for one in chosen]].all():
+                    chosen.append(at)
+            rows += [row] * len(chosen)
+            starts += [x[at] for at in chosen]
+        return np.array(rows, dtype=int), np.array(starts).reshape(-1, self.fits.x.shape[1])
+
+    def lead(self, rows: IntArray) -> None:
+        """Look for minima with weaker constraints."""
+        if not rows.size:
+            return
+        poi = self._cases.poi[rows]
+        null = rows[poi == 0]
+        # Those without signal are all like the first; free ones are like it or like a held one.
+        free = np.isnan(poi) & (self._poi[rows] >= 0)
+        some = np.concatenate([null[:1], rows[(poi != 0) & ~free]])
+        led = (self.led(some, starts) for starts in self.spread(some))
+        self.look((some, starts) for starts in (*led, *self.at_bounds(some)))
+        self.look([self.from_first(null)])
+        self.look((rows, starts) for starts in self.others(rows))
 
     def spread(self, rows: IntArray) -> list[FloatArray]:
         """Return starts with all constrained parameters below, at and above their centres."""
@@ -427,15 +671,11 @@ class _Search:
         again = np.concatenate([rows for rows, _ in both])
         starts = np.concatenate([starts for _, starts in both])
         flipped = np.arange(len(again)) >= sum(len(rows) for rows, _ in others)
+        flipped |= self._many[again]
         cases, bounds = self._cases.take(again), self._bounds.take(again)
         lowest = self.fits.x[again]
         rough = self._loaded.fit_roughly(cases.hypothesis, starts, cases.data, bounds, lowest)
-        settled = (
-            rough.positive
-            & (rough.edm < _IN_BASIN)
-            & np.isfinite(rough.value)
-            & (rough.yields[:, self._loaded.slots] >= 0).all(axis=1)
-        )
+        settled = _settled(self._loaded, rough)
         at = self.fits.take(again)
         apart = self._apart(again, rough.x)
         gap = rough.value - at.value
@@ -453,6 +693,8 @@ class _Search:
             )
             if self._loaded.rugged:
                 kept = self._positive(again[todo], ended)
+                # Many start from one pool: what does not end at a minimum is none.
+                kept &= sound(ended) | ~self._many[again[todo]]
                 settled[todo[~kept]] = False
                 todo, ended = todo[kept], ended.take(kept)
             value[todo], x[todo] = ended.value, ended.x
@@ -473,6 +715,7 @@ class _Search:
         depths = self._loaded.negative(self._cases.hypothesis[rows[lower]], ended.take(lower))
         negative = lower[depths > _NEGATIVE]
         np.maximum.at(self._negative, rows[negative], below[negative])
+        self._excluded += [(int(rows[at]), ended.x[at]) for at in negative.tolist()]
         kept = np.ones(len(rows), dtype=bool)
         kept[negative] = False
         return kept
@@ -495,6 +738,21 @@ class _Search:
             self._improved[row] |= bool((lower & (rows == row) & ~flipped).any())
             self._same[row] = 0
             self._rivals[row].append((float(before.value[row]), before.x[row]))
+
+    def ends(self) -> tuple[IntArray, FloatArray, Data, Bounds]:
+        """Return where fits ended, and other minima of theirs, with what was fitted there."""
+        rows = np.arange(len(self.fits.value))
+        others = []
+        for row in rows.tolist():
+            values = [float(self.fits.value[row])]
+            for value, x in self._rivals[row]:
+                if min(abs(value - other) for other in values) > _SLIGHT:
+                    values.append(value)
+                    others.append((row, x))
+        others += self._excluded
+        at = np.concatenate([rows, np.array([row for row, _ in others], dtype=int)])
+        x = np.concatenate([self.fits.x, *(x[None] for _, x in others)])
+        return self._cases.hypothesis[at], x, self._cases.data.take(at), self._bounds.take(at)
 
     def minima(self) -> SecondMinima:
         """Return the minima that the starts led to."""

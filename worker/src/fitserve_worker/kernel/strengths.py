@@ -13,8 +13,8 @@ from fitserve_worker.kernel.hypotest import (
     reference_value,
     without_signal,
 )
-from fitserve_worker.kernel.retries import SLACK, better, doubts, persistent
-from fitserve_worker.kernel.starts import AMBIGUOUS, Cases, deepened, falling
+from fitserve_worker.kernel.retries import SLACK, better, doubts
+from fitserve_worker.kernel.starts import AMBIGUOUS, Cases, deepened, falling, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fitserve_worker.kernel import FloatArray, IntArray
     from fitserve_worker.kernel.arrays import Data
     from fitserve_worker.kernel.fits import Fits, Loaded
-    from fitserve_worker.kernel.starts import SecondMinima
+    from fitserve_worker.kernel.starts import SecondMinima, Tried
 
 __all__ = ["Outcome", "Strengths"]
 
@@ -111,26 +111,26 @@ class Strengths:
         data = loaded.observed
         begin = self._initial if start is None else np.broadcast_to(start, self._initial.shape)
         zero = np.zeros(loaded.size)
-        null = without_signal(loaded, begin)
+        null, of_null = without_signal(loaded, begin)
         self._count(every, null)
-        held = self._fit(every, [null.x, self._initial], data, first)
+        cases = Cases(every, first, data)
+        held, of_held = self._fit(cases, [null.x, self._initial])
         free = free_fit(loaded, every, data, [(zero, null), (first, held)])
         self._count(every, free)
         (null, held, free), seen = deepened_together(
-            loaded, [0.0, first, np.nan], data, [null, held, free]
+            loaded, [0.0, first, np.nan], data, [null, held, free], [of_null, of_held]
         )
         self.null = self._nearer(every, null, data, zero, free)
         self.free = free
-        of_null, of_held, self.minima = seen
+        at_zero, at_first, self.minima = seen
         self._asimov_data = loaded.asimov(self.null, every)
         for at in every:
             exact = _Held(0.0, self.null.x[at], ())
             self._asimov[at][0.0] = exact
-        self._note(self._observed, Cases(every, zero, data), self.null, of_null, AMBIGUOUS)
+        self._note(self._observed, Cases(every, zero, data), self.null, at_zero, AMBIGUOUS)
         self._null_problems = [self._observed[at][0.0].problems for at in every]
         some = np.flatnonzero(first != 0)
-        cases = Cases(every, first, data).take(some)
-        self._note(self._observed, cases, held.take(some), of_held.take(some))
+        self._note(self._observed, cases.take(some), held.take(some), at_first.take(some))
 
     def evaluate(self, which: IntArray, mu: FloatArray) -> None:
         """Fit hypotheses at signal strengths, all at once, to observed and Asimov data.
@@ -171,8 +171,8 @@ class Strengths:
         ]
         starts = [np.stack(begin), self.null.x[index], self._initial[index]]
         cases = Cases(index, strength, data)
-        fits = self._fit(index, starts, data, strength)
-        fits, seen = deepened(self._loaded, cases, fits, lead=lead)
+        fits, tried = self._fit(cases, starts)
+        fits, seen = deepened(self._loaded, cases, fits, tried, lead=lead)
         first, rest = np.arange(split), np.arange(split, len(index))
         self._improve(observed, fits.take(first))
         of_observed = self._nearer(
@@ -245,13 +245,10 @@ class Strengths:
     def _held(self, at: int) -> list[_Held]:
         return [*self._observed[at].values(), *self._asimov[at].values()]
 
-    def _fit(
-        self, which: IntArray, starts: Sequence[FloatArray], data: Data, mu: FloatArray
-    ) -> Fits:
-        bounds = self._loaded.bounds(which, mu)
-        fits = persistent(self._loaded, which, starts, data, bounds)
-        self._count(which, fits)
-        return fits
+    def _fit(self, cases: Cases, starts: Sequence[FloatArray]) -> tuple[Fits, Tried]:
+        fits, tried = fitted(self._loaded, cases, starts)
+        self._count(cases.hypothesis, fits)
+        return fits, tried
 
     def _count(self, which: IntArray, fits: Fits) -> None:
         np.add.at(self.iterations, which, fits.steps)
