@@ -92,6 +92,10 @@ class _Places(NamedTuple):
     local: Mapping[str, str]
 
 
+_Labels = tuple[list[tuple[int, str]], list[tuple[int, str]]]
+"""Names of parameters with their columns, and of local parameters with their bins, in order."""
+
+
 class Batch:
     """Hypotheses with the same structure, compiled.
 
@@ -137,10 +141,12 @@ class Batch:
         self._usage = reader.usage
         usages = [member.usage for member in members]
         self._local = pick_local(self._usage, {self.poi, *shared_shapefactors(self._usage, usages)})
-        self._own = [
-            own_parameters(usage, self._usage, self._local, self._bins, self.poi)
-            for usage in usages
-        ]
+        # Signals of an array have one usage together.
+        owns = {
+            id(usage): own_parameters(usage, self._usage, self._local, self._bins, self.poi)
+            for usage in {id(one): one for one in usages}.values()
+        }
+        self._own = [owns[id(usage)] for usage in usages]
         self.small = self._is_small()
         self.rugged = most_same_sided(self._background) > _RUGGED
         self.columns = assign_columns(
@@ -152,7 +158,9 @@ class Batch:
             poi=self.poi,
             small=self.small,
         )
-        self._places = [self._place(own) for own in self._own]
+        places = {key: self._place(own) for key, own in owns.items()}
+        self._places = [places[id(usage)] for usage in usages]
+        self._labelled: tuple[_Places | None, _Labels] = None, ([], [])
         bins = sum(self._bins.values())
         self.layout = (
             Layout(structure.channels, 1, power_of_two(bins, _BLOCKS))
@@ -354,25 +362,32 @@ class Batch:
         columns, bins
             Which columns, (columns,), and which bins' local parameters, (bins,).
         """
-        places, own = self._places[member], self.members[member].usage
-        names: list[str] = []
+        places = self._places[member]
+        # Signals of an array have the same places; many of their fits end at some bound.
+        if places is not self._labelled[0]:
+            self._labelled = places, self._labels(places, self.members[member].usage)
+        of_columns, of_bins = self._labelled[1]
+        return [label for column, label in of_columns if columns[column]] + [
+            label for slot, label in of_bins if bins[slot]
+        ]
 
-        def add(name: str, chosen: BoolArray, offset: int) -> None:
+    def _labels(self, places: _Places, own: Usage) -> _Labels:
+        def several(name: str, wheres: Iterable[int], offset: int) -> Iterable[tuple[int, str]]:
             usage = self._usage if name in self._usage.names else own
             per_bin = usage.kind(name).per_bin
-            names.extend(
-                f"{name}[{offset + index}]" if per_bin else name
-                for index in np.flatnonzero(chosen).tolist()
-            )
+            for index, where in enumerate(wheres):
+                yield where, f"{name}[{offset + index}]" if per_bin else name
 
+        of_columns: list[tuple[int, str]] = []
+        of_bins: list[tuple[int, str]] = []
         for name, first in places.columns.items():
             usage = self._usage if name in self._usage.names else own
-            add(name, columns[first : first + usage.size(name, self._bins)], 0)
+            of_columns += several(name, range(first, first + usage.size(name, self._bins)), 0)
         for channel, name in places.local.items():
             usage = self._usage if name in self._usage.names else own
-            where = self.layout.slots[self.layout.bin_range(channel)]
-            add(name, bins[where], usage.offset(name, channel, self._bins))
-        return names
+            wheres = self.layout.slots[self.layout.bin_range(channel)].tolist()
+            of_bins += several(name, wheres, usage.offset(name, channel, self._bins))
+        return of_columns, of_bins
 
     def _enter(
         self,
