@@ -322,6 +322,15 @@ WRONG = {
     "column 'mX': there is no number": {"mX": [100.0, None], "SR_compressed": [1.0, 2.0]},
     "no column is a bin": {"mX": [100.0]},
     "it has no signals": {"SR_compressed": []},
+    "row 3, column 'SR_compressed[0]': a negative yield, -3": {"SR_compressed": [-1.0, 2.0, -3.0]},
+    "channel 'CR_top' has uncertainties and no yields": {
+        "SR_compressed": [1.0],
+        "CR_top:stat": [0.5],
+    },
+    "no more than 50 may be no bins": {
+        "SR_compressed": [1.0],
+        **{f"mass{at}": [1.0] for at in range(51)},
+    },
 }
 
 

@@ -64,6 +64,8 @@ _BIN = re.compile(r"\[\d+\]$")
 _SHOWN = 3
 # A column as similar to the name of a bin as this was meant to be one.
 _ALIKE = 0.8
+_MOST_COORDINATES = 50
+_LOOKED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,8 +311,17 @@ class _Reader:
     def _coordinate(self, column: str, meaning: str, values: Any) -> None:
         if meaning == "name":
             return
+        if len(self._coordinates) == _MOST_COORDINATES or meaning in self._coordinates:
+            self.problems.append(
+                f"column {column!r} is a coordinate that another column is too"
+                if meaning in self._coordinates
+                else f"column {column!r}: no more than {_MOST_COORDINATES} may be no bins"
+            )
+            return
         head = meaning.split(":", maxsplit=1)[0]
-        near = difflib.get_close_matches(head, self._targets, n=1, cutoff=_ALIKE)
+        # To look for like names takes milliseconds, and there may be thousands of wrong columns.
+        looked = len(self.problems) < _LOOKED
+        near = looked and difflib.get_close_matches(head, self._targets, n=1, cutoff=_ALIKE)
         channel = _BIN.sub("", head)
         if channel in self._sizes:
             size = self._sizes[channel]
@@ -319,16 +330,15 @@ class _Reader:
                 "counted from 0"
             )
         elif _BIN.search(head) or ":" in meaning or near:
-            self.problems.append(
-                f"column {column!r} is no bin of the workspace" + _nearest(head, self._targets)
-            )
+            nearest = _nearest(head, self._targets) if looked else ""
+            self.problems.append(f"column {column!r} is no bin of the workspace{nearest}")
         elif isinstance(values, np.ndarray):
             if missing := np.flatnonzero(~np.isfinite(values)).tolist():
                 self.problems.append(f"{self.table.place(missing[0], column)}: there is no number")
             self._coordinates[meaning] = values
         else:
             self._check_text(column, values)
-            self._coordinates[meaning] = [str(value).strip() for value in values]
+            self._coordinates[meaning] = list(map(_text, values))
 
     def _check_text(self, column: str, values: Sequence[Any]) -> None:
         """Check that text is not numbers in other units, or with a number missing."""
@@ -406,6 +416,8 @@ class _Reader:
             for systematic, ends in held.norms.items():
                 held.norms[systematic] = self._two_sided(ends)
                 self._check_factors(f"{name}:{systematic}", held.norms[systematic])
+            if not held.yields and (held.stat or held.shapes):
+                self.problems.append(f"channel {name!r} has uncertainties and no yields")
             for by_bin in held.shapes.values():
                 by_bin.update({index: self._two_sided(ends) for index, ends in by_bin.items()})
 
@@ -457,9 +469,9 @@ class _Reader:
                         self._changed.setdefault(what, []).extend(rows.tolist())
                         continue
                     if chosen in ("error", "keep"):
-                        seen = "" if what == "missing" else f", {values[rows[0]]:g}"
                         self.problems += [
-                            f"{self.table.place(row, column)}: a {what} yield{seen}"
+                            f"{self.table.place(row, column)}: a {what} yield"
+                            + ("" if what == "missing" else f", {values[row]:g}")
                             for row in rows.tolist()
                         ]
                         continue
