@@ -13,7 +13,7 @@ import pytest
 
 import fitserve_worker
 from fitserve.runs.store import read_run
-from fitserve_contract import ContractError, decode_result, encode_task
+from fitserve_contract import CONTRACT_VERSION, ContractError, decode_result, encode_task
 from globusrig.client import FIT, MANY, Client, complete, events
 from globusrig.other_python import OtherPython, find_other_python
 from globusrig.rig import ROOT, Endpoint
@@ -36,8 +36,9 @@ def other_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / package, place / Path(package).name)
     messages = place / "fitserve_contract" / "messages.py"
     text = messages.read_text()
-    assert "CONTRACT_VERSION = 2\n" in text
-    messages.write_text(text.replace("CONTRACT_VERSION = 2\n", "CONTRACT_VERSION = 3\n"))
+    ours = f"CONTRACT_VERSION = {CONTRACT_VERSION}\n"
+    assert ours in text
+    messages.write_text(text.replace(ours, f"CONTRACT_VERSION = {CONTRACT_VERSION + 1}\n"))
     return place
 
 
@@ -63,7 +64,8 @@ def test_a_worker_of_another_version_is_told_apart(
     told = client("run", "example", *FIT, "-e", "second", "-o", run, status=5).stderr
     told = " ".join(told.split())
     assert "client and worker speak different versions of the wire contract" in told
-    assert "the task is of version 1, this side speaks version 2" in told
+    ours, theirs = CONTRACT_VERSION, CONTRACT_VERSION + 1
+    assert f"the task is of version {ours}, this side speaks version {theirs}" in told
     assert "next: install the same release of fitserve and fitserve-worker" in told
     assert f"fitserve resume {run}" in told
     client("resume", run, "-e", "rig")
