@@ -81,8 +81,8 @@ def read_table(given: object, bins: Sequence[str]) -> Table:
     --------
     >>> from fitserve.pallet.tables import read_table
     >>> table = read_table([{"name": "A", "SR": [1, 2.5]}, {"name": "B", "SR": [0, 4]}], [])
-    >>> {name: list(column) for name, column in table.columns.items()}
-    {'name': ['A', 'B'], 'SR[0]': [1.0, 0.0], 'SR[1]': [2.5, 4.0]}
+    >>> {name: [*map(str, column)] for name, column in table.columns.items()}
+    {'name': ['A', 'B'], 'SR[0]': ['1.0', '0.0'], 'SR[1]': ['2.5', '4.0']}
     """
     if isinstance(given, str | Path):
         table = _from_file(Path(given), bins)
