@@ -55,7 +55,12 @@ def test_limits(shared: Path, tmp_path: Path) -> None:
     found = _run(shared, tmp_path / "limits", *limit, *patches, analysis="1Lbb")
     assert [one["engine"] for one in found] == ["kernel", "kernel"]
     reasons = {one["name"]: set(one["limit"]["reasons"]) for one in found}
-    assert reasons == {EXCLUDED: set(), WEAK: {"expected_p2"}}
+    assert reasons == {EXCLUDED: set(), WEAK: set()}
+    # One of them is beyond the upper bound of mu in the workspace, 5: its signal was rescaled.
+    limits = {one["name"]: one["limit"] for one in found}
+    assert limits[WEAK]["expected"][4] > 5
+    assert limits[WEAK]["rescaled"] > 1
+    assert limits[EXCLUDED]["rescaled"] == 1
     for one in found:
         observed, expected = one["limit"]["observed"], one["limit"]["expected"][2]
         mus = ("--mu", repr(observed), "--mu", repr(expected))
