@@ -13,6 +13,8 @@ import time
 import warnings
 from typing import Any
 
+import numpy as np
+
 SIGNALS = (
     {"SR0": 3.0, "SR1": 0.0, "SR2": 2.5, "SR3": 0.0, "SR4": 1.0},
     {"SR0": 0.3, "SR1": 6.0, "SR2": 0.1, "SR3": 4.0, "SR4": 0.02},
@@ -63,7 +65,8 @@ def smodels(workspace: dict[str, Any]) -> list[Any]:
         dict.fromkeys(SIGNALS[0], 0.0), workspace, regions, jsonFileName="x.json"
     )
     assert ours.PyhfUpperLimitComputer(nothing).getUpperLimitOnMu() is None
-    asked(ours.PyhfUpperLimitComputer, dict.fromkeys(SIGNALS[0], 1.0))
+    # Yields may be numbers of NumPy.
+    asked(ours.PyhfUpperLimitComputer, dict.fromkeys(SIGNALS[0], np.float64(1.0)))
     return [
         [asked(kind, signal) for kind in (theirs, ours.PyhfUpperLimitComputer)]
         for signal in SIGNALS

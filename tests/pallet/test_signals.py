@@ -259,6 +259,12 @@ def test_the_pallets_own_signals_come_back_from_their_table(tmp_path: Path) -> N
         assert one.CLs_exp == pytest.approx(other.CLs_exp, abs=1e-6)
 
 
+def test_a_background_alone_is_no_fault_where_signals_are_given(workspace: dict) -> None:
+    assert any("no signal" in note for note in load_pallet(workspace).notes)
+    pallet = load_pallet(workspace, signals=OwnSignals(table={"SR": [[1.0, 2.0]]}))
+    assert not any("no signal" in note for note in pallet.notes)
+
+
 def test_own_signals_replace_that_of_a_complete_workspace(
     workspace: dict, hypotheses: list[Any]
 ) -> None:

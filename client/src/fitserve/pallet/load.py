@@ -375,7 +375,9 @@ def _load(
         if chosen.has_patches:
             hypotheses, metadata = _hypotheses(chosen, files, findings)
         else:
-            hypotheses, metadata = _alone(chosen.workspace, base, findings)
+            # Of a bare one nobody asks for the hypotheses.
+            told = Findings() if bare else findings
+            hypotheses, metadata = _alone(chosen.workspace, base, told)
     if masses is not None:
         hypotheses, labels = with_masses(hypotheses, masses)
         metadata |= {"labels": labels}

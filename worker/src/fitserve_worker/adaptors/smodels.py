@@ -202,7 +202,8 @@ def _expected(evaluation: Any, sigmas: int) -> int | None:
 
 def _scaled(sample: Mapping[str, Any], scale: float) -> dict[str, Any]:
     def times(values: list[float]) -> list[float]:
-        return [scale * value for value in values]
+        # SModelS takes numbers of NumPy, of which no JSON can be made.
+        return [float(scale * value) for value in values]
 
     modifiers = [
         {**one, "data": {side: times(values) for side, values in one["data"].items()}}
