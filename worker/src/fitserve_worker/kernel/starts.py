@@ -94,6 +94,8 @@ _NEGATIVE = 0.1
 _TRIED = 3
 _CLOSE = 0.15
 _FROM_HELD = 2
+# Where factors start that ended at zero together.
+_ABOVE_ZERO = 0.1
 # A fit that misses the data by more than this many standard deviations of chi-squared is unusual.
 _TENSION = 3.0
 
@@ -255,6 +257,7 @@ def deepened(
     if tried is not None and len(tried.rows):
         more = search.note(tried)
         search.look(more, flips=search.from_held())
+    search.leave_zeros()
     initial = loaded.chunk.columns["init"][cases.hypothesis]
     first = np.flatnonzero(np.isnan(cases.poi) | loaded.small)
     usual = [(first, initial[first]), *map(search.stronger, _STRENGTHS[loaded.small])]
@@ -441,6 +444,32 @@ class _Search:
         self._many = np.zeros(count, dtype=bool)
         self._excluded: list[tuple[int, FloatArray]] = []
         self._flipped: set[tuple[int, int, bool]] = set()
+
+    def leave_zeros(self) -> None:
+        """Fit from above zero where factors that may multiply each other all ended there.
+
+        With one of them at zero the others have no effect, so that a fit does not leave, and its
+        Hessian is positive definite though it is no minimum. Where it is lower only their product
+        matters, and no Hessian is: an end there is kept unless another one is lower still.
+        """
+        bounds, fits = self._bounds, self.fits
+        zeros, local = (
+            (low == 0) & (high > 0) & (x <= 0)
+            for low, high, x in (
+                (bounds.lower, bounds.upper, fits.x),
+                (bounds.local_lower, bounds.local_upper, fits.local),
+            )
+        )
+        zeros &= ~self._constrained
+        several = zeros.sum(axis=1) + local.any(axis=1) > 1
+        rows = np.flatnonzero(several & zeros.any(axis=1))
+        if not rows.size:
+            return
+        cases = self._cases.take(rows)
+        starts = np.where(zeros[rows], _ABOVE_ZERO, fits.x[rows])
+        ended = self._loaded.fit_between(cases.hypothesis, starts, cases.data, bounds.take(rows))
+        lower = np.flatnonzero(ended.converged & (ended.value < fits.value[rows] - SLACK))
+        self.fits = fits.replaced(rows[lower], ended.take(lower))
 
     def stronger(self, part: float) -> tuple[IntArray, FloatArray]:
         """Return starts at a fraction of the range of signal strengths, where these are free.
@@ -732,7 +761,9 @@ class _Search:
         order = np.lexsort((ended.value, ~sound(ended)))
         which, first = np.unique(rows[order], return_index=True)
         chosen = better(before.take(which), ended.take(order[first]))
-        self.fits = before.replaced(which, chosen)
+        # In a valley no Hessian is positive definite, but at the saddle that it leads to one is.
+        higher = before.converged[which] & (chosen.value > before.value[which] + SLACK)
+        self.fits = before.replaced(which[~higher], chosen.take(np.flatnonzero(~higher)))
         for row in np.flatnonzero(self.fits.value < before.value - _SAME).tolist():
             lower = ended.value < before.value[row] - _SAME
             self._improved[row] |= bool((lower & (rows == row) & ~flipped).any())
