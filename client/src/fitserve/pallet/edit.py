@@ -8,13 +8,13 @@ nothing of patches. Numbers are never copied: an edited workspace has the lists 
 from __future__ import annotations
 
 import difflib
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import msgspec
 
 from fitserve.errors import InputError, RequestError
+from fitserve.pallet.patches import ADDED_SAMPLE, adds_sample
 from fitserve.pallet.schema import shorten
 from fitserve_contract import Hypothesis, apply_patch, decoded_bytes, excess
 
@@ -36,7 +36,6 @@ __all__ = [
     "nearest",
 ]
 
-_ADDED = re.compile(r"/channels/(0|[1-9]\d{0,8})/samples/(0|[1-9]\d{0,8}|-)")
 _LISTED = 12
 # Names that are compared one by one, to find the nearest: more take seconds.
 _COMPARED = 20_000
@@ -356,7 +355,7 @@ def names_of(workspace: dict[str, Any], hypotheses: Iterable[Hypothesis]) -> Nam
     _see(workspace, seen)
     packed = b""
     for hypothesis in hypotheses:
-        if all(map(_adds_sample, hypothesis.patch)):
+        if all(map(adds_sample, hypothesis.patch)):
             for operation in hypothesis.patch:
                 _see_sample(operation["value"], seen)
         else:
@@ -383,10 +382,6 @@ def _see_sample(sample: dict[str, Any], seen: tuple[dict[str, None], ...]) -> No
         types[modifier["type"]] = None
 
 
-def _adds_sample(operation: dict[str, Any]) -> bool:
-    return operation["op"] == "add" and _ADDED.fullmatch(operation["path"]) is not None
-
-
 class Rewriter:
     """A workspace before and after a change, and what becomes of its patches.
 
@@ -410,13 +405,13 @@ class Rewriter:
 
     def only_adds(self, patch: Sequence[dict[str, Any]]) -> bool:
         """Whether a patch does nothing but add samples."""
-        return all(map(_adds_sample, patch))
+        return all(map(adds_sample, patch))
 
     def additions(self, patch: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Yield the operations of a patch that only adds samples, as they are afterwards."""
         kept: dict[int, list[bool]] = {}
         for operation in patch:
-            match = _ADDED.fullmatch(operation["path"])
+            match = ADDED_SAMPLE.fullmatch(operation["path"])
             channel, position = match.groups() if match else ("", "")
             number = int(channel)
             if number not in kept:

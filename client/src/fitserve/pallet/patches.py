@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from fitserve.pallet.checks import Base, Channel
 
 __all__ = [
+    "ADDED_SAMPLE",
+    "adds_sample",
     "check_hypotheses",
     "from_loose_patches",
     "from_patchset",
@@ -43,7 +45,9 @@ __all__ = [
     "with_values",
 ]
 
-_SAMPLE = re.compile(r"/channels/(0|[1-9]\d{0,8})/samples/(0|[1-9]\d{0,8}|-)")
+ADDED_SAMPLE = re.compile(r"/channels/(0|[1-9]\d{0,8})/samples/(0|[1-9]\d{0,8}|-)")
+"""The path of a sample that a patch adds: indices of the channel and in its samples."""
+
 # 500, 500.5 and, as in names of files, 500p5; not the 1 in C1N2.
 _NUMBER = re.compile(r"\d+(?:[.p]\d+)?")
 _MASS = re.compile(r"[-+]?\d+(?:[.p]\d+)?(?:e[-+]?\d+)?")
@@ -405,7 +409,7 @@ def check_hypotheses(
             findings.note(
                 "patches that change nothing: without a signal, CLs is 1", where.rstrip(", ")
             )
-        if all(_adds_sample(operation) for operation in hypothesis.patch):
+        if all(adds_sample(operation) for operation in hypothesis.patch):
             keeps_measurements = True
             outline = _check_added(hypothesis.patch, base, findings, where)
         else:
@@ -443,8 +447,9 @@ def _note_unused(outlines: Iterable[Outline], findings: Findings) -> None:
         )
 
 
-def _adds_sample(operation: dict[str, Any]) -> bool:
-    return operation["op"] == "add" and _SAMPLE.fullmatch(operation["path"]) is not None
+def adds_sample(operation: dict[str, Any]) -> bool:
+    """Tell whether an operation adds a sample to a channel."""
+    return operation["op"] == "add" and ADDED_SAMPLE.fullmatch(operation["path"]) is not None
 
 
 def _check_added(
@@ -455,7 +460,7 @@ def _check_added(
     changed: dict[int, Channel] = {}
     for number, operation in enumerate(patch):
         there = f"{where}operation {number} (add {operation['path']})"
-        match = _SAMPLE.fullmatch(operation["path"])
+        match = ADDED_SAMPLE.fullmatch(operation["path"])
         channel, position = match.groups() if match else ("", "")
         if int(channel) >= len(base.channels):
             findings.error(

@@ -243,7 +243,7 @@ def _refused(reader: _Reader) -> InputError:
     )
 
 
-def bins_of(base: Base) -> list[str]:
+def _bins_of(base: Base) -> list[str]:
     """Return the names of all bins, in the order of the workspace."""
     return [f"{each.name}[{index}]" for each in base.channels for index in range(len(each.total))]
 
@@ -253,7 +253,7 @@ class _Reader:
 
     def __init__(self, own: OwnSignals, workspace: dict[str, Any], base: Base) -> None:
         self.problems: list[str] = []
-        self.table: Table = read_table(own.table, bins_of(base))
+        self.table: Table = read_table(own.table, _bins_of(base))
         self._own = own
         self._workspace = workspace
         self._base = base

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fitserve.errors import InputError
+from fitserve.pallet.patches import ADDED_SAMPLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from fitserve_contract import Hypothesis
 
 __all__ = ["Region", "added_yields", "regions", "write_table"]
-
-_ADDED = re.compile(r"/channels/(\d+)/samples/(?:\d+|-)")
 
 
 class Region(NamedTuple):
@@ -81,7 +79,7 @@ def _added_samples(
     """
     samples = []
     for operation in hypothesis.patch:
-        match = _ADDED.fullmatch(operation["path"])
+        match = ADDED_SAMPLE.fullmatch(operation["path"])
         if operation["op"] != "add" or match is None:
             raise InputError(
                 f"hypothesis {hypothesis.name!r} is no signal that is added to the background",
